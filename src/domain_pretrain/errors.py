@@ -1,0 +1,17 @@
+"""The errors that this package raises on purpose; each message names what was given and the fix."""
+
+
+class DomainPretrainError(Exception):
+    """Base class: catching it catches every deliberate stop of the plugin."""
+
+
+class ConfigError(DomainPretrainError, ValueError):
+    """What the user gave is wrong: a file, a flag, a key, a weight, or two of them disagree."""
+
+
+class UnsupportedError(DomainPretrainError):
+    """What the user asked for cannot be right on this host: a version, a flag combination."""
+
+
+class IntegrityError(DomainPretrainError):
+    """A check at run time failed: the numbers cannot be trusted, so the run stops."""
