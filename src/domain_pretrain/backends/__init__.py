@@ -1,0 +1,27 @@
+"""Where Megatron runs: on an accelerator, which needs nothing from us, or on the CPU."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+BACKENDS = ("auto", "cpu", "cuda", "npu")
+
+
+def select(name: str = "auto") -> str:
+    """Name of the backend to use: ``cpu``, ``cuda`` or ``npu``.
+
+    Args:
+        name: one of :data:`BACKENDS`; ``auto`` takes the accelerator that PyTorch sees, or the CPU.
+
+    Raises:
+        ValueError: ``name`` is unknown.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if name != "auto":
+        return name
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "npu" if find_spec("torch_npu") else "cpu"

@@ -1,0 +1,124 @@
+"""Megatron on CPUs: gloo instead of NCCL, its own unfused layers instead of Transformer Engine.
+
+For demos and tests: every parallel layout runs, none of them fast. Megatron's code stays as it
+is; what it cannot do without CUDA is answered by :mod:`.torch_cuda`, and the few of its functions
+that are wrong here are replaced when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Action, ArgumentParser
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from domain_pretrain.backends import context_parallel, torch_cuda
+from domain_pretrain.hosts.importhook import after_import
+
+# What a user would type. A flag that this Megatron does not know is skipped.
+FLAGS: tuple[tuple[str, str | None], ...] = (
+    ("--distributed-backend", "gloo"),
+    ("--use-cpu-initialization", None),
+    ("--transformer-impl", "local"),
+    ("--attention-backend", "unfused"),
+    ("--no-persist-layer-norm", None),
+    ("--no-masked-softmax-fusion", None),
+    ("--no-bias-gelu-fusion", None),
+    ("--no-bias-swiglu-fusion", None),
+    ("--no-bias-dropout-fusion", None),
+    ("--no-gradient-accumulation-fusion", None),
+    ("--no-rope-fusion", None),
+    ("--num-workers", "0"),
+)
+
+_installed = False
+
+
+def install() -> None:
+    """Make this process run Megatron on the CPU; a second call does nothing.
+
+    Call it before ``megatron`` is imported.
+
+    Raises:
+        RuntimeError: ``megatron.core`` is imported already, so names that it took from
+            ``torch.cuda`` can no longer be replaced.
+    """
+    global _installed
+    if _installed:
+        return
+    if "megatron.core" in sys.modules:
+        raise RuntimeError(
+            "the CPU backend must be installed before megatron.core is imported: "
+            "launch with `-m domain_pretrain`, or call enable() above the megatron imports"
+        )
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    torch_cuda.install()
+    after_import("megatron.training.initialize", _initialize_without_cuda)
+    after_import("megatron.core.pipeline_parallel.schedules", _keep_sent_tensors)
+    after_import("megatron.core.transformer.dot_product_attention", context_parallel.install)
+    after_import("megatron.core.datasets.utils", _skip_compiled_helpers)
+    _installed = True
+
+
+def add_default_flags(parser: ArgumentParser) -> dict[str, str]:
+    """Make :data:`FLAGS` the defaults of Megatron's ``parser``; the command line still wins.
+
+    Returns:
+        What was supplied, option to value (empty for a switch), without what the user gave.
+    """
+    actions = parser._option_string_actions
+    typed = {word.split("=", 1)[0] for word in sys.argv[1:]}
+    given = {actions[word].dest for word in typed if word in actions}
+    supplied: dict[str, str] = {}
+    for option, value in FLAGS:
+        action = actions.get(option)
+        if action is not None and action.dest not in given:
+            parser.set_defaults(**{action.dest: _default(action, value)})
+            supplied[option] = value or ""
+    return supplied
+
+
+def describe(supplied: dict[str, str]) -> str:
+    """The line that tells the user what :func:`add_default_flags` supplied."""
+    flags = " ".join(f"{option} {value}".strip() for option, value in supplied.items())
+    return f"CPU backend, for demos and tests: supplied {flags or 'nothing'}"
+
+
+def _default(action: Action, value: str | None) -> Any:
+    if value is None:
+        return True if action.const is None else action.const
+    return action.type(value) if callable(action.type) else value
+
+
+def _initialize_without_cuda(module: ModuleType) -> None:
+    initialize = module.initialize_megatron
+
+    @wraps(initialize)
+    def initialize_megatron(*args: Any, **kwargs: Any) -> Any:
+        return initialize(*args, **{**kwargs, "allow_no_cuda": True})
+
+    module.initialize_megatron = initialize_megatron  # type: ignore[attr-defined]
+    # The warm-up draws random numbers by sequence length and CP size, from the generator that
+    # initialises the weights: without it, every layout starts from the same weights.
+    module._warmup_jit_function = lambda *args, **kwargs: None  # type: ignore[attr-defined]
+
+
+def _keep_sent_tensors(module: ModuleType) -> None:
+    """A stage frees its output once it is sent; gloo may still be reading it then (NaN)."""
+    import torch
+
+    def backward(output: torch.Tensor, grad_output: torch.Tensor | None) -> None:
+        torch.autograd.backward(output, grad_tensors=grad_output)
+
+    module.deallocate_output_tensor = lambda *args, **kwargs: None  # type: ignore[attr-defined]
+    module.custom_backward = backward  # type: ignore[attr-defined]
+
+
+def _skip_compiled_helpers(module: ModuleType) -> None:
+    """The PyPI wheel holds the helpers compiled, without the Makefile that this would run."""
+    if not Path(str(module.__file__)).with_name("Makefile").exists():
+        module.compile_helpers = lambda: None  # type: ignore[attr-defined]
