@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ def _replace_functions() -> None:
         "cudart": stream,
         "memory_stats": defaultdict(int),
         "get_device_capability": (0, 0),
+        "get_device_properties": SimpleNamespace(name="cpu", major=0, minor=0),
         "is_current_stream_capturing": False,
         "get_rng_state": random_state,
         "set_rng_state": None,
