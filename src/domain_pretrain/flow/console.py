@@ -1,0 +1,90 @@
+"""What a person at the terminal sees: one line a logged step, one table an evaluation."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+from domain_pretrain.stats import Average, DomainStats, DomainTotals
+
+Row = tuple[str, DomainTotals]
+
+ALL_UP_TO = 12  # so many domains are all shown, in the order of the config;
+SHOWN = 8  # of more, these with the highest loss
+PLAIN = str.maketrans({"▼": "v", "▲": "^", "…": "..."})
+
+
+def say(text: str) -> None:
+    """Print now, on any terminal: one that cannot show a character must not end a training run."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        print(text.translate(PLAIN).encode(encoding, "replace").decode(encoding), flush=True)
+
+
+class Console:
+    """Turns stats into text; remembers each domain's last loss, to point up or down from it."""
+
+    def __init__(self, average: Average) -> None:
+        self._average = average
+        self._previous: dict[tuple[str, str], float] = {}
+
+    def train_line(self, stats: DomainStats) -> str:
+        """``channel loss | finance 2.131 ▼ | general 1.870 ▲``; absent domains are left out."""
+        rows, hidden = self._select(stats)
+        cells = [f"{name} {self._loss('train', name, totals)}" for name, totals in rows]
+        if hidden:
+            cells.append(f"… {hidden} more")
+        self._remember("train", stats)
+        return " | ".join(["channel loss", *(cells or ["no tokens"])])
+
+    def evaluation_table(self, split: str, iteration: int, stats: DomainStats) -> str:
+        """A header and a line for each domain: loss, perplexity, tokens."""
+        rows, hidden = self._select(stats)
+        width = max([len("domain"), *(len(name) for name, _ in rows)])
+        lines = [
+            f"channel loss ({split}) at iteration {iteration}",
+            f"  {'domain':<{width}}  {'loss':<9} {'ppl':>10} {'tokens':>15}",
+        ]
+        for name, totals in rows:
+            loss = self._loss(split, name, totals)
+            ppl = f"{totals.ppl(self._average):,.2f}"
+            lines.append(f"  {name:<{width}}  {loss:<9} {ppl:>10} {totals.tokens:>15,.0f}")
+        if hidden:
+            lines.append(f"  … {hidden} more")
+        self._remember(split, stats)
+        return "\n".join(lines)
+
+    def alarm(self, split: str, iteration: int, stats: DomainStats) -> str | None:
+        """Names the domains whose loss is not finite; None where all is well."""
+        bad = [(name, totals) for name, totals in stats if totals.nonfinite]
+        if not bad:
+            return None
+        named = ", ".join(f"{name} ({totals.nonfinite:,} tokens)" for name, totals in bad[:SHOWN])
+        more = f", … {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        return (
+            f"channel loss | WARNING: NaN or infinite loss ({split}, iteration {iteration}) "
+            f"in domain {named}{more}"
+        )
+
+    def _select(self, stats: DomainStats) -> tuple[Sequence[Row], int]:
+        """The domains to show, and how many are left out."""
+        rows = list(stats)
+        if len(rows) <= ALL_UP_TO:
+            return rows, 0
+        rows.sort(key=lambda row: (row[1].nonfinite == 0, -row[1].loss(self._average)))
+        return rows[:SHOWN], len(rows) - SHOWN
+
+    def _loss(self, split: str, name: str, totals: DomainTotals) -> str:
+        loss = totals.loss(self._average)
+        if math.isnan(loss):
+            return "NaN"
+        previous = self._previous.get((split, name), math.nan)
+        arrow = " ▼" if loss < previous else " ▲" if loss > previous else ""
+        return f"{loss:.3f}{arrow}"
+
+    def _remember(self, split: str, stats: DomainStats) -> None:
+        for name, totals in stats:
+            self._previous[split, name] = totals.loss(self._average)
