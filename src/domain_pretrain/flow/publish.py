@@ -14,6 +14,8 @@ from domain_pretrain.report.layout import add_layout
 from domain_pretrain.report.metrics import METRICS_FILE
 from domain_pretrain.stats import Average, DomainStats
 
+Split = Literal["train", "valid", "test"]
+
 
 @dataclass(frozen=True)
 class Record:
@@ -31,7 +33,7 @@ class Record:
             that resumes at this iteration does not take it over.
     """
 
-    split: Literal["train", "valid", "test"]
+    split: Split
     iteration: int
     consumed_samples: int
     stats: DomainStats
