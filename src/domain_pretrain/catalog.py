@@ -1,0 +1,191 @@
+"""Data prefix → dataset id → domain, per split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from domain_pretrain.blend import (
+    Blend,
+    check_agreement,
+    check_blend,
+    check_data_path,
+    data_path_arguments,
+)
+from domain_pretrain.config import NAME, DomainConfig
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.prefixes import check_files, normalise
+
+__all__ = [
+    "SPLITS",
+    "Blend",
+    "Catalog",
+    "SplitCatalog",
+    "check_data_path",
+    "check_files",
+    "data_path_arguments",
+]
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class SplitCatalog:
+    """Where the samples of one split come from. Exactly one of three holds:
+
+    Attributes:
+        domain_of_dataset: batches carry ``dataset_id``; it indexes this tuple of domain indices.
+        constant_domain: batches carry no id, because the split is one plain dataset.
+        validation_sets: batches carry no id, because the split is a list of plain datasets
+            (``--multiple-validation-sets``); the position in the list indexes this tuple.
+    """
+
+    domain_of_dataset: tuple[int, ...] = ()
+    constant_domain: int | None = None
+    validation_sets: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All domains of a run and where each split's samples belong.
+
+    Attributes:
+        names: the D domain names; a domain's index is its place here. In the order of the config,
+            else of first appearance over the train, valid and test blends.
+        splits: one per name in :data:`SPLITS`; None where the split has no data of its own.
+    """
+
+    names: tuple[str, ...]
+    splits: tuple[SplitCatalog | None, SplitCatalog | None, SplitCatalog | None]
+
+    def split(self, name: str) -> SplitCatalog | None:
+        """The catalog of ``"train"``, ``"valid"`` or ``"test"``; None where it has no data.
+
+        A blend that ``--split`` cuts into three is the blend of all three, also of one that gets
+        no share: Megatron then builds no dataset for it.
+        """
+        return self.splits[SPLITS.index(name)]
+
+    @classmethod
+    def build(
+        cls,
+        blend: Blend,
+        blend_per_split: Sequence[Blend] | None,
+        config: DomainConfig | None,
+        *,
+        mock_data: bool = False,
+        multiple_validation_sets: bool = False,
+        validation_set_names: Sequence[str] | None = None,
+    ) -> Catalog:
+        """Work out the domain of every dataset that Megatron is going to build.
+
+        Args:
+            blend, blend_per_split: what Megatron's ``get_blend_and_blend_per_split`` returns.
+            config: names the domains; None or without domains: every prefix is a domain.
+            mock_data: ``--mock-data`` was given: one domain, ``mock``.
+            multiple_validation_sets, validation_set_names: the flags of that name.
+
+        Raises:
+            ConfigError: the arguments contradict each other, or a weight or prefix is wrong.
+        """
+        per_split = blend_per_split is not None and any(blend_per_split)
+        blends = list(blend_per_split or ()) if per_split else [blend] * len(SPLITS)
+        has_domains = config is not None and bool(config.domains)
+        if mock_data:
+            if any(blends) or has_domains:
+                raise ConfigError(
+                    "--mock-data has no prefixes: take it off, or take off the data flags and the "
+                    "domains of the config"
+                )
+            mock = SplitCatalog(constant_domain=0)
+            return cls(("mock",), (mock, mock, mock))
+        if not any(blends):
+            raise ConfigError(
+                "no data: give --data-path (or another data flag), or a --domain-config whose "
+                "domains name their data"
+            )
+        for split, one in zip(SPLITS, blends, strict=True):
+            check_blend(one, f"{split} blend" if per_split else "data blend")
+
+        if config is not None and has_domains:
+            domain_of = check_agreement(config, blends)
+            names = tuple(config.domains)
+        else:
+            domain_of = name_prefixes(prefix for one in blends if one for prefix in one[0])
+            names = tuple(domain_of.values())
+        index = {name: i for i, name in enumerate(names)}
+
+        def catalog(split: str, one: Blend) -> SplitCatalog | None:
+            if one is None:
+                return None
+            prefixes, weights = one
+            domains = tuple(index[domain_of[normalise(prefix)]] for prefix in prefixes)
+            # Megatron blends a single prefix only where it has a weight, and in a blend per split
+            # not even then.
+            if len(prefixes) == 1 and (per_split or weights is None):
+                return SplitCatalog(constant_domain=domains[0])
+            if per_split and multiple_validation_sets and split == "valid":
+                return SplitCatalog(validation_sets=domains)
+            return SplitCatalog(domain_of_dataset=domains)
+
+        train, valid, test = (catalog(*pair) for pair in zip(SPLITS, blends, strict=True))
+        if validation_set_names and valid:
+            count = len(valid.validation_sets or (0,))
+            if not multiple_validation_sets or len(validation_set_names) != count:
+                raise ConfigError(
+                    f"--validation-set-names gives {len(validation_set_names)} names for {count} "
+                    "validation set(s)"
+                    + ("" if multiple_validation_sets else " without --multiple-validation-sets")
+                )
+        return cls(names, (train, valid, test))
+
+
+def name_prefixes(prefixes: Iterable[str]) -> dict[str, str]:
+    """A domain name for every prefix, by its normalised spelling, in order of first appearance.
+
+    The name is the last part of the path without the ``_text_document`` that Megatron's
+    preprocessing adds. Where two prefixes would share it, they are told apart by the whole last
+    part, then by the folders above: ``web.finance`` and ``books.finance``.
+
+    Raises:
+        ConfigError: two prefixes cannot be told apart by characters that a name may have.
+    """
+    keys = list(dict.fromkeys(map(normalise, prefixes)))
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        groups[_candidate(key, short=True, depth=1)].append(key)
+    named: dict[str, str] = {}
+    for group in groups.values():
+        named.update(_tell_apart(group))
+    taken: dict[str, str] = {}
+    for key in keys:
+        other = taken.setdefault(named[key], key)
+        if other != key:
+            raise ConfigError(
+                f"the data prefixes {other!r} and {key!r} would both be the domain "
+                f"{named[key]!r}: name them in a --domain-config"
+            )
+    return {key: named[key] for key in keys}
+
+
+def _tell_apart(keys: list[str]) -> dict[str, str]:
+    """The shortest kind of name that differs for all of ``keys``; the longest where none does."""
+    named: dict[str, str] = {}
+    for depth in range(1, max(key.count("/") for key in keys) + 2):
+        for short in (True, False):
+            named = {key: _candidate(key, short=short, depth=depth) for key in keys}
+            if len(set(named.values())) == len(keys):
+                return named
+    return named
+
+
+def _candidate(key: str, *, short: bool, depth: int) -> str:
+    """The last ``depth`` parts of the path ``key``, in characters that a name may have."""
+    parts = [part for part in key.split(os.sep) if part][-depth:]
+    if short:
+        parts[-1] = re.sub(r"(.)(_text)?_document$", r"\1", parts[-1])
+    name = re.sub(r"[^\w.-]", "_", ".".join(parts))
+    return name if NAME.fullmatch(name) else f"_{name}"
