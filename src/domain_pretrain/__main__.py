@@ -1,0 +1,110 @@
+"""Launch a training run with the plugin.
+
+``torchrun [torchrun flags] -m domain_pretrain [SCRIPT.py] [megatron flags] [plugin flags]``
+
+With a script: runs the user's own, unmodified, as ``__main__``. Without: the built-in GPT entry.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from domain_pretrain.errors import ConfigError, DomainPretrainError, UnsupportedError
+
+# What torchrun would have set for a single process. Port 0: any free one.
+SINGLE_PROCESS = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+OLDEST_BUILT_IN = (0, 17)
+
+
+def main() -> None:
+    """Enable the plugin, then run the script that the command line names, or the built-in one.
+
+    Exits with 2 and a message where the command line or the installation is wrong.
+    """
+    try:
+        script = _script(sys.argv[1:])
+        _set_import_path(script)
+        _require_megatron()
+        if "RANK" not in os.environ:
+            os.environ.update(SINGLE_PROCESS)
+        _enable()
+        if script is None:
+            _run_built_in()
+        else:
+            del sys.argv[0]
+            runpy.run_path(str(script), run_name="__main__")
+    except DomainPretrainError as error:
+        # On every rank: some checks run on one rank only, and a silent exit helps nobody.
+        print(f"domain_pretrain [rank {os.environ.get('RANK', '0')}]: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _enable() -> None:
+    from domain_pretrain.backends import cpu, select
+
+    if select() == "cpu":
+        cpu.install()
+
+
+def _script(arguments: list[str]) -> Path | None:
+    """The script that the first argument names; None where it is a flag, or there is none."""
+    if not arguments or arguments[0].startswith("-"):
+        return None
+    given = arguments[0]
+    if not given.endswith(".py"):
+        raise ConfigError(f"expected a script (*.py) or a flag (--...) first, got {given!r}")
+    if not Path(given).is_file():
+        raise ConfigError(f"no script {given!r} in {Path.cwd()}")
+    return Path(given)
+
+
+def _set_import_path(script: Path | None) -> None:
+    """Put the script's folder where plain python would have, and the chosen checkout before it."""
+    if script is not None and not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = str(script.resolve().parent)
+    checkout = os.environ.get("MEGATRON_LM_PATH")
+    if not checkout:
+        return
+    if not Path(checkout, "megatron", "training").is_dir():
+        raise ConfigError(f"MEGATRON_LM_PATH={checkout}: no folder megatron/training in it")
+    sys.path.insert(0, str(Path(checkout).resolve()))
+
+
+def _require_megatron() -> None:
+    # Looks up the folder only: nothing of Megatron may be imported before enable().
+    if find_spec("megatron") and find_spec("megatron.training"):
+        return
+    python = ".".join(map(str, sys.version_info[:3]))
+    raise UnsupportedError(
+        "cannot find megatron.training. Install it with\n"
+        f"  pip install 'domain-pretrain[megatron]'   (Python >= 3.12; this is {python})\n"
+        "or name a Megatron-LM checkout: MEGATRON_LM_PATH=/path/to/Megatron-LM"
+    )
+
+
+def _run_built_in() -> None:
+    version = import_module("megatron.core.package_info").VERSION
+    if tuple(version[:2]) < OLDEST_BUILT_IN:
+        raise UnsupportedError(
+            f"the built-in GPT entry needs megatron-core >= 0.17, found {version[0]}.{version[1]}; "
+            "give the checkout's own script first: -m domain_pretrain path/to/pretrain_gpt.py ..."
+        )
+    from domain_pretrain.hosts import gpt
+
+    gpt.main()
+
+
+if __name__ == "__main__":
+    main()
