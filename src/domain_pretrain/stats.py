@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 Average = Literal["token", "sample"]
+Split = Literal["train", "valid", "test"]
 
 
 class Column(IntEnum):

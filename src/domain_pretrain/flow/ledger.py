@@ -1,0 +1,202 @@
+"""Domain sums → one all-reduce → the sums of the step; windows of steps; what was consumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from domain_pretrain.errors import IntegrityError
+from domain_pretrain.stats import SCALE, Column, DomainStats
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where this rank stands in the layout.
+
+    Attributes:
+        counts: this rank adds to the sums: last pipeline stage, TP rank 0.
+        dp_cp: data × context parallel group of this rank; None for a group of one.
+        model_parallel: TP × PP group of this rank; None for a group of one.
+        source: global rank in ``model_parallel`` that counts.
+        dp_cp_size, cp_rank, cp_size: sizes and position.
+        host_repeats: how many CP ranks report the same host sums (cp_size on hosts that reduce
+            over CP inside the loss function, else 1).
+    """
+
+    counts: bool = True
+    dp_cp: Any = None
+    model_parallel: Any = None
+    source: int = 0
+    dp_cp_size: int = 1
+    cp_rank: int = 0
+    cp_size: int = 1
+    host_repeats: int = 1
+
+
+@dataclass(frozen=True)
+class HostSums:
+    """What the host's own loss function returned, summed like the domain sums."""
+
+    loss: float
+    tokens: int
+    microbatches: int
+
+
+class Ledger:
+    """The sums of one attempt at a step (or of one evaluation), in one persistent int64 buffer."""
+
+    def __init__(self, domains: int, groups: Groups, device: torch.device) -> None:
+        cells = (domains + 1) * len(Column)
+        self._groups = groups
+        self._buffer = torch.zeros(cells + 3, dtype=torch.int64, device=device)
+        self.domains = self._buffer[:cells].view(domains + 1, len(Column))
+        self._host = self._buffer[cells:]
+        self._one = torch.ones((), dtype=torch.int64, device=device)
+
+    def open(self) -> None:
+        """Forget everything: a re-run of the step must not count twice."""
+        self._buffer.zero_()
+
+    def add_host(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Add one microbatch's ``(loss_sum, num_tokens)`` as the host's loss function gave them."""
+        fixed = torch.round(loss.detach().float() * SCALE[Column.LOSS])
+        # A NaN has no integer; what it means is kept in Column.NONFINITE.
+        fixed = torch.nan_to_num(fixed, nan=0.0, posinf=0.0, neginf=0.0).to(torch.int64)
+        self._host += torch.stack([fixed.reshape(()), tokens.reshape(()).to(fixed), self._one])
+
+    def reduce(self) -> None:
+        """Make the sums global, on every rank. Called by every rank, once a step.
+
+        Collectives: one all-reduce over dp_cp of the ranks that count, then one broadcast over
+        the model-parallel group; payload ``8·((D + 1)·5 + 3)`` bytes each.
+        """
+        groups = self._groups
+        if groups.counts and groups.dp_cp is not None:
+            dist.all_reduce(self._buffer, group=groups.dp_cp)
+        if groups.model_parallel is not None:
+            dist.broadcast(self._buffer, src=groups.source, group=groups.model_parallel)
+
+    def read(self, names: tuple[str, ...]) -> tuple[DomainStats, HostSums]:
+        """The sums as numbers; synchronises with the device."""
+        values = self._buffer.cpu().numpy()
+        cells = self.domains.numel()
+        loss, tokens, microbatches = (int(v) for v in values[cells:])
+        repeats = self._groups.host_repeats
+        stats = DomainStats(names, values[:cells].reshape(self.domains.shape).copy())
+        return stats, HostSums(loss / SCALE[Column.LOSS] / repeats, tokens // repeats, microbatches)
+
+
+def check_conservation(stats: DomainStats, host: HostSums) -> None:
+    """Σ over domains must equal what the host's own loss function summed.
+
+    Tokens must be equal (a fractional mask: to less than one token a microbatch, which is what
+    the host cuts off). Losses: the host adds fp32 numbers in fp32, the ledger in fixed point, so
+    they agree to fp32 rounding.
+
+    Raises:
+        IntegrityError: with both numbers.
+    """
+    if stats.invalid_tokens:
+        raise IntegrityError(
+            f"{stats.invalid_tokens:g} tokens carry a domain id outside of the "
+            f"{len(stats.names)} domains: the dataset ids do not fit the catalog"
+        )
+    total = stats.total
+    slack = 0 if float(total.tokens).is_integer() else host.microbatches
+    if abs(total.tokens - host.tokens) > slack:
+        raise IntegrityError(
+            f"the domains hold {total.tokens:,} loss tokens in this step, the host's loss "
+            f"function counted {host.tokens:,}: some tokens are missing or counted twice"
+        )
+    if total.nonfinite:
+        return
+    if abs(total.loss_sum - host.loss) > 1e-5 * abs(host.loss) + 1e-6 * host.tokens:
+        raise IntegrityError(
+            f"the domain losses add up to {total.loss_sum!r} nats in this step, the host's loss "
+            f"function to {host.loss!r}: the script's loss is not Σ mask·loss of the model output, "
+            "which the channel loss is defined by"
+        )
+
+
+class Windows:
+    """Sums since the last console line, since the last TensorBoard point, and since the start.
+
+    The device keeps ``int64 [3, D + 1, len(Column)]``; a step is added by one operation. Consumed
+    totals move to Python integers whenever a window is read, so that they never overflow.
+    """
+
+    LOG, SCALARS, CONSUMED = range(3)
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.names = names
+        self._sums = torch.zeros(3, len(names) + 1, len(Column), dtype=torch.int64, device=device)
+        self._tokens = [0] * len(names)  # fixed point, SCALE[Column.TOKENS]
+        self._samples = [0] * len(names)
+
+    def add(self, step: torch.Tensor, *, skipped: bool) -> None:
+        """Add a step's global sums ``[D + 1, len(Column)]``.
+
+        A step whose update was skipped (overflow) consumed its data, but is not in the host's
+        average either.
+        """
+        if skipped:
+            self._sums[self.CONSUMED] += step
+        else:
+            self._sums += step
+
+    def read(self, window: int) -> DomainStats:
+        """The sums of a window; synchronises with the device."""
+        return DomainStats(self.names, self._sums[window].cpu().numpy().copy())
+
+    def restart(self, window: int) -> None:
+        """Start a window anew."""
+        self._sums[window].zero_()
+
+    def _settle(self) -> None:
+        for index, row in enumerate(self.read(self.CONSUMED).sums[:-1]):
+            self._tokens[index] += int(row[Column.TOKENS])
+            self._samples[index] += int(row[Column.SAMPLES])
+        self.restart(self.CONSUMED)
+
+    def consumed(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Tokens and samples per domain since training began; synchronises with the device."""
+        self._settle()
+        tokens = {
+            n: t / SCALE[Column.TOKENS] for n, t in zip(self.names, self._tokens, strict=True)
+        }
+        return tokens, dict(zip(self.names, self._samples, strict=True))
+        tokens = {
+            name: count / SCALE[Column.TOKENS]
+            for name, count in zip(self.names, self._tokens, strict=True)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Python primitives, by domain name; the same on every rank."""
+        self._settle()
+        open_sums = self._sums[: self.CONSUMED].cpu()
+        return {
+            "consumed": {
+                name: {"tokens": tokens, "samples": samples}
+                for name, tokens, samples in zip(
+                    self.names, self._tokens, self._samples, strict=True
+                )
+            },
+            "windows": {
+                name: open_sums[:, index].tolist() for index, name in enumerate(self.names)
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore by name; a domain that the state does not know starts at zero."""
+        self._sums.zero_()
+        for index, name in enumerate(self.names):
+            consumed = state["consumed"].get(name, {"tokens": 0, "samples": 0})
+            self._tokens[index] = int(consumed["tokens"])
+            self._samples[index] = int(consumed["samples"])
+            if name in state["windows"]:
+                window = np.asarray(state["windows"][name], dtype=np.int64)
+                self._sums[: self.CONSUMED, index] = torch.from_numpy(window).to(self._sums.device)

@@ -1,0 +1,106 @@
+"""Batch → domain ids: takes ``dataset_id`` out of each batch before the host sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from domain_pretrain.errors import IntegrityError
+
+DATASET_ID = "dataset_id"
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the samples of one split tell their domain.
+
+    Exactly one of the two is set: a device-independent table from ``dataset_id`` to domain index,
+    or the one domain of a split that carries no ids (a single plain dataset).
+    """
+
+    domain_of_dataset: torch.Tensor | None = None
+    constant: int | None = None
+
+    def domains(self, dataset_id: torch.Tensor | None, rows: int) -> torch.Tensor:
+        """Domain indices ``[rows]`` int64 on the CPU or where ``dataset_id`` lives."""
+        if self.domain_of_dataset is None:
+            if dataset_id is not None:
+                raise IntegrityError(
+                    "the batch carries dataset_id, but by the data arguments this split is one "
+                    "plain dataset: the catalog does not describe the data that is loaded"
+                )
+            return torch.full((rows,), self.constant, dtype=torch.int64)
+        if dataset_id is None:
+            raise IntegrityError(
+                "the batch carries no dataset_id, although the split is a blend: the samples do "
+                "not come from Megatron's BlendedDataset, or the script drops the key; give the "
+                "data through --data-path, or let your dataset return 'dataset_id'"
+            )
+        ids = dataset_id.reshape(-1).to(torch.int64)
+        return self.domain_of_dataset.to(ids.device)[ids]
+
+
+class BatchTap:
+    """A data iterator that remembers what the plugin needs of the last batch it handed out.
+
+    The host gets a shallow copy without ``dataset_id``: the rerun machine may replay the very
+    same dict, so it must not be changed; and without the key a blend with CP > 1 does not crash
+    in the host, whose CP slicer cuts every tensor of the batch along a sequence dimension that
+    ``dataset_id [b]`` does not have.
+    """
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self.dataset_id: torch.Tensor | None = None
+        self.loss_mask: torch.Tensor | None = None
+        self.batches = 0
+
+    def __iter__(self) -> BatchTap:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._iterator)
+        self.batches += 1
+        if not isinstance(batch, dict):
+            return batch
+        batch = dict(batch)
+        self.dataset_id = batch.pop(DATASET_ID, None)
+        self.loss_mask = batch.get("loss_mask")
+        return batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
+
+    def rows(self, source: Source, device: torch.device) -> Rows:
+        """The rows of the last batch: to be called where the loss is computed."""
+        if self.loss_mask is None:
+            raise IntegrityError(
+                f"the forward step took {self.batches} batches, none a dict with 'loss_mask': "
+                "the plugin needs Megatron's GPT batches (tokens, labels, loss_mask, …)"
+            )
+        tokens = self.loss_mask.reshape(self.loss_mask.shape[0], -1).float().sum(dim=1)
+        domains = source.domains(self.dataset_id, tokens.numel())
+        if domains.numel() != tokens.numel():
+            raise IntegrityError(
+                f"dataset_id has {domains.numel()} entries for {tokens.numel()} rows of the batch"
+            )
+        return Rows(
+            domains.to(device, non_blocking=True),
+            tokens.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of one microbatch, whole: before context parallelism cuts them.
+
+    Attributes:
+        domains: int64 ``[b]``, domain index of each sample.
+        tokens: fp32 ``[b]``, loss tokens of each sample (Σ of its mask).
+    """
+
+    domains: torch.Tensor
+    tokens: torch.Tensor

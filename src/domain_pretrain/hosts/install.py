@@ -1,0 +1,81 @@
+"""Install the plugin in this process, and take it out again."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from domain_pretrain.backends import cpu, select
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.hosts import seams
+from domain_pretrain.hosts.importhook import after_import
+from domain_pretrain.hosts.megatron import SEAMS, clear_exit
+from domain_pretrain.hosts.runtime import flags_of_command_line
+
+_enabled = False
+_checked: set[Path] = set()
+
+
+def enable(backend: str | None = None) -> None:
+    """Install the plugin: before or after ``import megatron``, once or more often.
+
+    Nothing is imported and nothing changes until Megatron's modules load; and what they do stays
+    as it is until ``--channel-loss`` or ``--domain-config`` is given.
+
+    Args:
+        backend: ``auto`` (the accelerator, else the CPU), ``cpu``, ``cuda`` or ``npu``; default:
+            what ``--domain-backend`` says. The CPU backend must come before ``import megatron``.
+    """
+    global _enabled
+    with clear_exit():
+        if select(backend or flags_of_command_line().domain_backend) == "cpu":
+            cpu.install()
+    _enabled = True
+    for name in dict.fromkeys(seam.module for seam in SEAMS):
+        after_import(name, functools.partial(_apply, [s for s in SEAMS if s.module == name]))
+
+
+def disable() -> None:
+    """Take the seams out again. The CPU backend stays: Megatron cannot run here without it.
+
+    Raises:
+        UnsupportedError: another patch sits on top of a seam.
+    """
+    global _enabled
+    for seam in reversed(SEAMS):
+        module = sys.modules.get(seam.module)
+        if module is not None:
+            seams.undo(seam, module)
+    _enabled = False
+
+
+def _apply(found: Sequence[seams.Seam], module: ModuleType) -> None:
+    if not _enabled:
+        return
+    with clear_exit():
+        _check_all(_root(module))
+    for seam in found:
+        seams.apply(seam, module)
+
+
+def _root(module: ModuleType) -> Path:
+    """The ``megatron`` folder that ``module`` came from."""
+    path = Path(str(module.__file__)).resolve()
+    return path.parents[len(module.__name__.split(".")) - 2]
+
+
+def _check_all(root: Path) -> None:
+    """All seams are checked before the first is applied."""
+    if root in _checked:
+        return
+    problems = [p for p in (seams.check(seam, root) for seam in SEAMS) if p]
+    if problems:
+        raise UnsupportedError(
+            f"this Megatron ({root}) does not have what the plugin holds on to:\n  "
+            + "\n  ".join(problems)
+            + "\nrun `domain-pretrain doctor` and use a supported version"
+        )
+    _checked.add(root)

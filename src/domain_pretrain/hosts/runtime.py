@@ -1,0 +1,288 @@
+"""One process of a Megatron run: from the host's args and groups to the plugin's DomainStep."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from packaging.version import Version
+
+from domain_pretrain.backends import select
+from domain_pretrain.catalog import Catalog, check_data_path, check_files, data_path_arguments
+from domain_pretrain.config import DomainConfig, PluginArgs, add_arguments, plugin_args
+from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.metrics_file import check_log_dir
+from domain_pretrain.flow.publish import Publisher
+from domain_pretrain.flow.step import DomainStep, Moment
+from domain_pretrain.flow.tap import Source
+from domain_pretrain.hosts.support import check_flags, check_version
+from domain_pretrain.stats import Split
+
+DATA_FLAGS = (
+    "--data-path",
+    "--data-args-path",
+    "--train-data-path",
+    "--valid-data-path",
+    "--test-data-path",
+    "--per-split-data-args-path",
+    "--mock-data",
+)
+
+
+def flags_of_command_line() -> PluginArgs:
+    """The plugin's flags straight from ``sys.argv``.
+
+    Needed before the host parses (which backend, which data) and where it drops them
+    (``--yaml-cfg`` replaces the namespace).
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    return plugin_args(add_arguments(parser).parse_known_args()[0])
+
+
+def data_from_config() -> list[str] | None:
+    """The ``--data-path`` that the config gives where the command line names no data."""
+    given = {word.split("=", 1)[0] for word in sys.argv[1:]}
+    path = flags_of_command_line().domain_config
+    if path is None or given & set(DATA_FLAGS):
+        return None
+    config = DomainConfig.load(path)
+    return data_path_arguments(config) if config.domains else None
+
+
+class Runtime:
+    """What the seams share. Inactive, and without any effect, until channel loss is asked for."""
+
+    def __init__(self) -> None:
+        self.args: Any = None
+        self.active = False
+        self._plugin = PluginArgs()
+        self._catalog: Catalog | None = None
+        self._config = DomainConfig()
+        self._state: dict[str, Any] | None = None
+        self._step: DomainStep | None = None
+        self._evaluation: Split | None = None
+        self._evaluation_sets = 0
+
+    def start(self, args: Any) -> None:
+        """Read and check everything that can be wrong, once the host has validated its args.
+
+        Raises:
+            DomainPretrainError: before a process group or a GPU is touched.
+        """
+        self.__init__()  # type: ignore[misc]
+        self.args = args
+        given = args if hasattr(args, "channel_loss") else flags_of_command_line()
+        self._plugin = plugin_args(given)
+        if not self._plugin.channel_loss:
+            return
+        from megatron.core import __version__ as version
+        from megatron.training.utils import get_blend_and_blend_per_split
+
+        check_version(version, allow_unknown=self._plugin.allow_unknown_host)
+        check_flags(args)
+        if self._plugin.domain_config:
+            self._config = DomainConfig.load(self._plugin.domain_config)
+        for name in ("data_path", "train_data_path", "valid_data_path", "test_data_path"):
+            if getattr(args, name, None):
+                check_data_path(getattr(args, name))
+        blend, per_split = get_blend_and_blend_per_split(args)
+        self._catalog = Catalog.build(
+            blend,
+            per_split,
+            self._config,
+            mock_data=bool(getattr(args, "mock_data", False)),
+            multiple_validation_sets=bool(getattr(args, "multiple_validation_sets", False)),
+            validation_set_names=getattr(args, "validation_set_names", None),
+        )
+        for blend_of_split in (blend, *(per_split or ())):
+            if blend_of_split is not None:
+                check_files(blend_of_split[0])
+        if owns_writers():
+            directory = self._log_dir()
+            if directory is not None:
+                check_log_dir(directory)
+        self.active = True
+
+    def _log_dir(self) -> Path | None:
+        args = self.args
+        directory = (
+            self._plugin.domain_log_dir
+            or getattr(args, "tensorboard_dir", None)
+            or getattr(args, "save", None)
+        )
+        return Path(directory) if directory else None
+
+    @property
+    def step(self) -> DomainStep:
+        """The process's DomainStep, built at first use: all ranks must get here together."""
+        if self._step is None:
+            assert self._catalog is not None
+            self._step = self._build(self._catalog)
+        return self._step
+
+    def _build(self, catalog: Catalog) -> DomainStep:
+        step = DomainStep(
+            catalog.names,
+            _groups(),
+            _device(self._plugin.domain_backend),
+            self._publisher() if owns_writers() else None,
+            config_hash=self._config.digest(),
+            allow_domain_change=self._plugin.allow_domain_change,
+        )
+        if self._state is not None:
+            step.load_state_dict(self._state)
+        elif self.args.iteration > 0 and _rank() == 0:
+            print(
+                "domain_pretrain: the checkpoint holds no domain_pretrain state (it was written "
+                "without the plugin, or --no-load-optim was given): consumed tokens and samples "
+                "per domain count from here",
+                flush=True,
+            )
+        return step
+
+    def _publisher(self) -> Publisher:
+        from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writer
+
+        args = self.args
+        trains = not getattr(args, "skip_train", False)
+        return Publisher(
+            self._log_dir(),
+            get_tensorboard_writer(),
+            get_wandb_writer(),
+            self._config.channel_loss.average,
+            after_iteration=args.iteration if trains else None,
+        )
+
+    # Where the samples come from.
+
+    def next_source(self) -> Source | None:
+        """The source of the schedule that the host is about to fetch; None if it is not known.
+
+        The host fetches a schedule once for each validation set, in their order.
+        """
+        assert self._catalog is not None
+        if self._evaluation is None:
+            return self._source("train")
+        source = self._source(self._evaluation, self._evaluation_sets)
+        self._evaluation_sets += 1
+        return source
+
+    def _source(self, split: Split, validation_set: int = 0) -> Source | None:
+        assert self._catalog is not None
+        entry = self._catalog.split(split)
+        if entry is None:
+            return None
+        if entry.validation_sets is not None:
+            return Source(constant=entry.validation_sets[validation_set])
+        if entry.constant_domain is not None:
+            return Source(constant=entry.constant_domain)
+        table = torch.tensor(entry.domain_of_dataset, dtype=torch.int64)
+        return Source(domain_of_dataset=table.to(self.step.device))
+
+    # Steps and evaluations.
+
+    def close_step(self, result: Any) -> None:
+        """After the host's train_step: ``result`` is what it returned."""
+        if result[3]:  # should_exit: the rerun machine gave up on this step, nothing was updated
+            bad = self.step.nonfinite_domains()
+            if bad:
+                print(f"domain_pretrain: {_nonfinite(bad)} on rank {_rank()}", flush=True)
+            return
+        self.step.close(self._moment(skipped=bool(result[1])))
+
+    def _moment(self, *, skipped: bool = False) -> Moment:
+        from megatron.core.num_microbatches_calculator import get_num_microbatches
+
+        args = self.args
+        iteration = args.curr_iteration + 1
+        microbatches = get_num_microbatches()
+        batch = microbatches * args.micro_batch_size * args.data_parallel_size
+        return Moment(
+            iteration=iteration,
+            consumed_samples=args.consumed_train_samples + batch,
+            log=iteration % args.log_interval == 0,
+            scalars=iteration % args.tensorboard_log_interval == 0,
+            microbatches=microbatches,
+            skipped=skipped,
+        )
+
+    def open_evaluation(self, prefix: str) -> None:
+        """Before the host evaluates; its ``prefix`` says what on."""
+        self._evaluation = "test" if "test set" in prefix else "valid"
+        self._evaluation_sets = 0
+        self.step.open_evaluation()
+
+    def close_evaluation(self, iteration: int, *, final: bool) -> None:
+        """After the host's evaluation at ``iteration``; ``final``: training has ended."""
+        split, self._evaluation = self._evaluation, None
+        assert split is not None
+        self.step.close_evaluation(split, iteration, self.args.consumed_train_samples, final=final)
+
+    # Checkpoints.
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The plugin's part of a checkpoint; None before the first step."""
+        return None if self._step is None else self._step.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until the step is built."""
+        self._state = state
+
+
+def owns_writers() -> bool:
+    """Whether Megatron's TensorBoard and W&B writers live on this rank: the last one."""
+    return _rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _nonfinite(domains: list[str]) -> str:
+    return f"loss is not finite in domain{'s' * (len(domains) > 1)} {', '.join(domains)}"
+
+
+def _device(backend: str) -> torch.device:
+    name = select(backend)
+    if name == "cpu":
+        return torch.device("cpu")
+    return torch.device(name, getattr(torch, name).current_device())
+
+
+def _groups() -> Groups:
+    from megatron.core import __version__ as version
+    from megatron.core import parallel_state as mpu
+
+    cp_size = mpu.get_context_parallel_world_size()
+    dp_cp = mpu.get_data_parallel_group(with_context_parallel=True)
+    model_parallel = mpu.get_model_parallel_group()
+    counts = (
+        mpu.is_pipeline_last_stage(ignore_virtual=True)
+        and mpu.get_tensor_model_parallel_rank() == 0
+    )
+    alone = dist.get_world_size(model_parallel) == 1
+    # Once, at the start: which member counts depends on the host's rank order.
+    flags = [counts]
+    if not alone:
+        flags = [False] * dist.get_world_size(model_parallel)
+        dist.all_gather_object(flags, counts, group=model_parallel)
+    source = dist.get_process_group_ranks(model_parallel)[flags.index(True)]
+    return Groups(
+        counts=counts,
+        dp_cp=dp_cp if dist.get_world_size(dp_cp) > 1 else None,
+        model_parallel=None if alone else model_parallel,
+        source=source,
+        dp_cp_size=dist.get_world_size(dp_cp),
+        cp_rank=mpu.get_context_parallel_rank(),
+        cp_size=cp_size,
+        # Core 0.12 reduces loss and tokens over CP inside loss_func; later versions do not.
+        host_repeats=cp_size if Version(version) < Version("0.13.0.dev0") else 1,
+    )
+
+
+RUNTIME = Runtime()

@@ -1,0 +1,143 @@
+"""Seams: the few places where the plugin holds on to a host, as data.
+
+``check`` reads the host's source without importing it, so ``doctor``, the start of a run, the
+support table and the tests all walk the same tuple in the same way.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from domain_pretrain.errors import UnsupportedError
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One place in the host.
+
+    Attributes:
+        name: what the plugin calls it.
+        target: ``module:attribute`` or ``module:Class.attribute``.
+        parameters: parameters that the wrapper binds by name.
+        why: why this place and not another.
+        wrap: original → replacement; must call the original.
+    """
+
+    name: str
+    target: str
+    parameters: tuple[str, ...]
+    why: str
+    wrap: Wrapper = field(repr=False)
+
+    @property
+    def module(self) -> str:
+        """Dotted module name."""
+        return self.target.split(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """Attribute path inside the module."""
+        return self.target.split(":")[1]
+
+
+def check(seam: Seam, root: Path) -> str | None:
+    """Why ``seam`` does not fit the host whose ``megatron`` folder is ``root``; None if it does."""
+    path = root.joinpath(*seam.module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file():
+        return f"{seam.target}: the host has no {path}"
+    found = _find(_parse(path), seam.attribute.split("."))
+    if found is None:
+        return f"{seam.target}: {path} does not define {seam.attribute}"
+    if isinstance(found, ast.ImportFrom):
+        return None  # bound here, defined elsewhere: its parameters are not ours to bind
+    arguments = found.args
+    names = [a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs]
+    missing = [p for p in seam.parameters if p not in names]
+    if missing:
+        return f"{seam.target}: no parameter {', '.join(missing)}; it has {', '.join(names)}"
+    return None
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _find(tree: ast.Module, path: list[str]) -> ast.FunctionDef | ast.ImportFrom | None:
+    body: Sequence[ast.stmt] = tree.body
+    for part in path[:-1]:
+        owner = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == part), None)
+        body = owner.body if owner else ()
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and node.name == path[-1]:
+            return node
+        if isinstance(node, ast.ImportFrom) and path[-1] in (
+            a.asname or a.name for a in node.names
+        ):
+            return node
+    return None
+
+
+# target → what stands there now and what stood there before.
+_applied: dict[str, tuple[Any, Any]] = {}
+
+
+def apply(seam: Seam, module: ModuleType) -> None:
+    """Replace the seam's target in its imported module.
+
+    A no-op while our wrapper stands there, or under somebody's patch; after a host restored its
+    own function (MindSpeed's ``repatch``), it is applied again.
+    """
+    owner, attribute = _owner(seam, module)
+    original = getattr(owner, attribute)
+    if _ours(seam) in _chain(original):
+        return
+    wrapper = functools.wraps(original)(seam.wrap(original))
+    setattr(owner, attribute, wrapper)
+    _applied[seam.target] = (wrapper, original)
+
+
+def undo(seam: Seam, module: ModuleType) -> None:
+    """Put the original back; a no-op where our wrapper is not in place.
+
+    Raises:
+        UnsupportedError: another patch sits on top of ours; undoing would drop it.
+    """
+    owner, attribute = _owner(seam, module)
+    current, ours = getattr(owner, attribute), _ours(seam)
+    if ours not in _chain(current):
+        return
+    if current is not ours:
+        raise UnsupportedError(
+            f"cannot undo seam {seam.name!r}: {seam.target} was patched again after us (now "
+            f"{current!r}); undo that patch first"
+        )
+    setattr(owner, attribute, _applied.pop(seam.target)[1])
+
+
+def _ours(seam: Seam) -> Any:
+    return _applied.get(seam.target, (object(), None))[0]
+
+
+def _chain(function: Any) -> list[Any]:
+    """``function`` and everything it wraps."""
+    chain = [function]
+    while hasattr(chain[-1], "__wrapped__"):
+        chain.append(chain[-1].__wrapped__)
+    return chain
+
+
+def _owner(seam: Seam, module: ModuleType) -> tuple[Any, str]:
+    *path, attribute = seam.attribute.split(".")
+    owner: Any = module
+    for part in path:
+        owner = getattr(owner, part)
+    return owner, attribute

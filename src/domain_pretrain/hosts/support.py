@@ -1,0 +1,117 @@
+"""What the plugin supports of Megatron, and what it refuses because the numbers would be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from domain_pretrain.errors import UnsupportedError
+
+# The versions of megatron.core the seams were run on; 0.20 is the development branch.
+HOST_VERSIONS = SpecifierSet(">=0.12,<0.21", prereleases=True)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A combination of Megatron's flags that cannot be right with the plugin.
+
+    Attributes:
+        flags: what the user gave, as it is typed.
+        applies: Megatron's args → whether the combination is on.
+        why: the reason, and what to do instead.
+    """
+
+    flags: str
+    applies: Callable[[Any], bool]
+    why: str
+
+
+def _on(args: Any, *names: str) -> bool:
+    return all(bool(getattr(args, name, None)) for name in names)
+
+
+def _full_iteration_graph(args: Any) -> bool:
+    # 0.14: --enable-cuda-graph + scope; 0.15-0.17: impl local + scope; 0.18+: impl.
+    scope = getattr(args, "cuda_graph_scope", None) or []
+    scopes = scope if isinstance(scope, (list, tuple)) else [scope]
+    return getattr(args, "cuda_graph_impl", None) == "full_iteration" or any(
+        "full_iteration" in str(s) for s in scopes
+    )
+
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        "--hybrid-context-parallel",
+        lambda a: _on(a, "hybrid_context_parallel"),
+        "the CP group changes from batch to batch, so a sample's tokens cannot be told apart; "
+        "train with a fixed --context-parallel-size",
+    ),
+    Refusal(
+        "--sft with --context-parallel-size > 1 and --micro-batch-size > 1",
+        lambda a: _on(a, "sft") and a.context_parallel_size > 1 and a.micro_batch_size > 1,
+        "the host cuts every document by Transformer Engine's own indices, which mixes the "
+        "microbatch's samples; use --micro-batch-size 1",
+    ),
+    Refusal(
+        "--multiple-validation-sets with virtual pipeline stages",
+        lambda a: _on(a, "multiple_validation_sets", "virtual_pipeline_model_parallel_size"),
+        "the host pairs validation sets with pipeline chunks; drop one of the two",
+    ),
+    Refusal(
+        "--multiple-validation-sets with a full-iteration CUDA graph",
+        lambda a: _on(a, "multiple_validation_sets") and _full_iteration_graph(a),
+        "the sets' batches carry no id and a replayed graph cannot tell them apart; drop one",
+    ),
+    Refusal(
+        "--perform-rl-step",
+        lambda a: _on(a, "perform_rl_step"),
+        "reinforcement learning has no data blend, hence no domains",
+    ),
+    Refusal(
+        "--logits-load-dir",
+        lambda a: _on(a, "logits_load_dir"),
+        "a distillation loss is not Σ mask·loss of the tokens, which the channel loss is",
+    ),
+    Refusal(
+        "--inprocess-restart",
+        lambda a: _on(a, "inprocess_restart"),
+        "the plugin's state does not survive a restart inside the process; restart the job "
+        "(torchrun --max-restarts) instead",
+    ),
+    Refusal(
+        "--gtp-weight-remat-size > 1",
+        lambda a: getattr(a, "gtp_weight_remat_size", 1) > 1,
+        "its ranks hold samples outside of the data-parallel group that the sums travel in",
+    ),
+)
+
+
+def check_version(version: str, *, allow_unknown: bool) -> None:
+    """Refuse a Megatron version that the seams were never run on.
+
+    Raises:
+        UnsupportedError: names the version, the range and the flag.
+    """
+    if Version(version) in HOST_VERSIONS or allow_unknown:
+        return
+    raise UnsupportedError(
+        f"megatron.core {version} is outside of the supported range {HOST_VERSIONS}; install a "
+        "supported version, or give --allow-unknown-host to run because every seam fits"
+    )
+
+
+def check_flags(args: Any) -> None:
+    """Refuse flag combinations that the plugin cannot get right.
+
+    Raises:
+        UnsupportedError: lists each combination with the reason.
+    """
+    found = [refusal for refusal in REFUSALS if refusal.applies(args)]
+    if found:
+        raise UnsupportedError(
+            "\n".join(f"{r.flags} is not supported with channel loss: {r.why}" for r in found)
+        )
