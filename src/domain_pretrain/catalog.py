@@ -18,6 +18,7 @@ from domain_pretrain.blend import (
 from domain_pretrain.config import NAME, DomainConfig
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.prefixes import check_files, normalise
+from domain_pretrain.stats import Split
 
 __all__ = [
     "SPLITS",
@@ -29,7 +30,7 @@ __all__ = [
     "data_path_arguments",
 ]
 
-SPLITS = ("train", "valid", "test")
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Catalog:
     names: tuple[str, ...]
     splits: tuple[SplitCatalog | None, SplitCatalog | None, SplitCatalog | None]
 
-    def split(self, name: str) -> SplitCatalog | None:
-        """The catalog of ``"train"``, ``"valid"`` or ``"test"``; None where it has no data.
+    def split(self, name: Split) -> SplitCatalog | None:
+        """The catalog of a split; None where it has no data.
 
         A blend that ``--split`` cuts into three is the blend of all three, also of one that gets
         no share: Megatron then builds no dataset for it.
@@ -118,7 +119,7 @@ class Catalog:
             names = tuple(domain_of.values())
         index = {name: i for i, name in enumerate(names)}
 
-        def catalog(split: str, one: Blend) -> SplitCatalog | None:
+        def catalog(split: Split, one: Blend) -> SplitCatalog | None:
             if one is None:
                 return None
             prefixes, weights = one

@@ -25,7 +25,8 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import Average
 from domain_pretrain.yaml_file import read_yaml
 
-# What TensorBoard keeps as it is in a tag; "/" is left out because it would open a new section.
+# What writers of TensorBoard tags keep as it is (some turn all else into "_"), without the "/" that
+# would open a new section.
 NAME = re.compile(r"\w[\w.-]*")
 
 

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from domain_pretrain.config import (
+    ChannelLoss,
+    Domain,
+    DomainConfig,
+    PluginArgs,
+    add_arguments,
+    plugin_args,
+)
+from domain_pretrain.errors import ConfigError, DomainPretrainError
+from domain_pretrain.stats import Average
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(tmp_path: Path, text: str) -> DomainConfig:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return DomainConfig.load(path)
+
+
+def test_reads_a_whole_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        domains:
+          finance: {data: ["data/finance/*"], weight: 1}
+          general: {data: [data/a, data/b], weight: 5}
+        channel_loss: {average: sample}
+        """,
+    )
+    assert list(config.domains) == ["finance", "general"]
+    assert config.domains["finance"] == Domain(data=["data/finance/*"], weight=1.0)
+    assert config.domains["general"].data == ["data/a", "data/b"]
+    assert config.channel_loss == ChannelLoss(average="sample")
+
+
+def test_every_key_is_optional_but_data(tmp_path: Path) -> None:
+    assert load(tmp_path, "{}") == DomainConfig()
+    assert load(tmp_path, "domains: {a: {data: [x]}}").domains["a"].weight is None
+    with pytest.raises(ConfigError, match=r"domains\.a\.data: Field required"):
+        load(tmp_path, "domains: {a: {}}")
+
+
+def test_sample_configs_load() -> None:
+    samples = sorted((ROOT / "configs").glob("*.yaml"))
+    assert samples
+    for sample in samples:
+        assert DomainConfig.load(sample).domains, sample
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("domain: {}", r"\n  domain: unknown key; did you mean 'domains'\?"),
+        (
+            "domains: {finance: {data: [x], wieght: 1}}",
+            r"domains\.finance\.wieght: unknown key; did you mean 'weight'\?",
+        ),
+        ("channel_loss: {averge: token}", r"channel_loss\.averge: .*did you mean 'average'"),
+        # A domain may be called like a key; the schema of its mapping is a domain's all the same.
+        ("domains: {data: {data: [x], wait: 1}}", r"domains\.data\.wait: .*\(known keys: data, we"),
+        ("reweight: {strategy: none}", r"reweight: unknown key \(known keys: domains, channel"),
+        ("domains: {a: {data: [x], pinned: true}}", r"domains\.a\.pinned: unknown key"),
+        ("channel_loss: {average: tokens}", r"average: .*'token' or 'sample' \(given: 'tokens'\)"),
+        ("domains: {a: {data: x}}", r"domains\.a\.data: Input should be a valid list"),
+        ("domains: {a: {data: []}}", r"domains\.a\.data: List should have at least 1 item"),
+        ("domains: {a: {data: ['']}}", r"domains\.a\.data\.0: "),
+        ("domains: {a: {data: [x], weight: 0}}", r"domains\.a\.weight: .*greater than 0"),
+        ("domains: {a: {data: [x], weight: -1}}", r"\(given: -1\)"),
+        ("domains: {a: {data: [x], weight: .inf}}", r"domains\.a\.weight: .*finite"),
+        ("domains: {a: {data: [x], weight: .nan}}", r"domains\.a\.weight: "),
+        ("domains: {a: {data: [x], weight: yes}}", r"weight: .*valid number \(given: True\)"),
+        (
+            "domains: {a: {data: [x], weight: 1}, b: {data: [y]}}",
+            r"domain 'b' has no weight while others",
+        ),
+        ("domains: {2024: {data: [x]}}", r"domains\.2024: .*string"),
+        ("domains: {a: 1}", r"domains\.a: "),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_by_its_path(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "{domain: 1, channel: 2, channel_loss: {average: 3}}")
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "", ".a", "-a", "a:b", "a\\n"])
+def test_refuses_names_that_a_tag_cannot_hold(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be part of a TensorBoard tag"):
+        load(tmp_path, f'domains: {{"{name}": {{data: [x]}}}}')
+
+
+@pytest.mark.parametrize("name", ["finance", "q_1-2.v3", "_x", "金融", "Übung", "2024"])
+def test_accepts_letters_of_any_script(tmp_path: Path, name: str) -> None:
+    assert list(load(tmp_path, f'domains: {{"{name}": {{data: [x]}}}}').domains) == [name]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty: it must be a mapping with the keys domains, channel_loss"),
+        ("- a", "holds a list"),
+        ("domains:\n  a: {data: [x}\n", r"config\.yaml', line 2, column 15: "),
+        ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
+        ("{[1]: 2}", "line 1, column 2: found unhashable key"),
+        (
+            "domains:\n  a: {data: [x]}\n  a: {data: [y]}",
+            "line 3, .*'a' was already given in line 2",
+        ),
+        ("a: \x00", "is not YAML"),
+    ],
+)
+def test_broken_yaml(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml' does not exist \(current directory"):
+        DomainConfig.load(tmp_path / "nothing.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        DomainConfig.load(tmp_path)
+    (tmp_path / "latin").write_bytes("domains: {ü: {data: [x]}}".encode("latin-1"))
+    with pytest.raises(ConfigError, match="cannot be read: 'utf-8'"):
+        DomainConfig.load(tmp_path / "latin")
+
+
+def test_errors_are_one_family() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, DomainPretrainError)
+
+
+def test_digest_depends_on_content_only(tmp_path: Path) -> None:
+    one = load(tmp_path, "domains: {a: {data: [x], weight: 1}, b: {data: [y], weight: 2}}")
+    same = load(
+        tmp_path,
+        "channel_loss: {average: token}\n"
+        "domains:\n  b: {weight: 2.0, data: [y]}\n  a: {weight: 1, data: [x]}\n",
+    )
+    other = load(tmp_path, "domains: {a: {data: [x], weight: 1}, b: {data: [y], weight: 3}}")
+    assert one.digest() == same.digest() != other.digest()
+    # Pinned: it is compared with what older checkpoints hold.
+    assert (
+        DomainConfig().digest()
+        == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    return add_arguments(argparse.ArgumentParser(allow_abbrev=False))
+
+
+def test_flags_default_to_off() -> None:
+    assert plugin_args(parser().parse_args([])) == PluginArgs() == plugin_args(SimpleNamespace())
+    assert not PluginArgs().channel_loss
+
+
+def test_flags_are_read() -> None:
+    flags = "--channel-loss --domain-log-dir out --domain-backend cpu --cp-attention ulysses"
+    args = parser().parse_args([*flags.split(), "--allow-unknown-host", "--allow-domain-change"])
+    assert plugin_args(args) == PluginArgs(
+        channel_loss=True,
+        domain_log_dir="out",
+        domain_backend="cpu",
+        cp_attention="ulysses",
+        allow_unknown_host=True,
+        allow_domain_change=True,
+    )
+
+
+def test_a_config_implies_channel_loss() -> None:
+    args = plugin_args(parser().parse_args(["--domain-config", "c.yaml"]))
+    assert args.channel_loss
+    assert args.domain_config == "c.yaml"
+
+
+def test_a_foreign_namespace_is_read_with_defaults_and_checked() -> None:
+    assert plugin_args(SimpleNamespace(domain_backend=None, channel_loss=True)) == PluginArgs(True)
+    with pytest.raises(ConfigError, match="--domain-backend gpu: must be one of auto, cpu, cuda"):
+        plugin_args(SimpleNamespace(domain_backend="gpu"))
+
+
+def test_importing_config_does_not_import_torch_or_megatron() -> None:
+    code = "import sys, domain_pretrain.config; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT / "src")},
+    ).stdout.split()
+    assert not {"torch", "megatron"} & set(loaded)
+
+
+# --- docs/config.md says what the code says ---------------------------------------------------
+
+DOC = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading, without its two header lines."""
+    section = DOC.split(f"\n## {heading}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def schema(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, default, description) of every key of the file, sections before what they hold."""
+    for name, field in model.model_fields.items():
+        if field.is_required():
+            default = "required"
+        else:
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, BaseModel):
+                value = value.model_dump(exclude_defaults=True)
+            default = "none" if value is None else f"`{value}`"
+        assert field.description
+        yield f"`{at}{name}`", default, field.description
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and not get_args(part) and issubclass(part, BaseModel):
+                inner = f"{at}{name}." if part is field.annotation else f"{at}{name}.<name>."
+                yield from schema(part, inner)
+
+
+def test_the_docs_list_every_key_with_its_default_and_meaning() -> None:
+    assert [(key, default, text) for key, _, default, text in rows("Keys")] == list(
+        schema(DomainConfig)
+    )
+    (average,) = [value for key, value, *_ in rows("Keys") if key == "`channel_loss.average`"]
+    assert average == ", ".join(f"`{choice}`" for choice in get_args(Average))
+
+
+def test_the_docs_list_every_flag_with_its_default_and_meaning() -> None:
+    (group,) = [g for g in parser()._action_groups if g.title == "domain_pretrain"]
+    expected = []
+    for action in group._group_actions:
+        flag = f"`{action.option_strings[0]}`"
+        if action.metavar:
+            flag = f"{flag[:-1]} {action.metavar}`"
+        if action.choices:
+            flag += " " + ", ".join(f"`{choice}`" for choice in action.choices)
+        default = {None: "none", False: "off"}.get(action.default, f"`{action.default}`")
+        expected.append([flag, default, action.help])
+    assert rows("Flags") == expected
+
+
+def test_the_docs_show_a_config_that_loads(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)
+    assert load(tmp_path, example) == DomainConfig.load(ROOT / "configs" / "minimal.yaml")
