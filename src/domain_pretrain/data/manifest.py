@@ -1,0 +1,88 @@
+"""``PREFIX.manifest.json``: what a prepared corpus holds and what it was made from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What came of an input, or of all.
+
+    Attributes:
+        documents: documents in the corpus.
+        tokens: their ids in ``PREFIX.bin``, end-of-document tokens included.
+        text_bytes: their UTF-8 bytes, decompressed.
+        empty_documents: documents left out because they hold no token.
+        bad_lines: lines left out because they could not be read.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    empty_documents: int = 0
+    bad_lines: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add ``other``'s counts to these."""
+        self.documents += other.documents
+        self.tokens += other.tokens
+        self.text_bytes += other.text_bytes
+        self.empty_documents += other.empty_documents
+        self.bad_lines += other.bad_lines
+
+
+@dataclass(kw_only=True)
+class InputFile(Counts):
+    """One input; ``bytes`` and ``sha256`` are of the file as it lies on disk."""
+
+    path: str
+    bytes: int
+    sha256: str = ""
+
+
+@dataclass(kw_only=True)
+class Manifest(Counts):
+    """Totals over all inputs. The same inputs and options give the same manifest, byte for byte.
+
+    Attributes:
+        tool: name and version of this package.
+        megatron_core: version of megatron-core that wrote the files.
+        tokenizer: ``bytes`` or the tokenizer's folder.
+        megatron_flags: the tokenizer flags to train with under that megatron-core.
+        eod: id that ends a document; None where the tokenizer names none.
+        dtype: of the ids in ``PREFIX.bin``.
+        first_bad_lines: the first of them, as ``FILE:LINE: reason``.
+        inputs: in the order of the corpus.
+    """
+
+    tool: str
+    megatron_core: str
+    tokenizer: str
+    tokenizer_sha256: str | None
+    megatron_flags: list[str]
+    vocab_size: int
+    eod: int | None
+    append_eod: bool
+    dtype: str
+    first_bad_lines: list[str] = field(default_factory=list)
+    inputs: list[InputFile] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The manifest file's content."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, prefix: str | Path) -> Manifest:
+        """Read the manifest of the corpus at ``prefix``."""
+        content: dict[str, Any] = json.loads(manifest_path(prefix).read_text("utf-8"))
+        inputs = [InputFile(**source) for source in content.pop("inputs")]
+        return cls(**content, inputs=inputs)
+
+
+def manifest_path(prefix: str | Path) -> Path:
+    """``PREFIX.manifest.json``."""
+    return Path(f"{prefix}.manifest.json")
