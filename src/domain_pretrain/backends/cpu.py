@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from domain_pretrain.backends import context_parallel, torch_cuda
+from domain_pretrain.backends import core_attention, torch_cuda
 from domain_pretrain.hosts.importhook import after_import
 
 # What a user would type. A flag that this Megatron does not know is skipped.
@@ -59,7 +59,8 @@ def install() -> None:
     torch_cuda.install()
     after_import("megatron.training.initialize", _initialize_without_cuda)
     after_import("megatron.core.pipeline_parallel.schedules", _keep_sent_tensors)
-    after_import("megatron.core.transformer.dot_product_attention", context_parallel.install)
+    after_import("megatron.core.transformer.dot_product_attention", core_attention.install)
+    after_import("megatron.core.transformer.transformer_layer", _seed_layers)
     after_import("megatron.core.datasets.utils", _skip_compiled_helpers)
     _installed = True
 
@@ -105,6 +106,23 @@ def _initialize_without_cuda(module: ModuleType) -> None:
     # The warm-up draws random numbers by sequence length and CP size, from the generator that
     # initialises the weights: without it, every layout starts from the same weights.
     module._warmup_jit_function = lambda *args, **kwargs: None  # type: ignore[attr-defined]
+
+
+def _seed_layers(module: ModuleType) -> None:
+    """Megatron seeds pipeline stages apart; here a layer's weights depend on its number alone.
+
+    ``layer_number`` counts over all stages, and a layer sets it before it builds its weights.
+    """
+    import torch
+
+    def set_layer_number(layer: Any, number: int) -> None:
+        from megatron.training.global_vars import get_args
+
+        vars(layer)["layer_number"] = number
+        torch.manual_seed(get_args().seed + number)
+
+    number = property(lambda layer: vars(layer)["layer_number"], set_layer_number)
+    module.TransformerLayer.layer_number = number
 
 
 def _keep_sent_tensors(module: ModuleType) -> None:

@@ -1,0 +1,135 @@
+"""Megatron's own core attention, extended to context parallelism and packed sequences.
+
+Megatron leaves both to Transformer Engine. Its ``DotProductAttention`` is extended in place: every
+layer specification of every version (GPT, MoE, MTP, the PyPI wheel's model builder) uses this
+class, while ``--spec`` would replace the user's whole layer. With neither context parallelism nor
+packing, Megatron's code runs. ``--cp-comm-type a2a`` chooses Ulysses, anything else all-gather.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from domain_pretrain.backends.context_parallel import (
+    allgather_attention,
+    check_heads,
+    gather_sequence,
+    ulysses_attention,
+    zigzag_order,
+)
+
+
+def install(module: ModuleType) -> None:
+    """Extend ``DotProductAttention`` of ``megatron.core.transformer.dot_product_attention``."""
+    cls: Any = module.DotProductAttention
+    init, forward = cls.__init__, cls.forward
+
+    @wraps(init)
+    def init_with_cp(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        # All that keeps the constructor from context parallelism is an assertion on this number.
+        alone = copy(config)
+        alone.context_parallel_size = 1
+        init(self, alone, *args, **kwargs)
+        self.config = config
+        self.cp_ulysses = config.context_parallel_size > 1 and kwargs.get("cp_comm_type") == "a2a"
+        if self.cp_ulysses:
+            check_heads(self.num_attention_heads_per_partition, config.context_parallel_size)
+
+    @wraps(forward)
+    def forward_with_cp(
+        self: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: Any = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> Tensor:
+        if self.config.context_parallel_size == 1 and packed_seq_params is None:
+            return forward(
+                self, query, key, value, attention_mask, attn_mask_type, attention_bias, None
+            )
+        return _forward(self, query, key, value, attention_mask, packed_seq_params)
+
+    cls.__init__, cls.forward = init_with_cp, forward_with_cp
+
+
+def _forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed_seq_params: Any,
+) -> Tensor:
+    """``DotProductAttention.forward`` for context parallelism or packed sequences.
+
+    Args:
+        module: the ``DotProductAttention``.
+        query, key, value: ``[l, b, h, d]`` of this rank, or ``[l, h, d]`` where packed.
+        attention_mask: bool ``[b, 1, l, s]``, True where blocked; None means causal.
+        packed_seq_params: Megatron's; its lengths are those of the whole sequence.
+    """
+    from megatron.core.parallel_state import get_context_parallel_group
+
+    if getattr(module, "softmax_offset", None) is not None or getattr(
+        module.config, "window_size", None
+    ):
+        raise NotImplementedError(
+            "the CPU backend has no sliding window or softmax offset under context parallelism "
+            "or packed sequences: drop --window-size and --softmax-type"
+        )
+    group = get_context_parallel_group()
+    documents = None
+    if packed_seq_params is not None:
+        query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+        padded = packed_seq_params.cu_seqlens_q_padded
+        documents = packed_seq_params.cu_seqlens_q if padded is None else padded
+        attention_mask = None  # the documents' lengths say it all
+
+    causal = "causal" in module.attn_mask_type.name
+    blocked = block_mask(query.size(0) * group.size(), causal=causal, documents=documents)
+    if not module.cp_ulysses:
+        blocked = zigzag_order(blocked, group.size())[group.rank()]
+    elif attention_mask is not None:
+        attention_mask = gather_sequence(attention_mask.movedim(2, 0), group).movedim(0, 2)
+    blocked = blocked[None, None]
+    if attention_mask is not None:
+        blocked = blocked | attention_mask
+
+    attend = ulysses_attention if module.cp_ulysses else allgather_attention
+    out = attend(
+        query,
+        key,
+        value,
+        blocked,
+        group,
+        scale=module.softmax_scale * (module.scale_mask_softmax.scale or 1.0),
+        dropout=module.attention_dropout.p if module.training else 0.0,
+    ).flatten(2)
+    return out.squeeze(1) if packed_seq_params is not None else out
+
+
+def block_mask(length: int, *, causal: bool, documents: Tensor | None) -> Tensor:
+    """What no query may see, bool ``[length, length]``: later positions and other documents.
+
+    Args:
+        length: s.
+        causal: whether later positions are blocked.
+        documents: cumulative lengths ``[n + 1]``, from 0; None where all is one document.
+    """
+    position = torch.arange(length)
+    blocked = torch.zeros(length, length, dtype=torch.bool)
+    if causal:
+        blocked |= position[:, None] < position
+    if documents is not None:
+        document = torch.searchsorted(documents[1:].to(position), position, right=True)
+        blocked |= document[:, None] != document
+    return blocked
