@@ -1,0 +1,127 @@
+"""Start real Megatron training on CPU with the plugin, and read what it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Four tiny layers: enough for PP2 x VPP2, small enough for a tenth of a second per step.
+MODEL = [
+    "--num-layers",
+    "4",
+    "--hidden-size",
+    "32",
+    "--num-attention-heads",
+    "4",
+    "--ffn-hidden-size",
+    "64",
+    "--seq-length",
+    "32",
+    "--max-position-embeddings",
+    "32",
+    "--attention-dropout",
+    "0",
+    "--hidden-dropout",
+    "0",
+    "--tokenizer-type",
+    "NullTokenizer",
+    "--vocab-size",
+    "300",
+    "--lr",
+    "1e-2",
+    "--min-lr",
+    "1e-3",
+    "--lr-decay-style",
+    "cosine",
+    "--micro-batch-size",
+    "1",
+    "--global-batch-size",
+    "8",
+    "--split",
+    "80,10,10",
+    "--log-interval",
+    "1",
+    "--eval-interval",
+    "1000",
+    "--eval-iters",
+    "2",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its exit code, what it printed, and its log folder."""
+
+    returncode: int
+    output: str
+    log_dir: Path
+
+    def metrics(self, split: str | None = "train") -> list[dict[str, Any]]:
+        """Lines of domain_metrics.jsonl, of one split or (None) of all."""
+        lines = (self.log_dir / "domain_metrics.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [e for e in entries if split in (None, e["split"])]
+
+    def host_losses(self) -> list[str]:
+        """Megatron's own ``lm loss`` of every logged iteration, as printed."""
+        return re.findall(r"iteration +\d+/.*? lm loss: (\S+) ", self.output)
+
+    def host_grad_norms(self) -> list[str]:
+        """Megatron's own ``grad norm`` of every logged iteration, as printed."""
+        return re.findall(r"iteration +\d+/.*? grad norm: (\S+) ", self.output)
+
+
+def command(nproc: int, *words: str | Path, module: str = "domain_pretrain") -> list[str]:
+    """``torchrun … -m domain_pretrain WORDS``; a single process needs no torchrun."""
+    launcher = [sys.executable]
+    if nproc > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+    return [*launcher, "-m", module, *map(str, words)]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a run: one thread a process, so that layouts do not fight for cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **extra}
+
+
+def train(
+    log_dir: Path,
+    *flags: str | Path,
+    nproc: int = 1,
+    iterations: int = 4,
+    script: Path | None = None,
+    plugin: bool = True,
+    expect: int | None = 0,
+    timeout: float = 300,
+    env: dict[str, str] | None = None,
+) -> Run:
+    """Train to the end; fails the test with the run's output where the exit code is not ``expect``.
+
+    Args:
+        log_dir: folder for the metrics file.
+        flags: further flags; a later flag wins over an earlier one.
+        script: the user's script; None takes the built-in entry.
+        plugin: whether to ask for channel loss.
+        expect: the exit code; None takes any.
+    """
+    words: list[str | Path] = [script] if script else []
+    words += [*MODEL, "--train-iters", str(iterations)]
+    if plugin:
+        words += ["--channel-loss", "--domain-log-dir", log_dir]
+    done = subprocess.run(
+        command(nproc, *words, *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        env=environment(**(env or {})),
+    )
+    if expect is not None:
+        assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout[-8000:]}"
+    return Run(done.returncode, done.stdout, log_dir)
