@@ -1,0 +1,79 @@
+"""Losses to compare with, per domain: given, or taken from the metrics file of another run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.report.metrics import domain_names, read_metrics
+from domain_pretrain.strategies.options import check_domains
+
+# Part of a domain's tokens in the baseline run, counted from its end, whose mean is the reference.
+LAST_PART = 0.1
+
+
+def _check(value: Any) -> Any:
+    if isinstance(value, (str, Path)):
+        return Path(value)
+    if not isinstance(value, dict):
+        raise ValueError("should be losses by domain, or the path of a run's domain_metrics.jsonl")
+    for name, loss in value.items():
+        number = isinstance(loss, (int, float)) and not isinstance(loss, bool)
+        if not (number and math.isfinite(loss)):
+            raise ValueError(f"the loss of domain {name!r} should be a finite number")
+    return value
+
+
+# One key, two forms; the check above is the whole validation, so that errors name the one key.
+Reference = Annotated[Any, BeforeValidator(_check)]
+
+
+def resolve(reference: Any, names: tuple[str, ...], key: str) -> dict[str, float]:
+    """Losses in nats of exactly these domains.
+
+    Args:
+        reference: losses by domain, or the path of a ``domain_metrics.jsonl`` (or its folder).
+        names: the domains.
+        key: path of the option in the config, for messages.
+
+    Raises:
+        ConfigError: a domain has no loss; a name is no domain (a *file* may hold further domains);
+            the file cannot be read.
+    """
+    if isinstance(reference, Path):
+        losses = final_losses(reference)
+        key = f"{key} ({reference})"
+        losses = {name: loss for name, loss in losses.items() if name in names}
+    else:
+        losses = dict(reference)
+    check_domains(key, losses, names, complete=True)
+    return {name: float(losses[name]) for name in names}
+
+
+def final_losses(path: Path) -> dict[str, float]:
+    """Mean training loss of every domain over the last tenth of its tokens, nats.
+
+    Σ sums / Σ tokens of whole lines, from the last one back; lines without a finite loss of the
+    domain do not count for it. Per domain, so that a rare one gets its own last tenth.
+    """
+    lines = [entry for entry in read_metrics(path) if entry["split"] == "train"]
+    if not lines:
+        raise ConfigError(f"{path}: no training losses in it; a reference needs a finished run")
+    losses = {}
+    for name in domain_names(lines):
+        rows = [entry["domains"][name] for entry in lines if name in entry["domains"]]
+        pairs = [(row.get("loss_sum"), row.get("tokens")) for row in rows]
+        pairs = [(s, n) for s, n in pairs if n and s is not None and math.isfinite(s)]
+        enough = LAST_PART * sum(n for _, n in pairs)
+        loss_sum = tokens = 0.0
+        for s, n in reversed(pairs):
+            loss_sum, tokens = loss_sum + s, tokens + n
+            if tokens >= enough:
+                break
+        if tokens:
+            losses[name] = loss_sum / tokens
+    return losses

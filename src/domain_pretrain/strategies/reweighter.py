@@ -1,0 +1,156 @@
+"""The whole way of one optimizer step: exact sums → EMA → rule → multipliers of the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict
+
+from domain_pretrain.strategies import state as codec
+from domain_pretrain.strategies.ema import Ema, finite
+from domain_pretrain.strategies.multipliers import (
+    Bounds,
+    MultiplierOptions,
+    blended,
+    multipliers,
+)
+from domain_pretrain.strategies.observation import Array, Observation, State
+from domain_pretrain.strategies.options import Positive
+from domain_pretrain.strategies.registry import Strategy, build
+
+
+class ReweightOptions(MultiplierOptions):
+    """The options that all strategies share. Further keys belong to the strategy.
+
+    Attributes:
+        strategy: name of the rule.
+        ema_tokens: horizon of the loss estimates, in tokens of a domain; None: 16 steps' worth.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    strategy: str = "linupper"
+    ema_tokens: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All that is carried from step to step; identical on all ranks.
+
+    Attributes:
+        step: optimizer steps that were folded in.
+        ema: losses and shares.
+        state: the rule's own.
+        weights: ``[D]``, the rule's, blended; 0 for domains that are not weighed.
+        multipliers: ``[D]``, for the *next* step.
+    """
+
+    step: int
+    ema: Ema
+    state: State
+    weights: Array
+    multipliers: Array
+
+
+@dataclass(frozen=True)
+class Reweighter:
+    """A strategy set up for a list of domains. Pure: memory in, memory out."""
+
+    names: tuple[str, ...]
+    strategy: Strategy
+    options: MultiplierOptions
+    bounds: Bounds
+    horizon: float
+
+    @classmethod
+    def build(
+        cls,
+        options: ReweightOptions,
+        names: tuple[str, ...],
+        *,
+        horizon: float,
+        pinned: Collection[str] = (),
+        floor: Mapping[str, float] | None = None,
+    ) -> Reweighter:
+        """Check everything at start-up.
+
+        Args:
+            options: the config's section; keys it does not know are the strategy's.
+            names: the domains.
+            horizon: tokens, where the options leave it open (see ``ema.default_horizon``).
+            pinned: domains left as they are: multiplier 1, and no say in the others' weights.
+            floor: smallest multipliers, by domain.
+
+        Raises:
+            ConfigError: names the key.
+        """
+        known = tuple(type(options).model_fields)
+        return cls(
+            names=names,
+            strategy=build(options.strategy, options.model_extra or {}, names, also=known),
+            options=options,
+            bounds=Bounds.build(names, options.clip, pinned, floor),
+            horizon=options.ema_tokens or horizon,
+        )
+
+    def start(self) -> Memory:
+        """Before the first step: nothing known, multipliers one."""
+        domains = len(self.names)
+        return Memory(0, Ema.empty(domains), {}, np.zeros(domains), np.ones(domains))
+
+    def advance(self, memory: Memory, loss_sum: Array, tokens: Array) -> Memory:
+        """Fold in a step that was committed (never a skipped or repeated one).
+
+        Args:
+            memory: before it.
+            loss_sum: ``[D]`` nats, Σ mask·loss over the global batch; NaN where not finite.
+            tokens: ``[D]``, Σ mask; 0 where absent.
+        """
+        present = finite(loss_sum, tokens)
+        ema = memory.ema.fold(loss_sum, tokens, self.horizon)
+        seen = Observation(
+            names=self.names,
+            step=memory.step + 1 - self.options.warmup_steps,
+            active=ema.seen & (self.bounds.low < self.bounds.high),
+            loss=ema.loss,
+            present=present,
+            step_loss=np.divide(
+                loss_sum, tokens, out=np.full_like(ema.loss, np.nan), where=present
+            ),
+            tokens=ema.consumed,
+        )
+        weights, state = self.strategy(seen, memory.state)
+        weights = blended(weights, seen.active, self.options.blend)
+        scaled = multipliers(weights, seen.active, ema.share, self.bounds, self.options.objective)
+        in_force = np.ones_like(scaled) if seen.warming else scaled
+        return Memory(memory.step + 1, ema, state, weights, in_force)
+
+    def dump(self, memory: Memory) -> dict[str, Any]:
+        """For a checkpoint: Python primitives, per-domain values by name."""
+        arrays = {"weights": memory.weights, "multipliers": memory.multipliers}
+        return {
+            "strategy": self.strategy.name,
+            "step": memory.step,
+            "ema": memory.ema.dump(self.names),
+            "state": codec.dump(memory.state, self.names),
+            **codec.dump(arrays, self.names),
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> Memory:
+        """The inverse, by name; the multipliers are exactly those that were saved.
+
+        With another list of domains (whether that is allowed is the caller's affair) they would not
+        keep Σ share·m = 1: all are 1 until the next step has been folded in. The state of another
+        strategy is not taken; the EMA is.
+        """
+        fresh = self.start()
+        ema = Ema.load(saved["ema"], self.names)
+        same = saved["strategy"] == self.strategy.name
+        state = codec.load(saved["state"], self.names) if same else {}
+        if set(saved["multipliers"]) != set(self.names):
+            return Memory(saved["step"], ema, state, fresh.weights, fresh.multipliers)
+        arrays = codec.load({key: saved[key] for key in ("weights", "multipliers")}, self.names)
+        return Memory(saved["step"], ema, state, arrays["weights"], arrays["multipliers"])
