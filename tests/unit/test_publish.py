@@ -240,7 +240,7 @@ def run_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / METRICS_FILE).read_bytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_cut_at_any_byte_nothing_is_lost(
     tmp_path_factory: pytest.TempPathFactory, run_bytes: bytes, data: st.DataObject

@@ -6,15 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from domain_pretrain.flow.console import Console, say
 from domain_pretrain.flow.metrics_file import MetricsFile, check_log_dir
 from domain_pretrain.report.layout import add_layout
 from domain_pretrain.report.metrics import METRICS_FILE
-from domain_pretrain.stats import Average, DomainStats
-
-Split = Literal["train", "valid", "test"]
+from domain_pretrain.stats import Average, DomainStats, Split
 
 
 @dataclass(frozen=True)

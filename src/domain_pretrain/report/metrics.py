@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,6 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
-def domain_names(entries: list[dict[str, Any]]) -> list[str]:
+def domain_names(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Every domain that occurs, in order of first appearance."""
     return list(dict.fromkeys(name for entry in entries for name in entry["domains"]))

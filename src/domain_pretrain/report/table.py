@@ -1,0 +1,103 @@
+"""What became of every domain: the table at the end of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from domain_pretrain.report.metrics import domain_names
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One domain over a run. A loss is None where there was no window; NaN where not finite.
+
+    Attributes:
+        tokens: training tokens consumed in this run.
+        epochs: ``tokens`` by the tokens of the domain's corpus; None where that is not known.
+        start, end: training loss of its first and last window, nats.
+        valid: loss of its last evaluation, nats.
+    """
+
+    domain: str
+    tokens: float
+    epochs: float | None
+    start: float | None
+    end: float | None
+    valid: float | None
+
+    @property
+    def ppl(self) -> float | None:
+        """Perplexity on the validation set where there is one, else in training."""
+        loss = self.end if self.valid is None else self.valid
+        if loss is None or math.isnan(loss):
+            return loss
+        return math.exp(loss) if loss < 700 else math.inf
+
+
+def summarise(
+    entries: Sequence[Mapping[str, Any]], corpus_tokens: Mapping[str, float] | None = None
+) -> list[Summary]:
+    """The lines of a metrics file, domain by domain.
+
+    Args:
+        entries: what :func:`~domain_pretrain.report.metrics.read_metrics` returns.
+        corpus_tokens: tokens in each domain's training data, for the epochs.
+    """
+    summaries = []
+    for domain in domain_names(entries):
+        here = [(entry["split"], entry["domains"].get(domain)) for entry in entries]
+        train = [values for split, values in here if split == "train" and values]
+        valid = [values for split, values in here if split == "valid" and values]
+        tokens = sum(values["tokens"] for values in train)
+        size = (corpus_tokens or {}).get(domain)
+        summaries.append(
+            Summary(
+                domain,
+                tokens,
+                tokens / size if size else None,
+                _loss(train[0]) if train else None,
+                _loss(train[-1]) if train else None,
+                _loss(valid[-1]) if valid else None,
+            )
+        )
+    return summaries
+
+
+def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
+    """The table, without the columns that have nothing to say in this run."""
+    epochs = any(summary.epochs is not None for summary in summaries)
+    valid = any(summary.valid is not None for summary in summaries)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("domain")
+    table.add_column("tokens", justify="right")
+    if epochs:
+        table.add_column("epochs", justify="right")
+    table.add_column("train loss\nstart → end", justify="right")
+    if valid:
+        table.add_column("valid\nloss", justify="right")
+    table.add_column("valid\nppl" if valid else "train\nppl", justify="right")
+    for summary in summaries:
+        cells = [summary.domain, f"{summary.tokens:,.0f}"]
+        if epochs:
+            cells.append(_number(summary.epochs, ",.2f"))
+        cells.append(f"{_number(summary.start)} → {_number(summary.end)}")
+        if valid:
+            cells.append(_number(summary.valid))
+        shown = None if valid and summary.valid is None else summary.ppl
+        table.add_row(*cells, _number(shown, ",.2f"))
+    return table
+
+
+def _loss(values: Mapping[str, Any]) -> float:
+    return math.nan if values["loss"] is None else float(values["loss"])
+
+
+def _number(value: float | None, spec: str = ".3f") -> str:
+    if value is None:
+        return "–"
+    return "NaN" if math.isnan(value) else format(value, spec)
