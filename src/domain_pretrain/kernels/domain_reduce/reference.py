@@ -1,71 +1,155 @@
-"""Per-domain sums in plain torch: the oracle of every other backend, and the CPU and NPU path."""
+"""Per-domain sums in plain torch: the oracle of every other backend, and the CPU and NPU path.
+
+Few operations and small temporaries, because it runs on every microbatch; no host sync. Two
+spellings that save time need a word:
+
+* A term beyond the range is found with ``hardshrink``, which keeps what exceeds its threshold
+  (NaN included) and zeroes the rest: ``y - hardshrink(y)`` is y, or 0, or NaN for an infinity. On
+  CPU it is vectorised, several times as fast as ``where``.
+* Ids outside [0, D) become row D without a comparison: clamped to [-1, D], the sign bit cleared,
+  clamped again.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import hardshrink, pad
 
-from domain_pretrain.stats import SCALE, Column
+from domain_pretrain.kernels.domain_reduce import contract
+from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, SQUARE_SCALE
+from domain_pretrain.stats import Column
 
-# |mask·loss| at or above this is counted as non-finite: no cross entropy is that large, and int64
-# fixed point must not overflow.
-LIMIT = 2.0**20
+INT64_MAX = 2**63 - 1
 
 
+@torch.no_grad()
 def domain_reduce(
     accumulator: torch.Tensor,
     losses: torch.Tensor,
     mask: torch.Tensor,
     ids: torch.Tensor,
     inverse_row_tokens: torch.Tensor,
+    row_tokens: torch.Tensor | None = None,
+    squares: torch.Tensor | None = None,
 ) -> None:
-    """Add the sums of one microbatch to ``accumulator``, in place, without a host sync.
-
-    Fixed point makes the sums associative: any split over microbatches, ranks or blocks gives the
-    same bits. fp32 terms with magnitude >= 0.5 convert without loss, smaller ones to 2^-25.
-
-    Args:
-        accumulator: int64 ``[D + 1, len(Column)]``; row D takes tokens with an id outside [0, D).
-        losses: ``[b, s]`` per-token losses in nats; computed in fp32.
-        mask: ``[b, s]`` loss mask; may be fractional. A masked token counts nowhere, unless its
-            loss is not finite (0·NaN is NaN for the host, too).
-        ids: integer ``[b]`` (one domain a row) or ``[b, s]``.
-        inverse_row_tokens: ``[b]`` or ``[b, s]``: 1 / (loss tokens of the token's whole sample,
-            before context parallelism cut it), for the sample average.
-
-    The sample count does not depend on losses: see :func:`count_samples`.
-    """
-    b, s = losses.shape
-    losses, mask = losses.detach().float(), mask.detach().float()
-    x = losses * mask
-    finite = (x.abs() < LIMIT) & torch.isfinite(losses)
-    x = torch.where(finite, x, 0.0)
-    domains = accumulator.shape[0] - 1
-    rows = (ids if ids.dim() == 2 else ids[:, None]).to(torch.int64)
-    rows = torch.where((rows >= 0) & (rows < domains), rows, domains)
+    """Add the sums of one microbatch to ``accumulator``: see the package for the contract."""
+    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    loss, tokens, excess = _on_grid(losses, mask)
     if inverse_row_tokens.dim() == 1:
         inverse_row_tokens = inverse_row_tokens[:, None]
-    terms = torch.zeros(b, s, len(Column), dtype=torch.int64, device=losses.device)
-    terms[..., Column.LOSS] = _fixed(x, Column.LOSS)
-    terms[..., Column.TOKENS] = _fixed(mask, Column.TOKENS)
-    terms[..., Column.SAMPLE_LOSS] = _fixed(x * inverse_row_tokens, Column.SAMPLE_LOSS)
-    terms[..., Column.NONFINITE] = ~finite
+    sample_loss = (loss * (inverse_row_tokens * contract.SAMPLE_SCALE)).round_()
+    # One term an id: rows are summed first where a row has one domain.
+    per_id = _sum_rows if ids.dim() == 1 else _flatten
+    rows = _rows(ids, accumulator.shape[0] - 1)
+    if squares is not None:
+        squares.index_add_(0, rows, per_id(_squares(losses, loss)))
+    columns = {
+        Column.LOSS: per_id(loss.round_()),
+        Column.TOKENS: per_id(tokens.round_()),
+        Column.SAMPLE_LOSS: per_id(sample_loss),
+        Column.NONFINITE: per_id(excess != 0),
+    }
     if ids.dim() == 1:
-        accumulator.index_add_(0, rows[:, 0], terms.sum(dim=1))
-    else:
-        accumulator.index_add_(0, rows.reshape(-1), terms.reshape(b * s, -1))
+        counted = torch.zeros_like(rows) if row_tokens is None else (row_tokens > 0).to(rows.dtype)
+        columns[Column.SAMPLES] = counted
+        accumulator.index_add_(0, rows, torch.stack([columns[c] for c in Column], 1))
+    else:  # one column at a time: a long index over rows of five is slow on CPU
+        for column, terms in columns.items():
+            accumulator[:, column].index_add_(0, rows, terms)
 
 
+@torch.no_grad()
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """Count the rows that carry loss tokens: ``ids [b]``, ``row_tokens [b]``.
-
-    Call it on one context-parallel rank only: all of them read the same rows.
-    """
-    domains = accumulator.shape[0] - 1
-    rows = ids.to(torch.int64)
-    rows = torch.where((rows >= 0) & (rows < domains), rows, domains)
-    accumulator[:, Column.SAMPLES].index_add_(0, rows, (row_tokens > 0).to(torch.int64))
+    """Count the samples that carry loss tokens: see the package for the contract."""
+    contract.check_accumulator(accumulator)
+    contract.check_samples(ids, row_tokens)
+    rows = _rows(ids, accumulator.shape[0] - 1)
+    accumulator[:, Column.SAMPLES].index_add_(0, rows, (row_tokens > 0).to(rows.dtype))
 
 
-def _fixed(values: torch.Tensor, column: Column) -> torch.Tensor:
-    """Round to the column's fixed-point grid, half to even; exact for powers of two in fp32."""
-    return torch.round(values * SCALE[column]).to(torch.int64)
+@torch.no_grad()
+def loss_scalars(
+    losses: torch.Tensor,
+    mask: torch.Tensor,
+    ids: torch.Tensor,
+    multipliers: torch.Tensor | None,
+    host_loss: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The values of a :class:`contract.DomainLoss`, without the gradient."""
+    contract.check_tokens(losses, mask, ids)
+    loss, tokens, excess = _on_grid(losses, mask)
+    flagged = (excess != 0).any()
+    if multipliers is not None:
+        weighted = loss * _weights(ids, multipliers)
+        excess = hardshrink(weighted, LIMIT * FIXED)
+        weighted = _within(weighted, excess).round_().sum(dtype=torch.int64)
+        flagged = flagged | (excess != 0).any()
+    raw = loss.round_().sum(dtype=torch.int64)
+    units = tokens.round_().sum(dtype=torch.int64)
+    # NaN where a token was flagged: the host's own check for NaN must see it.
+    nan = torch.where(flagged, torch.nan, 0.0).double()
+    if multipliers is None:
+        weighted = raw
+    if host_loss is None:
+        value = weighted.double() / FIXED
+    else:
+        value = host_loss.double() + (weighted - raw).double() / FIXED
+    report = torch.stack([raw.double() / FIXED + nan, units.double() / FIXED]).float()
+    return (value + nan).float(), report, (units // FIXED).to(torch.int32)
+
+
+@torch.no_grad()
+def loss_gradient(
+    grad: torch.Tensor,
+    mask: torch.Tensor,
+    ids: torch.Tensor,
+    multipliers: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """``w[domain]·(grad·mask)`` ``[b, s]``, in fp32, rounded to ``dtype`` once at the end."""
+    gradient = grad * mask.float()
+    if multipliers is not None:
+        gradient = _weights(ids, multipliers) * gradient
+    return gradient.to(dtype)
+
+
+def _on_grid(
+    losses: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """mask·loss and mask in units of the grid, not yet rounded, and what exceeds the range."""
+    tokens = mask.float() * FIXED
+    loss = losses.float() * tokens
+    excess = hardshrink(loss, LIMIT * FIXED)
+    return _within(loss, excess), tokens, excess
+
+
+def _within(values: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
+    """``values``, in place, with 0 where ``excess`` (their hardshrink) is not 0."""
+    return values.sub_(excess).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def _squares(losses: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+    """mask·loss² in units of ``SQUARE_SCALE``, saturated; 0 where the token was flagged."""
+    squares = losses.float() * loss * (SQUARE_SCALE / FIXED)
+    top = LIMIT * SQUARE_SCALE
+    return squares.nan_to_num_(0.0).clamp_(-top, top).round_()
+
+
+def _weights(ids: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
+    """The multiplier of every token, ``[b, 1]`` or ``[b, s]``; 0 for an invalid id."""
+    rows = _rows(ids, multipliers.shape[0])
+    return pad(multipliers.float(), (0, 1))[rows].view(*ids.shape, *[1] * (2 - ids.dim()))
+
+
+def _rows(ids: torch.Tensor, domains: int) -> torch.Tensor:
+    """The accumulator's row of every id, flat int64; ``domains`` for an invalid one."""
+    rows = ids.reshape(-1).to(torch.int64)
+    return rows.clamp(-1, domains).bitwise_and_(INT64_MAX).clamp_(max=domains)
+
+
+def _sum_rows(terms: torch.Tensor) -> torch.Tensor:
+    return terms.sum(1, dtype=torch.int64)
+
+
+def _flatten(terms: torch.Tensor) -> torch.Tensor:
+    return terms.reshape(-1).to(torch.int64)

@@ -1,0 +1,102 @@
+"""What every backend of the reduction promises: the fixed-point grid, its range, the shapes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from domain_pretrain.stats import SCALE, Column
+
+FIXED = SCALE[Column.LOSS]
+"""Units per nat and per token. A power of two, so that in fp32 ``losses * (mask * FIXED)`` has the
+bits of ``(losses * mask) * FIXED``."""
+
+LIMIT = 2.0**20
+"""A token with ``|mask·loss|`` above this is flagged and not accumulated: no cross entropy is that
+large, and the int64 sums must not overflow (2^39 nats in all)."""
+
+SAMPLE_SCALE = SCALE[Column.SAMPLE_LOSS] / FIXED
+"""From the grid of the losses to that of the samples' means."""
+
+SQUARE_SCALE = 2**20
+"""Units per nat² of the sums of squares; one token's square saturates at ``LIMIT`` nats²."""
+
+
+class DomainLoss(NamedTuple):
+    """The loss of one microbatch, as Megatron's schedules take it from a loss function.
+
+    Attributes:
+        loss: fp32 scalar, Σ w[domain]·mask·loss; carries the gradient. A tensor of its own, no
+            view: the schedules divide it in place.
+        report: fp32 ``[2]``: Σ mask·loss, unweighted, and Σ mask. No gradient.
+        num_tokens: int32 scalar, Σ mask, fractions cut off. No gradient.
+    """
+
+    loss: torch.Tensor
+    report: torch.Tensor
+    num_tokens: torch.Tensor
+
+
+def check_reduce(
+    accumulator: torch.Tensor,
+    losses: torch.Tensor,
+    mask: torch.Tensor,
+    ids: torch.Tensor,
+    inverse_row_tokens: torch.Tensor,
+    row_tokens: torch.Tensor | None,
+    squares: torch.Tensor | None,
+) -> None:
+    """Raise ValueError unless all arguments of a reduction fit together."""
+    check_accumulator(accumulator)
+    check_tokens(losses, mask, ids)
+    shape = losses.shape
+    if inverse_row_tokens.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"inverse_row_tokens must be [b] or [b, s] of {tuple(shape)}, "
+            f"got {tuple(inverse_row_tokens.shape)}"
+        )
+    if row_tokens is not None:
+        check_samples(ids, row_tokens)
+    if squares is not None and (
+        squares.dtype != torch.int64 or squares.shape != accumulator.shape[:1]
+    ):
+        raise ValueError(
+            f"squares must be int64 [D + 1] = [{accumulator.shape[0]}], "
+            f"got {squares.dtype} {tuple(squares.shape)}"
+        )
+
+
+def check_accumulator(accumulator: torch.Tensor) -> None:
+    """Raise ValueError unless ``accumulator`` is contiguous int64 ``[D + 1, len(Column)]``."""
+    shape = accumulator.shape
+    if (
+        accumulator.dtype != torch.int64
+        or len(shape) != 2
+        or shape[1] != len(Column)
+        or not accumulator.is_contiguous()
+    ):
+        raise ValueError(
+            f"accumulator must be contiguous int64 [D + 1, {len(Column)}], "
+            f"got {accumulator.dtype} {tuple(shape)}"
+        )
+
+
+def check_tokens(losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> None:
+    """Raise ValueError unless losses and mask are ``[b, s]`` and ids ``[b]`` or ``[b, s]``."""
+    shape = losses.shape
+    if len(shape) != 2 or mask.shape != shape:
+        raise ValueError(
+            f"losses and mask must both be [b, s], got {tuple(shape)} and {tuple(mask.shape)}"
+        )
+    if ids.shape not in (shape, shape[:1]):
+        raise ValueError(f"ids must be [b] or [b, s] of {tuple(shape)}, got {tuple(ids.shape)}")
+
+
+def check_samples(ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
+    """Raise ValueError unless ids and row_tokens are both ``[b]``."""
+    if ids.dim() != 1 or row_tokens.shape != ids.shape:
+        raise ValueError(
+            f"to count samples, ids and row_tokens must both be [b], "
+            f"got {tuple(ids.shape)} and {tuple(row_tokens.shape)}"
+        )
