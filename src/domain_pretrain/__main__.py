@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from domain_pretrain import enable
 from domain_pretrain.errors import ConfigError, DomainPretrainError, UnsupportedError
 
 # What torchrun would have set for a single process. Port 0: any free one.
@@ -39,7 +40,7 @@ def main() -> None:
         _require_megatron()
         if "RANK" not in os.environ:
             os.environ.update(SINGLE_PROCESS)
-        _enable()
+        enable()
         if script is None:
             _run_built_in()
         else:
@@ -49,13 +50,6 @@ def main() -> None:
         # On every rank: some checks run on one rank only, and a silent exit helps nobody.
         print(f"domain_pretrain [rank {os.environ.get('RANK', '0')}]: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _enable() -> None:
-    from domain_pretrain.backends import cpu, select
-
-    if select() == "cpu":
-        cpu.install()
 
 
 def _script(arguments: list[str]) -> Path | None:
