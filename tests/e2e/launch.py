@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,46 +13,14 @@ from pathlib import Path
 from typing import Any
 
 # Four tiny layers: enough for PP2 x VPP2, small enough for a tenth of a second per step.
-MODEL = [
-    "--num-layers",
-    "4",
-    "--hidden-size",
-    "32",
-    "--num-attention-heads",
-    "4",
-    "--ffn-hidden-size",
-    "64",
-    "--seq-length",
-    "32",
-    "--max-position-embeddings",
-    "32",
-    "--attention-dropout",
-    "0",
-    "--hidden-dropout",
-    "0",
-    "--tokenizer-type",
-    "NullTokenizer",
-    "--vocab-size",
-    "300",
-    "--lr",
-    "1e-2",
-    "--min-lr",
-    "1e-3",
-    "--lr-decay-style",
-    "cosine",
-    "--micro-batch-size",
-    "1",
-    "--global-batch-size",
-    "8",
-    "--split",
-    "80,10,10",
-    "--log-interval",
-    "1",
-    "--eval-interval",
-    "1000",
-    "--eval-iters",
-    "2",
-]
+MODEL = shlex.split(
+    "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --ffn-hidden-size 64 "
+    "--seq-length 32 --max-position-embeddings 32 --attention-dropout 0 --hidden-dropout 0 "
+    "--tokenizer-type NullTokenizer --vocab-size 300 "
+    "--lr 1e-2 --min-lr 1e-3 --lr-decay-style cosine "
+    "--micro-batch-size 1 --global-batch-size 8 --split 80,10,10 "
+    "--log-interval 1 --eval-interval 1000 --eval-iters 2"
+)
 
 
 @dataclass(frozen=True)
