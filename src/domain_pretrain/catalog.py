@@ -94,9 +94,9 @@ class Catalog:
         """
         per_split = blend_per_split is not None and any(blend_per_split)
         blends = list(blend_per_split or ()) if per_split else [blend] * len(SPLITS)
-        has_domains = config is not None and bool(config.domains)
+        domains = config.domains if config else {}
         if mock_data:
-            if any(blends) or has_domains:
+            if any(blends) or domains:
                 raise ConfigError(
                     "--mock-data has no prefixes: take it off, or take off the data flags and the "
                     "domains of the config"
@@ -111,37 +111,51 @@ class Catalog:
         for split, one in zip(SPLITS, blends, strict=True):
             check_blend(one, f"{split} blend" if per_split else "data blend")
 
-        if config is not None and has_domains:
+        if config and domains:
             domain_of = check_agreement(config, blends)
-            names = tuple(config.domains)
+            names = tuple(domains)
         else:
             domain_of = name_prefixes(prefix for one in blends if one for prefix in one[0])
             names = tuple(domain_of.values())
         index = {name: i for i, name in enumerate(names)}
 
-        def catalog(split: Split, one: Blend) -> SplitCatalog | None:
+        def catalog(one: Blend, *, as_list: bool) -> SplitCatalog | None:
             if one is None:
                 return None
             prefixes, weights = one
-            domains = tuple(index[domain_of[normalise(prefix)]] for prefix in prefixes)
+            of_dataset = tuple(index[domain_of[normalise(prefix)]] for prefix in prefixes)
             # Megatron blends a single prefix only where it has a weight, and in a blend per split
-            # not even then.
+            # not even then. That one prefix is also no list of validation sets.
             if len(prefixes) == 1 and (per_split or weights is None):
-                return SplitCatalog(constant_domain=domains[0])
-            if per_split and multiple_validation_sets and split == "valid":
-                return SplitCatalog(validation_sets=domains)
-            return SplitCatalog(domain_of_dataset=domains)
+                return SplitCatalog(constant_domain=of_dataset[0])
+            if as_list:
+                return SplitCatalog(validation_sets=of_dataset)
+            return SplitCatalog(domain_of_dataset=of_dataset)
 
-        train, valid, test = (catalog(*pair) for pair in zip(SPLITS, blends, strict=True))
-        if validation_set_names and valid:
-            count = len(valid.validation_sets or (0,))
-            if not multiple_validation_sets or len(validation_set_names) != count:
-                raise ConfigError(
-                    f"--validation-set-names gives {len(validation_set_names)} names for {count} "
-                    "validation set(s)"
-                    + ("" if multiple_validation_sets else " without --multiple-validation-sets")
-                )
-        return cls(names, (train, valid, test))
+        train, valid, test = blends
+        # Outside a blend per split, Megatron ignores --multiple-validation-sets.
+        valid_as_list = per_split and multiple_validation_sets
+        splits = (
+            catalog(train, as_list=False),
+            catalog(valid, as_list=valid_as_list),
+            catalog(test, as_list=False),
+        )
+        if validation_set_names:
+            _check_count(validation_set_names, splits[1], multiple_validation_sets)
+        return cls(names, splits)
+
+
+def _check_count(
+    set_names: Sequence[str], valid: SplitCatalog | None, multiple_validation_sets: bool
+) -> None:
+    """Check the number of names now: Megatron does so at the first evaluation."""
+    if not multiple_validation_sets:
+        raise ConfigError("--validation-set-names needs --multiple-validation-sets")
+    count = len(valid.validation_sets or (0,)) if valid else len(set_names)
+    if len(set_names) != count:
+        raise ConfigError(
+            f"--validation-set-names gives {len(set_names)} names for {count} validation set(s)"
+        )
 
 
 def name_prefixes(prefixes: Iterable[str]) -> dict[str, str]:
@@ -187,6 +201,6 @@ def _candidate(key: str, *, short: bool, depth: int) -> str:
     """The last ``depth`` parts of the path ``key``, in characters that a name may have."""
     parts = [part for part in key.split(os.sep) if part][-depth:]
     if short:
-        parts[-1] = re.sub(r"(.)(_text)?_document$", r"\1", parts[-1])
+        parts[-1] = re.sub(r"(?<=.)(_text)?_document$", "", parts[-1])
     name = re.sub(r"[^\w.-]", "_", ".".join(parts))
     return name if NAME.fullmatch(name) else f"_{name}"
