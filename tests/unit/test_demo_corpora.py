@@ -111,7 +111,7 @@ def test_the_arithmetic_is_right(template):
     random, checked = Random(0), 0
     for _ in range(200):
         problem = template(random).replace(" carried", "").replace(" : ", " // ")
-        if solution := re.search(r"x = (-?\d+)", problem):
+        if solution := re.search(r": x = (-?\d+)", problem):
             problem = re.sub(r"(\d)x", rf"\1 * ({solution[1]})", problem)
         for left, right in STATEMENT.findall(problem):
             left, right = left.strip(" ."), right.strip(" .")

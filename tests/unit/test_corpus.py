@@ -1,0 +1,523 @@
+"""Prepared files are read back with Megatron's own reader and held against plain Python."""
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain_pretrain.data import prepare_command, readers
+from domain_pretrain.data.corpus import prepare
+from domain_pretrain.data.encode import Encoder, documents
+from domain_pretrain.data.errors import BadLine, PrepareError
+from domain_pretrain.data.manifest import Manifest
+from domain_pretrain.data.readers import HashedFile, read_chunks
+from domain_pretrain.data.tokenize import ByteTokenizer, load_tokenizer
+
+indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+
+TEXTS = ["hello", "süß 你好 🙂", "two\nlines\r\n", "tail\u2028end"]
+
+
+def read_back(prefix: Path) -> list[list[int]]:
+    dataset = indexed_dataset.IndexedDataset(str(prefix))
+    assert list(dataset.document_indices) == list(range(len(dataset) + 1))
+    return [dataset[i].tolist() for i in range(len(dataset))]
+
+
+def as_bytes(texts: list[str]) -> list[list[int]]:
+    return [[*text.encode(), 256] for text in texts]
+
+
+def json_lines(texts: list[str], key: str = "text") -> str:
+    return "".join(json.dumps({key: text}) + "\n" for text in texts)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def final_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("out"))
+
+
+# --- what goes in comes out -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz"])
+def test_json_lines(tmp_path, name):
+    source = write(tmp_path / name, json_lines(TEXTS))
+    manifest = prepare([source], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes(TEXTS)
+    assert manifest.documents == len(TEXTS)
+    assert manifest.tokens == sum(map(len, as_bytes(TEXTS)))
+    assert manifest.text_bytes == sum(len(text.encode()) for text in TEXTS)
+    assert manifest.inputs[0].sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert manifest.inputs[0].bytes == source.stat().st_size
+    assert Manifest.load(tmp_path / "out") == manifest
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_text_file_is_one_document_kept_as_it_is(tmp_path, name):
+    text = "A title\r\n\r\nA paragraph.\n\n\nAnother: süß 你好 🙂"
+    source = write(tmp_path / name, "\ufeff" + text)
+    prepare([source], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes([text])
+
+
+def test_a_long_text_file_is_cut_at_line_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "TEXT_BYTES", 100)
+    text = "".join(f"line {i} 你好 {'x' * (i % 37)}\n" for i in range(200)) + "🙂" * 150
+    prepare([write(tmp_path / "a.txt", text)], tmp_path / "out", "bytes")
+    got = [bytes(document[:-1]).decode() for document in read_back(tmp_path / "out")]
+    assert "".join(got) == text
+    assert len(got) > 20 and max(map(len, got)) <= 200
+    assert all(piece.endswith("\n") for piece in got[:-4])
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    invalid = pyarrow.array([b"ok", b"\xff"], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    columns = {"other": range(len(TEXTS) + 4), "body": [*TEXTS, None, ""]}
+    table = pyarrow.table(
+        {
+            "other": columns["other"],
+            "body": pyarrow.chunked_array([pyarrow.array(columns["body"]), invalid]),
+        }
+    )
+    source = tmp_path / "a.parquet"
+    parquet.write_table(table, source, row_group_size=3)
+    bad = []
+    manifest = prepare([source], tmp_path / "out", "bytes", text_key="body", on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes([*TEXTS, "ok"])
+    assert [line.line for line in bad] == [5, 8]
+    assert manifest.empty_documents == 1
+    assert manifest.inputs[0].sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    with pytest.raises(PrepareError, match=r"no column 'text'.*other, body"):
+        prepare([source], tmp_path / "x", "bytes")
+    with pytest.raises(PrepareError, match=r"column 'other' is int64"):
+        prepare([source], tmp_path / "x", "bytes", text_key="other")
+    write(tmp_path / "b.parquet", "no parquet")
+    with pytest.raises(PrepareError, match=r"b\.parquet: cannot be read as Parquet"):
+        prepare([tmp_path / "b.parquet"], tmp_path / "x", "bytes")
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write(tmp_path / "a.parquet", "")
+    with pytest.raises(PrepareError, match=r"pip install 'domain-pretrain\[prepare\]'"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out", "bytes")
+
+
+def test_inputs_keep_their_order_and_patterns_are_sorted(tmp_path):
+    for name in ("z", "b", "a", "[1]"):
+        write(tmp_path / f"{name}.jsonl", json_lines([name]))
+    inputs = [tmp_path / "z.jsonl", tmp_path / "[1].jsonl", f"{tmp_path}/**/[ab].jsonl"]
+    prepare(inputs, tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes(["z", "[1]", "a", "b"])
+
+
+def test_without_eod(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(TEXTS))
+    prepare([source], tmp_path / "out", "bytes", append_eod=False)
+    assert read_back(tmp_path / "out") == [list(text.encode()) for text in TEXTS]
+
+
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"))), ascii_only=st.booleans())
+def test_any_text_survives_json_lines(tmp_path_factory, texts, ascii_only):
+    """Whatever JSON spells a text with, its bytes come out; only empty documents are left out."""
+    path = tmp_path_factory.mktemp("any") / "a.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=ascii_only) for text in texts]
+    path.write_bytes("\n".join(lines).encode())
+    encoder = Encoder(ByteTokenizer(), "text", True, "uint16")
+    with HashedFile(path) as raw:
+        encoded = [encoder(chunk) for chunk in read_chunks(0, path, raw, "text")]
+    got = [int(token) for part in encoded for token in part.ids]
+    assert got == [token for document in as_bytes([t for t in texts if t]) for token in document]
+    assert sum(part.counts.empty_documents for part in encoded) == texts.count("")
+    assert not [bad for part in encoded for bad in part.bad]
+
+
+@given(content=st.binary(), kind=st.sampled_from(["a.jsonl", "a.txt"]))
+def test_any_bytes_are_read_or_reported(tmp_path_factory, content, kind):
+    path = write(tmp_path_factory.mktemp("any") / kind, content)
+    with HashedFile(path) as raw:
+        for chunk in read_chunks(0, path, raw, "text"):
+            for item in documents(chunk, "text"):
+                line = item.line if isinstance(item, BadLine) else item[0]
+                assert 1 <= line <= content.count(b"\n") + 1
+        assert raw.sha256() == hashlib.sha256(content).hexdigest()
+
+
+# --- workers --------------------------------------------------------------------------------
+
+
+def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 2000)
+    random = np.random.default_rng(0)
+    lines = [json.dumps({"text": "ab" * int(n)}) for n in random.integers(0, 200, 500)]
+    lines[100] = "broken"
+    sources = [
+        write(tmp_path / "a.jsonl", "\n".join(lines)),
+        write(tmp_path / "b.jsonl.gz", json_lines(TEXTS)),
+    ]
+    for workers in (1, 3):
+        prepare(sources, tmp_path / f"out{workers}", "bytes", workers=workers)
+    for suffix in ("bin", "idx", "manifest.json"):
+        one, three = (tmp_path / f"out{n}.{suffix}" for n in (1, 3))
+        assert one.read_bytes() == three.read_bytes()
+    assert Manifest.load(tmp_path / "out3").first_bad_lines[0].startswith(f"{sources[0]}:101: ")
+
+
+# --- bad lines ------------------------------------------------------------------------------
+
+BAD_LINES = {
+    b"{broken": "not JSON",
+    b'["a", "list"]': "not a JSON object but list",
+    b'{"txt": "x"}': "no key 'text' among 'txt'",
+    b'{"text": 3}': "'text' is int, not a string",
+    b'{"text": "\xff"}': "not UTF-8",
+    b'{"text": "\\ud800"}': "not Unicode",
+    b"[" * 100_000: "not JSON",
+}
+
+
+def test_bad_lines_are_named_counted_and_left_out(tmp_path):
+    good = json.dumps({"text": "good"}).encode()
+    # An empty line is no document and not bad either; a byte order mark is dropped.
+    content = b"\xef\xbb\xbf" + b"\n".join([good, b"", *BAD_LINES, good])
+    source = write(tmp_path / "a.jsonl", content)
+    bad = []
+    manifest = prepare([source], tmp_path / "out", "bytes", on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
+    assert [line.line for line in bad] == list(range(3, 3 + len(BAD_LINES)))
+    for line, reason in zip(bad, BAD_LINES.values(), strict=True):
+        assert line.path == str(source) and reason in line.reason
+    assert manifest.bad_lines == manifest.inputs[0].bad_lines == len(BAD_LINES)
+    assert manifest.first_bad_lines == [str(line) for line in bad]
+
+
+def test_a_bad_line_is_left_out_of_a_text_file(tmp_path):
+    source = write(tmp_path / "a.txt", b"one\r\n\x0btwo \xe9\nthree\n")
+    bad = []
+    prepare([source], tmp_path / "out", "bytes", on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes(["one\r\nthree\n"])
+    assert [(line.line, line.path) for line in bad] == [(2, str(source))]
+
+
+def test_strict(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]) + "broken\n")
+    with pytest.raises(PrepareError, match=r"a\.jsonl:2: not JSON"):
+        prepare([source], tmp_path / "out", "bytes", strict=True)
+    assert final_files(tmp_path) == []
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "x\ny\n", r"no document in 1 input files: 2 bad lines.*a\.jsonl:1: not JSON"),
+        ("a.jsonl", '{"text": ""}\n', "0 bad lines, 1 empty documents"),
+        ("a.jsonl", "", "no document"),
+        ("a.txt", "", "no document"),
+        ("a.csv", "x", r"unknown kind of file; give one of \.txt, \.jsonl"),
+        ("a.parquet.gz", "x", "unknown kind of file"),
+        ("a", "x", "unknown kind of file"),
+    ],
+)
+def test_nothing_to_prepare(tmp_path, name, content, message):
+    source = write(tmp_path / name, content)
+    with pytest.raises(PrepareError, match=message):
+        prepare([source], tmp_path / "out", "bytes")
+    assert final_files(tmp_path) == []
+
+
+def test_inputs_that_are_no_files(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    for inputs, message in [
+        ([], "no input"),
+        ([tmp_path / "none.jsonl"], r"none\.jsonl: no such file"),
+        ([f"{tmp_path}/*.txt"], "no file matches"),
+        ([tmp_path], r"a folder; give files or a pattern, such as '.*/\*\*/\*\.jsonl'"),
+        ([source, f"{tmp_path}/*.jsonl"], "given twice"),
+    ]:
+        with pytest.raises(PrepareError, match=message):
+            prepare(inputs, tmp_path / "out", "bytes")
+    with pytest.raises(PrepareError, match="--workers 0"):
+        prepare([source], tmp_path / "out", "bytes", workers=0)
+
+
+@pytest.mark.parametrize("cut", [5, 40, -1])
+def test_a_truncated_gzip_stops_the_run(tmp_path, cut):
+    source = tmp_path / "a.jsonl.gz"
+    source.write_bytes(gzip.compress(json_lines([os.urandom(999).hex()]).encode())[:cut])
+    with pytest.raises(PrepareError, match=r"a\.jsonl\.gz: the gzip stream is broken"):
+        prepare([source], tmp_path / "out", "bytes")
+    assert final_files(tmp_path) == []
+
+
+# --- output ---------------------------------------------------------------------------------
+
+
+def test_an_existing_corpus_is_kept_unless_forced(tmp_path):
+    old = write(tmp_path / "old.jsonl", json_lines(["old"]))
+    new = write(tmp_path / "new.jsonl", json_lines(["new"]))
+    prepare([old], tmp_path / "out", "bytes")
+    with pytest.raises(PrepareError, match=r"out\.bin.*exists already.*--force"):
+        prepare([new], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes(["old"])
+    # Megatron's index cache is keyed by the prefix, so the old one would be taken for the new.
+    cache = tmp_path / "out" / "cache" / "GPTDataset_indices"
+    cache.mkdir(parents=True)
+    prepare([new], tmp_path / "out", "bytes", force=True)
+    assert read_back(tmp_path / "out") == as_bytes(["new"])
+    assert not cache.exists()
+    # A failure leaves what was there.
+    with pytest.raises(PrepareError, match="no document"):
+        prepare([write(tmp_path / "e.jsonl", "")], tmp_path / "out", "bytes", force=True)
+    assert read_back(tmp_path / "out") == as_bytes(["new"])
+
+
+KILLED = """
+import sys
+from domain_pretrain.data.corpus import prepare
+if __name__ == "__main__":
+    def progress(read, manifest):
+        if read > 100_000:
+            print("reached", flush=True)
+            sys.stdin.read()
+    prepare([sys.argv[1]], sys.argv[2], "bytes", workers=2, on_progress=progress)
+"""
+
+
+def test_a_killed_run_leaves_no_final_file_and_no_process(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(["x" * 1000] * 5000))
+    script = write(tmp_path / "killed.py", KILLED)
+    command = [sys.executable, str(script), str(source), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"reached\n"
+        workers = children(process.pid)
+        assert len(workers) >= 2
+        # Meanwhile the prefix is taken.
+        with pytest.raises(PrepareError, match="another run is writing"):
+            prepare([source], tmp_path / "out", "bytes")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert final_files(tmp_path) == ["out.tmp"]
+    deadline = time.monotonic() + 30
+    while [pid for pid in workers if alive(pid)]:
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.05)
+    # The next run clears the remains.
+    prepare([source], tmp_path / "out", "bytes", workers=1)
+    assert len(read_back(tmp_path / "out")) == 5000
+    assert final_files(tmp_path) == ["out.bin", "out.idx", "out.manifest.json"]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_index_never_stands_beside_other_tokens(tmp_path, monkeypatch):
+    """Interrupted at any of the renames, the old or the new corpus is there, or none."""
+    old = write(tmp_path / "old.jsonl", json_lines(["old one"]))
+    new = write(tmp_path / "new.jsonl", json_lines(["new", "new"]))
+    replace = Path.replace
+    for survives in range(3):
+        prepare([old], tmp_path / "out", "bytes", force=True)
+        done = []
+
+        def failing(self, target, survives=survives, done=done):
+            if len(done) == survives:
+                raise KeyboardInterrupt
+            done.append(target)
+            return replace(self, target)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "replace", failing)
+            prepare([new], tmp_path / "out", "bytes", force=True)
+        assert not (tmp_path / "out.idx").exists()
+
+
+# --- tokenizers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    """A small byte-level BPE as a model hub folder holds it, with <s> put in front of a text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    tokenizer.enable_truncation(4)  # as some models' files do
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**config, "eos_token": {"content": "</s>", "__type": "AddedToken"}})
+    )
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hugging_face_as_transformers_reads_it(tmp_path, tokenizer_folder, workers):
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    source = write(tmp_path / "a.jsonl", json_lines([*TEXTS, "", "the end </s>"]))
+    manifest = prepare([source], tmp_path / "out", str(tokenizer_folder), workers=workers)
+    expected = [[*reference(text).input_ids, reference.eos_token_id] for text in TEXTS]
+    # A text that ends with the end token is not ended twice.
+    assert read_back(tmp_path / "out") == [*expected, reference("the end </s>").input_ids]
+    assert min(map(len, expected)) > 5
+    assert manifest.vocab_size == len(reference)
+    assert manifest.empty_documents == 1
+    content = (tokenizer_folder / "tokenizer.json").read_bytes()
+    assert manifest.tokenizer_sha256 == hashlib.sha256(content).hexdigest()
+    flags = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tokenizer_folder)]
+    assert manifest.megatron_flags == flags
+
+
+def test_a_lone_tokenizer_file_needs_its_end_named(tmp_path, tokenizer_folder):
+    file = write(tmp_path / "tokenizer.json", (tokenizer_folder / "tokenizer.json").read_bytes())
+    source = write(tmp_path / "a.jsonl", json_lines(["fox"]))
+    with pytest.raises(PrepareError, match="name it with --eod-token"):
+        prepare([source], tmp_path / "out", str(file))
+    with pytest.raises(PrepareError, match="'<end>' is not in it"):
+        prepare([source], tmp_path / "out", str(file), eod_token="<end>")
+    prepare([source], tmp_path / "out", str(file), eod_token="</s>")
+    assert read_back(tmp_path / "out")[0][-1] == load_tokenizer(str(file), "</s>").eod
+    prepare([source], tmp_path / "open", str(file), append_eod=False)
+    assert read_back(tmp_path / "open")[0] == read_back(tmp_path / "out")[0][:-1]
+
+
+def test_tokenizers_that_are_none(tmp_path):
+    write(tmp_path / "tokenizer.json", "{}")
+    write(tmp_path / "other.json", "{}")
+    (tmp_path / "empty").mkdir()
+    for name, message in [
+        (str(tmp_path), "not a tokenizer.json"),
+        (str(tmp_path / "other.json"), "must be called tokenizer.json"),
+        (str(tmp_path / "empty"), r"empty/tokenizer\.json does not exist"),
+        ("gpt2", "only local files"),
+    ]:
+        with pytest.raises(PrepareError, match=message):
+            load_tokenizer(name)
+    with pytest.raises(PrepareError, match="--eod-token"):
+        load_tokenizer("bytes", "</s>")
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (70_000, np.int32)])
+def test_dtype_is_megatrons_choice(tmp_path, vocab_size, dtype):
+    class Highest:
+        """Every text is the highest id."""
+
+        name, sha256, eod = "highest", None, vocab_size - 1
+
+        def __init__(self):
+            self.vocab_size = vocab_size
+
+        def encode(self, text):
+            return [0, vocab_size - 1, 0]
+
+        def megatron_flags(self, core_version):
+            return []
+
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    manifest = prepare([source], tmp_path / "out", Highest())
+    assert read_back(tmp_path / "out") == [[0, vocab_size - 1, 0, vocab_size - 1]]
+    code = struct.unpack_from("<B", (tmp_path / "out.idx").read_bytes(), 17)[0]
+    assert indexed_dataset.DType.dtype_from_code(code) is dtype
+    assert manifest.dtype == dtype.__name__
+
+
+def test_megatron_gives_the_bytes_tokenizer_its_ids():
+    """The flags of the manifest, through the installed Megatron's own tokenizer builder."""
+    build = pytest.importorskip("megatron.core.tokenizers.utils.build_tokenizer")
+    from megatron.core.package_info import __version__
+
+    ours = ByteTokenizer()
+    flags = ours.megatron_flags(__version__)
+    args = argparse.Namespace(
+        tokenizer_type=flags[1],
+        vocab_size=int(flags[3]),
+        padded_vocab_size=None,
+        pad_vocab_size=True,
+        make_vocab_size_divisible_by=128,
+        tensor_model_parallel_size=1,
+        rank=0,
+    )
+    theirs = build.build_tokenizer(args)
+    assert (theirs.eod, theirs.vocab_size) == (ours.eod, ours.vocab_size)
+
+
+def test_flags_by_version():
+    sizes = {v: ByteTokenizer().megatron_flags(v)[-1] for v in ("0.12.3", "0.17.1", "0.18.0rc0")}
+    assert sizes == {"0.12.3": "256", "0.17.1": "256", "0.18.0rc0": "257"}
+
+
+# --- command line ---------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    prepare_command.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["prepare", *arguments])
+    return args.run(args)
+
+
+def test_command(tmp_path, capsys):
+    source = write(tmp_path / "a.jsonl", json_lines(["[b]x[/b]"], key="t") + "[/broken]\n" * 30)
+    prefix = str(tmp_path / "out")
+    options = ["--output", prefix, "--tokenizer", "bytes", "--text-key", "t"]
+    assert command(str(source), *options) == 0
+    captured = capsys.readouterr()
+    assert "1 documents, 9 tokens (uint16)" in captured.out
+    assert "left out: 30 bad lines" in captured.out
+    assert f"--data-path {prefix} --tokenizer-type NullTokenizer" in captured.out
+    assert f"bad line: {source}:2: not JSON" in captured.err
+    assert captured.err.count("not JSON") == prepare_command.BAD_LINES_SHOWN
+
+    assert command(str(source), *options) == 1
+    assert "error: " in (error := capsys.readouterr().err) and "--force" in error
+    assert command(str(source), *options, "--force", "--no-append-eod", "--workers", "1") == 0
+    assert "8 tokens" in capsys.readouterr().out
+    assert command(str(source), *options, "--force", "--strict") == 1
+    assert f"{source}:2: not JSON" in capsys.readouterr().err
+    assert command(str(source), "--output", str(source / "out"), "--tokenizer", "bytes") == 1
+    assert "Not a directory" in capsys.readouterr().err
