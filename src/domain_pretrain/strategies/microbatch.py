@@ -44,8 +44,9 @@ def microbatch_weights(
     blend here: nothing but the formula.
 
     Args:
-        loss_sum: ``[D]`` floating, Σ mask·loss over the *global* microbatch: summed over context
-            parallel and data parallel ranks before. Fully reduced on every rank that calls.
+        loss_sum: ``[D]`` floating (float64 where the device has it), Σ mask·loss over the *global*
+            microbatch: summed over context parallel, then data parallel ranks, before this call;
+            the same on every rank.
         tokens: ``[D]`` of the same dtype, Σ mask; 0 where absent.
         shape: of shapes.py.
         temperature: r; a 0-d tensor where it has to change under a CUDA graph.

@@ -1,0 +1,68 @@
+"""Reference losses from the metrics file of a baseline run."""
+
+import json
+import math
+
+import pytest
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.strategies import build
+from domain_pretrain.strategies.reference import final_losses
+
+
+def write(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def line(iteration, split="train", **domains):
+    """domains: name=(loss_sum, tokens)."""
+    return {
+        "iteration": iteration,
+        "split": split,
+        "domains": {name: {"loss_sum": s, "tokens": n} for name, (s, n) in domains.items()},
+    }
+
+
+def test_the_last_tenth_of_the_tokens_of_each_domain(tmp_path):
+    # a: 20 lines of 10 tokens, the last tenth are the last two: (20 + 10)/20 = 1.5.
+    # b occurs in three early lines, 10 tokens each: its last tenth is in the last of them, 4.
+    lines = [line(i, a=(99, 10)) for i in range(1, 19)]
+    for i, s in ((2, 90), (3, 60), (4, 40)):
+        lines[i]["domains"]["b"] = {"loss_sum": s, "tokens": 10}
+    lines += [line(19, a=(20, 10)), line(20, a=(10, 10))]
+    lines.append(line(20, split="valid", a=(1000, 10)))
+    path = write(tmp_path / "domain_metrics.jsonl", *lines)
+    assert final_losses(path) == {"a": 1.5, "b": 4.0}
+    assert final_losses(tmp_path) == {"a": 1.5, "b": 4.0}  # the folder will do
+
+
+def test_lines_without_a_finite_loss_do_not_count(tmp_path):
+    entries = [line(1, a=(30, 10)), line(2, a=(math.nan, 10)), line(3, a=(None, 10))]
+    entries.append({"iteration": 4, "split": "train", "domains": {"a": {"tokens": 10}}})
+    path = write(tmp_path / "domain_metrics.jsonl", *entries)
+    assert final_losses(path) == {"a": 3.0}
+
+
+def test_a_strategy_takes_the_path(tmp_path):
+    path = write(tmp_path / "domain_metrics.jsonl", line(1, a=(20, 10), b=(30, 10), other=(1, 1)))
+    rule = build("excess", {"reference": str(path)}, ("b", "a"))
+    assert rule.options.reference == {"b": 3.0, "a": 2.0}
+    rule = build("velocity", {"target": str(tmp_path), "initial": str(path)}, ("a",))
+    assert rule.options.target == rule.options.initial == {"a": 2.0}
+
+
+def test_a_domain_that_the_run_did_not_have(tmp_path):
+    path = write(tmp_path / "domain_metrics.jsonl", line(1, a=(20, 10)))
+    with pytest.raises(
+        ConfigError, match=r"^reweight\.reference \(.*\): no value for domain 'law'"
+    ):
+        build("excess", {"reference": str(path)}, ("a", "law"))
+
+
+def test_files_that_cannot_serve(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the metrics file"):
+        build("excess", {"reference": str(tmp_path / "nowhere.jsonl")}, ("a",))
+    path = write(tmp_path / "domain_metrics.jsonl", line(1, split="valid", a=(20, 10)))
+    with pytest.raises(ConfigError, match="no training losses in it"):
+        build("excess", {"reference": str(path)}, ("a",))
