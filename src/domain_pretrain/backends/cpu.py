@@ -61,6 +61,7 @@ def install() -> None:
     after_import("megatron.core.pipeline_parallel.schedules", _keep_sent_tensors)
     after_import("megatron.core.transformer.dot_product_attention", core_attention.install)
     after_import("megatron.core.transformer.transformer_layer", _seed_layers)
+    after_import("megatron.core.transformer.moe.moe_utils", _count_tokens_on_host)
     after_import("megatron.core.datasets.utils", _skip_compiled_helpers)
     _installed = True
 
@@ -123,6 +124,20 @@ def _seed_layers(module: ModuleType) -> None:
 
     number = property(lambda layer: vars(layer)["layer_number"], set_layer_number)
     module.TransformerLayer.layer_number = number
+
+
+def _count_tokens_on_host(module: ModuleType) -> None:
+    """The MoE dispatcher's split sizes become numbers only on their way from a GPU."""
+    import torch
+
+    move = module.maybe_move_tensor_to_cpu
+
+    @wraps(move)
+    def maybe_move_tensor_to_cpu(tensor: Any, as_numpy: bool = False, **kwargs: Any) -> Any:
+        tensor = move(tensor, as_numpy=as_numpy, **kwargs)
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    module.maybe_move_tensor_to_cpu = maybe_move_tensor_to_cpu  # type: ignore[attr-defined]
 
 
 def _keep_sent_tensors(module: ModuleType) -> None:

@@ -68,10 +68,10 @@ class _Idle:
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., _Idle]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _answer(None)
+        return _answer(self)  # as record_event() returns an event
 
     def query(self) -> bool:
         return True
