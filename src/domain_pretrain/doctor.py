@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import platform
+import re
 import sys
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -111,16 +111,11 @@ def _print_host(console: Console, root: Path) -> bool:
 
 def host_version(root: Path) -> str:
     """``megatron.core``'s version as its source says, e.g. ``0.19.1``."""
-    tree = ast.parse((root / "core" / "package_info.py").read_text(encoding="utf-8"))
-    numbers = {
-        target.id: node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    release = ".".join(str(numbers[part]) for part in ("MAJOR", "MINOR", "PATCH"))
-    return f"{release}{numbers.get('PRE_RELEASE') or ''}"
+    source = (root / "core" / "package_info.py").read_text(encoding="utf-8")
+    found = dict(
+        re.findall(r"^(MAJOR|MINOR|PATCH|PRE_RELEASE) = ['\"]?(\w*)", source, re.MULTILINE)
+    )
+    return "{MAJOR}.{MINOR}.{PATCH}{PRE_RELEASE}".format(**found)
 
 
 def _print_refusals(console: Console) -> None:

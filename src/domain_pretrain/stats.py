@@ -1,4 +1,4 @@
-"""What one step, or one window of steps, knows of every domain: exact integers until they are read."""
+"""What a step, or a window of steps, knows of every domain: exact integers until they are read."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from typing import Any
 MODEL = shlex.split(
     "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --ffn-hidden-size 64 "
     "--seq-length 32 --max-position-embeddings 32 --attention-dropout 0 --hidden-dropout 0 "
-    "--tokenizer-type NullTokenizer --vocab-size 300 "
+    # The padded vocabulary takes part in the softmax: it must not depend on the TP size.
+    "--tokenizer-type NullTokenizer --vocab-size 300 --make-vocab-size-divisible-by 150 "
     "--lr 1e-2 --min-lr 1e-3 --lr-decay-style cosine "
     "--micro-batch-size 1 --global-batch-size 8 --split 80,10,10 "
     "--log-interval 1 --eval-interval 1000 --eval-iters 2"

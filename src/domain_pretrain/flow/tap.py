@@ -32,6 +32,7 @@ class Source:
                     "the batch carries dataset_id, but by the data arguments this split is one "
                     "plain dataset: the catalog does not describe the data that is loaded"
                 )
+            assert self.constant is not None
             return torch.full((rows,), self.constant, dtype=torch.int64)
         if dataset_id is None:
             raise IntegrityError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -51,7 +52,22 @@ def data_from_config() -> list[str] | None:
     if path is None or given & set(DATA_FLAGS):
         return None
     config = DomainConfig.load(path)
-    return data_path_arguments(config) if config.domains else None
+    return data_path_arguments(config)[1:] if config.domains else None
+
+
+def _check_data_flags(args: Any) -> None:
+    """Check the words of every data flag, and of the files that some of them name."""
+    for split in ("", "train_", "valid_", "test_"):
+        words = getattr(args, f"{split}data_path", None)
+        if words is not None:
+            check_data_path(words, f"--{split}data-path".replace("_", "-"))
+    if getattr(args, "data_args_path", None):
+        check_data_path(Path(args.data_args_path).read_text().split(), "--data-args-path")
+    if getattr(args, "per_split_data_args_path", None):
+        for split, words in json.loads(Path(args.per_split_data_args_path).read_text()).items():
+            words = words.split() if isinstance(words, str) else words
+            if words is not None:
+                check_data_path(words, f"--per-split-data-args-path, {split}")
 
 
 class Runtime:
@@ -87,9 +103,7 @@ class Runtime:
         check_flags(args)
         if self._plugin.domain_config:
             self._config = DomainConfig.load(self._plugin.domain_config)
-        for name in ("data_path", "train_data_path", "valid_data_path", "test_data_path"):
-            if getattr(args, name, None):
-                check_data_path(getattr(args, name))
+        _check_data_flags(args)
         blend, per_split = get_blend_and_blend_per_split(args)
         self._catalog = Catalog.build(
             blend,
@@ -99,9 +113,9 @@ class Runtime:
             multiple_validation_sets=bool(getattr(args, "multiple_validation_sets", False)),
             validation_set_names=getattr(args, "validation_set_names", None),
         )
-        for blend_of_split in (blend, *(per_split or ())):
-            if blend_of_split is not None:
-                check_files(blend_of_split[0])
+        if not getattr(args, "sft", False):  # there the prefixes are conversation files
+            for prefixes, _ in filter(None, (blend, *(per_split or ()))):
+                check_files(prefixes)
         if owns_writers():
             directory = self._log_dir()
             if directory is not None:
