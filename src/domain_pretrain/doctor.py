@@ -112,7 +112,8 @@ def _print_host(console: Console, root: Path) -> bool:
 def host_version(root: Path) -> str:
     """``megatron.core``'s version as its source says, e.g. ``0.19.1``."""
     source = (root / "core" / "package_info.py").read_text(encoding="utf-8")
-    found = dict(
+    pattern = r"^(MAJOR|MINOR|PATCH|PRE_RELEASE) = ['\"]?(\w*)"
+    found = dict(re.findall(pattern, source, re.MULTILINE))
         re.findall(r"^(MAJOR|MINOR|PATCH|PRE_RELEASE) = ['\"]?(\w*)", source, re.MULTILINE)
     )
     return "{MAJOR}.{MINOR}.{PATCH}{PRE_RELEASE}".format(**found)
