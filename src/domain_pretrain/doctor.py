@@ -114,8 +114,6 @@ def host_version(root: Path) -> str:
     source = (root / "core" / "package_info.py").read_text(encoding="utf-8")
     pattern = r"^(MAJOR|MINOR|PATCH|PRE_RELEASE) = ['\"]?(\w*)"
     found = dict(re.findall(pattern, source, re.MULTILINE))
-        re.findall(r"^(MAJOR|MINOR|PATCH|PRE_RELEASE) = ['\"]?(\w*)", source, re.MULTILINE)
-    )
     return "{MAJOR}.{MINOR}.{PATCH}{PRE_RELEASE}".format(**found)
 
 
