@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.strategies import Observation, available, build
+from domain_pretrain.strategies.learnability import add_point, slope
 
 NAMES = ("a", "b", "c")
 BUILT_IN = (
@@ -255,12 +256,15 @@ def test_learnability_averages_over_time():
     np.testing.assert_allclose(weights, [0.375, 0.625], atol=1e-9)
 
 
-def test_learnability_stays_above_zero_loss():
-    # L = b·n^(−0.1) sampled is as good as straight in n^(−0.05) with a negative floor; the law
-    # asks for floor ≥ 0, so a = 0.1 with floor 0 is the answer: slope 0.1·L/n for both domains,
-    # so the weights are as the losses, 1 : 3.
-    weights, _ = learn([(0.0, 2.0, 0.1), (0.0, 6.0, 0.1)], 30, smoothing=0)
-    np.testing.assert_allclose(weights, [0.25, 0.75], atol=1e-6)
+def test_learnability_keeps_the_floor_above_zero():
+    # Loss 8 at n = 1, 1/2 at n = 16: steeper than n^(−0.8), so every line through both points in
+    # x = n^(−a) ends below 0 and the best laws have e = 0. The steepest fits best: a = 0.8,
+    # x = 16^(−0.8) = 0.108819, b = (8·1 + 0.5·x)/(1 + x²) = 7.960150,
+    # slope 0.8·7.960150·0.108819/16 = 0.043311.
+    moments = np.zeros((1, 16, 6))
+    for tokens, loss in ((1.0, 8.0), (16.0, 0.5)):
+        moments = add_point(moments, tokens, np.array([loss]))
+    np.testing.assert_allclose(slope(moments, 16.0), [0.043311], atol=1e-6)
 
 
 def test_learnability_waits_for_enough_steps():
