@@ -21,7 +21,10 @@ from torch.overrides import TorchFunctionMode
 def install() -> None:
     """Replace the functions of ``torch.cuda`` and enter the device mode, for good."""
     _replace_functions()
-    OnCpu().__enter__()
+    mode = OnCpu()
+    mode.__enter__()
+    variable: Any = torch.autograd.Variable
+    variable._execution_engine = _Engine(variable._execution_engine, mode)
 
 
 class OnCpu(TorchFunctionMode):
@@ -47,6 +50,20 @@ class OnCpu(TorchFunctionMode):
             # The optimizers sort parameters by these names and know only those of CUDA.
             return result.replace("torch.", "torch.cuda.", 1)
         return result
+
+
+class _Engine:
+    """The autograd engine with the mode on: PyTorch turns it off while a backward pass runs."""
+
+    def __init__(self, engine: Any, mode: OnCpu) -> None:
+        self._engine, self._mode = engine, mode
+
+    def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+        with self._mode:
+            return self._engine.run_backward(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
 
 def _is_cuda(device: object) -> bool:
