@@ -15,7 +15,7 @@ from domain_pretrain.data.errors import PrepareError
 
 
 class Tokenizer(Protocol):
-    """What :func:`domain_pretrain.data.corpus.prepare` asks of a tokenizer; pickled to the workers."""
+    """What :func:`~domain_pretrain.data.corpus.prepare` asks of a tokenizer; it must pickle."""
 
     @property
     def name(self) -> str:
