@@ -67,6 +67,29 @@ def check_reduce(
         )
 
 
+def check_loss(
+    accumulator: torch.Tensor | None,
+    losses: torch.Tensor,
+    mask: torch.Tensor,
+    ids: torch.Tensor,
+    multipliers: torch.Tensor | None,
+    host_loss: torch.Tensor | None,
+) -> None:
+    """Raise ValueError unless the arguments of a loss fit together."""
+    check_tokens(losses, mask, ids)
+    if multipliers is not None:
+        domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
+        if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):
+            raise ValueError(
+                f"multipliers must be fp32 [D], one for each of {domains} domains, "
+                f"got {multipliers.dtype} {tuple(multipliers.shape)}"
+            )
+    if host_loss is not None and (host_loss.dtype != torch.float32 or host_loss.dim() != 0):
+        raise ValueError(
+            f"host_loss must be an fp32 scalar, got {host_loss.dtype} {tuple(host_loss.shape)}"
+        )
+
+
 def check_accumulator(accumulator: torch.Tensor) -> None:
     """Raise ValueError unless ``accumulator`` is contiguous int64 ``[D + 1, len(Column)]``."""
     shape = accumulator.shape

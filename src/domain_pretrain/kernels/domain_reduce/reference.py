@@ -68,34 +68,40 @@ def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torc
 
 
 @torch.no_grad()
-def loss_scalars(
+def domain_loss(
+    accumulator: torch.Tensor | None,
     losses: torch.Tensor,
     mask: torch.Tensor,
     ids: torch.Tensor,
+    inverse_row_tokens: torch.Tensor | None,
     multipliers: torch.Tensor | None,
+    row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The values of a :class:`contract.DomainLoss`, without the gradient."""
-    contract.check_tokens(losses, mask, ids)
+    """The values of the loss, and the sums where an accumulator is given."""
+    contract.check_loss(accumulator, losses, mask, ids, multipliers, host_loss)
+    if accumulator is not None:
+        assert inverse_row_tokens is not None
+        domain_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
     loss, tokens, excess = _on_grid(losses, mask)
     flagged = (excess != 0).any()
+    raw = _total(loss)
+    weighted = raw
     if multipliers is not None:
-        weighted = loss * _weights(ids, multipliers)
-        excess = hardshrink(weighted, LIMIT * FIXED)
-        weighted = _within(weighted, excess).round_().sum(dtype=torch.int64)
+        terms = loss * _weights(ids, multipliers)
+        excess = hardshrink(terms, LIMIT * FIXED)
+        weighted = _total(_within(terms, excess))
         flagged = flagged | (excess != 0).any()
-    raw = loss.round_().sum(dtype=torch.int64)
-    units = tokens.round_().sum(dtype=torch.int64)
-    # NaN where a token was flagged: the host's own check for NaN must see it.
-    nan = torch.where(flagged, torch.nan, 0.0).double()
-    if multipliers is None:
-        weighted = raw
     if host_loss is None:
         value = weighted.double() / FIXED
     else:
         value = host_loss.double() + (weighted - raw).double() / FIXED
+    # NaN where a token was flagged: the host's own check for NaN must see it.
+    nan = torch.where(flagged, torch.nan, 0.0)
+    units = _total(tokens)
     report = torch.stack([raw.double() / FIXED + nan, units.double() / FIXED]).float()
-    return (value + nan).float(), report, (units // FIXED).to(torch.int32)
+    num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
+    return (value + nan).float(), report, num_tokens
 
 
 @torch.no_grad()
@@ -145,6 +151,10 @@ def _rows(ids: torch.Tensor, domains: int) -> torch.Tensor:
     """The accumulator's row of every id, flat int64; ``domains`` for an invalid one."""
     rows = ids.reshape(-1).to(torch.int64)
     return rows.clamp(-1, domains).bitwise_and_(INT64_MAX).clamp_(max=domains)
+
+
+def _total(terms: torch.Tensor) -> torch.Tensor:
+    return terms.round().sum(dtype=torch.int64)
 
 
 def _sum_rows(terms: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""Loads cubins and launches kernels through the CUDA driver API, on torch's streams.
+
+A launch costs about 2 µs of Python, as much as one small torch operation: see docs/kernels.md for
+the measurement that chose cuda-bindings.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels.domain_reduce import compiler
+from domain_pretrain.kernels.domain_reduce.launch import THREADS, Launch, Variant
+
+WORKSPACE_BYTES = 32
+WORKSPACES = 4096
+
+
+class Device:
+    """One CUDA device: its kernels, and the workspaces of the kernels that need one.
+
+    Two launches that may run at the same time must not share a workspace. Launches on one stream
+    run one after the other, so a stream has one; a captured launch runs whenever its graph is
+    replayed, so each has its own.
+    """
+
+    def __init__(self, index: int) -> None:
+        _refuse_capture()
+        self._driver = _driver()
+        properties = torch.cuda.get_device_properties(index)
+        self._index = index
+        self._architecture = compiler.architecture_for((properties.major, properties.minor))
+        self.processors = properties.multi_processor_count
+        self._kernels: dict[Variant, Any] = {}
+        with torch.cuda.device(index):
+            self._pool = torch.zeros(WORKSPACES * WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
+            torch.cuda.synchronize()  # zeroed for every stream
+        free = range(
+            self._pool.data_ptr(), self._pool.data_ptr() + len(self._pool), WORKSPACE_BYTES
+        )
+        self._free = iter(free)
+        self._of_stream: dict[int, int] = {}
+
+    def workspace(self) -> int:
+        """Address of a zeroed workspace for the next launch on the current stream."""
+        try:
+            if torch.cuda.is_current_stream_capturing():
+                return next(self._free)
+            stream = torch.cuda.current_stream(self._index).cuda_stream
+            if stream not in self._of_stream:
+                self._of_stream[stream] = next(self._free)
+            return self._of_stream[stream]
+        except StopIteration:
+            raise RuntimeError(
+                f"more than {WORKSPACES} captured launches of domain_reduce in one process"
+            ) from None
+
+    def launch(self, launch: Launch) -> None:
+        """Enqueue on the current stream; returns at once."""
+        with torch.cuda.device(self._index):
+            kernel = self._kernels.get(launch.variant)
+            if kernel is None:
+                kernel = self._kernels[launch.variant] = self.load(launch.variant)
+            stream = torch.cuda.current_stream().cuda_stream
+            arguments = ((launch.arguments,), (None,))  # None: a ctypes structure, by value
+            size = (launch.grid, 1, 1, THREADS, 1, 1)
+            self._check(self._driver.cuLaunchKernel(kernel, *size, 0, stream, arguments, 0))
+
+    def load(self, variant: Variant) -> Any:
+        """Compile, or read from the cache, and load into this device's context."""
+        _refuse_capture()
+        code = compiler.cubin(variant, self._architecture)
+        module = self._check(self._driver.cuModuleLoadData(code))
+        return self._check(self._driver.cuModuleGetFunction(module, variant.kernel.encode()))
+
+    def _check(self, result: tuple[Any, ...]) -> Any:
+        status, *values = result
+        if int(status) != 0:
+            raise RuntimeError(f"CUDA driver: {status.name} on cuda:{self._index}")
+        return values[0] if values else None
+
+
+@cache
+def device(index: int) -> Device:
+    """The device of a CUDA tensor, ``tensor.device.index``."""
+    return Device(index)
+
+
+def _refuse_capture() -> None:
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "the first use of a domain_reduce kernel loads code, which a CUDA graph cannot "
+            "capture: run one iteration before the capture"
+        )
+
+
+def _driver() -> Any:
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise UnsupportedError(
+            "the cuda backend needs the package cuda-bindings, of torch's CUDA version "
+            f"{torch.version.cuda} ({error}); torch's newer CUDA builds bring it along"
+        ) from error
+    return driver

@@ -1,0 +1,96 @@
+"""A device that runs ``domain_reduce.cu`` on the CPU: see ``cuda_emulator.h`` for what that proves."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from domain_pretrain.kernels import domain_reduce
+from domain_pretrain.kernels.domain_reduce.launch import Arguments, Launch, Variant
+
+SOURCES = Path(domain_reduce.__file__).parent
+
+# The device's scalar.cuh converts by PTX instructions; the same roundings in C++.
+SCALARS = """
+#if LOSS_BITS == 32
+using Loss = float;
+inline float widen(Loss v) { return v; }
+inline Loss narrow(float v) { return v; }
+#elif LOSS_BRAIN
+using Loss = unsigned short;
+inline float widen(Loss v) { return __uint_as_float((unsigned)v << 16); }
+inline Loss narrow(float v) {
+  unsigned bits;
+  memcpy(&bits, &v, sizeof bits);
+  if (v != v) return 0x7fff;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+#else
+using Loss = _Float16;
+inline float widen(Loss v) { return v; }
+inline Loss narrow(float v) { return (_Float16)v; }
+#endif
+"""
+
+MAIN = """
+#include "cuda_emulator.h"
+#include "domain_reduce.cu"
+static const Arguments* arguments;
+static void run() {{ {kernel}(*arguments); }}
+extern "C" unsigned long size_of_arguments() {{ return sizeof(Arguments); }}
+extern "C" const char* launch(const Arguments* a, unsigned grid, unsigned seed) {{
+  arguments = a;
+  return emulator::launch(run, grid, seed);
+}}
+"""
+
+
+class EmulatedDevice:
+    """Stands in for ``driver.Device``."""
+
+    def __init__(self, folder: Path, processors: int = 1) -> None:
+        self.processors = processors
+        self.launches: list[Launch] = []
+        self.seed = 0
+        self._folder = folder
+        self._workspace = torch.zeros(4, dtype=torch.int64)
+
+    def workspace(self) -> int:
+        return self._workspace.data_ptr()
+
+    def launch(self, launch: Launch) -> None:
+        library = compile_for_cpu(launch.variant, self._folder)
+        self.launches.append(launch)
+        self.seed += 1
+        error = library.launch(ctypes.byref(launch.arguments), launch.grid, self.seed)
+        assert error is None, error.decode()
+        assert not self._workspace.any(), "the workspace must be left as it was found"
+
+
+@cache
+def compile_for_cpu(variant: Variant, folder: Path) -> ctypes.CDLL:
+    """One variant of the kernel as a shared library."""
+    (folder / "scalar.cuh").write_text(SCALARS)
+    shutil.copy(SOURCES / "domain_reduce.cu", folder)
+    name = "_".join(str(v) for v in variant)
+    source, binary = folder / f"{name}.cpp", folder / f"{name}.so"
+    source.write_text(MAIN.format(kernel=variant.kernel))
+    macros = [f"-D{key}={value}" for key, value in variant.macros().items()]
+    subprocess.run(
+        # A fused multiply-add would round once where torch rounds twice. The sanitizer reports
+        # misaligned vectors, overflows and bad shifts on stderr, which the tests look at.
+        ["g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off"]
+        + ["-fno-strict-aliasing", "-fsanitize=undefined", "-Wno-unknown-pragmas"]
+        + [f"-I{folder}", f"-I{Path(__file__).parent}", *macros, str(source), "-o", str(binary)],
+        check=True,
+    )
+    library = ctypes.CDLL(str(binary))
+    library.launch.restype = ctypes.c_char_p
+    library.size_of_arguments.restype = ctypes.c_ulong
+    assert library.size_of_arguments() == ctypes.sizeof(Arguments)
+    return library
