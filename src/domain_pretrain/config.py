@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,10 @@ from pydantic_core import PydanticCustomError
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import Average
+from domain_pretrain.strategies.loss_shape import ShapeOptions
+from domain_pretrain.strategies.options import parse
+from domain_pretrain.strategies.reweighter import ReweightOptions
+from domain_pretrain.strategies.shapes import SHAPES
 from domain_pretrain.yaml_file import read_yaml
 
 # What writers of TensorBoard tags keep as it is (some turn all else into "_"), without the "/" that
@@ -51,7 +55,16 @@ class Domain(_Section):
         description="The domain's part of the training blend, relative to the other weights.",
     )
 
-    @field_validator("weight", mode="before")
+    pinned: bool = Field(
+        False,
+        description="Never reweighted: its multiplier is 1 (replay data, say).",
+    )
+    floor: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="The smallest multiplier that reweighting may give it.",
+    )
+
+    @field_validator("weight", "floor", mode="before")
     @classmethod
     def _refuse_boolean(cls, value: Any) -> Any:
         if isinstance(value, bool):  # pydantic would read YAML's `yes` as 1.0
@@ -68,6 +81,52 @@ class ChannelLoss(_Section):
     )
 
 
+class Reweight(ReweightOptions):
+    """How the domains' losses steer the training; further keys are the strategy's own options."""
+
+    scope: Literal["global_batch", "microbatch"] = Field(
+        "global_batch",
+        description="What the weights are made of: all steps so far, or this very microbatch.",
+    )
+    unit: Literal["domain", "sample"] = Field(
+        "domain",
+        description="What is weighed; `sample` needs `scope: microbatch`.",
+    )
+
+    @model_validator(mode="after")
+    def _check_scope(self) -> Reweight:
+        if self.scope == "global_batch":
+            if self.unit == "sample":
+                raise PydanticCustomError("unit", "unit: sample needs scope: microbatch")
+            return self
+        idle = self.model_fields_set & {"blend", "clip", "ema_tokens"}
+        if self.unit == "sample":
+            idle |= self.model_fields_set & {"objective"}
+        if idle:
+            raise PydanticCustomError(
+                "idle_key",
+                "{keys} has no effect with scope: microbatch{unit}: take it out",
+                {
+                    "keys": ", ".join(sorted(idle)),
+                    "unit": " and unit: sample" if self.unit == "sample" else "",
+                },
+            )
+        if self.strategy not in SHAPES:
+            raise PydanticCustomError(
+                "strategy",
+                "strategy {strategy} needs the losses of whole steps; with scope: microbatch use "
+                "one of {known}",
+                {"strategy": repr(self.strategy), "known": ", ".join(SHAPES)},
+            )
+        self.curve()
+        return self
+
+    def curve(self) -> ShapeOptions:
+        """The options of a strategy that works within a microbatch."""
+        known = tuple(type(self).model_fields)
+        return parse(ShapeOptions, self.model_extra or {}, "reweight", known)
+
+
 class DomainConfig(_Section):
     """The file given by ``--domain-config``."""
 
@@ -76,6 +135,10 @@ class DomainConfig(_Section):
         description="The domains, by name. Empty: every data prefix is a domain of its own.",
     )
     channel_loss: ChannelLoss = Field(default=ChannelLoss(), description="How losses are reported.")
+
+    reweight: Reweight | None = Field(
+        default=None, description="Dynamic reweighting of the domains; absent: none."
+    )
 
     @field_validator("domains")
     @classmethod
@@ -128,6 +191,22 @@ class DomainConfig(_Section):
                 "\n  ".join([f"domain config {str(path)!r} is wrong:", *problems])
             ) from None
 
+    def reweighting(self, strategy: str | None) -> Reweight | None:
+        """The ``reweight`` section as it holds with ``--domain-reweight``; None: no reweighting.
+
+        Raises:
+            ConfigError: the file and the flag name different strategies.
+        """
+        if strategy == "none" or (strategy is None and self.reweight is None):
+            return None
+        given = {} if self.reweight is None else self.reweight.model_dump(exclude_unset=True)
+        if strategy is not None and given.setdefault("strategy", strategy) != strategy:
+            raise ConfigError(
+                f"--domain-reweight {strategy} and reweight.strategy: {given['strategy']} of the "
+                "config disagree: take one out"
+            )
+        return Reweight(**given)
+
     def digest(self) -> str:
         """sha256 of what the file says, hexadecimal.
 
@@ -171,6 +250,7 @@ class PluginArgs:
 
     channel_loss: bool = False
     domain_config: str | None = None
+    domain_reweight: str | None = None
     domain_log_dir: str | None = None
     domain_backend: str = "auto"
     cp_attention: str = "allgather"
@@ -203,6 +283,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     switch("--channel-loss", "report the loss of every domain")
     option("--domain-config", "FILE", "YAML file that names the domains; implies --channel-loss")
+    option(
+        "--domain-reweight",
+        "NAME",
+        "reweight the domains by this strategy ('none': do not, whatever the config says); "
+        "implies --channel-loss",
+    )
     option(
         "--domain-log-dir",
         "DIR",
@@ -241,6 +327,6 @@ def plugin_args(namespace: Any) -> PluginArgs:
             raise ConfigError(
                 f"--{name.replace('_', '-')} {given[name]}: must be one of {', '.join(allowed)}"
             )
-    if "domain_config" in given:
+    if "domain_config" in given or given.get("domain_reweight", "none") != "none":
         given["channel_loss"] = True
     return PluginArgs(**given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from domain_pretrain.stats import Average, DomainStats, DomainTotals
 
@@ -12,7 +12,7 @@ Row = tuple[str, DomainTotals]
 
 ALL_UP_TO = 12  # so many domains are all shown, in the order of the config;
 SHOWN = 8  # of more, these with the highest loss
-PLAIN = str.maketrans({"▼": "v", "▲": "^", "…": "..."})
+PLAIN = str.maketrans({"▼": "v", "▲": "^", "…": "...", "×": "x"})
 
 
 def say(text: str) -> None:
@@ -31,10 +31,16 @@ class Console:
         self._average = average
         self._previous: dict[tuple[str, str], float] = {}
 
-    def train_line(self, stats: DomainStats) -> str:
-        """``channel loss | finance 2.131 ▼ | general 1.870 ▲``; absent domains are left out."""
+    def train_line(self, stats: DomainStats, weights: Mapping[str, float] | None = None) -> str:
+        """``channel loss | finance 2.131 ▼ | general 1.870 ▲``; absent domains are left out.
+
+        With multipliers in force: ``finance 2.131 ▼ ×1.24``.
+        """
         rows, hidden = self._select(stats)
-        cells = [f"{name} {self._loss('train', name, totals)}" for name, totals in rows]
+        cells = []
+        for name, totals in rows:
+            weight = "" if weights is None else f" ×{weights[name]:.2f}"
+            cells.append(f"{name} {self._loss('train', name, totals)}{weight}")
         if hidden:
             cells.append(f"… {hidden} more")
         self._remember("train", stats)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -18,22 +18,31 @@ class Groups:
     """Where this rank stands in the layout.
 
     Attributes:
+        last_stage: this rank computes losses.
         counts: this rank adds to the sums: last pipeline stage, TP rank 0.
         dp_cp: data × context parallel group of this rank; None for a group of one.
+        tensor_parallel: TP group of this rank; None for a group of one.
+        tensor_source: global rank of its TP rank 0, the one that reads data.
         model_parallel: TP × PP group of this rank; None for a group of one.
         source: global rank in ``model_parallel`` that counts.
-        dp_cp_size, cp_rank, cp_size: sizes and position.
+        dp_cp_size, dp_rank, cp_rank, cp_size: sizes and position.
+        micro_batch_size: samples in a training microbatch.
         host_repeats: how many CP ranks report the same host sums (cp_size on hosts that reduce
             over CP inside the loss function, else 1).
     """
 
+    last_stage: bool = True
     counts: bool = True
     dp_cp: Any = None
+    tensor_parallel: Any = None
+    tensor_source: int = 0
     model_parallel: Any = None
     source: int = 0
     dp_cp_size: int = 1
+    dp_rank: int = 0
     cp_rank: int = 0
     cp_size: int = 1
+    micro_batch_size: int = 1
     host_repeats: int = 1
 
 
@@ -47,13 +56,21 @@ class HostSums:
 
 
 class Ledger:
-    """The sums of one attempt at a step (or of one evaluation), in one persistent int64 buffer."""
+    """The sums of one attempt at a step (or of one evaluation), in one persistent int64 buffer.
 
-    def __init__(self, domains: int, groups: Groups, device: torch.device) -> None:
-        cells = (domains + 1) * len(Column)
+    Attributes:
+        sums: ``[1, D + 1, len(Column)]``, or ``[2, …]`` with reweighting, where the second layer
+            has every token's mask times its multiplier.
+    """
+
+    def __init__(
+        self, domains: int, groups: Groups, device: torch.device, *, weighted: bool = False
+    ) -> None:
+        shape = (1 + weighted, domains + 1, len(Column))
+        cells = math.prod(shape)
         self._groups = groups
         self._buffer = torch.zeros(cells + 3, dtype=torch.int64, device=device)
-        self.domains = self._buffer[:cells].view(domains + 1, len(Column))
+        self.sums = self._buffer[:cells].view(shape)
         self._host = self._buffer[cells:]
         self._one = torch.ones((), dtype=torch.int64, device=device)
 
@@ -72,7 +89,8 @@ class Ledger:
         """Make the sums global, on every rank. Called by every rank, once a step.
 
         Collectives: one all-reduce over dp_cp of the ranks that count, then one broadcast over
-        the model-parallel group; payload ``8·((D + 1)·5 + 3)`` bytes each.
+        the model-parallel group; payload ``8·((D + 1)·5 + 3)`` bytes each, nearly twice that
+        with reweighting.
         """
         groups = self._groups
         if groups.counts and groups.dp_cp is not None:
@@ -83,10 +101,10 @@ class Ledger:
     def read(self, names: tuple[str, ...]) -> tuple[DomainStats, HostSums]:
         """The sums as numbers; synchronises with the device."""
         values = self._buffer.cpu().numpy()
-        cells = self.domains.numel()
-        loss, tokens, microbatches = (int(v) for v in values[cells:])
+        loss, tokens, microbatches = (int(v) for v in values[-3:])
         repeats = self._groups.host_repeats
-        stats = DomainStats(names, values[:cells].reshape(self.domains.shape).copy())
+        cells = self.sums[0].numel()
+        stats = DomainStats(names, values[:cells].reshape(self.sums.shape[1:]).copy())
         return stats, HostSums(loss / SCALE[Column.LOSS] / repeats, tokens // repeats, microbatches)
 
 
@@ -125,20 +143,22 @@ def check_conservation(stats: DomainStats, host: HostSums) -> None:
 class Windows:
     """Sums since the last console line, since the last TensorBoard point, and since the start.
 
-    The device keeps ``int64 [3, D + 1, len(Column)]``; a step is added by one operation. Consumed
-    totals move to Python integers whenever a window is read, so that they never overflow.
+    The device keeps ``int64 [3, L, D + 1, len(Column)]`` with the ledger's L layers; a step is
+    added by one operation. Consumed totals move to Python integers whenever they are read, so that
+    they never overflow.
     """
 
     LOG, SCALARS, CONSUMED = range(3)
 
-    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+    def __init__(self, names: tuple[str, ...], device: torch.device, *, layers: int = 1) -> None:
         self.names = names
-        self._sums = torch.zeros(3, len(names) + 1, len(Column), dtype=torch.int64, device=device)
+        shape = (3, layers, len(names) + 1, len(Column))
+        self._sums = torch.zeros(shape, dtype=torch.int64, device=device)
         self._tokens = [0] * len(names)  # fixed point, SCALE[Column.TOKENS]
         self._samples = [0] * len(names)
 
     def add(self, step: torch.Tensor, *, skipped: bool) -> None:
-        """Add a step's global sums ``[D + 1, len(Column)]``.
+        """Add a step's global sums ``[L, D + 1, len(Column)]``.
 
         A step whose update was skipped (overflow) consumed its data, but is not in the host's
         average either.
@@ -148,16 +168,17 @@ class Windows:
         else:
             self._sums += step
 
-    def read(self, window: int) -> DomainStats:
-        """The sums of a window; synchronises with the device."""
-        return DomainStats(self.names, self._sums[window].cpu().numpy().copy())
+    def read(self, window: int) -> list[DomainStats]:
+        """The sums of a window, a DomainStats for each layer; synchronises with the device."""
+        layers = self._sums[window].cpu().numpy().copy()
+        return [DomainStats(self.names, layer) for layer in layers]
 
     def restart(self, window: int) -> None:
         """Start a window anew."""
         self._sums[window].zero_()
 
     def _settle(self) -> None:
-        for index, row in enumerate(self.read(self.CONSUMED).sums[:-1]):
+        for index, row in enumerate(self.read(self.CONSUMED)[0].sums[:-1]):
             self._tokens[index] += int(row[Column.TOKENS])
             self._samples[index] += int(row[Column.SAMPLES])
         self.restart(self.CONSUMED)
@@ -166,13 +187,10 @@ class Windows:
         """Tokens and samples per domain since training began; synchronises with the device."""
         self._settle()
         tokens = {
-            n: t / SCALE[Column.TOKENS] for n, t in zip(self.names, self._tokens, strict=True)
-        }
-        return tokens, dict(zip(self.names, self._samples, strict=True))
-        tokens = {
             name: count / SCALE[Column.TOKENS]
             for name, count in zip(self.names, self._tokens, strict=True)
         }
+        return tokens, dict(zip(self.names, self._samples, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Python primitives, by domain name; the same on every rank."""
@@ -186,7 +204,7 @@ class Windows:
                 )
             },
             "windows": {
-                name: open_sums[:, index].tolist() for index, name in enumerate(self.names)
+                name: open_sums[:, :, index].tolist() for index, name in enumerate(self.names)
             },
         }
 
@@ -198,5 +216,9 @@ class Windows:
             self._tokens[index] = int(consumed["tokens"])
             self._samples[index] = int(consumed["samples"])
             if name in state["windows"]:
-                window = np.asarray(state["windows"][name], dtype=np.int64)
-                self._sums[: self.CONSUMED, index] = torch.from_numpy(window).to(self._sums.device)
+                # Where the run before did not reweight, its multipliers were one: the unweighted
+                # layer stands for both.
+                window = torch.tensor(state["windows"][name], dtype=torch.int64)
+                window = window.expand(-1, 2, -1) if window.shape[1] == 1 else window
+                layers = self._sums.shape[1]
+                self._sums[: self.CONSUMED, :, index] = window[:, :layers].to(self._sums.device)

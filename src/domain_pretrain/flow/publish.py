@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ class Record:
         stats: sums of the window or evaluation.
         consumed_tokens: training tokens so far by domain; None for an evaluation.
         consumed_domain_samples: training samples so far by domain; None for an evaluation.
-        weights: the loss multipliers in force; None where nothing reweights.
+        weights: the loss multipliers that were in force, by domain, a mean over the window's
+            tokens; None where nothing reweights.
+        reweighting: numbers about all of them by name, ``weighted_loss`` (nats, beside the raw
+            loss) among them; None where nothing reweights.
+        shares: each domain's part of the weighted tokens; None where nothing reweights.
         final: an evaluation after the end of training, hence after the last checkpoint: a run
             that resumes at this iteration does not take it over.
     """
@@ -38,7 +42,30 @@ class Record:
     consumed_tokens: Mapping[str, float] | None = None
     consumed_domain_samples: Mapping[str, int] | None = None
     weights: Mapping[str, float] | None = None
+    reweighting: Mapping[str, float] | None = None
+    shares: Mapping[str, float] | None = None
     final: bool = False
+
+
+def reweighted(record: Record, weighted: DomainStats, numbers: Mapping[str, float]) -> Record:
+    """The record with what reweighting did to its window.
+
+    Args:
+        record: of the window.
+        weighted: its sums with every token's mask times its multiplier.
+        numbers: the strategy's own.
+    """
+    total, weights, shares = weighted.total, {}, {}
+    parts = dict(weighted)
+    for name, totals in record.stats:
+        # A domain whose multiplier was 0 has no weighted tokens, hence no totals.
+        tokens = parts[name].tokens if name in parts else 0.0
+        weights[name] = tokens / totals.tokens if totals.tokens else math.nan
+        shares[name] = tokens / total.tokens if total.tokens else math.nan
+    tokens = record.stats.total.tokens
+    loss = total.loss_sum / tokens if tokens and not total.nonfinite else math.nan
+    summary = {"weighted_loss": loss, **numbers}
+    return replace(record, weights=weights, shares=shares, reweighting=summary)
 
 
 class Publisher:
@@ -96,7 +123,7 @@ class Publisher:
         if self._file is not None:
             self._file.append(metrics_entry(record, self._average))
         if record.split == "train":
-            self._out(self._console.train_line(record.stats))
+            self._out(self._console.train_line(record.stats, record.weights))
         else:
             self._out(self._console.evaluation_table(record.split, record.iteration, record.stats))
         alarm = self._console.alarm(record.split, record.iteration, record.stats)
@@ -125,8 +152,12 @@ def scalar_values(record: Record, average: Average) -> dict[str, float]:
         values[f"channel-samples/{name}"] = totals.samples
         if record.weights is not None:
             values[f"channel-weight/{name}"] = record.weights[name]
+        if record.shares is not None:
+            values[f"channel-share/{name}"] = record.shares[name]
         if record.consumed_tokens is not None:
             values[f"channel-consumed/{name}"] = record.consumed_tokens[name]
+    for name, value in (record.reweighting or {}).items():
+        values[f"reweighting/{name.replace('_', '-')}"] = value
     return values
 
 
@@ -147,6 +178,8 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
             domain["nonfinite"] = totals.nonfinite
         if record.weights is not None:
             domain["weight"] = _finite(record.weights[name])
+        if record.shares is not None:
+            domain["share"] = _finite(record.shares[name])
         if record.consumed_tokens is not None:
             domain["consumed_tokens"] = _count(record.consumed_tokens[name])
         if record.consumed_domain_samples is not None:
@@ -159,6 +192,11 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         **({"final": True} if record.final else {}),
         "lm_loss": _finite(total.loss()) if total.tokens else None,
         "domains": domains,
+        **(
+            {"reweighting": {key: _finite(value) for key, value in record.reweighting.items()}}
+            if record.reweighting is not None
+            else {}
+        ),
     }
 
 

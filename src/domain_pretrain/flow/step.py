@@ -10,9 +10,11 @@ import torch
 
 from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.flow.ledger import Groups, Ledger, Windows, check_conservation
-from domain_pretrain.flow.loss import count_microbatch
-from domain_pretrain.flow.publish import Publisher, Record
-from domain_pretrain.flow.tap import BatchTap, Source
+from domain_pretrain.flow.loss import count_microbatch, weighted_loss
+from domain_pretrain.flow.microbatch import Microbatch
+from domain_pretrain.flow.publish import Publisher, Record, reweighted
+from domain_pretrain.flow.steer import Steering
+from domain_pretrain.flow.tap import BatchTap, Rows, Source
 from domain_pretrain.stats import Split
 
 STATE_VERSION = 1
@@ -51,6 +53,7 @@ class DomainStep:
         groups: Groups,
         device: torch.device,
         publisher: Publisher | None = None,
+        steering: Steering | None = None,
         *,
         config_hash: str = "",
         allow_domain_change: bool = False,
@@ -59,8 +62,10 @@ class DomainStep:
         self.groups = groups
         self.device = device
         self.publisher = publisher
-        self.windows = Windows(names, device)
-        self._training = Ledger(len(names), groups, device)
+        self.steering = steering
+        weighted = steering is not None
+        self.windows = Windows(names, device, layers=1 + weighted)
+        self._training = Ledger(len(names), groups, device, weighted=weighted)
         self._evaluation = Ledger(len(names), groups, device)
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
@@ -80,22 +85,29 @@ class DomainStep:
         self, forward_step: Callable[..., Any], source: Source, *, training: bool
     ) -> Callable[..., Any]:
         """The host's ``forward_step_func`` with the tap before it and the sums behind it."""
-        ledger = self._training if training else self._evaluation
+        steering = self.steering if training else None
 
         def tapped_forward_step(data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
             # Ranks that read no data (TP rank > 0, middle stages) have no iterator.
             tap = None if data_iterator is None else BatchTap(data_iterator)
             output, loss_func = forward_step(tap, *args, **kwargs)
-            if tap is None or not self.groups.counts or not callable(loss_func):
+            needed = self.groups.counts or (steering is not None and self.groups.last_stage)
+            if not needed or not callable(loss_func):
                 return output, loss_func
-            return output, self._wrap_loss(loss_func, tap, source, ledger)
+            return output, self._wrap_loss(loss_func, tap, source, steering, training)
 
         return tapped_forward_step
 
     def _wrap_loss(
-        self, loss_func: Callable[..., Any], tap: BatchTap, source: Source, ledger: Ledger
+        self,
+        loss_func: Callable[..., Any],
+        tap: BatchTap | None,
+        source: Source,
+        steering: Steering | None,
+        training: bool,
     ) -> Callable[..., Any]:
         mask = _loss_mask(loss_func)
+        ledger = self._training if training else self._evaluation
 
         def counted_loss(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             result = loss_func(output, *args, **kwargs)
@@ -107,11 +119,33 @@ class DomainStep:
                     "Megatron's pretrain_gpt.py does since core 0.12; it returned "
                     f"{len(result) if isinstance(result, tuple) else type(result).__name__}"
                 )
-            count_microbatch(ledger, output, mask, tap.rows(source, output.device), self.groups)
-            ledger.add_host(result[0], result[1])
-            return result
+            rows = self._rows(tap, source, output.device, shared=steering is not None)
+            microbatch = Microbatch.build(output, mask, rows, self.groups)
+            multipliers = steering.sample_multipliers(microbatch) if steering else None
+            if self.groups.counts:
+                count_microbatch(ledger, microbatch, multipliers)
+                ledger.add_host(result[0], result[1])
+            if multipliers is None:
+                return result
+            return (weighted_loss(microbatch, multipliers), *result[1:])
 
         return counted_loss
+
+    def _rows(
+        self, tap: BatchTap | None, source: Source, device: torch.device, *, shared: bool
+    ) -> Rows:
+        rows = None if tap is None else tap.rows(source, device)
+        groups = self.groups
+        if shared and groups.tensor_parallel is not None:
+            return Rows.shared(
+                rows,
+                groups.micro_batch_size,
+                device,
+                group=groups.tensor_parallel,
+                source=groups.tensor_source,
+            )
+        assert rows is not None  # this rank counts, so it reads data
+        return rows
 
     def close(self, moment: Moment) -> None:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
@@ -119,7 +153,9 @@ class DomainStep:
         ledger.reduce()
         if moment.log or not self._proven:
             self._check(ledger, moment.microbatches)
-        self.windows.add(ledger.domains, skipped=moment.skipped)
+        self.windows.add(ledger.sums, skipped=moment.skipped)
+        if self.steering is not None and not moment.skipped:
+            self.steering.commit(ledger.read(self.names)[0])
         # Every rank restarts its windows, so that every rank has the same state to checkpoint;
         # only the publisher's rank has to wait for the numbers.
         for window, due in ((Windows.SCALARS, moment.scalars), (Windows.LOG, moment.log)):
@@ -153,9 +189,12 @@ class DomainStep:
 
     def _publish(self, publisher: Publisher, window: int, moment: Moment) -> None:
         publish = publisher.line if window == Windows.LOG else publisher.scalars
-        stats = self.windows.read(window)
+        stats, *weighted = self.windows.read(window)
         tokens, samples = self.windows.consumed()
-        publish(Record("train", moment.iteration, moment.consumed_samples, stats, tokens, samples))
+        record = Record("train", moment.iteration, moment.consumed_samples, stats, tokens, samples)
+        if self.steering is not None:
+            record = reweighted(record, weighted[0], self.steering.diagnostics(stats))
+        publish(record)
 
     def nonfinite_domains(self) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
@@ -171,6 +210,7 @@ class DomainStep:
             "domains": list(self.names),
             "config_hash": self._config_hash,
             **self.windows.state_dict(),
+            **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,6 +233,8 @@ class DomainStep:
                 "start counting afresh"
             )
         self.windows.load_state_dict(state)
+        if self.steering is not None and "reweight" in state:
+            self.steering.load_state_dict(state["reweight"])
 
 
 def _loss_mask(loss_func: Callable[..., Any]) -> torch.Tensor:

@@ -15,10 +15,18 @@ from packaging.version import Version
 
 from domain_pretrain.backends import select
 from domain_pretrain.catalog import Catalog, check_data_path, check_files, data_path_arguments
-from domain_pretrain.config import DomainConfig, PluginArgs, add_arguments, plugin_args
+from domain_pretrain.config import (
+    DomainConfig,
+    PluginArgs,
+    Reweight,
+    add_arguments,
+    plugin_args,
+)
+from domain_pretrain.flow import steer
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.metrics_file import check_log_dir
 from domain_pretrain.flow.publish import Publisher
+from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.support import check_flags, check_version
@@ -79,6 +87,7 @@ class Runtime:
         self._plugin = PluginArgs()
         self._catalog: Catalog | None = None
         self._config = DomainConfig()
+        self._reweight: Reweight | None = None
         self._state: dict[str, Any] | None = None
         self._step: DomainStep | None = None
         self._evaluation: Split | None = None
@@ -113,6 +122,8 @@ class Runtime:
             multiple_validation_sets=bool(getattr(args, "multiple_validation_sets", False)),
             validation_set_names=getattr(args, "validation_set_names", None),
         )
+        self._reweight = self._config.reweighting(self._plugin.domain_reweight)
+        self._steering(Groups(), torch.device("cpu"))  # its mistakes are found here
         if not getattr(args, "sft", False):  # there the prefixes are conversation files
             for prefixes, _ in filter(None, (blend, *(per_split or ()))):
                 check_files(prefixes)
@@ -140,11 +151,13 @@ class Runtime:
         return self._step
 
     def _build(self, catalog: Catalog) -> DomainStep:
+        groups, device = _groups(self.args), _device(self._plugin.domain_backend)
         step = DomainStep(
             catalog.names,
-            _groups(),
-            _device(self._plugin.domain_backend),
+            groups,
+            device,
             self._publisher() if owns_writers() else None,
+            self._steering(groups, device),
             config_hash=self._config.digest(),
             allow_domain_change=self._plugin.allow_domain_change,
         )
@@ -158,6 +171,22 @@ class Runtime:
                 flush=True,
             )
         return step
+
+    def _steering(self, groups: Groups, device: torch.device) -> Steering | None:
+        if self._reweight is None:
+            return None
+        assert self._catalog is not None
+        domains = self._config.domains
+        return steer.build(
+            self._reweight,
+            self._catalog.names,
+            groups,
+            device,
+            average=self._config.channel_loss.average,
+            tokens_per_step=self.args.global_batch_size * self.args.seq_length,
+            pinned=[name for name, domain in domains.items() if domain.pinned],
+            floor={name: d.floor for name, d in domains.items() if d.floor is not None},
+        )
 
     def _publisher(self) -> Publisher:
         from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writer
@@ -268,35 +297,41 @@ def _device(backend: str) -> torch.device:
     return torch.device(name, getattr(torch, name).current_device())
 
 
-def _groups() -> Groups:
+def _groups(args: Any) -> Groups:
     from megatron.core import __version__ as version
     from megatron.core import parallel_state as mpu
 
     cp_size = mpu.get_context_parallel_world_size()
     dp_cp = mpu.get_data_parallel_group(with_context_parallel=True)
+    tensor = mpu.get_tensor_model_parallel_group()
     model_parallel = mpu.get_model_parallel_group()
-    counts = (
-        mpu.is_pipeline_last_stage(ignore_virtual=True)
-        and mpu.get_tensor_model_parallel_rank() == 0
-    )
-    alone = dist.get_world_size(model_parallel) == 1
+    last_stage = mpu.is_pipeline_last_stage(ignore_virtual=True)
+    counts = last_stage and mpu.get_tensor_model_parallel_rank() == 0
     # Once, at the start: which member counts depends on the host's rank order.
     flags = [counts]
-    if not alone:
+    if dist.get_world_size(model_parallel) > 1:
         flags = [False] * dist.get_world_size(model_parallel)
         dist.all_gather_object(flags, counts, group=model_parallel)
-    source = dist.get_process_group_ranks(model_parallel)[flags.index(True)]
     return Groups(
+        last_stage=last_stage,
         counts=counts,
-        dp_cp=dp_cp if dist.get_world_size(dp_cp) > 1 else None,
-        model_parallel=None if alone else model_parallel,
-        source=source,
+        dp_cp=_unless_alone(dp_cp),
+        tensor_parallel=_unless_alone(tensor),
+        tensor_source=mpu.get_tensor_model_parallel_src_rank(),
+        model_parallel=_unless_alone(model_parallel),
+        source=dist.get_process_group_ranks(model_parallel)[flags.index(True)],
         dp_cp_size=dist.get_world_size(dp_cp),
+        dp_rank=mpu.get_data_parallel_rank(),
         cp_rank=mpu.get_context_parallel_rank(),
         cp_size=cp_size,
+        micro_batch_size=args.micro_batch_size,
         # Core 0.12 reduces loss and tokens over CP inside loss_func; later versions do not.
         host_repeats=cp_size if Version(version) < Version("0.13.0.dev0") else 1,
     )
+
+
+def _unless_alone(group: Any) -> Any:
+    return group if dist.get_world_size(group) > 1 else None
 
 
 RUNTIME = Runtime()

@@ -23,7 +23,10 @@ def charts(*, weights: bool) -> dict[str, dict[str, list[Any]]]:
         },
     }
     if weights:
-        layout["reweighting"] = {"multiplier": "channel-weight"}
+        layout["reweighting"] = {
+            "multiplier": "channel-weight",
+            "share of the weighted tokens": "channel-share",
+        }
     return {
         category: {title: ["Multiline", [f"{tag}/.*"]] for title, tag in content.items()}
         for category, content in layout.items()

@@ -1,0 +1,91 @@
+"""One microbatch on the last pipeline stage: per-token losses beside the samples they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from domain_pretrain.errors import IntegrityError
+from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.tap import Rows
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Losses, mask and samples of one microbatch, in fitting shapes.
+
+    Attributes:
+        losses: ``[b, s / cp]`` per-token losses of this CP rank, nats, with gradient; or
+            ``[1, b·s / cp]`` where the host flattened packed rows.
+        mask: loss mask of the same shape.
+        rows: the ``b`` whole samples.
+        groups: where this rank stands.
+    """
+
+    losses: torch.Tensor
+    mask: torch.Tensor
+    rows: Rows
+    groups: Groups
+
+    @classmethod
+    def build(
+        cls, losses: torch.Tensor, mask: torch.Tensor, rows: Rows, groups: Groups
+    ) -> Microbatch:
+        """Bring what the host has into shape.
+
+        Raises:
+            IntegrityError: losses, mask and samples do not fit together.
+        """
+        if losses.numel() != mask.numel():
+            raise IntegrityError(
+                f"the model returned {tuple(losses.shape)} losses for a loss mask of "
+                f"{tuple(mask.shape)}: the channel loss needs one loss per token"
+            )
+        mask = mask.reshape(mask.shape[0], -1) if mask.dim() > 1 else mask.reshape(1, -1)
+        samples = rows.domains.numel()
+        if mask.shape[0] not in (samples, 1):
+            raise IntegrityError(
+                f"{samples} samples were read for a loss mask of {tuple(mask.shape)}"
+            )
+        return cls(losses.reshape(mask.shape), mask, rows, groups)
+
+    @property
+    def flattened(self) -> bool:
+        """Whether several samples share the one row of ``losses``."""
+        return self.losses.shape[0] != self.rows.domains.numel()
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of samples ``[b]`` as ``[b]``, or as ``[1, b·s / cp]`` where flattened."""
+        return values[self.row_of_token()] if self.flattened else values
+
+    def per_token(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of samples ``[b]``, to be broadcast against ``losses``."""
+        return self.spread(values) if self.flattened else values[:, None]
+
+    def row_of_token(self) -> torch.Tensor:
+        """The sample of each token, int64, in the shape of ``losses``."""
+        rows, (height, width) = self.rows.domains.numel(), self.losses.shape
+        device = self.losses.device
+        if not self.flattened:
+            return torch.arange(rows, device=device)[:, None].expand(height, width)
+        return row_of_token(rows, width, self.groups, device)[None]
+
+    def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What ``domain_reduce`` takes after the accumulator."""
+        inverse = 1.0 / self.rows.tokens.clamp(min=1.0)
+        return self.losses, self.mask, self.spread(self.rows.domains), self.spread(inverse)
+
+
+def row_of_token(rows: int, local: int, groups: Groups, device: torch.device) -> torch.Tensor:
+    """The sample of each of this CP rank's ``local`` tokens, where samples were concatenated.
+
+    The host joins the rows first and cuts for context parallelism afterwards: rank r holds chunks
+    r and 2·cp − 1 − r of 2·cp (zigzag, so that causal attention is balanced).
+    """
+    total = local * groups.cp_size
+    row = torch.arange(total, device=device) // (total // rows)
+    if groups.cp_size == 1:
+        return row
+    chunks = row.view(2 * groups.cp_size, -1)
+    return torch.cat([chunks[groups.cp_rank], chunks[2 * groups.cp_size - 1 - groups.cp_rank]])
