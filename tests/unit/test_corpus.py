@@ -307,6 +307,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.megatron
 def test_a_killed_run_leaves_no_final_file_and_no_process(tmp_path):
     source = write(tmp_path / "a.jsonl", json_lines(["x" * 1000] * 5000))
     script = write(tmp_path / "killed.py", KILLED)
