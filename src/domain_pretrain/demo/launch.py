@@ -1,0 +1,122 @@
+"""Run one phase: torchrun as a child process, its output in a file, its progress on the screen."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from domain_pretrain.errors import DomainPretrainError
+
+ITERATION = re.compile(r"iteration +(\d+)/ *\d+ \|")
+LOSSES = re.compile(r"channel loss \| (?!WARNING|note)(.*)")
+ELASTIC_REPORT = re.compile(r"torch/distributed/elastic/.*(failed \(exitcode|Sending process)")
+TAIL = 30
+SAID = 10  # progress lines a phase, where there is no terminal
+
+
+class PhaseFailed(DomainPretrainError):
+    """Training ended with an exit code other than 0; the message ends with its last lines."""
+
+
+def torchrun(nproc: int, words: Iterable[str]) -> list[str]:
+    """``torchrun … -m domain_pretrain WORDS`` with this Python."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+    return [sys.executable, *launcher, "-m", "domain_pretrain", *words]
+
+
+def run(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[str]:
+    """Run ``command`` and yield the lines that it prints, which also go to the file ``log``.
+
+    Raises:
+        PhaseFailed: naming the exit code and the log's last lines.
+    """
+    with (
+        log.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        file.write(f"$ {shlex.join(command)}\n")
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                yield line.rstrip("\n")
+        except BaseException:  # Ctrl-C, say: torchrun takes its workers with it
+            process.terminate()
+            raise
+    if process.returncode:
+        raise PhaseFailed(
+            f"training ended with exit code {process.returncode}; the end of {log}:\n{_tail(log)}"
+        )
+
+
+def _tail(log: Path) -> str:
+    """The last lines before torchrun's own report, which says only that a process has ended."""
+    lines = log.read_text("utf-8", errors="replace").splitlines()
+    end = next((i for i, line in enumerate(lines) if ELASTIC_REPORT.search(line)), len(lines))
+    return "\n".join(f"  {line}" for line in lines[:end][-TAIL:])
+
+
+class PhaseProgress:
+    """A bar with the domains' losses; where there is no terminal, a line now and then."""
+
+    def __init__(self, console: Console, name: str, iterations: int) -> None:
+        self._console = console
+        self._name = name
+        self._iterations = iterations
+        self._losses = ""
+        self._said = 0
+        self._progress = Progress(
+            TextColumn(f"{name:<9}"),
+            BarColumn(bar_width=18),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting Megatron …", total=iterations)
+
+    def __enter__(self) -> PhaseProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def read(self, line: str) -> None:
+        """Take what ``line`` of the training's output tells."""
+        if found := LOSSES.match(line):  # comes before Megatron's own line on the same iteration
+            self._losses = found[1]
+        elif found := ITERATION.search(line):
+            self._show(int(found[1]))
+
+    def _show(self, iteration: int) -> None:
+        losses = self._losses.replace(" | ", "  ")
+        self._progress.update(self._task, completed=iteration, description=losses)
+        step = iteration * SAID // self._iterations
+        if not self._console.is_terminal and step > self._said:
+            self._said = step
+            count = f"{iteration:>5}/{self._iterations}"
+            self._console.print(f"{self._name:<9} {count}  {losses}", soft_wrap=True)

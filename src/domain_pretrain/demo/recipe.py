@@ -1,0 +1,97 @@
+"""What the demo trains: a small model of bytes, first on general text alone, then on a blend."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from domain_pretrain.data.demo import Corpus
+from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
+
+LAYERS, HIDDEN, HEADS, SEQ_LENGTH = 4, 128, 4, 128
+GLOBAL_BATCH = 16
+TRAIN_PERCENT = 90  # of each corpus's documents; the rest validates
+
+MODEL = shlex.split(
+    f"--num-layers {LAYERS} --hidden-size {HIDDEN} --num-attention-heads {HEADS} "
+    f"--seq-length {SEQ_LENGTH} --max-position-embeddings {SEQ_LENGTH} "
+    "--attention-dropout 0 --hidden-dropout 0 "
+    f"--split {TRAIN_PERCENT},{100 - TRAIN_PERCENT},0 --eval-iters 16 "
+    "--lr-decay-style cosine --lr-warmup-fraction 0.05 --weight-decay 0.1 --clip-grad 1"
+)
+PADDED_VOCABULARY = 288  # 257 byte tokens; a multiple of every TP size that the heads allow
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run of Megatron.
+
+    Attributes:
+        name: of its folder.
+        title: above its part of the picture.
+        weights: the blend, by domain.
+        iterations: optimizer steps.
+        peak_lr: learning rate after the warm-up; it decays to a tenth of that.
+    """
+
+    name: str
+    title: str
+    weights: Mapping[str, float]
+    iterations: int
+    peak_lr: float
+
+    def flags(self, folder: Path, tp: int) -> list[str]:
+        """Megatron's flags for this phase, which writes all it leaves to ``folder``."""
+        words = {
+            "--train-iters": self.iterations,
+            "--lr": self.peak_lr,
+            "--min-lr": self.peak_lr / 10,
+            "--log-interval": self.log_interval,
+            "--tensorboard-log-interval": self.log_interval,
+            "--eval-interval": max(10, self.iterations // 10),
+            "--save-interval": self.iterations,
+            "--save": folder / "checkpoint",
+            "--tensorboard-dir": folder / "tensorboard",
+            "--data-cache-path": folder / "data-cache",
+            "--domain-config": folder / "domains.yaml",
+            "--domain-log-dir": folder,
+            "--make-vocab-size-divisible-by": PADDED_VOCABULARY // tp,
+        }
+        return [*MODEL, *(str(word) for item in words.items() for word in item)]
+
+    @property
+    def log_interval(self) -> int:
+        """Long enough for a window to hold some samples of every domain."""
+        return max(1, self.iterations // 60)
+
+    def write_config(self, folder: Path, corpora: Mapping[str, Corpus]) -> None:
+        """Write ``domains.yaml``, which supplies the blend, and the corpora's training tokens."""
+        domains = {
+            name: {"data": [str(corpora[name].prefix.resolve())], "weight": weight}
+            for name, weight in self.weights.items()
+        }
+        config = yaml.safe_dump({"domains": domains}, sort_keys=False)
+        (folder / "domains.yaml").write_text(config, "utf-8")
+        tokens = {name: training_tokens(corpora[name].prefix) for name in self.weights}
+        (folder / CORPUS_TOKENS_FILE).write_text(json.dumps(tokens) + "\n", "utf-8")
+
+
+def phases(iterations: int) -> tuple[Phase, Phase]:
+    """The base model's phase, and the continued pretraining of ``iterations`` steps."""
+    base = Phase("base", "base: general alone", {"general": 1.0}, max(1, iterations * 2 // 3), 2e-3)
+    # One part of domains to five of general text, which keeps the model from forgetting it.
+    blend = {"general": 5.0, "code": 0.4, "maths": 0.4, "dirty": 0.2}
+    title = "continued pretraining: domains 1 : 5 general"
+    return base, Phase("continued", title, blend, iterations, 1e-3)
+
+
+def training_tokens(prefix: Path) -> int:
+    """Tokens of a corpus's documents that Megatron's ``--split`` gives to training."""
+    with prefix.with_suffix(".jsonl").open(encoding="utf-8") as file:
+        lengths = [len(json.loads(line)["text"].encode()) + 1 for line in file]
+    return sum(lengths[: round(TRAIN_PERCENT / 100 * len(lengths))])
