@@ -194,6 +194,9 @@ def test_velocity_without_a_way_to_go():
     )
     weights, _ = rule(observe([2.0, 2.0]), {})
     np.testing.assert_allclose(weights, [0.25, 0.75], rtol=1e-14)
+    # The same when it starts below its target: V is 0, not −1/−1.
+    weights, _ = rule(observe([1.0, 2.0]), {})
+    np.testing.assert_allclose(weights, [0.25, 0.75], rtol=1e-14)
 
 
 def test_bandit():
@@ -265,6 +268,72 @@ def test_learnability_keeps_the_floor_above_zero():
     for tokens, loss in ((1.0, 8.0), (16.0, 0.5)):
         moments = add_point(moments, tokens, np.array([loss]))
     np.testing.assert_allclose(slope(moments, 16.0), [0.043311], atol=1e-6)
+
+
+def straightforward_slope(tokens, losses):
+    """The fit from the points themselves, one exponent after the other."""
+    n, y, best = np.array(tokens), np.array(losses), (math.inf, 0.0)
+    for a in np.arange(1, 17) * 0.05:
+        x = n**-a
+        (e, b), *_ = np.linalg.lstsq(np.stack([np.ones_like(x), x], axis=1), y, rcond=None)
+        if b < 0:
+            e, b = y.mean(), 0.0
+        elif e < 0:
+            e, b = 0.0, (x * y).sum() / (x * x).sum()
+        best = min(best, (((y - e - b * x) ** 2).sum(), a * b * n[-1] ** -a / n[-1]))
+    return best[1]
+
+
+# The last two: a law with its floor at 0 competes closely with one above.
+@pytest.mark.parametrize("seed", [*range(20), 552, 1506])
+def test_learnability_is_least_squares_on_noisy_points(seed):
+    rng = np.random.default_rng(seed)
+    steps = int(rng.integers(3, 30))
+    tokens = np.cumsum(rng.uniform(1, 50, steps))
+    losses = rng.uniform(0, 2) + rng.uniform(-2, 8) * tokens ** -rng.uniform(0.1, 1.5)
+    losses = np.abs(losses + rng.normal(0, 0.1, steps))
+    moments = np.zeros((1, 16, 6))
+    for n, loss in zip(tokens, losses, strict=True):
+        moments = add_point(moments, float(n), np.array([loss]))
+    expected = straightforward_slope(tokens, losses)
+    np.testing.assert_allclose(slope(moments, float(tokens[-1])), [expected], rtol=1e-6, atol=1e-12)
+
+
+def test_learnability_ignores_the_first_steps():
+    # The same laws, but nonsense in the first three steps.
+    names = ("a", "b")
+    rule, state = ready("learnability", names, ignore_steps=3, fit_steps=20, smoothing=0), {}
+    for t in range(1, 41):
+        n = 2000.0 * t
+        loss = [2 + 300 * n**-0.5, 1 + 40 * n**-0.25] if t > 3 else [99.0 / t, 5.0]
+        weights, state = rule(observe(loss, step=t, tokens=[n / 2, n / 2]), state)
+        if t < 23:
+            assert weights.tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(weights, [0.471432, 0.528568], atol=1e-6)
+
+
+def test_learnability_gives_a_newcomer_the_mean_slope():
+    names = ("a", "b", "c")
+    rule, state = ready("learnability", names, ignore_steps=0, fit_steps=20, smoothing=0), {}
+    for t in range(1, 41):
+        n = 2000.0 * t
+        late = 3.0 if t == 40 else math.nan
+        loss = [2 + 300 * n**-0.5, 1 + 40 * n**-0.25, late]
+        weights, state = rule(observe(loss, step=t, tokens=[n / 2, n / 2, 0]), state)
+    # Slopes as above, the third their mean: 2/3 of (0.471432, 0.528568), and 1/3.
+    np.testing.assert_allclose(weights, [0.314288, 0.352379, 1 / 3], atol=1e-6)
+
+
+def test_learnability_averages_a_newcomer_from_its_first_weight():
+    # c is flat, so its weight is 0 from the first; a is as flat, but its average began uniform.
+    names = ("a", "b", "c")
+    rule, state = ready("learnability", names, ignore_steps=0, fit_steps=1, smoothing=1.0), {}
+    for t in range(1, 41):
+        n = 2000.0 * t
+        loss = [3.0, 2 + 300 * n**-0.5, 3.0 if t > 20 else math.nan]
+        weights, state = rule(observe(loss, step=t, tokens=[n / 2, n / 2, 0]), state)
+    assert weights[2] == pytest.approx(0, abs=1e-12)
+    assert weights[0] > 0.01
 
 
 def test_learnability_waits_for_enough_steps():

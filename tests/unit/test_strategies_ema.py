@@ -51,6 +51,7 @@ def test_what_is_not_finite_is_not_folded_in(bad):
     ema = fold(Ema.empty(2), [3, 7], [1, 3], 50)
     after = fold(ema, [3, bad], [1, 3], 50)
     assert after.loss[1] == 7 / 3
+    assert after.loss_tokens[1] == 3  # and its weight against what comes next
     assert after.steps.tolist() == [2, 1]
     assert after.consumed.tolist() == [2, 6]  # the tokens were there
     first = fold(Ema.empty(2), [3, bad], [1, 3], 50)

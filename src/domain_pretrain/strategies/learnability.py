@@ -62,12 +62,13 @@ def learnability(
 
     slopes = slope(moments[seen.active], tokens)
     now = seen.weights(np.where(fitted, slopes, slopes[fitted].mean()))
+    # The average starts uniform; that of a domain which joins later, at its first weight.
+    start = now if "average" in state else seen.uniform()
     average = known(state, "average", seen.loss)
-    average = np.where(np.isnan(average), seen.uniform(), average)
-    weights = seen.weights(
-        (options.smoothing * average + (1 - options.smoothing) * now)[seen.active]
-    )
-    return weights, {**state, "average": average + (now - average) / (steps + 1)}
+    average = np.where(seen.active & np.isnan(average), start, average)
+    mixed = options.smoothing * average + (1 - options.smoothing) * now
+    average = average + (now - average) / (steps + 1)
+    return seen.weights(mixed[seen.active]), {**state, "average": average}
 
 
 def add_point(moments: Array, tokens: float, loss: Array) -> Array:

@@ -147,9 +147,9 @@ def _scaled(tilt: Array, share: Array, low: Array, high: Array) -> Array:
     after = bisect_left(knots, target, key=total)
     if after == 0 or after == len(knots):  # every domain is at a bound
         return clipped(knots[min(after, len(knots) - 1)])
-    below, above = knots[after - 1], knots[after]
-    middle = clipped((below + above) / 2)
+    middle = clipped((knots[after - 1] + knots[after]) / 2)
     free = (low < middle) & (middle < high)
-    weight = share[free] @ tilt[free]
-    c = (target - share[~free] @ middle[~free]) / weight if weight > 0 else above
-    return clipped(min(max(c, below), above))
+    weight = float(share[free] @ tilt[free])
+    if weight == 0:  # a level piece: only domains without tokens move on it
+        return clipped(knots[after])
+    return clipped((target - float(share[~free] @ middle[~free])) / weight)

@@ -56,12 +56,10 @@ class Observation:
         if not ((values >= 0) & (values < np.inf)).all():
             raise IntegrityError(f"weights cannot be made of {values}: negative or not finite")
         weights = np.zeros(len(self.names))
-        if values.size and values.max() > values.min():
+        if values.size:
             # Division by the largest first: the sum of huge or tiny values stays in range.
-            values = values / values.max()
+            values = values / values.max() if values.any() else np.ones_like(values)
             weights[self.active] = values / values.sum()
-        elif values.size:
-            weights[self.active] = 1 / values.size
         return weights
 
     def uniform(self) -> Array:
