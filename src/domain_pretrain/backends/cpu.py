@@ -57,6 +57,7 @@ def install() -> None:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch_cuda.install()
+    after_import("torch.utils.cpp_extension", _refuse_cuda_extensions)
     after_import("megatron.training.initialize", _initialize_without_cuda)
     after_import("megatron.core.pipeline_parallel.schedules", _keep_sent_tensors)
     after_import("megatron.core.transformer.dot_product_attention", core_attention.install)
@@ -94,6 +95,19 @@ def _default(action: Action, value: str | None) -> Any:
     if value is None:
         return True if action.const is None else action.const
     return action.type(value) if callable(action.type) else value
+
+
+def _refuse_cuda_extensions(module: ModuleType) -> None:
+    """0.15 and 0.16 compile CUDA code when imported, and carry on where that is a RuntimeError."""
+    load = module.load_inline
+
+    @wraps(load)
+    def load_inline(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("with_cuda"):
+            raise RuntimeError("the CPU backend has no CUDA to compile for")
+        return load(*args, **kwargs)
+
+    module.load_inline = load_inline  # type: ignore[attr-defined]
 
 
 def _initialize_without_cuda(module: ModuleType) -> None:
