@@ -1,0 +1,25 @@
+# Each target sets up .venv first, once. ARGS passes further words on: make test ARGS="-k ledger -x"
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup demo test check
+
+help:
+	@echo "make demo    train on several domains and show each domain's loss (CPU or GPU)"
+	@echo "make test    run the tests, real Megatron training among them"
+	@echo "make check   ruff and mypy"
+	@echo "make setup   only make .venv"
+
+setup:
+	@scripts/bootstrap.sh
+
+demo: setup
+	$(BIN)/domain-pretrain demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy

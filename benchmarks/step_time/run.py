@@ -1,0 +1,201 @@
+"""Step time with and without the plugin, in one training run, pair by pair.
+
+    python benchmarks/step_time/run.py [--steps 200] [--reweight linupper] [Megatron flags…]
+
+Every optimizer step of a real Megatron run is timed; of each two neighbours one runs with the
+plugin and one without it (the host's own schedule and train_step), in an order that is drawn for
+each pair. So both see the same machine, the same caches and the same model. The figure is the
+median of the pairs' ratios, with a bootstrap interval. Writes JSON beside a line for people.
+
+On a GPU the steps are synchronised before the clock is read, and host synchronisations are counted
+in a second, untimed part. Needs megatron-core >= 0.17.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+CPU_MODEL = (
+    "--num-layers 4 --hidden-size 256 --num-attention-heads 4 --seq-length 256 "
+    "--max-position-embeddings 256 --micro-batch-size 2 --global-batch-size 16"
+)
+GPU_MODEL = (
+    "--num-layers 24 --hidden-size 2048 --num-attention-heads 16 --seq-length 4096 --bf16 "
+    "--max-position-embeddings 4096 --micro-batch-size 4 --global-batch-size 32"
+)
+COMMON = (
+    "--tokenizer-type NullTokenizer --vocab-size 300 --lr 1e-4 --attention-dropout 0 "
+    "--hidden-dropout 0 --split 100,0,0 --eval-iters 0 --log-interval 50 "
+    "--rerun-mode disabled"
+)
+WARM_UP = 10  # pairs that are not counted
+
+
+class Pairs:
+    """Runs neighbouring steps with and without the plugin and keeps their times."""
+
+    def __init__(self) -> None:
+        self.times: list[dict[bool, float]] = []
+        self.syncs: list[dict[bool, int]] = []
+        self._order: list[bool] = []
+        self._random = random.Random(0)
+
+    def wrap(self, train_step: Any) -> Any:
+        """``train_step`` with our seam on it → one that takes turns."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self._order:
+                self._order = self._random.sample([True, False], 2)
+                self.times.append({})
+                self.syncs.append({})
+            plugin = self._order.pop()
+            step = train_step if plugin else train_step.__wrapped__
+            if not plugin:
+                args = tuple(a.__wrapped__ if _is_our_schedule(a) else a for a in args)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                _count_syncs(True)
+                _synchronise()
+                begin = time.perf_counter()
+                result = step(*args, **kwargs)
+                _synchronise()
+                self.times[-1][plugin] = time.perf_counter() - begin
+                _count_syncs(False)
+            self.syncs[-1][plugin] = sum("synchroniz" in str(w.message) for w in caught)
+            return result
+
+        return timed
+
+
+def _is_our_schedule(value: Any) -> bool:
+    return getattr(value, "__qualname__", "") != "" and hasattr(value, "__wrapped__")
+
+
+def _synchronise() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _count_syncs(on: bool) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode("warn" if on else "default")
+
+
+def summary(times: list[dict[bool, float]], syncs: list[dict[bool, int]]) -> dict[str, Any]:
+    """Median of on/off over the pairs, its 95 % bootstrap interval, and the medians themselves."""
+    pairs = [pair for pair in times[WARM_UP:] if len(pair) == 2]
+    ratios = [pair[True] / pair[False] for pair in pairs]
+    draw = random.Random(1)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    counted = [pair for pair in syncs[WARM_UP:] if len(pair) == 2]
+    return {
+        "pairs": len(pairs),
+        "ratio_median": statistics.median(ratios),
+        "ratio_interval_95": [medians[50], medians[1949]],
+        "step_ms_with": 1e3 * statistics.median(pair[True] for pair in pairs),
+        "step_ms_without": 1e3 * statistics.median(pair[False] for pair in pairs),
+        "host_syncs_with": statistics.median(pair[True] for pair in counted),
+        "host_syncs_without": statistics.median(pair[False] for pair in counted),
+    }
+
+
+def machine() -> dict[str, str]:
+    """Where and on what the figure was measured."""
+    import torch
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
+    return {"device": device, "commit": commit, "torch": torch.__version__}
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
+    return f"{os.cpu_count()} x {model or platform.processor()}"
+
+
+def make_corpora(folder: Path) -> list[str]:
+    """Four small random corpora; ``--data-path`` for a blend of them."""
+    import numpy as np
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    rng, blend = np.random.default_rng(0), []
+    for number in range(4):
+        prefix = folder / f"domain{number}"
+        builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+        for _ in range(100):
+            builder.add_document(torch.from_numpy(rng.integers(0, 256, 500)), [500])
+        builder.finalize(f"{prefix}.idx")
+        blend += [str(1 + number), str(prefix)]
+    return ["--data-path", *blend]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=200, help="pairs of steps")
+    parser.add_argument("--reweight", default="none", help="strategy to measure with")
+    parser.add_argument("--out", type=Path, help="JSON file (default: print only)")
+    options, megatron_flags = parser.parse_known_args()
+
+    from domain_pretrain import enable
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(key, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0")
+    enable()
+
+    import torch
+    from megatron.training import training
+
+    from domain_pretrain.hosts import gpt
+
+    pairs = Pairs()
+    training.train_step = pairs.wrap(training.train_step)
+    model = GPU_MODEL if torch.cuda.is_available() else CPU_MODEL
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv = [
+            sys.argv[0],
+            *f"{model} {COMMON}".split(),
+            *make_corpora(Path(folder)),
+            *("--train-iters", str(2 * (options.steps + WARM_UP))),
+            *("--channel-loss", "--domain-log-dir", folder, "--domain-reweight", options.reweight),
+            *megatron_flags,
+        ]
+        gpt.main()
+    if int(os.environ["RANK"]) == 0:
+        result = {
+            "what": f"step time with / without the plugin, reweight {options.reweight}",
+            **machine(),
+            "flags": f"{model} {' '.join(megatron_flags)}".strip(),
+            **summary(pairs.times, pairs.syncs),
+        }
+        text = json.dumps(result, indent=2)
+        print(text)
+        if options.out:
+            options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
