@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from domain_pretrain.errors import ConfigError
+
 BACKENDS = ("auto", "cpu", "cuda", "npu")
 
 
@@ -14,10 +16,10 @@ def select(name: str = "auto") -> str:
         name: one of :data:`BACKENDS`; ``auto`` takes the accelerator that PyTorch sees, or the CPU.
 
     Raises:
-        ValueError: ``name`` is unknown.
+        ConfigError: ``name`` is unknown.
     """
     if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+        raise ConfigError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if name != "auto":
         return name
     import torch

@@ -18,6 +18,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from domain_pretrain.errors import UnsupportedError
+
 Group = dist.ProcessGroup
 
 
@@ -80,7 +82,7 @@ def ulysses_attention(
         options: ``scale`` and ``dropout`` of :func:`attention`.
 
     Raises:
-        ValueError: the heads of this TP rank cannot be divided among the CP ranks.
+        UnsupportedError: the heads of this TP rank cannot be divided among the CP ranks.
     """
     cp, heads = group.size(), query.size(2)
     check_heads(heads, cp)
@@ -91,9 +93,9 @@ def ulysses_attention(
 
 
 def check_heads(heads: int, cp: int) -> None:
-    """Raise ValueError where ``heads``, those of a TP rank, cannot be divided among cp ranks."""
+    """Raise UnsupportedError where a TP rank's ``heads`` cannot be divided among cp ranks."""
     if heads % cp:
-        raise ValueError(
+        raise UnsupportedError(
             f"--cp-comm-type a2a divides the {heads} attention heads of a tensor-parallel rank "
             f"among {cp} context-parallel ranks: {heads} is no multiple of {cp}; "
             "use --cp-comm-type all_gather"

@@ -23,6 +23,7 @@ from domain_pretrain.backends.context_parallel import (
     ulysses_attention,
     zigzag_order,
 )
+from domain_pretrain.errors import UnsupportedError
 
 
 def install(module: ModuleType) -> None:
@@ -82,7 +83,7 @@ def _forward(
     if getattr(module, "softmax_offset", None) is not None or getattr(
         module.config, "window_size", None
     ):
-        raise NotImplementedError(
+        raise UnsupportedError(
             "the CPU backend has no sliding window or softmax offset under context parallelism "
             "or packed sequences: drop --window-size and --softmax-type"
         )

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from domain_pretrain.backends import core_attention, torch_cuda
+from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.importhook import after_import
 
 # What a user would type. A flag that this Megatron does not know is skipped.
@@ -43,14 +44,14 @@ def install() -> None:
     Call it before ``megatron`` is imported.
 
     Raises:
-        RuntimeError: ``megatron.core`` is imported already, so names that it took from
+        UnsupportedError: ``megatron.core`` is imported already, so names that it took from
             ``torch.cuda`` can no longer be replaced.
     """
     global _installed
     if _installed:
         return
     if "megatron.core" in sys.modules:
-        raise RuntimeError(
+        raise UnsupportedError(
             "the CPU backend must be installed before megatron.core is imported: "
             "launch with `-m domain_pretrain`, or call enable() above the megatron imports"
         )
