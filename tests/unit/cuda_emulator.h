@@ -3,16 +3,10 @@
 // when all of its 32 lanes have reached the same one, else the launch fails. Not emulated: two
 // blocks at once, weak memory order, timing.
 #pragma once
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
 #include <ucontext.h>
-
-#include <algorithm>
-#include <climits>
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <numeric>
-#include <random>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -36,11 +30,22 @@ struct Fiber {
   long long value;
 };
 static ucontext_t scheduler;
-static std::vector<Fiber> fibers;
-static std::vector<std::vector<char>> stacks;
+static Fiber fibers[THREADS];
+static char stacks[THREADS][64 << 10];
 static long long seen[THREADS / 32][32];
 static void (*body)();
 static char message[200];
+static const char* undefined;
+static unsigned random_state;
+
+static void shuffle(int* values, int n) {
+  for (int i = n - 1; i > 0; i--) {
+    random_state = random_state * 1664525u + 1013904223u;
+    const int j = (random_state >> 8) % (i + 1), other = values[j];
+    values[j] = values[i];
+    values[i] = other;
+  }
+}
 
 static void wait(State state, int site, long long value) {
   Fiber& me = fibers[threadIdx.x];
@@ -70,20 +75,20 @@ static bool meet(int begin, int end, State state) {
   return true;
 }
 
-static bool run_block(std::mt19937& random) {
-  std::vector<int> order(THREADS);
-  std::iota(order.begin(), order.end(), 0);
+static bool run_block() {
+  static int order[THREADS];
   for (int i = 0; i < THREADS; i++) {
+    order[i] = i;
     Fiber& f = fibers[i];
     f.state = RUN;
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = stacks[i].data();
-    f.context.uc_stack.ss_size = stacks[i].size();
+    f.context.uc_stack.ss_sp = stacks[i];
+    f.context.uc_stack.ss_size = sizeof stacks[i];
     f.context.uc_link = nullptr;
     makecontext(&f.context, run_fiber, 0);
   }
   for (;;) {
-    std::shuffle(order.begin(), order.end(), random);
+    shuffle(order, THREADS);
     for (int i : order) {
       if (fibers[i].state != RUN) continue;
       threadIdx.x = i;
@@ -102,22 +107,39 @@ static bool run_block(std::mt19937& random) {
   }
 }
 
-static const char* launch(void (*kernel)(), unsigned grid, unsigned seed) {
-  std::mt19937 random(seed);
-  fibers.resize(THREADS);
-  stacks.assign(THREADS, std::vector<char>(64 << 10));
+// Null, or what went wrong.
+static const char* launch(void (*kernel)(), int grid, unsigned seed) {
+  static int blocks[1 << 16];
+  undefined = nullptr;
+  random_state = seed;
   body = kernel;
   gridDim.x = grid;
-  std::vector<unsigned> blocks(grid);
-  std::iota(blocks.begin(), blocks.end(), 0u);
-  std::shuffle(blocks.begin(), blocks.end(), random);
-  for (unsigned block : blocks) {
-    blockIdx.x = block;
-    if (!run_block(random)) return message;
+  for (int i = 0; i < grid; i++) blocks[i] = i;
+  shuffle(blocks, grid);
+  for (int i = 0; i < grid; i++) {
+    blockIdx.x = blocks[i];
+    if (!run_block()) return message;
   }
-  return nullptr;
+  return undefined;
 }
 }  // namespace emulator
+
+// What -fsanitize=undefined reports, without its library: misaligned vectors, overflows, shifts.
+#define REPORT(kind) \
+  extern "C" void __ubsan_handle_##kind() { emulator::undefined = "undefined behaviour: " #kind; }
+REPORT(type_mismatch_v1)
+REPORT(add_overflow)
+REPORT(sub_overflow)
+REPORT(mul_overflow)
+REPORT(negate_overflow)
+REPORT(divrem_overflow)
+REPORT(shift_out_of_bounds)
+REPORT(out_of_bounds)
+REPORT(load_invalid_value)
+REPORT(pointer_overflow)
+REPORT(builtin_unreachable)
+REPORT(missing_return)
+#undef REPORT
 
 inline void __syncthreads() { emulator::wait(emulator::BLOCK, 0, 0); }
 inline void __threadfence() {}
@@ -126,11 +148,16 @@ inline long long __shfl_xor_sync(unsigned, long long v, int offset) {
 }
 inline int __any_sync(unsigned, unsigned predicate) {
   const long long* all = emulator::collective(1, predicate != 0);
-  return std::any_of(all, all + 32, [](long long v) { return v; });
+  for (int i = 0; i < 32; i++) {
+    if (all[i]) return 1;
+  }
+  return 0;
 }
 inline int __reduce_min_sync(unsigned, int v) {
   const long long* all = emulator::collective(2, v);
-  return (int)*std::min_element(all, all + 32);
+  int least = (int)all[0];
+  for (int i = 1; i < 32; i++) least = all[i] < least ? (int)all[i] : least;
+  return least;
 }
 template <class T>
 T atomicAdd(T* p, T v) {
@@ -161,4 +188,4 @@ inline float __uint_as_float(unsigned v) {
   memcpy(&f, &v, sizeof f);
   return f;
 }
-using std::min;
+inline int min(int a, int b) { return a < b ? a : b; }

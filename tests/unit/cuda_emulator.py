@@ -1,4 +1,4 @@
-"""A device that runs ``domain_reduce.cu`` on the CPU: see ``cuda_emulator.h`` for what that proves."""
+"""A device that runs ``domain_reduce.cu`` on the CPU; ``cuda_emulator.h`` says what that proves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from domain_pretrain.kernels import domain_reduce
 from domain_pretrain.kernels.domain_reduce.launch import Arguments, Launch, Variant
 
 SOURCES = Path(domain_reduce.__file__).parent
+
+FLAGS = [
+    *("-std=c++17", "-O0", "-fPIC", "-shared", "-w", "-fno-strict-aliasing"),
+    "-ffp-contract=off",  # a fused multiply-add would round once where torch rounds twice
+    "-fno-gnu-unique",  # __shared__ arrays are static here: each library must have its own
+    "-fsanitize=undefined",  # reported through the handlers in cuda_emulator.h
+]
 
 # The device's scalar.cuh converts by PTX instructions; the same roundings in C++.
 SCALARS = """
@@ -43,7 +50,7 @@ MAIN = """
 static const Arguments* arguments;
 static void run() {{ {kernel}(*arguments); }}
 extern "C" unsigned long size_of_arguments() {{ return sizeof(Arguments); }}
-extern "C" const char* launch(const Arguments* a, unsigned grid, unsigned seed) {{
+extern "C" const char* launch(const Arguments* a, int grid, unsigned seed) {{
   arguments = a;
   return emulator::launch(run, grid, seed);
 }}
@@ -80,15 +87,9 @@ def compile_for_cpu(variant: Variant, folder: Path) -> ctypes.CDLL:
     name = "_".join(str(v) for v in variant)
     source, binary = folder / f"{name}.cpp", folder / f"{name}.so"
     source.write_text(MAIN.format(kernel=variant.kernel))
+    folders = [f"-I{folder}", f"-I{Path(__file__).parent}"]
     macros = [f"-D{key}={value}" for key, value in variant.macros().items()]
-    subprocess.run(
-        # A fused multiply-add would round once where torch rounds twice. The sanitizer reports
-        # misaligned vectors, overflows and bad shifts on stderr, which the tests look at.
-        ["g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off"]
-        + ["-fno-strict-aliasing", "-fsanitize=undefined", "-Wno-unknown-pragmas"]
-        + [f"-I{folder}", f"-I{Path(__file__).parent}", *macros, str(source), "-o", str(binary)],
-        check=True,
-    )
+    subprocess.run(["g++", *FLAGS, *folders, *macros, source, "-o", binary], check=True)
     library = ctypes.CDLL(str(binary))
     library.launch.restype = ctypes.c_char_p
     library.size_of_arguments.restype = ctypes.c_ulong

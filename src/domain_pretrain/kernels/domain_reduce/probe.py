@@ -1,0 +1,71 @@
+"""Start-up checks of what a device and its collectives must do exactly.
+
+For devices like Ascend NPUs, where int64 is not a matter of course.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels.domain_reduce import reference
+from domain_pretrain.kernels.domain_reduce.transport import pack_limbs, unpack_limbs
+from domain_pretrain.stats import Column
+
+
+def probe_device(device: torch.device) -> None:
+    """Check that ``device`` computes what the reference needs of it; synchronises with it.
+
+    Raises:
+        UnsupportedError: an operation is missing, or gives another result than the CPU.
+    """
+    expected = _sums(torch.device("cpu"))
+    try:
+        got = _sums(device)
+    except (RuntimeError, NotImplementedError) as error:
+        raise UnsupportedError(
+            f"{device} cannot run the per-domain sums, which need int64 index_add_, shifts and "
+            f"exact rounding to int64: {error}"
+        ) from error
+    if not torch.equal(got, expected):
+        raise UnsupportedError(
+            f"{device} does not compute the per-domain sums exactly: got {got.tolist()}, "
+            f"expected {expected.tolist()}"
+        )
+
+
+def probe_all_reduce(device: torch.device, group: Any = None) -> bool:
+    """Whether ``group`` adds int64 exactly; called by all of its ranks, which get one answer.
+
+    Two small all-reduces over ``group``, once at start-up; synchronises with the device. Where the
+    answer is no, int64 travels as ``transport.all_reduce_limbs``.
+    """
+    ranks, rank = dist.get_world_size(group), dist.get_rank(group)
+    base = 2**53 + 1  # a detour over float64 would lose the 1
+    total = ranks * base + ranks * (ranks - 1) // 2
+    try:
+        value = torch.tensor([base + rank, -base - rank], device=device)
+        dist.all_reduce(value, group=group)
+        exact = value.tolist() == [total, -total]
+    except RuntimeError:  # an unsupported type, on all ranks alike
+        exact = False
+    agreed = torch.tensor([int(exact)], dtype=torch.int32, device=device)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=group)
+    return bool(agreed.item())
+
+
+def _sums(device: torch.device) -> torch.Tensor:
+    """All operations of the reference on values that a detour over fp32 would spoil; on the CPU."""
+    losses = torch.tensor([[0.1, 2.5, 3e6, 7.0], [torch.nan, torch.inf, 1e-3, 1e5]])
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.5, 1.0]])
+    ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]])
+    losses, mask, ids = losses.to(device), mask.to(device), ids.to(device)
+    accumulator = torch.full((4, len(Column)), 2**40 + 1, dtype=torch.int64, device=device)
+    tokens = mask.sum(dim=1)
+    for domains in (ids, ids[:, 1].contiguous()):
+        reference.domain_reduce(accumulator, losses, mask, domains, 1.0 / tokens)
+    reference.count_samples(accumulator, ids[:, 0].contiguous(), tokens)
+    return torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator))]).cpu()

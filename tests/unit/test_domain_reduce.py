@@ -1,0 +1,329 @@
+"""The reduction against an independent oracle: the reference, and the CUDA source emulated."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import domain_reduce_cases as dr
+import pytest
+import torch
+from cuda_emulator import EmulatedDevice
+from domain_reduce_cases import Case, cases, make_case, oracle, oracle_loss, oracle_squares
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domain_pretrain.kernels.domain_reduce import Backend, select
+from domain_pretrain.kernels.domain_reduce import cuda as cuda_backend
+from domain_pretrain.stats import SCALE, Column
+
+FEW = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="session")
+def emulated_device(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the CUDA source for the CPU")
+    return EmulatedDevice(tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture(params=["reference", "emulated"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    if request.param == "reference":
+        return select("reference")
+    device = request.getfixturevalue("emulated_device")
+    monkeypatch.setattr(cuda_backend.driver, "device", lambda index: device)
+    kernels = SimpleNamespace(
+        domain_reduce=cuda_backend.launch_reduce,
+        count_samples=cuda_backend.launch_count,
+        domain_loss=cuda_backend.launch_loss,
+        loss_gradient=cuda_backend.launch_gradient,
+    )
+    return Backend("cuda", kernels)
+
+
+def reduce(backend: Backend, case: Case, into: torch.Tensor | None = None) -> torch.Tensor:
+    accumulator = case.accumulator() if into is None else into
+    backend.domain_reduce(
+        accumulator, case.losses, case.mask, case.ids, case.inverse, row_tokens=case.row_tokens
+    )
+    return accumulator
+
+
+def same(got: float, expected: float) -> bool:
+    return got == expected or (got != got and expected != expected)
+
+
+@FEW
+@given(case=cases())
+def test_sums_equal_the_oracle(backend: Backend, case: Case) -> None:
+    assert torch.equal(reduce(backend, case), oracle(case))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_half_precision_losses(backend: Backend, dtype: torch.dtype, per_token: bool) -> None:
+    case = make_case(
+        3, 4, 128, per_token=per_token, special=True, dtype=dtype, ids_dtype=torch.int32
+    )
+    assert torch.equal(reduce(backend, case), oracle(case))
+
+
+def test_a_tile_of_more_domains_than_are_reduced_by_shuffles(backend: Backend) -> None:
+    case = make_case(5, 2, 2048, 300, per_token=True, documents=1)
+    assert torch.equal(reduce(backend, case), oracle(case))
+
+
+def test_long_rows_keep_warps_on_several_tiles(
+    backend: Backend, emulated_device: EmulatedDevice
+) -> None:
+    case = make_case(6, 2, 16384, 3, per_token=True, documents=3000)
+    assert torch.equal(reduce(backend, case), oracle(case))
+    if backend.name == "cuda":
+        assert emulated_device.launches[-1].arguments.tiles_per_warp > 1
+
+
+@FEW
+@given(case=cases(special=True))
+def test_squares_equal_the_oracle(backend: Backend, case: Case) -> None:
+    squares = torch.zeros(case.domains + 1, dtype=torch.int64)
+    accumulator = case.accumulator()
+    backend.domain_reduce(
+        accumulator, case.losses, case.mask, case.ids, case.inverse, squares=squares
+    )
+    assert torch.equal(squares, oracle_squares(case))
+    accumulator[:, Column.SAMPLES] = oracle(case)[:, Column.SAMPLES]
+    assert torch.equal(accumulator, oracle(case))
+
+
+@FEW
+@given(case=cases(fractional=True), cut=st.integers(0, 516), order=st.randoms())
+def test_any_split_has_the_same_bits(backend: Backend, case: Case, cut: int, order: object) -> None:
+    """Context-parallel ranks hold columns, data-parallel ranks and microbatches rows."""
+    per_token = case.ids.dim() == 2
+    pieces = []
+    for r in range(case.losses.shape[0]):
+        for span in (slice(0, cut), slice(cut, None)):
+            row = slice(r, r + 1)
+            ids = case.ids[row, span] if per_token else case.ids[row]
+            inverse = case.inverse[row, span] if per_token else case.inverse[row]
+            part = Case(
+                case.losses[row, span], case.mask[row, span], ids, inverse, case.multipliers
+            )
+            pieces.append(part)
+    order.shuffle(pieces)  # type: ignore[attr-defined]
+    total = case.accumulator()
+    for piece in pieces:
+        reduce(backend, piece, into=total)
+    if case.row_tokens is not None:
+        backend.count_samples(total, case.ids, case.row_tokens)
+    assert torch.equal(total, reduce(backend, case))
+
+
+@FEW
+@given(case=cases(special=False, fractional=True))
+def test_float64_sums_within_the_proven_bound(case: Case) -> None:
+    """Half a unit of the grid a token, after the fp32 rounding of mask·loss itself."""
+    sums = reduce(select("reference"), case)
+    exact = (case.losses * case.mask).double()
+    ids = (case.ids if case.ids.dim() == 2 else case.ids[:, None]).expand(exact.shape)
+    inverse = (case.inverse if case.ids.dim() == 2 else case.inverse[:, None]).double()
+    for d in range(case.domains):
+        of_d, n = (ids == d).double(), int((ids == d).sum())
+        for column, terms in (
+            (Column.LOSS, exact),
+            (Column.TOKENS, case.mask.double()),
+            (Column.SAMPLE_LOSS, exact * inverse),
+        ):
+            got = sums[d, column].item() / SCALE[column]
+            expected = (terms * of_d).sum().item()
+            bound = n * 0.5 / SCALE[column]
+            if column == Column.SAMPLE_LOSS:  # its terms are rounded to fp32 once more
+                bound += (terms.abs() * of_d).sum().item() * 2**-24
+            assert abs(got - expected) <= bound + 1e-12 * abs(expected)
+
+
+def test_accumulates_and_touches_nothing_else(backend: Backend) -> None:
+    case = make_case(special=True)
+    buffer = torch.full((3 * case.accumulator().numel(),), 17, dtype=torch.int64)
+    middle = buffer.view(3, case.domains + 1, len(Column))[1]
+    for _ in range(3):
+        reduce(backend, case, into=middle)
+    assert torch.equal(middle, 17 + 3 * oracle(case))
+    assert (buffer.view(3, -1)[[0, 2]] == 17).all()
+
+
+@FEW
+@given(case=cases(per_token=False, special=True))
+def test_samples_are_rows_with_tokens(backend: Backend, case: Case) -> None:
+    tokens = case.row_tokens * (torch.arange(len(case.ids)) % 3 > 0)  # type: ignore[operator]
+    expected = case.accumulator()
+    for row, id in enumerate(case.ids.tolist()):
+        if tokens[row] > 0:
+            expected[dr._row(id, case.domains), Column.SAMPLES] += 1
+    got = case.accumulator()
+    backend.count_samples(got, case.ids, tokens)
+    assert torch.equal(got, expected)
+
+
+# The loss.
+
+
+@FEW
+@given(case=cases(), weighted=st.booleans())
+def test_loss_equals_the_oracle(backend: Backend, case: Case, weighted: bool) -> None:
+    multipliers = case.multipliers if weighted else None
+    accumulator = case.accumulator()
+    loss, report, num_tokens = backend.domain_loss(
+        accumulator,
+        case.losses,
+        case.mask,
+        case.ids,
+        case.inverse,
+        multipliers,
+        row_tokens=case.row_tokens,
+    )
+    expected = oracle_loss(case, weighted=weighted)
+    got = (loss.item(), report[0].item(), report[1].item(), num_tokens.item())
+    assert all(map(same, got, expected)), (got, expected)
+    assert (loss.dtype, report.dtype, num_tokens.dtype) == (torch.float,) * 2 + (torch.int32,)
+    assert torch.equal(accumulator, oracle(case))
+    if weighted:
+        alone = backend.weighted_loss(case.losses, case.mask, case.ids, case.multipliers)
+        assert same(alone.item(), expected[0])
+
+
+@FEW
+@given(case=cases(special=False), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+def test_gradient_is_multiplier_times_the_hosts(
+    backend: Backend, case: Case, dtype: torch.dtype
+) -> None:
+    losses = case.losses.to(dtype).requires_grad_()
+    loss = backend.weighted_loss(losses, case.mask, case.ids, case.multipliers)
+    (loss / 3).backward()
+    scale = torch.tensor(1.0) / 3
+    ids = case.ids if case.ids.dim() == 2 else case.ids[:, None]
+    expected = (case.multipliers[ids] * (scale * case.mask)).to(dtype)
+    assert losses.grad is not None and losses.grad.dtype == dtype
+    assert torch.equal(losses.grad, expected.expand_as(losses))
+
+
+@FEW
+@given(case=cases(special=False, fractional=True), scale=st.sampled_from([1.0, 1 / 3, 1e-30]))
+def test_multipliers_of_one_give_the_hosts_bits(backend: Backend, case: Case, scale: float) -> None:
+    def host(losses: torch.Tensor) -> torch.Tensor:
+        return torch.sum(losses.reshape(-1).float() * case.mask.reshape(-1).float())
+
+    host_losses = case.losses.clone().requires_grad_()
+    host_loss = host(host_losses)
+    (host_loss * scale).backward()
+    ones = torch.ones(case.domains)
+    for again in range(2):
+        losses = case.losses.clone().requires_grad_()
+        loss = (
+            backend.weighted_loss(losses, case.mask, case.ids, ones, host_loss=host_loss.detach())
+            if again
+            else backend.domain_loss(
+                case.accumulator(), losses, case.mask, case.ids, case.inverse
+            ).loss
+        )
+        (loss * scale).backward()
+        assert torch.equal(losses.grad, host_losses.grad)  # type: ignore[arg-type]
+        if again:
+            assert torch.equal(loss, host_loss)
+        else:  # n roundings of half a unit, and one to fp32
+            bound = case.losses.numel() * 2**-25 + abs(host_loss.item()) * 2**-20
+            assert abs(loss.item() - host_loss.item()) <= bound
+
+
+def test_host_loss_shifts_by_what_the_multipliers_add(backend: Backend) -> None:
+    case = make_case(8, special=False)
+    host = torch.tensor(1000.0)
+    got = backend.weighted_loss(case.losses, case.mask, case.ids, case.multipliers, host_loss=host)
+    weighted, raw, *_ = oracle_loss(case)
+    assert got.item() == pytest.approx(1000 + weighted - raw, rel=1e-6)
+
+
+def test_an_invalid_id_weighs_nothing_and_a_masked_nan_is_seen(backend: Backend) -> None:
+    losses = torch.tensor([[1.0, 2.0, 4.0, 8.0]], requires_grad=True)
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    ids = torch.tensor([[0, -1, 2, 1]])
+    loss = backend.weighted_loss(losses, mask, ids, torch.tensor([3.0, 5.0]))
+    loss.backward()
+    assert loss.item() == 3
+    assert losses.grad.tolist() == [[3, 0, 0, 0]]  # type: ignore[union-attr]
+    poisoned = losses.detach().clone()
+    poisoned[0, 3] = torch.nan
+    assert backend.weighted_loss(poisoned, mask, ids, torch.ones(2)).isnan()
+
+
+def test_a_multiplier_that_leaves_the_range_gives_nan(backend: Backend) -> None:
+    case = make_case(9)
+    for value in (1e9, torch.nan):
+        multipliers = torch.full((case.domains,), value)
+        assert backend.weighted_loss(case.losses, case.mask, case.ids, multipliers).isnan()
+
+
+def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
+    case = make_case(10)
+    losses = case.losses.requires_grad_()
+    loss, report, num_tokens = backend.domain_loss(
+        case.accumulator(), losses, case.mask, case.ids, case.inverse, case.multipliers
+    )
+    before = report.clone()
+    loss /= torch.clamp(num_tokens, min=1)
+    loss /= 4
+    loss.backward()
+    assert torch.equal(report, before)
+    assert not report.requires_grad and not num_tokens.requires_grad
+    assert losses.grad is not None and losses.grad.abs().sum() > 0
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulator": torch.zeros(5, 4, dtype=torch.int64)}, "accumulator must be"),
+        ({"accumulator": torch.zeros(5, 5)}, "int64"),
+        ({"accumulator": torch.zeros(5, 5, dtype=torch.int64).t()}, "contiguous"),
+        ({"mask": torch.ones(3, 63)}, r"\(3, 64\) and \(3, 63\)"),
+        ({"ids": torch.zeros(2, dtype=torch.int64)}, r"ids must be .* got \(2,\)"),
+        ({"inverse_row_tokens": torch.ones(4)}, "inverse_row_tokens must be"),
+        ({"row_tokens": torch.ones(4)}, "row_tokens must both be"),
+        (
+            {"squares": torch.zeros(4, dtype=torch.int64)},
+            r"squares must be int64 \[D \+ 1\] = \[5\]",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_errors(
+    backend: Backend, change: dict[str, torch.Tensor], message: str
+) -> None:
+    case = make_case()
+    arguments = {
+        "accumulator": case.accumulator(),
+        "losses": case.losses,
+        "mask": case.mask,
+        "ids": case.ids,
+        "inverse_row_tokens": case.inverse,
+    }
+    with pytest.raises(ValueError, match=message):
+        backend.domain_reduce(**{**arguments, **change})
+
+
+def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
+    case = make_case()
+    with pytest.raises(ValueError, match="one for each of 4 domains"):
+        backend.domain_loss(
+            case.accumulator(), case.losses, case.mask, case.ids, case.inverse, torch.ones(3)
+        )
+    with pytest.raises(ValueError, match="fp32 scalar"):
+        backend.weighted_loss(
+            case.losses, case.mask, case.ids, case.multipliers, host_loss=torch.ones(2)
+        )

@@ -1,0 +1,115 @@
+"""The operators under torch's compiler and checkers, on the CPU; and which backend is chosen."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from domain_reduce_cases import Case, make_case, oracle, oracle_loss
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels import domain_reduce
+from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
+
+BACKENDS = [select("reference"), Backend("cuda", cuda)]
+
+
+def ids_of(backend: Backend) -> str:
+    return backend.name
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_opcheck(per_token: bool, dtype: torch.dtype) -> None:
+    case = make_case(per_token=per_token, dtype=dtype)
+    tokens = (case.losses, case.mask, case.ids)
+    acc = case.accumulator
+    squares = torch.zeros(case.domains + 1, dtype=torch.int64)
+    w = case.multipliers
+    rows = torch.zeros(3, dtype=torch.int64), torch.ones(3)
+    check = torch.library.opcheck
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, case.row_tokens, None))
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, squares))
+    check(cuda.count_samples, (acc(), *rows))
+    check(cuda.domain_loss, (acc(), *tokens, case.inverse, w, case.row_tokens, None))
+    check(cuda.domain_loss, (None, *tokens, None, w, None, torch.tensor(1.0)))
+    check(cuda.loss_gradient, (torch.tensor(0.5), case.mask, case.ids, w, dtype))
+
+
+def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor):  # type: ignore[no-untyped-def]
+    """What a loss function of Megatron's and its schedule do with the loss."""
+    losses = losses * 1.0
+    backend.domain_reduce(
+        accumulator, losses, case.mask, case.ids, case.inverse, row_tokens=case.row_tokens
+    )
+    loss, report, num_tokens = backend.domain_loss(
+        accumulator, losses, case.mask, case.ids, case.inverse, case.multipliers
+    )
+    loss /= num_tokens
+    return loss, report
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", BACKENDS, ids=ids_of)
+@pytest.mark.parametrize("per_token", [False, True])
+def test_compiles_to_one_graph(backend: Backend, compiler: str, per_token: bool) -> None:
+    torch.compiler.reset()
+    case = make_case(per_token=per_token, special=False)
+    compiled = torch.compile(step, backend=compiler, fullgraph=True)
+    results = []
+    for function in (step, compiled):
+        accumulator, losses = case.accumulator(), case.losses.clone().requires_grad_()
+        loss, report = function(backend, case, accumulator, losses)
+        loss.backward()
+        results.append((accumulator, loss, report, losses.grad))
+    for eager, graph in zip(*results, strict=True):
+        assert torch.equal(eager, graph)
+    once = oracle(case)
+    once[:, 2] = 0
+    assert torch.equal(results[0][0], oracle(case) + once)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=ids_of)
+def test_the_operators_fall_back_to_the_reference_on_cpu(backend: Backend) -> None:
+    case = make_case(special=True)
+    accumulator = case.accumulator()
+    got = backend.domain_loss(
+        accumulator,
+        case.losses,
+        case.mask,
+        case.ids,
+        case.inverse,
+        case.multipliers,
+        row_tokens=case.row_tokens,
+    )
+    assert torch.equal(accumulator, oracle(case))
+    assert got.loss.isnan()
+    assert got.num_tokens.item() == oracle_loss(case)[3]
+
+
+def test_auto_without_a_gpu_is_the_reference_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    select.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert select("auto") is select("auto")
+    assert select("auto").name == "reference"
+    assert caplog.text.count("domain_reduce: reference (no CUDA device)") == 1
+    with pytest.raises(UnsupportedError, match="no CUDA device"):
+        select("cuda")
+    select.cache_clear()
+
+
+def test_an_unknown_backend_is_an_error() -> None:
+    with pytest.raises(ValueError, match="auto, reference or cuda, got 'triton'"):
+        select("triton")  # type: ignore[arg-type]
+
+
+def test_the_package_exports_the_automatic_choice() -> None:
+    case = make_case()
+    accumulator = case.accumulator()
+    domain_reduce.domain_reduce(accumulator, case.losses, case.mask, case.ids, case.inverse)
+    domain_reduce.count_samples(accumulator, case.ids, case.row_tokens)
+    assert torch.equal(accumulator, oracle(case))

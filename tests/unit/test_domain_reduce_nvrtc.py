@@ -1,0 +1,170 @@
+"""The CUDA source compiles for every architecture, and its cache is safe. Needs no GPU."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels.domain_reduce import compiler
+from domain_pretrain.kernels.domain_reduce.launch import KERNELS, VEC, Variant
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+RESOURCES = re.compile(
+    r"Function properties for (?P<kernel>\w+)\s+ptxas\s+\.\s+(?P<stack>\d+) bytes stack frame, "
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\s+"
+    r"ptxas info\s+: Used (?P<registers>\d+) registers"
+)
+# 65,536 registers an SM: 256 threads of at most 128 leave room for two blocks.
+MOST_REGISTERS = 128
+
+try:
+    compiler.version()
+except UnsupportedError as error:
+    pytest.skip(f"NVRTC: {error}", allow_module_level=True)
+
+VARIANTS = [
+    *(Variant(kernel, vec=vec) for kernel in KERNELS for vec in (1, VEC)),
+    *(
+        Variant(kernel, loss, torch.int32)
+        for kernel in ("reduce_and_loss", "gradient")
+        for loss in (torch.bfloat16, torch.float16)
+    ),
+    Variant("reduce", squares=True),
+    Variant("reduce", torch.bfloat16, torch.int32, vec=1, squares=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return compiler.cache_folder()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiles_without_warnings_or_local_memory(architecture: str) -> None:
+    for variant in VARIANTS:
+        code, log = compiler.compile_source(variant, architecture)
+        assert code[:4] == b"\x7fELF"
+        assert "warning" not in log.lower(), log
+        report = RESOURCES.search(log)
+        assert report is not None, log
+        assert report["kernel"] == variant.kernel
+        assert (report["stack"], report["stores"], report["loads"]) == ("0", "0", "0"), log
+        assert int(report["registers"]) <= MOST_REGISTERS
+
+
+def test_the_report_shows_a_spill_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = b"""#include "scalar.cuh"
+    extern "C" __global__ void spills(float* p, int n) {
+      float v[32];
+      for (int i = 0; i < 32; i++) v[i] = p[i];
+      for (int i = 0; i < n; i++) v[i & 31] += v[(i * 7) & 31];
+      for (int i = 0; i < 32; i++) p[i] = v[i];
+    }"""
+    read = compiler._source
+    monkeypatch.setattr(
+        compiler, "_source", lambda name: source if name == compiler.SOURCE else read(name)
+    )
+    _, log = compiler.compile_source(Variant("reduce"), "sm_90")
+    report = RESOURCES.search(log)
+    assert report is not None and int(report["stack"]) > 0
+    assert "warning" in log.lower()
+
+
+def test_a_source_that_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "_source", lambda name: b"int 7;")
+    with pytest.raises(UnsupportedError, match=r"(?s)for sm_90:.*domain_reduce.cu\(1\): error"):
+        compiler.cubin(Variant("reduce"), "sm_90")
+
+
+@pytest.mark.parametrize(
+    ("capability", "architecture"),
+    [((8, 0), "sm_80"), ((8, 6), "sm_86"), ((9, 0), "sm_90"), ((10, 0), "sm_100")],
+)
+def test_architecture_of_a_device(capability: tuple[int, int], architecture: str) -> None:
+    assert compiler.architecture_for(capability) == architecture
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (99, 0)])
+def test_a_device_too_old_or_too_new_is_refused(capability: tuple[int, int]) -> None:
+    with pytest.raises(UnsupportedError, match=r"compute capability {}\.{}".format(*capability)):
+        compiler.architecture_for(capability)
+
+
+# The cache.
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def test_compiles_once_and_again_for_another_source(
+    cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = Variant("count")
+    code = compiler.cubin(variant, "sm_90")
+    assert len(entries(cache_home)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "compile_source", None)  # must not be called
+        assert compiler.cubin(variant, "sm_90") == code
+    compiler.cubin(variant, "sm_80")
+    compiler.cubin(variant._replace(ids=torch.int32), "sm_90")
+    read = compiler._source
+    monkeypatch.setattr(compiler, "_source", lambda name: read(name) + b"\n// changed")
+    compiler.cubin(variant, "sm_90")
+    assert len(entries(cache_home)) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_entry_is_rebuilt(
+    cache_home: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    variant = Variant("count")
+    code = compiler.cubin(variant, "sm_90")
+    (entry,) = entries(cache_home)
+    content = bytearray(entry.read_bytes())
+    content[100] ^= 1
+    damaged = {"truncate": content[:-7], "flip": content, "empty": b""}[damage]
+    entry.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        assert compiler.cubin(variant, "sm_90") == code
+    assert "damaged" in caplog.text
+    assert entry.read_bytes()[32:] == code
+
+
+def test_an_unusable_folder_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        assert compiler.cubin(Variant("count"), "sm_90")[:4] == b"\x7fELF"
+    assert "no cache folder" in caplog.text
+
+
+def _compile_at_once(home, barrier, queue) -> None:  # type: ignore[no-untyped-def]
+    os.environ["XDG_CACHE_HOME"] = home
+    barrier.wait()
+    queue.put(compiler.cubin(Variant("count"), "sm_90"))
+
+
+def test_processes_that_start_at_once_share_one_entry(cache_home: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    barrier, queue = context.Barrier(4), context.Queue()
+    arguments = (os.environ["XDG_CACHE_HOME"], barrier, queue)
+    processes = [context.Process(target=_compile_at_once, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    codes = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(codes) == 1
+    assert len(entries(cache_home)) == 1, "temporary files must not stay"
