@@ -14,16 +14,20 @@ DOMAINS = ("finance", "general", "code", "maths", "rare")
 
 @pytest.fixture(scope="session")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of five small corpora, each with its own distribution over 256 byte values."""
+    """A folder of five small corpora with an alphabet each: token // 50 is the domain.
+
+    So that a test can tell a domain by the text itself, whatever the dataset ids say. 256 ends a
+    document of any domain.
+    """
     indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     folder = tmp_path_factory.mktemp("corpora")
     rng = np.random.default_rng(0)
     for number, name in enumerate(DOMAINS):
         prefix = str(folder / name)
-        probabilities = rng.dirichlet(np.full(256, 0.03 + 0.2 * number))
+        probabilities = rng.dirichlet(np.full(50, 0.1 + 0.4 * number))
         builder = indexed_dataset.IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
         for _ in range(60):
-            tokens = rng.choice(256, size=rng.integers(10, 120), p=probabilities)
+            tokens = 50 * number + rng.choice(50, size=rng.integers(10, 120), p=probabilities)
             document = torch.from_numpy(np.append(tokens, 256).astype(np.int64))
             builder.add_document(document, [len(document)])
         builder.finalize(f"{prefix}.idx")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.__main__ import SINGLE_PROCESS
+from domain_pretrain.backends.cpu import FLAGS
+
 # Four tiny layers: enough for PP2 x VPP2, small enough for a tenth of a second per step.
 MODEL = shlex.split(
     "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --ffn-hidden-size 64 "
@@ -46,13 +49,28 @@ class Run:
         """Megatron's own ``grad norm`` of every logged iteration, as printed."""
         return re.findall(r"iteration +\d+/.*? grad norm: (\S+) ", self.output)
 
+    def skipped_iterations(self) -> list[int]:
+        """Megatron's own count of skipped iterations in every logging window."""
+        return [int(n) for n in re.findall(r"skipped iterations: +(\d+) ", self.output)]
 
-def command(nproc: int, *words: str | Path, module: str = "domain_pretrain") -> list[str]:
-    """``torchrun … -m domain_pretrain WORDS``; a single process needs no torchrun."""
+    def host_evaluations(self) -> list[str]:
+        """Megatron's own loss of every evaluation, as printed, in order."""
+        return re.findall(r"^ validation\S* loss at .*? lm loss value: (\S+) ", self.output, re.M)
+
+
+# What the CPU needs; the plugin supplies these flags itself.
+CPU_FLAGS = [word for flag in FLAGS for word in flag if word is not None]
+
+
+def command(nproc: int, *words: str | Path, plugin: bool = True) -> list[str]:
+    """``torchrun … -m domain_pretrain WORDS``; a single process needs no torchrun.
+
+    Without the plugin, the first word is a script that torchrun or Python starts.
+    """
     launcher = [sys.executable]
     if nproc > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    return [*launcher, "-m", module, *map(str, words)]
+    return [*launcher, *(["-m", "domain_pretrain"] if plugin else []), *map(str, words)]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -65,8 +83,9 @@ def train(
     *flags: str | Path,
     nproc: int = 1,
     iterations: int = 4,
-    script: Path | None = None,
+    script: str | None = None,
     plugin: bool = True,
+    installed: bool = True,
     expect: int | None = 0,
     timeout: float = 300,
     env: dict[str, str] | None = None,
@@ -76,16 +95,20 @@ def train(
     Args:
         log_dir: folder for the metrics file.
         flags: further flags; a later flag wins over an earlier one.
-        script: the user's script; None takes the built-in entry.
+        script: the user's script, a file of this folder; None takes the built-in entry.
         plugin: whether to ask for channel loss.
+        installed: False starts the script by itself, without ``-m domain_pretrain``.
         expect: the exit code; None takes any.
     """
-    words: list[str | Path] = [script] if script else []
+    words: list[str | Path] = [Path(__file__).with_name(script)] if script else []
     words += [*MODEL, "--train-iters", str(iterations)]
     if plugin:
         words += ["--channel-loss", "--domain-log-dir", log_dir]
+    if not installed:
+        words += CPU_FLAGS
+        env = {**(SINGLE_PROCESS if nproc == 1 else {}), **(env or {})}
     done = subprocess.run(
-        command(nproc, *words, *flags),
+        command(nproc, *words, *flags, plugin=installed),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,4 +1,4 @@
-"""A user's script: the built-in entry, with every training microbatch's losses written down."""
+"""A user's script: the built-in entry, with every training microbatch written down."""
 
 import os
 from pathlib import Path
@@ -9,16 +9,31 @@ import torch
 from domain_pretrain.hosts import gpt
 
 records: list[dict[str, np.ndarray]] = []
-original = gpt.loss_func
+tokens: list[torch.Tensor] = []
+get_batch, loss_func = gpt.get_batch, gpt.loss_func
+
+
+def recording_get_batch(*args):
+    batch, packed = get_batch(*args)
+    tokens[:] = [batch["tokens"]]
+    return batch, packed
 
 
 def recording_loss_func(loss_mask, losses, model=None):
     if torch.is_grad_enabled():
-        records.append({"losses": losses.detach().numpy(), "mask": loss_mask.numpy()})
-    return original(loss_mask, losses, model=model)
+        named = {"losses": losses.detach().float(), "mask": loss_mask, "tokens": tokens[0]}
+        records.append({name: tensor.numpy().copy() for name, tensor in named.items()})
+    return loss_func(loss_mask, losses, model=model)
 
 
-gpt.loss_func = recording_loss_func
-gpt.main()
-path = Path(os.environ["RECORD_DIR"], f"rank{os.environ['RANK']}.npz")
-np.savez(path, **{f"{key}{i}": r[key].copy() for i, r in enumerate(records) for key in r})
+gpt.get_batch, gpt.loss_func = recording_get_batch, recording_loss_func
+
+
+def main():
+    gpt.main()
+    path = Path(os.environ["RECORD_DIR"], f"rank{os.environ['RANK']}.npz")
+    np.savez(path, **{f"{key}{i}": r[key] for i, r in enumerate(records) for key in r})
+
+
+if __name__ == "__main__":
+    main()

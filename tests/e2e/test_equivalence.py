@@ -39,9 +39,8 @@ def start(base_checkpoint: Path, blend: list[str]) -> list[str]:
 def reference(tmp_path_factory: pytest.TempPathFactory, start: list[str]) -> tuple[Run, Path]:
     """One process, with every microbatch's losses recorded."""
     folder = tmp_path_factory.mktemp("reference")
-    script = Path(__file__).with_name("recording_gpt.py")
     cache = ["--data-cache-path", folder / "cache"]
-    run = train(folder, *start, *cache, script=script, env={"RECORD_DIR": str(folder)})
+    run = train(folder, *start, *cache, script="recording_gpt.py", env={"RECORD_DIR": str(folder)})
     return run, folder
 
 

@@ -18,6 +18,8 @@ from domain_pretrain.flow.tap import BatchTap, Rows, Source
 from domain_pretrain.stats import Split
 
 STATE_VERSION = 1
+# The rerun machine may run a step three times: first, again in place, again from a checkpoint.
+MOST_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,23 @@ class DomainStep:
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
         self._proven = False
+        self._attempts = 0
 
     # A training step: open → microbatches → close.
 
     def open(self) -> None:
-        """Start an attempt at a step; what an earlier attempt counted is forgotten."""
+        """Start an attempt at a step; what an earlier attempt counted is forgotten.
+
+        Raises:
+            IntegrityError: so many attempts without a :meth:`close` that the host's train_step
+                must be going past the plugin.
+        """
+        self._attempts += 1
+        if self._attempts > MOST_ATTEMPTS:
+            raise IntegrityError(
+                f"{MOST_ATTEMPTS} training schedules ran, but no step was closed: the script calls "
+                "a train_step of its own, past the plugin's seam; use Megatron's train loop"
+            )
         self._training.open()
 
     def open_evaluation(self) -> None:
@@ -106,24 +120,25 @@ class DomainStep:
         steering: Steering | None,
         training: bool,
     ) -> Callable[..., Any]:
-        mask = _loss_mask(loss_func)
         ledger = self._training if training else self._evaluation
 
         def counted_loss(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            result = loss_func(output, *args, **kwargs)
             if kwargs.get("non_loss_data"):
-                return result
+                return loss_func(output, *args, **kwargs)
+            rows = self._rows(tap, source, output.device, shared=steering is not None)
+            microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
+            multipliers = steering.sample_multipliers(microbatch) if steering else None
+            if self.groups.counts:
+                # Before the host's own check for NaN, which raises without naming a domain.
+                count_microbatch(ledger, microbatch, multipliers)
+            result = loss_func(output, *args, **kwargs)
             if not isinstance(result, tuple) or len(result) != 3:
                 raise IntegrityError(
                     "the script's loss function must return (loss_sum, num_tokens, report), as "
                     "Megatron's pretrain_gpt.py does since core 0.12; it returned "
                     f"{len(result) if isinstance(result, tuple) else type(result).__name__}"
                 )
-            rows = self._rows(tap, source, output.device, shared=steering is not None)
-            microbatch = Microbatch.build(output, mask, rows, self.groups)
-            multipliers = steering.sample_multipliers(microbatch) if steering else None
             if self.groups.counts:
-                count_microbatch(ledger, microbatch, multipliers)
                 ledger.add_host(result[0], result[1])
             if multipliers is None:
                 return result
@@ -149,6 +164,7 @@ class DomainStep:
 
     def close(self, moment: Moment) -> None:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
+        self._attempts = 0
         ledger = self._training
         ledger.reduce()
         if moment.log or not self._proven:
@@ -196,9 +212,9 @@ class DomainStep:
             record = reweighted(record, weighted[0], self.steering.diagnostics(stats))
         publish(record)
 
-    def nonfinite_domains(self) -> list[str]:
+    def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
-        stats, _ = self._training.read(self.names)
+        stats, _ = (self._training if training else self._evaluation).read(self.names)
         return [name for name, totals in stats if totals.nonfinite]
 
     # Checkpoints.

@@ -78,11 +78,16 @@ def _get_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
             forward_step, training = kwargs["forward_step_func"], not kwargs["forward_only"]
             if training:
                 step.open()
-            if source is None or kwargs.get("collect_non_loss_data"):
+            counted = training or RUNTIME.evaluating
+            if source is None or not counted or kwargs.get("collect_non_loss_data"):
                 wrapped = _only_tap(forward_step)
             else:
                 wrapped = step.wrap_forward_step(forward_step, source, training=training)
-            return schedule(*args, **{**kwargs, "forward_step_func": wrapped})
+            try:
+                return schedule(*args, **{**kwargs, "forward_step_func": wrapped})
+            except Exception:
+                RUNTIME.report_nonfinite(training=training)
+                raise
 
         return counted_schedule
 

@@ -232,11 +232,20 @@ class Runtime:
     def close_step(self, result: Any) -> None:
         """After the host's train_step: ``result`` is what it returned."""
         if result[3]:  # should_exit: the rerun machine gave up on this step, nothing was updated
-            bad = self.step.nonfinite_domains()
-            if bad:
-                print(f"domain_pretrain: {_nonfinite(bad)} on rank {_rank()}", flush=True)
+            self.report_nonfinite(training=True)
             return
         self.step.close(self._moment(skipped=bool(result[1])))
+
+    def report_nonfinite(self, *, training: bool) -> None:
+        """Where the host stops in a step or an evaluation: name the domains that may be why."""
+        bad = self.step.nonfinite_domains(training=training)
+        if bad:
+            plural = "s" * (len(bad) > 1)
+            print(
+                f"domain_pretrain: loss is not finite in domain{plural} {', '.join(bad)}, "
+                f"on rank {_rank()}",
+                flush=True,
+            )
 
     def _moment(self, *, skipped: bool = False) -> Moment:
         from megatron.core.num_microbatches_calculator import get_num_microbatches
@@ -253,6 +262,11 @@ class Runtime:
             microbatches=microbatches,
             skipped=skipped,
         )
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether the host is inside one of its own evaluations."""
+        return self._evaluation is not None
 
     def open_evaluation(self, prefix: str) -> None:
         """Before the host evaluates; its ``prefix`` says what on."""
@@ -284,10 +298,6 @@ def owns_writers() -> bool:
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
-
-
-def _nonfinite(domains: list[str]) -> str:
-    return f"loss is not finite in domain{'s' * (len(domains) > 1)} {', '.join(domains)}"
 
 
 def _device(backend: str) -> torch.device:

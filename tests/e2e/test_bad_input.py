@@ -1,0 +1,180 @@
+"""Mistakes stop the run before training, or at its first step, with what to do about it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pytest
+from launch import MODEL, environment, train
+
+pytestmark = pytest.mark.megatron
+
+
+@dataclass
+class Case:
+    """A command line, where ``DATA`` is the corpora's folder and ``TMP`` a scratch folder.
+
+    Attributes:
+        words: what the user types after the model's flags.
+        says: parts of the message; empty: training may begin.
+        config: content of ``TMP/config.yaml``.
+    """
+
+    words: str
+    says: tuple[str, ...] = ()
+    config: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    version: str | None = None
+
+
+BLEND = "--data-path 1 DATA/finance 5 DATA/general"
+CONFIG = "--domain-config TMP/config.yaml"
+FINANCE = "domains:\n  finance: {data: [DATA/finance], weight: 1}\n"
+GENERAL = "  general: {data: [DATA/general], weight: 5}\n"
+
+CASES = {
+    "control": Case(BLEND),
+    "control: data from the config": Case(CONFIG, config=FINANCE + GENERAL),
+    "control: config and command line agree": Case(f"{BLEND} {CONFIG}", config=FINANCE + GENERAL),
+    "missing prefix": Case(
+        "--data-path 1 DATA/finance 5 DATA/generale",
+        ("generale", "did you mean", "general"),
+    ),
+    "other weights in the config": Case(
+        f"--data-path 1 DATA/finance 4 DATA/general {CONFIG}",
+        ("--data-path", "general", "5", "4"),
+        config=FINANCE + GENERAL,
+    ),
+    "a prefix that the config does not know": Case(
+        f"{BLEND} 1 DATA/maths {CONFIG}", ("maths", "config"), config=FINANCE + GENERAL
+    ),
+    "a domain that the command line does not have": Case(
+        f"--data-path 1 DATA/finance {CONFIG}", ("general",), config=FINANCE + GENERAL
+    ),
+    "unknown key": Case(
+        CONFIG,
+        ("domains.finance.wieght", "did you mean 'weight'?"),
+        config="domains:\n  finance: {data: [DATA/finance], wieght: 1}\n",
+    ),
+    "unknown section": Case(
+        CONFIG, ("did you mean 'channel_loss'?",), config="chanel_loss: {average: token}"
+    ),
+    "domain without data": Case(
+        CONFIG, ("domains.general.data",), config=FINANCE + "  general: {data: [], weight: 1}\n"
+    ),
+    "domain whose glob finds nothing": Case(
+        CONFIG,
+        ("general", "DATA/nothing*"),
+        config=FINANCE + "  general: {data: ['DATA/nothing*'], weight: 1}\n",
+    ),
+    "zero weight": Case("--data-path 0 DATA/finance 5 DATA/general", ("finance", "0")),
+    "negative weight": Case("--data-path -1 DATA/finance 5 DATA/general", ("finance", "-1")),
+    "weight missing": Case("--data-path 1 DATA/finance DATA/general", ("weight", "DATA/general")),
+    "weight that is no number": Case(
+        "--data-path 1 DATA/finance five DATA/general", ("five", "weight")
+    ),
+    "no data": Case("", ("--data-path",)),
+    "mock data with domains": Case(
+        f"--mock-data {CONFIG}", ("--mock-data",), config=FINANCE + GENERAL
+    ),
+    "names of validation sets that do not exist": Case(
+        f"{BLEND} --validation-set-names a b", ("--validation-set-names",)
+    ),
+    "no such config": Case(f"{BLEND} --domain-config TMP/none.yaml", ("TMP/none.yaml",)),
+    "log folder is a file": Case(
+        f"{BLEND} --domain-log-dir TMP/config.yaml", ("log folder TMP/config.yaml",), config="a"
+    ),
+    "old Megatron": Case(BLEND, ("0.11.0", ">=0.12"), version="0.11.0"),
+    "new Megatron": Case(BLEND, ("0.21.1", "--allow-unknown-host"), version="0.21.1"),
+    "control: new Megatron, allowed": Case(f"{BLEND} --allow-unknown-host", version="0.21.1"),
+    "distillation": Case(f"{BLEND} --logits-load-dir TMP", ("--logits-load-dir", "distillation")),
+    "sft over context parallel ranks": Case(
+        f"{BLEND} --sft --micro-batch-size 2 --context-parallel-size 2",
+        ("--sft", "--context-parallel-size", "--micro-batch-size 1"),
+        env={"WORLD_SIZE": "2"},
+    ),
+    "validation sets and virtual stages": Case(
+        "--train-data-path DATA/finance --valid-data-path DATA/general DATA/maths "
+        "--test-data-path DATA/code --multiple-validation-sets --pipeline-model-parallel-size 2 "
+        "--num-virtual-stages-per-pipeline-rank 2",
+        ("--multiple-validation-sets", "virtual pipeline"),
+        env={"WORLD_SIZE": "2"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    corpora: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Case, int | None, str]]:
+    """Every case's exit code and message, from one process: Megatron's imports take seconds."""
+    cases: dict[str, Case] = {}
+    for name, case in CASES.items():
+        folder = tmp_path_factory.mktemp("case")
+
+        def place(text: str, folder: Path = folder) -> str:
+            return text.replace("DATA/", f"{corpora}/").replace("TMP", str(folder))
+
+        (folder / "config.yaml").write_text(place(case.config))
+        says = tuple(place(part) for part in case.says)
+        cases[name] = Case(place(case.words), says, "", case.env, case.version)
+    given = []
+    for case in cases.values():
+        words = [*MODEL, "--train-iters", "4", "--channel-loss", *case.words.split()]
+        optional = {"version": case.version} if case.version else {}
+        given.append({**asdict(case), "words": words} | optional)
+        given[-1].pop("version") if not case.version else None
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("start_many.py")],
+        input=json.dumps(given),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        env=environment(),
+    )
+    assert done.returncode == 0
+    results = json.loads(done.stdout.splitlines()[-1])
+    return {
+        name: (case, result["code"], result["message"])
+        for (name, case), result in zip(cases.items(), results, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_command_line(name: str, outcomes: dict[str, tuple[Case, int | None, str]]) -> None:
+    case, code, message = outcomes[name]
+    if not case.says:
+        assert (code, message) == (None, "")
+        return
+    assert code == 2
+    assert message.startswith("domain_pretrain: error: ")
+    for part in case.says:
+        assert part in message
+
+
+def test_real_launch(corpora: Path, tmp_path: Path) -> None:
+    """The user sees the message, no traceback, and exit code 2; no process group is made."""
+    run = train(tmp_path, "--data-path", corpora / "absent", expect=2)
+    assert f"{corpora / 'absent'}" in run.output
+    assert "Traceback" not in run.output
+    assert "initializing torch distributed" not in run.output
+    assert not (tmp_path / "domain_metrics.jsonl").exists()
+
+
+FOREIGN = {
+    "own_dataset": "carries no dataset_id",
+    "doubled_loss": "the script's loss is not Σ mask·loss",
+}
+
+
+@pytest.mark.parametrize("how", FOREIGN)
+def test_foreign_script(how: str, blend: list[str], tmp_path: Path) -> None:
+    """A script that the plugin cannot be right with stops at its first step."""
+    env = {"HOW": how}
+    run = train(tmp_path, *blend, script="foreign_gpt.py", env=env, iterations=2, expect=1)
+    assert FOREIGN[how] in run.output
+    assert run.host_losses() == []

@@ -1,0 +1,168 @@
+"""The demo in small: both phases for real, and all that a user is shown at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import environment
+
+from domain_pretrain.demo.layout import Layout, cores
+from domain_pretrain.demo.recipe import phases
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.report.metrics import read_metrics
+
+DOMAINS = ["general", "code", "maths", "dirty"]
+
+
+def run_demo(out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "domain_pretrain.cli", "demo", "--out", str(out), *flags]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment(COLUMNS="100", CUDA_VISIBLE_DEVICES=""),
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of a demo of 20 iterations after 13 of the base model."""
+    pytest.importorskip("megatron.training")
+    out = tmp_path_factory.mktemp("demo") / "run"
+    done = run_demo(out, "--iterations", "20", "--nproc", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done.stdout
+
+
+@pytest.mark.megatron
+def test_says_where_it_runs_and_what_to_look_at(demo: tuple[Path, str]) -> None:
+    out, printed = demo
+    assert re.search(r"device +CPU \(no GPU found\): .*1 process", printed)
+    assert re.search(rf"charts +\S*tensorboard --logdir {re.escape(str(out))}", printed)
+    assert re.search(rf"picture +{re.escape(str(out))}/losses.png", printed)
+
+
+@pytest.mark.megatron
+def test_shows_progress_with_losses(demo: tuple[Path, str]) -> None:
+    _, printed = demo
+    assert re.search(r"base +13/13  general \d\.\d{3}", printed)
+    assert re.search(r"continued +20/20  general \d\.\d{3}", printed)
+
+
+@pytest.mark.megatron
+def test_table_has_every_domain_with_tokens_epochs_losses_and_perplexity(
+    demo: tuple[Path, str],
+) -> None:
+    out, printed = demo
+    table = printed[printed.index("continued pretraining:") :]
+    size = json.loads((out / "continued" / "corpus_tokens.json").read_text())
+    for domain in DOMAINS:
+        row = re.search(rf"│ {domain} +│(.*)│", table)
+        assert row, table
+        tokens, epochs, start_end, _, ppl = (cell.strip() for cell in row[1].split("│"))
+        assert float(epochs) == pytest.approx(int(tokens.replace(",", "")) / size[domain], abs=5e-3)
+        assert re.fullmatch(r"\d+\.\d+ → \d+\.\d+", start_end)
+        assert float(ppl.replace(",", "")) > 1
+
+
+@pytest.mark.megatron
+def test_writes_a_picture(demo: tuple[Path, str]) -> None:
+    picture = (demo[0] / "losses.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+
+
+@pytest.mark.megatron
+def test_base_sees_the_general_domain_alone_and_the_blend_is_five_to_one(
+    demo: tuple[Path, str],
+) -> None:
+    base, continued = (read_metrics(demo[0] / name) for name in ("base", "continued"))
+    assert {name for entry in base for name in entry["domains"]} == {"general"}
+    last = [entry for entry in continued if entry["split"] == "train"][-1]
+    consumed = {}
+    for entry in continued:
+        for name, values in entry["domains"].items():
+            if entry["split"] == "train":
+                consumed[name] = values["consumed_samples"]
+    assert sum(consumed.values()) == last["consumed_samples"] == 20 * 16
+    assert consumed["general"] / last["consumed_samples"] == pytest.approx(5 / 6, abs=0.02)
+
+
+@pytest.mark.megatron
+def test_continues_from_the_base_checkpoint(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    log = (out / "continued" / "train.log").read_text()
+    assert f"successfully loaded checkpoint from {out / 'base' / 'checkpoint'}" in log
+    base_end = read_metrics(out / "base")[-1]["domains"]["general"]["loss"]
+    first = read_metrics(out / "continued")[0]["domains"]["general"]["loss"]
+    assert first < base_end + 0.5  # an untrained model starts at ln 288 = 5.66
+    assert base_end < 4.5
+
+
+@pytest.mark.megatron
+def test_the_dirty_domain_stays_above_what_no_model_can_beat(demo: tuple[Path, str]) -> None:
+    entries = read_metrics(demo[0] / "continued")
+    dirty = [e["domains"]["dirty"]["loss"] for e in entries if "dirty" in e["domains"]]
+    assert min(dirty) > math.log(128)
+    last = entries[-1]["domains"]
+    assert last["dirty"]["loss"] > 1.2 * max(last[name]["loss"] for name in DOMAINS[:3])
+
+
+@pytest.mark.megatron
+def test_a_failed_phase_shows_the_end_of_its_log_and_the_exit_code(tmp_path: Path) -> None:
+    pytest.importorskip("megatron.training")
+    script = tmp_path / "pretrain_gpt.py"
+    script.write_text("import sys\nprint('the reason', flush=True)\nsys.exit(3)\n")
+    done = run_demo(tmp_path / "out", "--nproc", "1", "--script", str(script))
+    assert done.returncode == 2
+    assert "exit code 1" in done.stderr  # torchrun's
+    assert str(tmp_path / "out" / "base" / "train.log") in done.stderr
+    assert done.stderr.rstrip().endswith("the reason")
+
+
+def test_refuses_to_replace_what_no_demo_wrote(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = run_demo(tmp_path)
+    assert done.returncode == 2
+    assert "not empty, and no demo wrote it" in done.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"nproc": 3, "tp": 2}, "not a multiple of tp·pp·cp = 2·1·1"),
+        ({"nproc": 3}, "global batch, 16, is not a multiple of 3"),
+        ({"nproc": 8, "tp": 8}, "attention heads, 4, is not a multiple of 8"),
+        ({"nproc": 2, "pp": 2, "vpp": 4}, "layers, 4, is not a multiple of 8"),
+        ({"nproc": 1, "vpp": 2}, "virtual stages need --pp"),
+        ({"nproc": 2, "cp": 0}, "--cp 0: give at least 1"),
+    ],
+)
+def test_refuses_a_layout_that_does_not_fit(sizes: dict[str, int], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        Layout("cpu", **sizes)
+
+
+def test_the_layout_takes_what_is_left_for_data_parallelism() -> None:
+    layout = Layout("cpu", 8, tp=2, pp=2)
+    assert layout.dp == 2
+    flags = layout.flags()
+    assert flags[flags.index("--micro-batch-size") + 1] == "2"  # 16 / dp 2 / 4 microbatches
+    assert layout.threads == max(1, cores() // 8)
+    assert str(layout) == "8 processes, dp 2 × tp 2 × pp 2"
+
+
+def test_every_layout_has_the_same_padded_vocabulary() -> None:
+    base, _ = phases(60)
+    for tp in (1, 2, 4):
+        flags = base.flags(Path("run"), tp)
+        divisible_by = int(flags[flags.index("--make-vocab-size-divisible-by") + 1])
+        padded = -(-257 // (divisible_by * tp)) * divisible_by * tp
+        assert padded == 288

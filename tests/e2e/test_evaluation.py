@@ -1,0 +1,85 @@
+"""Validation and test losses of every domain, at Megatron's own points, from its own passes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import Run, train
+
+pytestmark = pytest.mark.megatron
+
+
+def mean(entry: dict[str, Any]) -> float:
+    domains = entry["domains"].values()
+    return sum(d["loss_sum"] for d in domains) / sum(d["tokens"] for d in domains)
+
+
+def assert_adds_up(run: Run) -> list[dict[str, Any]]:
+    """The domains of every evaluation add up to the loss that Megatron printed (7 digits)."""
+    entries = [entry for entry in run.metrics(None) if entry["split"] != "train"]
+    printed = [float(loss) for loss in run.host_evaluations()]
+    assert [mean(entry) for entry in entries] == pytest.approx(printed, rel=2e-6)
+    return entries
+
+
+def test_points_and_sums(blend: list[str], tmp_path: Path) -> None:
+    """Over data-parallel ranks, with the blend in a file."""
+    (tmp_path / "blend.txt").write_text(" ".join(blend[1:]))
+    data = ["--data-args-path", tmp_path / "blend.txt"]
+    run = train(tmp_path, *data, "--eval-interval", "2", nproc=2)
+    entries = assert_adds_up(run)
+    points = [(e["split"], e["iteration"], e.get("final", False)) for e in entries]
+    assert points == [
+        ("valid", 2, False),
+        ("valid", 4, False),
+        ("valid", 4, True),
+        ("test", 4, True),
+    ]
+    for entry in entries:
+        assert sum(d["samples"] for d in entry["domains"].values()) == 16  # 2 batches of 8
+        assert len(entry["domains"]) > 1
+    # Training windows are not disturbed by the evaluations between them.
+    for entry in run.metrics():
+        assert sum(d["samples"] for d in entry["domains"].values()) == 8
+
+
+def test_multiple_validation_sets(corpora: Path, tmp_path: Path) -> None:
+    """Each split has a blend of its own; each validation set is read to its end, apart."""
+    sets = [str(corpora / name) for name in ("rare", "maths", "code")]
+    blends = {
+        "train": ["1", str(corpora / "finance"), "3", str(corpora / "general")],
+        "valid": sets,
+        "test": [str(corpora / "code")],
+    }
+    (tmp_path / "blends.json").write_text(json.dumps(blends))
+    data = ["--per-split-data-args-path", tmp_path / "blends.json"]
+    flags = ["--multiple-validation-sets", "--full-validation", "--eval-interval", "2"]
+    run = train(tmp_path, *data, *flags, iterations=2)
+    valid, final, test = [e for e in run.metrics(None) if e["split"] != "train"]
+    printed = [float(loss) for loss in run.host_evaluations()]
+    by_set = [valid["domains"][name]["loss"] for name in ("rare", "maths", "code")]
+    assert by_set == pytest.approx(printed[:3], rel=2e-6)
+    assert {k: v for k, v in final.items() if k != "final"} == valid
+    # To the end: all tokens of the set but those of its last, incomplete batch.
+    for name, domain in valid["domains"].items():
+        tokens = (corpora / f"{name}.bin").stat().st_size // 2
+        assert tokens - 8 * 32 <= domain["tokens"] <= tokens
+    assert test["domains"].keys() == {"code"}
+    for entry in run.metrics():
+        assert entry["domains"].keys() <= {"finance", "general"}
+
+
+def test_one_prefix(corpora: Path, tmp_path: Path) -> None:
+    """A plain dataset gives no ids: all of its samples are of one domain."""
+    run = train(tmp_path, "--data-path", corpora / "maths", iterations=1)
+    assert_adds_up(run)
+    assert {name for e in run.metrics(None) for name in e["domains"]} == {"maths"}
+
+
+def test_mock_data(tmp_path: Path) -> None:
+    run = train(tmp_path, "--mock-data", iterations=1)
+    assert_adds_up(run)
+    assert {name for e in run.metrics(None) for name in e["domains"]} == {"mock"}

@@ -1,0 +1,281 @@
+"""A whole step through DomainStep, as a loop of one's own would call it; no host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from domain_pretrain.errors import ConfigError, IntegrityError
+from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.microbatch import row_of_token
+from domain_pretrain.flow.publish import Publisher
+from domain_pretrain.flow.step import DomainStep, Moment
+from domain_pretrain.flow.tap import Source
+
+CPU = torch.device("cpu")
+NAMES = ("finance", "general", "rare")
+SOURCE = Source(domain_of_dataset=torch.tensor([1, 0, 2, 1]))
+Batch = dict[str, torch.Tensor]
+
+
+def batches(*ids: list[int]) -> list[Batch]:
+    """Microbatches of two rows of eight tokens."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        {
+            "losses": torch.rand(2, 8, generator=generator) * 9,
+            "loss_mask": (torch.rand(2, 8, generator=generator) < 0.7).float(),
+            "dataset_id": torch.tensor(pair, dtype=torch.int16),
+        }
+        for pair in ids
+    ]
+
+
+def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
+    loss = torch.sum(losses * mask)
+    return loss, mask.sum().int(), {"lm loss": loss}
+
+
+def forward_step(
+    iterator: Iterator[Batch], model: Any = None, loss: Callable[..., Any] = loss_func
+) -> tuple[torch.Tensor, Callable[..., Any]]:
+    batch = next(iterator)
+    assert "dataset_id" not in batch
+    return batch["losses"], partial(loss, batch["loss_mask"])
+
+
+def make(log_dir: Path | None = None, **how: Any) -> DomainStep:
+    publisher = None
+    if log_dir is not None:
+        publisher = Publisher(log_dir, None, None, "token", lambda text: None, after_iteration=0)
+    return DomainStep(NAMES, Groups(), CPU, publisher, **how)
+
+
+def run(
+    step: DomainStep, data: list[Batch], forward: Callable[..., Any] = forward_step, **how: Any
+) -> None:
+    """What a schedule does with the wrapped forward step."""
+    wrapped = step.wrap_forward_step(forward, SOURCE, training=how.get("training", True))
+    iterator = iter(data)
+    for _ in data:
+        output, loss = wrapped(iterator, None)
+        loss(output)
+
+
+def moment(iteration: int, **how: Any) -> Moment:
+    values = {"log": True, "scalars": True, "microbatches": 2, **how}
+    return Moment(iteration=iteration, consumed_samples=4 * iteration, **values)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "domain_metrics.jsonl").read_text().splitlines()]
+
+
+def test_step(tmp_path: Path) -> None:
+    step, data = make(tmp_path), batches([0, 1], [3, 3])
+    step.open()
+    run(step, data)
+    step.close(moment(1))
+    (line,) = lines(tmp_path)
+    assert line["domains"].keys() == {"finance", "general"}, "absent is absent"
+    rows = {"finance": [(0, 1)], "general": [(0, 0), (1, 0), (1, 1)]}
+    for name, places in rows.items():
+        masks = [data[m]["loss_mask"][r].double() for m, r in places]
+        losses = [data[m]["losses"][r].double() for m, r in places]
+        loss = sum(float(m @ x) for m, x in zip(masks, losses, strict=True))
+        tokens = sum(int(mask.sum()) for mask in masks)
+        domain = line["domains"][name]
+        assert (domain["tokens"], domain["samples"]) == (tokens, len(places))
+        assert domain["loss_sum"] == pytest.approx(loss, rel=1e-7)
+
+
+def test_repeated_attempts_count_once(tmp_path: Path) -> None:
+    step, data = make(tmp_path), batches([0, 1], [2, 3])
+    for folder, attempts in ((tmp_path / "once", 1), (tmp_path / "thrice", 3)):
+        step = make(folder)
+        for _ in range(attempts):
+            step.open()
+            run(step, data)  # the very same dicts
+        step.close(moment(1))
+    assert lines(tmp_path / "once") == lines(tmp_path / "thrice")
+
+
+def test_evaluation_between_attempts_does_not_mix(tmp_path: Path) -> None:
+    step, data = make(tmp_path), batches([0, 1], [2, 3])
+    step.open()
+    run(step, data[:1])
+    step.open_evaluation()
+    run(step, batches([2, 2]), training=False)
+    step.close_evaluation("valid", 1, 4, final=False)
+    run(step, data[1:])
+    step.close(moment(1))
+    valid, train = lines(tmp_path)
+    assert valid["domains"].keys() == {"rare"}
+    assert sum(d["samples"] for d in train["domains"].values()) == 4
+
+
+def test_skipped_updates_are_consumed_but_not_reported(tmp_path: Path) -> None:
+    step = make(tmp_path)
+    for iteration in (1, 2):
+        step.open()
+        run(step, batches([0, 1], [0, 1]))
+        step.close(moment(iteration, skipped=iteration == 1, log=iteration == 2))
+    (line,) = lines(tmp_path)
+    assert line["domains"]["general"]["samples"] == 2
+    assert line["domains"]["general"]["consumed_samples"] == 4
+
+
+def test_microbatches_that_went_past_the_seams() -> None:
+    step = make()
+    step.open()
+    run(step, batches([0, 1]))
+    with pytest.raises(IntegrityError, match="saw 1 of the step's 2 microbatch losses"):
+        step.close(moment(1, log=False))
+
+
+def test_the_first_step_is_checked_even_where_it_is_not_logged() -> None:
+    step = make()
+    step.open()
+    run(step, batches([0, 1], [0, 1]), partial(forward_step, loss=doubled))
+    with pytest.raises(IntegrityError, match="is not Σ mask·loss"):
+        step.close(moment(1, log=False))
+
+
+def doubled(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
+    loss, tokens, report = loss_func(mask, losses)
+    return 2 * loss, tokens, report
+
+
+def half_the_tokens(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
+    mask = mask.clone()
+    mask[:, ::2] = 0
+    return loss_func(mask, losses)
+
+
+def test_a_loss_of_other_tokens() -> None:
+    step = make()
+    step.open()
+    run(step, batches([0, 1], [0, 1]), partial(forward_step, loss=half_the_tokens))
+    with pytest.raises(IntegrityError, match="missing or counted twice"):
+        step.close(moment(1))
+
+
+def without_mask(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
+    output, loss = forward_step(iterator)
+    return output, lambda losses: loss(losses)
+
+
+def with_old_loss(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
+    output, loss = forward_step(iterator)
+    return output, partial(lambda mask, losses: loss(losses)[:2], torch.ones(2, 8))
+
+
+def with_mean_output(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
+    output, loss = forward_step(iterator)
+    return output.mean(), loss
+
+
+def with_own_batches(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
+    return forward_step(iter([{k: v for k, v in batches([0, 1])[0].items() if k != "dataset_id"}]))
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (without_mask, r"must return \(output, partial\(loss_func, loss_mask, …\)\)"),
+        (with_old_loss, r"must return \(loss_sum, num_tokens, report\).* it returned 2"),
+        (with_mean_output, "one loss per token"),
+        (with_own_batches, "took 0 batches"),
+    ],
+)
+def test_scripts_that_cannot_be_counted(forward: Callable[..., Any], message: str) -> None:
+    step = make()
+    step.open()
+    with pytest.raises(IntegrityError, match=message):
+        run(step, batches([0, 1]), forward)
+
+
+def test_nan_is_counted_before_the_host_raises() -> None:
+    """The host's own check for NaN does not know domains."""
+
+    def checked(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
+        result = loss_func(mask, losses)
+        if torch.isnan(result[0]):
+            raise RuntimeError("found NaN in local forward loss calculation")
+        return result
+
+    step = make()
+    step.open()
+    data = batches([0, 1], [3, 2])
+    data[1]["losses"][1, :] = torch.nan
+    with pytest.raises(RuntimeError, match="found NaN"):
+        run(step, data, partial(forward_step, loss=checked))
+    assert step.nonfinite_domains(training=True) == ["rare"]
+    assert step.nonfinite_domains(training=False) == []
+
+
+def test_state(tmp_path: Path) -> None:
+    """A checkpoint in an open window, in the middle of training."""
+    unbroken, data = make(tmp_path / "unbroken"), batches([0, 1], [2, 3])
+    step = make(tmp_path / "first")
+    for iteration in range(1, 6):
+        if iteration == 3:  # a new process
+            state = step.state_dict()
+            step = make(tmp_path / "second")
+            step.load_state_dict(state)
+        for one in (unbroken, step):
+            one.open()
+            run(one, data)
+            one.close(moment(iteration, log=iteration == 4, scalars=iteration == 5))
+    assert lines(tmp_path / "second") == lines(tmp_path / "unbroken")
+    assert step.state_dict() == unbroken.state_dict()
+
+
+def test_state_of_other_domains() -> None:
+    step = make()
+    step.open()
+    run(step, batches([0, 1], [2, 3]))
+    step.close(moment(1))
+    state = step.state_dict()
+
+    names = ("general", "finance", "fresh")
+    other = DomainStep(names, Groups(), CPU)
+    with pytest.raises(ConfigError, match=r"gone \['rare'\], new \['fresh'\]"):
+        other.load_state_dict(state)
+    allowed = DomainStep(names, Groups(), CPU, allow_domain_change=True)
+    allowed.load_state_dict(state)
+    assert allowed.windows.consumed()[1] == {"general": 2, "finance": 1, "fresh": 0}
+    with pytest.raises(ConfigError, match="has version 999"):
+        step.load_state_dict({**state, "version": 999})
+
+
+@pytest.mark.megatron
+@pytest.mark.parametrize(("rows", "cp"), [(1, 2), (2, 2), (3, 2), (2, 4), (4, 1)])
+def test_rows_of_packed_tokens_are_the_hosts(
+    rows: int, cp: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megatron's own flattening and cutting, of a batch whose tokens are their row's number."""
+    utils = pytest.importorskip("megatron.core.utils")
+    if not hasattr(utils, "flatten_batch_for_packed_sequences"):
+        pytest.skip("this Megatron does not flatten packed rows")
+    length = 24
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: cp)
+    for rank in range(cp):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda group, rank=rank: rank)
+        batch = {
+            "tokens": torch.arange(rows)[:, None].expand(rows, length),
+            "cu_seqlens": torch.tensor([[0, 10, length]] * rows, dtype=torch.int32),
+        }
+        batch = utils.flatten_batch_for_packed_sequences(batch)
+        batch = utils.get_batch_on_this_cp_rank(
+            batch, is_hybrid_cp=False, use_per_sequence_balancing=True
+        )
+        (tokens,) = batch["tokens"]
+        groups = Groups(cp_size=cp, cp_rank=rank)
+        assert row_of_token(rows, len(tokens), groups, CPU).tolist() == tokens.tolist()

@@ -1,0 +1,195 @@
+"""The ledger's sums, the windows over them, and the check that nothing was lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain_pretrain.errors import IntegrityError
+from domain_pretrain.flow.ledger import Groups, HostSums, Ledger, Windows, check_conservation
+from domain_pretrain.stats import SCALE, Column, DomainStats
+
+CPU = torch.device("cpu")
+NAMES = ("a", "b")
+SHAPE = (len(NAMES) + 1, len(Column))
+
+
+def stats(*, loss: float = 6.0, tokens: float = 4.0, invalid: float = 0.0) -> DomainStats:
+    """Half of the tokens and losses in each of two domains."""
+    sums = np.zeros(SHAPE, dtype=np.int64)
+    sums[:2, Column.LOSS] = round(loss / 2 * SCALE[Column.LOSS])
+    sums[:2, Column.TOKENS] = round(tokens / 2 * SCALE[Column.TOKENS])
+    sums[2, Column.TOKENS] = round(invalid * SCALE[Column.TOKENS])
+    return DomainStats(NAMES, sums)
+
+
+def test_ledger_adds_up_what_the_host_says() -> None:
+    ledger = Ledger(2, Groups(), CPU)
+    ledger.sums[0, 1, Column.TOKENS] += 5 * SCALE[Column.TOKENS]
+    ledger.add_host(torch.tensor(1.5), torch.tensor(3, dtype=torch.int32))
+    ledger.add_host(torch.tensor(2.25), torch.tensor(2, dtype=torch.int32))
+    ledger.reduce()  # one process: nobody to talk to
+    read, host = ledger.read(NAMES)
+    assert host == HostSums(loss=3.75, tokens=5, microbatches=2)
+    assert [name for name, _ in read] == ["b"]
+
+
+def test_a_new_attempt_forgets_the_old_one() -> None:
+    ledger = Ledger(2, Groups(), CPU)
+    ledger.sums.fill_(3)
+    ledger.add_host(torch.tensor(1.5), torch.tensor(3))
+    ledger.open()
+    read, host = ledger.read(NAMES)
+    assert not read.sums.any()
+    assert host == HostSums(0.0, 0, 0)
+
+
+def test_hosts_that_reduce_over_context_parallel_ranks_report_each_sum_twice() -> None:
+    ledger = Ledger(2, Groups(cp_size=2, host_repeats=2), CPU)
+    for _ in range(2):  # what the all-reduce adds up: both ranks report the whole
+        ledger.add_host(torch.tensor(1.5), torch.tensor(3))
+    assert ledger.read(NAMES)[1] == HostSums(1.5, 3, 2)
+
+
+def test_a_nan_does_not_spoil_the_hosts_sum() -> None:
+    ledger = Ledger(2, Groups(), CPU)
+    for loss in (1.0, torch.nan, torch.inf):
+        ledger.add_host(torch.tensor(loss), torch.tensor(1))
+    assert ledger.read(NAMES)[1] == HostSums(1.0, 3, 3)
+
+
+def test_what_is_read_does_not_change_later() -> None:
+    ledger = Ledger(2, Groups(), CPU)
+    before = ledger.read(NAMES)[0]
+    ledger.sums.fill_(1)
+    assert not before.sums.any()
+
+
+@pytest.mark.parametrize(
+    ("host", "wrong"),
+    [
+        (HostSums(6.0, 4, 1), None),
+        (HostSums(6.0 + 3e-5, 4, 1), None),  # fp32 rounding of the host's sum
+        (HostSums(6.1, 4, 1), r"6\.0 nats in this step, the host's loss function to 6\.1"),
+        (HostSums(6.0, 5, 1), "counted 5: some tokens are missing"),
+        (HostSums(6.0, 3, 9), "missing or counted twice"),
+    ],
+)
+def test_conservation(host: HostSums, wrong: str | None) -> None:
+    if wrong is None:
+        check_conservation(stats(), host)
+    else:
+        with pytest.raises(IntegrityError, match=wrong):
+            check_conservation(stats(), host)
+
+
+def test_conservation_of_fractional_masks() -> None:
+    """The host cuts off less than a token for each microbatch."""
+    check_conservation(stats(tokens=4.5), HostSums(6.0, 3, 2))
+    with pytest.raises(IntegrityError):
+        check_conservation(stats(tokens=4.5), HostSums(6.0, 2, 2))
+
+
+def test_tokens_of_no_domain() -> None:
+    with pytest.raises(IntegrityError, match="1 tokens carry a domain id outside of the 2 domains"):
+        check_conservation(stats(invalid=1), HostSums(6.0, 4, 1))
+
+
+def test_conservation_says_nothing_of_losses_that_are_not_finite() -> None:
+    broken = stats()
+    broken.sums[0, Column.NONFINITE] = 1
+    check_conservation(broken, HostSums(0.0, 4, 1))
+    with pytest.raises(IntegrityError):
+        check_conservation(broken, HostSums(0.0, 5, 1))
+
+
+STEP = st.integers(0, 2**32)  # seeds: hypothesis is slow at drawing fifteen numbers
+EVENT = st.one_of(
+    st.tuples(st.just("step"), STEP, st.booleans()),
+    st.tuples(st.sampled_from(["log", "scalars", "consumed", "checkpoint"])),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(EVENT, max_size=12))
+def test_windows(events: list[tuple]) -> None:
+    """Against plain sums, with checkpoints into a new process at any time."""
+    windows = Windows(NAMES, CPU)
+    model = {"log": np.zeros(SHAPE, dtype=np.int64), "scalars": np.zeros(SHAPE, dtype=np.int64)}
+    consumed = np.zeros(SHAPE, dtype=np.int64)
+    index = {"log": Windows.LOG, "scalars": Windows.SCALARS}
+    for kind, *rest in events:
+        if kind == "step":
+            step = np.random.default_rng(rest[0]).integers(-(2**40), 2**40, SHAPE)
+            step[-1] = 0  # a step with invalid ids never gets here
+            windows.add(torch.from_numpy(step)[None], skipped=rest[1])
+            consumed += step
+            if not rest[1]:
+                for window in model.values():
+                    window += step
+        elif kind == "checkpoint":
+            state = windows.state_dict()
+            windows = Windows(NAMES, CPU)
+            windows.load_state_dict(state)
+        elif kind == "consumed":
+            tokens, samples = windows.consumed()
+            expected = consumed[:-1, Column.TOKENS] / SCALE[Column.TOKENS]
+            assert list(tokens.values()) == expected.tolist()
+            assert list(samples.values()) == consumed[:-1, Column.SAMPLES].tolist()
+        else:
+            (read,) = windows.read(index[kind])
+            assert (read.sums == model[kind]).all()
+            windows.restart(index[kind])
+            model[kind][:] = 0
+
+
+def test_consumed_outgrows_int64() -> None:
+    windows = Windows(NAMES, CPU)
+    step = torch.zeros(1, *SHAPE, dtype=torch.int64)
+    step[0, 0, Column.TOKENS] = 2**62
+    for _ in range(8):
+        windows.add(step, skipped=False)
+        windows.restart(Windows.LOG)
+        windows.restart(Windows.SCALARS)
+        tokens, _ = windows.consumed()
+    assert tokens["a"] == 8 * 2**62 / SCALE[Column.TOKENS]
+    again = Windows(NAMES, CPU)
+    again.load_state_dict(windows.state_dict())
+    assert again.consumed() == windows.consumed()
+
+
+def test_state_is_mapped_by_name() -> None:
+    windows = Windows(NAMES, CPU)
+    step = torch.arange(SHAPE[0] * SHAPE[1]).view(1, *SHAPE)
+    windows.add(step, skipped=False)
+    changed = Windows(("new", "b", "a"), CPU)
+    changed.load_state_dict(windows.state_dict())
+    (log,) = changed.read(Windows.LOG)
+    assert log.sums.tolist() == [[0] * 5, step[0, 1].tolist(), step[0, 0].tolist(), [0] * 5]
+    assert changed.consumed()[1] == {
+        "new": 0,
+        "b": int(step[0, 1, Column.SAMPLES]),
+        "a": int(step[0, 0, Column.SAMPLES]),
+    }
+
+
+def test_state_is_made_of_python_primitives() -> None:
+    """Checkpoints are loaded with weights_only, and saved as JSON in some formats."""
+    windows = Windows(NAMES, CPU)
+    windows.add(torch.ones(1, *SHAPE, dtype=torch.int64), skipped=False)
+
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                assert type(key) is str
+                check(item)
+        elif isinstance(value, list):
+            for item in value:
+                check(item)
+        else:
+            assert type(value) is int
+
+    check(windows.state_dict())

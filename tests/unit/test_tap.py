@@ -1,0 +1,77 @@
+"""The tap: what the host sees of a batch, and what the plugin keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from domain_pretrain.errors import IntegrityError
+from domain_pretrain.flow.tap import BatchTap, Source
+
+CPU = torch.device("cpu")
+TABLE = Source(domain_of_dataset=torch.tensor([2, 0, 0, 1]))
+
+
+def batch(ids: list[int] | None, rows: int = 2) -> dict[str, torch.Tensor]:
+    mask = torch.ones(rows, 4)
+    mask[0, :3] = 0
+    ids_key = {} if ids is None else {"dataset_id": torch.tensor(ids, dtype=torch.int16)}
+    return {"tokens": torch.zeros(rows, 4), "loss_mask": mask, **ids_key}
+
+
+def test_host_gets_a_copy_without_ids() -> None:
+    """The rerun machine hands the very same dict out again."""
+    original = batch([3, 0])
+    tap = BatchTap(iter([original, original]))
+    for _ in range(2):
+        seen = next(tap)
+        assert seen.keys() == {"tokens", "loss_mask"}
+        assert seen["tokens"] is original["tokens"]
+        rows = tap.rows(TABLE, CPU)
+        assert rows.domains.tolist() == [1, 2]
+        assert rows.tokens.tolist() == [1, 4]
+    assert "dataset_id" in original
+    with pytest.raises(StopIteration):
+        next(tap)
+
+
+def test_other_attributes_are_the_iterators() -> None:
+    class Loader:
+        current_epoch = 7
+
+        def __next__(self) -> dict[str, torch.Tensor]:
+            return batch([0, 0])
+
+    tap = BatchTap(Loader())  # type: ignore[arg-type]
+    assert tap.current_epoch == 7
+    assert iter(tap) is tap
+
+
+def test_constant_source_needs_no_ids() -> None:
+    tap = BatchTap(iter([batch(None)]))
+    next(tap)
+    assert tap.rows(Source(constant=4), CPU).domains.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("ids", "source", "message"),
+    [
+        (None, TABLE, "carries no dataset_id"),
+        ([0, 1], Source(constant=0), "the catalog does not describe the data"),
+        ([0, 1, 2], TABLE, "3 entries for 2 rows"),
+    ],
+)
+def test_ids_and_catalog_must_agree(ids: list[int] | None, source: Source, message: str) -> None:
+    tap = BatchTap(iter([batch(ids)]))
+    next(tap)
+    with pytest.raises(IntegrityError, match=message):
+        tap.rows(source, CPU)
+
+
+def test_a_script_that_takes_its_batches_elsewhere() -> None:
+    with pytest.raises(IntegrityError, match="took 0 batches"):
+        BatchTap(iter([])).rows(TABLE, CPU)
+    tap = BatchTap(iter([[torch.zeros(2, 4)]]))
+    assert isinstance(next(tap), list)
+    with pytest.raises(IntegrityError, match="took 1 batches, none a dict with 'loss_mask'"):
+        tap.rows(TABLE, CPU)
