@@ -20,7 +20,7 @@ from megatron.core.transformer.multi_token_prediction import mtp_on_this_rank
 from megatron.training.utils import is_first_or_last_pipeline_stage
 from torch import Tensor
 
-Batch = dict[str, Tensor | None]
+Batch = dict[str, Any]  # tensors; None for what this stage does not read
 
 # What the model and its attention read. Anything else in a row (``dataset_id``, say) stays behind:
 # the CP slicer would try to cut it along a sequence dimension that it does not have.
@@ -162,7 +162,7 @@ def _packed_seq_params(batch: Batch, args: Namespace) -> PackedSeqParams | None:
         training.update_seqlen_stats_from_cu_seqlens(cu_seqlens)
     # Attention strides over the rows as they lie in memory: padding included.
     bounds = cu_seqlens if padded is None else padded
-    longest = int(batch["max_seqlen"].item())  # type: ignore[union-attr]
+    longest = int(batch["max_seqlen"].item())
     return call_known(
         PackedSeqParams,
         qkv_format="thd",
