@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import recording_gpt
 from megatron.training.datasets import sft_dataset
 
-import recording_gpt
 from domain_pretrain.hosts import gpt_data
 
 

@@ -77,6 +77,15 @@ CASES = {
     "weight that is no number": Case(
         "--data-path 1 DATA/finance five DATA/general", ("five", "weight")
     ),
+    "no such data file": Case("--data-args-path TMP/none.txt", ("TMP/none.txt cannot be read",)),
+    "data file of splits that is not JSON": Case(
+        "--per-split-data-args-path TMP/config.yaml", ("is not JSON",), config="train: DATA/code"
+    ),
+    "data file without a split": Case(
+        "--per-split-data-args-path TMP/config.yaml",
+        ("the keys train, valid, test",),
+        config='{"train": "DATA/code", "valid": null}',
+    ),
     "no data": Case("", ("--data-path",)),
     "mock data with domains": Case(
         f"--mock-data {CONFIG}", ("--mock-data",), config=FINANCE + GENERAL

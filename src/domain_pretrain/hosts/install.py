@@ -11,9 +11,9 @@ from types import ModuleType
 from domain_pretrain.backends import cpu, select
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import seams
+from domain_pretrain.hosts.command_line import flags_of_command_line
 from domain_pretrain.hosts.importhook import after_import
 from domain_pretrain.hosts.megatron import SEAMS, clear_exit
-from domain_pretrain.hosts.runtime import flags_of_command_line
 
 _enabled = False
 _checked: set[Path] = set()

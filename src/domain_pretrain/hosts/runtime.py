@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,11 @@ import torch.distributed as dist
 from packaging.version import Version
 
 from domain_pretrain.backends import select
-from domain_pretrain.catalog import Catalog, check_data_path, check_files, data_path_arguments
+from domain_pretrain.catalog import Catalog, check_files
 from domain_pretrain.config import (
     DomainConfig,
     PluginArgs,
     Reweight,
-    add_arguments,
     plugin_args,
 )
 from domain_pretrain.flow import steer
@@ -29,53 +25,9 @@ from domain_pretrain.flow.publish import Publisher
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.support import check_flags, check_version
 from domain_pretrain.stats import Split
-
-DATA_FLAGS = (
-    "--data-path",
-    "--data-args-path",
-    "--train-data-path",
-    "--valid-data-path",
-    "--test-data-path",
-    "--per-split-data-args-path",
-    "--mock-data",
-)
-
-
-def flags_of_command_line() -> PluginArgs:
-    """The plugin's flags straight from ``sys.argv``.
-
-    Needed before the host parses (which backend, which data) and where it drops them
-    (``--yaml-cfg`` replaces the namespace).
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    return plugin_args(add_arguments(parser).parse_known_args()[0])
-
-
-def data_from_config() -> list[str] | None:
-    """The ``--data-path`` that the config gives where the command line names no data."""
-    given = {word.split("=", 1)[0] for word in sys.argv[1:]}
-    path = flags_of_command_line().domain_config
-    if path is None or given & set(DATA_FLAGS):
-        return None
-    config = DomainConfig.load(path)
-    return data_path_arguments(config)[1:] if config.domains else None
-
-
-def _check_data_flags(args: Any) -> None:
-    """Check the words of every data flag, and of the files that some of them name."""
-    for split in ("", "train_", "valid_", "test_"):
-        words = getattr(args, f"{split}data_path", None)
-        if words is not None:
-            check_data_path(words, f"--{split}data-path".replace("_", "-"))
-    if getattr(args, "data_args_path", None):
-        check_data_path(Path(args.data_args_path).read_text().split(), "--data-args-path")
-    if getattr(args, "per_split_data_args_path", None):
-        for split, words in json.loads(Path(args.per_split_data_args_path).read_text()).items():
-            words = words.split() if isinstance(words, str) else words
-            if words is not None:
-                check_data_path(words, f"--per-split-data-args-path, {split}")
 
 
 class Runtime:
@@ -112,7 +64,7 @@ class Runtime:
         check_flags(args)
         if self._plugin.domain_config:
             self._config = DomainConfig.load(self._plugin.domain_config)
-        _check_data_flags(args)
+        check_data_flags(args)
         blend, per_split = get_blend_and_blend_per_split(args)
         self._catalog = Catalog.build(
             blend,

@@ -1,0 +1,88 @@
+"""What the command line says, read before the host parses it or where the host drops it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from domain_pretrain.catalog import SPLITS, check_data_path, data_path_arguments
+from domain_pretrain.config import DomainConfig, PluginArgs, add_arguments, plugin_args
+from domain_pretrain.errors import ConfigError
+
+DATA_FLAGS = (
+    "--data-path",
+    "--data-args-path",
+    "--train-data-path",
+    "--valid-data-path",
+    "--test-data-path",
+    "--per-split-data-args-path",
+    "--mock-data",
+)
+
+
+def flags_of_command_line() -> PluginArgs:
+    """The plugin's flags straight from ``sys.argv``.
+
+    Needed before the host parses (which backend, which data) and where it drops them
+    (``--yaml-cfg`` replaces the namespace).
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    return plugin_args(add_arguments(parser).parse_known_args()[0])
+
+
+def data_from_config() -> list[str] | None:
+    """The ``--data-path`` that the config gives where the command line names no data."""
+    given = {word.split("=", 1)[0] for word in sys.argv[1:]}
+    path = flags_of_command_line().domain_config
+    if path is None or given & set(DATA_FLAGS):
+        return None
+    config = DomainConfig.load(path)
+    return data_path_arguments(config)[1:] if config.domains else None
+
+
+def check_data_flags(args: Any) -> None:
+    """Check the words of every data flag, and of the files that some of them name.
+
+    Args:
+        args: Megatron's.
+
+    Raises:
+        ConfigError: names the flag and the word; Megatron would stop at a bare assert, or go on.
+    """
+    for split in ("", "train-", "valid-", "test-"):
+        words = getattr(args, f"{split}data-path".replace("-", "_"), None)
+        if words is not None:
+            check_data_path(words, f"--{split}data-path")
+    path = getattr(args, "data_args_path", None)
+    if path:
+        check_data_path(_read("--data-args-path", path).split(), "--data-args-path")
+    path = getattr(args, "per_split_data_args_path", None)
+    if path:
+        blends = _blends_of_splits("--per-split-data-args-path", path)
+        for split in SPLITS:
+            words = blends[split].split() if isinstance(blends[split], str) else blends[split]
+            if words is not None:
+                check_data_path(words, f"--per-split-data-args-path, {split}")
+
+
+def _blends_of_splits(flag: str, path: str) -> dict[str, Any]:
+    try:
+        blends = json.loads(_read(flag, path))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{flag} {path} is not JSON: {error}") from None
+    if not isinstance(blends, dict) or not blends.keys() >= set(SPLITS):
+        raise ConfigError(
+            f"{flag} {path} must hold an object with the keys {', '.join(SPLITS)}; a split "
+            "without data is null"
+        )
+    return blends
+
+
+def _read(flag: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag} {path} cannot be read: {error}") from None
