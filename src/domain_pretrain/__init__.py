@@ -1,13 +1,18 @@
 """Channel loss for domain continued pretraining on Megatron-LM.
 
 Importing this package changes nothing. :func:`enable` installs the plugin in this process,
-:func:`disable` takes it out.
+:func:`disable` takes it out. :class:`DomainStep` is for training loops other than Megatron's.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from domain_pretrain.flow.step import DomainStep
+
 __version__ = "0.1.0"
-__all__ = ["disable", "enable"]
+__all__ = ["DomainStep", "disable", "enable"]
 
 
 def enable(backend: str | None = None) -> None:
@@ -22,3 +27,12 @@ def disable() -> None:
     from domain_pretrain.hosts.install import disable
 
     disable()
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: it needs torch, which must not be imported before enable().
+    if name == "DomainStep":
+        from domain_pretrain.flow.step import DomainStep
+
+        return DomainStep
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

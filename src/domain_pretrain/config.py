@@ -118,7 +118,6 @@ class Reweight(ReweightOptions):
                 "one of {known}",
                 {"strategy": repr(self.strategy), "known": ", ".join(SHAPES)},
             )
-        self.curve()
         return self
 
     def curve(self) -> ShapeOptions:
@@ -205,7 +204,7 @@ class DomainConfig(_Section):
                 f"--domain-reweight {strategy} and reweight.strategy: {given['strategy']} of the "
                 "config disagree: take one out"
             )
-        return Reweight(**given)
+        return parse(Reweight, given, "reweight")
 
     def digest(self) -> str:
         """sha256 of what the file says, hexadecimal.

@@ -45,6 +45,15 @@ class Groups:
     micro_batch_size: int = 1
     host_repeats: int = 1
 
+    @classmethod
+    def data_parallel(cls) -> Groups:
+        """Every process of ``torch.distributed`` is a data parallel rank; without it, one alone."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls()
+        return cls(
+            dp_cp=dist.group.WORLD, dp_cp_size=dist.get_world_size(), dp_rank=dist.get_rank()
+        )
+
 
 @dataclass(frozen=True)
 class HostSums:

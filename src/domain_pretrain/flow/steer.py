@@ -8,7 +8,7 @@ its backward pass. ``Lagged`` knows them before the step begins; ``WithinMicroba
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,7 +93,10 @@ class Lagged:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :class:`Steering`."""
-        self.memory = self.reweighter.load(state)
+        if "ema" in state:
+            self.memory = self.reweighter.load(state)
+        else:  # of a run that weighed within the microbatch: estimates begin here
+            self.memory = replace(self.reweighter.start(), step=int(state["step"]))
         self._put()
 
     def _put(self) -> None:

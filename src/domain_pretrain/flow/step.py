@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from domain_pretrain.config import Reweight
 from domain_pretrain.errors import ConfigError, IntegrityError
+from domain_pretrain.flow import steer
+from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.ledger import Groups, Ledger, Windows, check_conservation
-from domain_pretrain.flow.loss import count_microbatch, weighted_loss
-from domain_pretrain.flow.microbatch import Microbatch
 from domain_pretrain.flow.publish import Publisher, Record, reweighted
 from domain_pretrain.flow.steer import Steering
-from domain_pretrain.flow.tap import BatchTap, Rows, Source
-from domain_pretrain.stats import Split
+from domain_pretrain.flow.tap import Source
+from domain_pretrain.stats import Average, Column, DomainStats, Split
+from domain_pretrain.strategies.options import parse
 
 STATE_VERSION = 1
 # The rerun machine may run a step three times: first, again in place, again from a checkpoint.
@@ -67,12 +69,61 @@ class DomainStep:
         self.steering = steering
         weighted = steering is not None
         self.windows = Windows(names, device, layers=1 + weighted)
-        self._training = Ledger(len(names), groups, device, weighted=weighted)
-        self._evaluation = Ledger(len(names), groups, device)
+        self._train = Forward(
+            groups, Ledger(len(names), groups, device, weighted=weighted), steering
+        )
+        self._evaluate = Forward(groups, Ledger(len(names), groups, device))
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
         self._proven = False
         self._attempts = 0
+
+    @classmethod
+    def create(
+        cls,
+        names: Sequence[str],
+        reweight: Mapping[str, Any] | None = None,
+        *,
+        tokens_per_step: float,
+        average: Average = "token",
+        pinned: Collection[str] = (),
+        floor: Mapping[str, float] | None = None,
+        device: torch.device | str = "cpu",
+        publisher: Publisher | None = None,
+        allow_domain_change: bool = False,
+    ) -> DomainStep:
+        """For a training loop of one's own: one process, or data parallel over all processes.
+
+        Args:
+            names: the domains.
+            reweight: the ``reweight`` section of the config; None counts, and changes nothing.
+            tokens_per_step: tokens of a global batch, for the default EMA horizon.
+            average: ``channel_loss.average`` of the config.
+            pinned: domains whose multiplier is always 1.
+            floor: smallest multipliers, by domain.
+            device: where the losses live.
+            publisher: takes what :meth:`close` publishes.
+            allow_domain_change: load state of other domains, by name.
+
+        Raises:
+            ConfigError: names the key.
+        """
+        groups, device, names = Groups.data_parallel(), torch.device(device), tuple(names)
+        steering = None
+        if reweight is not None:
+            steering = steer.build(
+                parse(Reweight, reweight, "reweight"),
+                names,
+                groups,
+                device,
+                average=average,
+                tokens_per_step=tokens_per_step,
+                pinned=pinned,
+                floor=floor,
+            )
+        return cls(
+            names, groups, device, publisher, steering, allow_domain_change=allow_domain_change
+        )
 
     # A training step: open → microbatches → close.
 
@@ -89,89 +140,71 @@ class DomainStep:
                 f"{MOST_ATTEMPTS} training schedules ran, but no step was closed: the script calls "
                 "a train_step of its own, past the plugin's seam; use Megatron's train loop"
             )
-        self._training.open()
+        self._train.ledger.open()
 
     def open_evaluation(self) -> None:
         """Start an evaluation."""
-        self._evaluation.open()
+        self._evaluate.ledger.open()
 
     def wrap_forward_step(
         self, forward_step: Callable[..., Any], source: Source, *, training: bool
     ) -> Callable[..., Any]:
         """The host's ``forward_step_func`` with the tap before it and the sums behind it."""
-        steering = self.steering if training else None
+        return (self._train if training else self._evaluate).wrap(forward_step, source)
 
-        def tapped_forward_step(data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-            # Ranks that read no data (TP rank > 0, middle stages) have no iterator.
-            tap = None if data_iterator is None else BatchTap(data_iterator)
-            output, loss_func = forward_step(tap, *args, **kwargs)
-            needed = self.groups.counts or (steering is not None and self.groups.last_stage)
-            if not needed or not callable(loss_func):
-                return output, loss_func
-            return output, self._wrap_loss(loss_func, tap, source, steering, training)
+    def loss(
+        self, losses: torch.Tensor, loss_mask: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Count a training microbatch of a loop of one's own; the loss to differentiate.
 
-        return tapped_forward_step
+        Args:
+            losses: ``[b, s]`` per-token losses, nats, with gradient.
+            loss_mask: ``[b, s]``, 1 where a token counts; fractions are allowed.
+            ids: integer ``[b]``, index of each sample's domain in ``names``.
 
-    def _wrap_loss(
-        self,
-        loss_func: Callable[..., Any],
-        tap: BatchTap | None,
-        source: Source,
-        steering: Steering | None,
-        training: bool,
-    ) -> Callable[..., Any]:
-        ledger = self._training if training else self._evaluation
+        Returns:
+            ``Σ m·mask·loss``, an fp32 scalar, m being the multiplier of the sample's domain (1
+            where nothing reweights). Divide it by the tokens of the global batch.
+        """
+        return self._train.loss(losses, loss_mask, ids)
 
-        def counted_loss(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get("non_loss_data"):
-                return loss_func(output, *args, **kwargs)
-            rows = self._rows(tap, source, output.device, shared=steering is not None)
-            microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
-            multipliers = steering.sample_multipliers(microbatch) if steering else None
-            if self.groups.counts:
-                # Before the host's own check for NaN, which raises without naming a domain.
-                count_microbatch(ledger, microbatch, multipliers)
-            result = loss_func(output, *args, **kwargs)
-            if not isinstance(result, tuple) or len(result) != 3:
-                raise IntegrityError(
-                    "the script's loss function must return (loss_sum, num_tokens, report), as "
-                    "Megatron's pretrain_gpt.py does since core 0.12; it returned "
-                    f"{len(result) if isinstance(result, tuple) else type(result).__name__}"
-                )
-            if self.groups.counts:
-                ledger.add_host(result[0], result[1])
-            if multipliers is None:
-                return result
-            return (weighted_loss(microbatch, multipliers), *result[1:])
+    def end_step(self, *, skipped: bool = False) -> None:
+        """End a step of a loop of one's own, on every rank: what :meth:`close` does, unpublished.
 
-        return counted_loss
+        Args:
+            skipped: no update was made of it (an overflow, say): the weights do not move on.
+        """
+        self._train.ledger.reduce()
+        self._commit(skipped=skipped)
+        for window in (Windows.SCALARS, Windows.LOG):
+            self.windows.restart(window)
 
-    def _rows(
-        self, tap: BatchTap | None, source: Source, device: torch.device, *, shared: bool
-    ) -> Rows:
-        rows = None if tap is None else tap.rows(source, device)
-        groups = self.groups
-        if shared and groups.tensor_parallel is not None:
-            return Rows.shared(
-                rows,
-                groups.micro_batch_size,
-                device,
-                group=groups.tensor_parallel,
-                source=groups.tensor_source,
-            )
-        assert rows is not None  # this rank counts, so it reads data
-        return rows
+    def stats(self) -> DomainStats:
+        """Exact global sums of the step that ended last, on every rank; synchronises.
+
+        Raises:
+            IntegrityError: an id was out of range, or tokens are missing.
+        """
+        stats, host = self._train.ledger.read(self.names)
+        check_conservation(stats, host)
+        return stats
+
+    def multipliers(self) -> dict[str, float]:
+        """By domain, the mean multiplier of its tokens in the step that ended last; synchronises.
+
+        Domains without tokens are left out.
+        """
+        layers = self._train.ledger.sums[:, :-1, Column.TOKENS].tolist()
+        tokens = zip(self.names, layers[0], layers[-1], strict=True)
+        return {name: weighted / counted for name, counted, weighted in tokens if counted}
 
     def close(self, moment: Moment) -> None:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
         self._attempts = 0
-        ledger = self._training
-        ledger.reduce()
+        self._train.ledger.reduce()
         if moment.log or not self._proven:
-            self._check(ledger, moment.microbatches)
-        self.windows.add(ledger.sums, skipped=moment.skipped)
-        if self.steering is not None and not moment.skipped:
-            self.steering.commit(ledger.read(self.names)[0])
+            self._check(moment.microbatches)
+        self._commit(skipped=moment.skipped)
         # Every rank restarts its windows, so that every rank has the same state to checkpoint;
         # only the publisher's rank has to wait for the numbers.
         for window, due in ((Windows.SCALARS, moment.scalars), (Windows.LOG, moment.log)):
@@ -184,16 +217,22 @@ class DomainStep:
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
     ) -> None:
         """End an evaluation, on every rank: reduce and publish."""
-        self._evaluation.reduce()
-        stats, host = self._evaluation.read(self.names)
+        self._evaluate.ledger.reduce()
+        stats, host = self._evaluate.ledger.read(self.names)
         check_conservation(stats, host)
         if self.publisher is not None and host.microbatches:
             record = Record(split, iteration, consumed_samples, stats, final=final)
             self.publisher.scalars(record)
             self.publisher.line(record)
 
-    def _check(self, ledger: Ledger, microbatches: int) -> None:
-        stats, host = ledger.read(self.names)
+    def _commit(self, *, skipped: bool) -> None:
+        ledger = self._train.ledger
+        self.windows.add(ledger.sums, skipped=skipped)
+        if self.steering is not None and not skipped:
+            self.steering.commit(ledger.read(self.names)[0])
+
+    def _check(self, microbatches: int) -> None:
+        stats, host = self._train.ledger.read(self.names)
         expected = microbatches * self.groups.dp_cp_size
         if host.microbatches != expected:
             raise IntegrityError(
@@ -214,7 +253,7 @@ class DomainStep:
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
-        stats, _ = (self._training if training else self._evaluation).read(self.names)
+        stats, _ = (self._train if training else self._evaluate).ledger.read(self.names)
         return [name for name, totals in stats if totals.nonfinite]
 
     # Checkpoints.
@@ -251,15 +290,3 @@ class DomainStep:
         self.windows.load_state_dict(state)
         if self.steering is not None and "reweight" in state:
             self.steering.load_state_dict(state["reweight"])
-
-
-def _loss_mask(loss_func: Callable[..., Any]) -> torch.Tensor:
-    """The mask that the host's forward step bound into its loss partial."""
-    args = getattr(loss_func, "args", ())
-    mask = args[0] if args else getattr(loss_func, "keywords", {}).get("loss_mask")
-    if not isinstance(mask, torch.Tensor):
-        raise IntegrityError(
-            "the script's forward step must return (output, partial(loss_func, loss_mask, …)), as "
-            f"Megatron's pretrain_gpt.py does; it returned {loss_func!r}"
-        )
-    return mask
