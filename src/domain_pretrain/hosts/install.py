@@ -42,13 +42,13 @@ def disable() -> None:
     """Take the seams out again. The CPU backend stays: Megatron cannot run here without it.
 
     Raises:
-        UnsupportedError: another patch sits on top of a seam.
+        UnsupportedError: another patch sits on top of a seam; then all of them stay.
     """
     global _enabled
-    for seam in reversed(SEAMS):
-        module = sys.modules.get(seam.module)
-        if module is not None:
-            seams.undo(seam, module)
+    imported = [(s, sys.modules[s.module]) for s in reversed(SEAMS) if s.module in sys.modules]
+    for step in (seams.check_undo, seams.undo):
+        for seam, module in imported:
+            step(seam, module)
     _enabled = False
 
 

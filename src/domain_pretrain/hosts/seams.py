@@ -105,22 +105,31 @@ def apply(seam: Seam, module: ModuleType) -> None:
     _applied[seam.target] = (wrapper, original)
 
 
-def undo(seam: Seam, module: ModuleType) -> None:
-    """Put the original back; a no-op where our wrapper is not in place.
+def check_undo(seam: Seam, module: ModuleType) -> None:
+    """Refuse to take our wrapper out from under another patch.
 
     Raises:
-        UnsupportedError: another patch sits on top of ours; undoing would drop it.
+        UnsupportedError: undoing would drop that patch.
     """
     owner, attribute = _owner(seam, module)
     current, ours = getattr(owner, attribute), _ours(seam)
-    if ours not in _chain(current):
-        return
-    if current is not ours:
+    if current is not ours and ours in _chain(current):
         raise UnsupportedError(
             f"cannot undo seam {seam.name!r}: {seam.target} was patched again after us (now "
             f"{current!r}); undo that patch first"
         )
-    setattr(owner, attribute, _applied.pop(seam.target)[1])
+
+
+def undo(seam: Seam, module: ModuleType) -> None:
+    """Put the original back; a no-op where our wrapper is not in place.
+
+    Raises:
+        UnsupportedError: another patch sits on top of ours.
+    """
+    check_undo(seam, module)
+    owner, attribute = _owner(seam, module)
+    if getattr(owner, attribute) is _ours(seam):
+        setattr(owner, attribute, _applied.pop(seam.target)[1])
 
 
 def _ours(seam: Seam) -> Any:

@@ -1,0 +1,166 @@
+"""Installing and removing the plugin, in any order with Megatron's import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.hosts.megatron import SEAMS
+from domain_pretrain.hosts.support import REFUSALS, check_flags, check_version
+
+PRELUDE = """
+import sys
+from importlib import import_module
+import domain_pretrain
+from domain_pretrain.hosts.megatron import SEAMS
+
+def places():
+    for seam in SEAMS:
+        owner = import_module(seam.module)
+        *path, name = seam.attribute.split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        yield owner, name
+
+def standing():
+    return [getattr(owner, name) for owner, name in places()]
+
+def ours(function):
+    return function.__code__.co_filename.endswith("hosts/megatron.py")
+"""
+
+INSTALLED_BEFORE = """
+domain_pretrain.enable("cpu")
+domain_pretrain.disable()
+assert "megatron" not in sys.modules
+originals = standing()
+assert not any(map(ours, originals)), "disabled before Megatron was imported"
+
+domain_pretrain.enable()
+first = standing()
+assert all(map(ours, first))
+assert [function.__wrapped__ for function in first] == originals
+domain_pretrain.enable()
+assert standing() == first, "enabled twice is enabled once"
+
+domain_pretrain.disable()
+assert standing() == originals
+domain_pretrain.disable()
+domain_pretrain.enable()
+assert all(map(ours, standing()))
+
+from functools import wraps
+for owner, name in places():
+    if name == "evaluate_and_print_results":
+        @wraps(getattr(owner, name))
+        def theirs(*args, **kwargs): pass
+        setattr(owner, name, theirs)
+before = standing()
+try:
+    domain_pretrain.disable()
+except Exception as error:
+    assert "patched again after us" in str(error), error
+else:
+    raise AssertionError("their patch would have been dropped")
+assert standing() == before, "all or nothing"
+"""
+
+INSTALLED_DURING_IMPORT = """
+domain_pretrain.enable("cpu")
+from megatron.training.training import train_step
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+assert ours(train_step), "names that __main__ takes are ours already"
+assert all(map(ours, standing()))
+domain_pretrain.disable()
+assert not any(map(ours, standing()))
+assert not ours(OptimizerParamScheduler.state_dict)
+"""
+
+
+def run(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.megatron
+@pytest.mark.parametrize("code", [INSTALLED_BEFORE, INSTALLED_DURING_IMPORT])
+def test_enable_and_disable(code: str) -> None:
+    pytest.importorskip("megatron.core")
+    run(code)
+
+
+def test_each_seam_says_why() -> None:
+    assert len({seam.name for seam in SEAMS}) == len({seam.target for seam in SEAMS}) == len(SEAMS)
+    for seam in SEAMS:
+        assert len(seam.why.split()) > 8
+
+
+@pytest.mark.parametrize("version", ["0.12.0", "0.12.3", "0.19.2", "0.20.0rc0", "0.20.0.dev1"])
+def test_versions_in_range(version: str) -> None:
+    check_version(version, allow_unknown=False)
+
+
+@pytest.mark.parametrize("version", ["0.11.0", "0.21.0", "1.0"])
+def test_versions_out_of_range(version: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"megatron.core {version} is outside"):
+        check_version(version, allow_unknown=False)
+    check_version(version, allow_unknown=True)
+
+
+PLAIN = SimpleNamespace(context_parallel_size=1, micro_batch_size=1)
+REFUSED = {
+    "--hybrid-context-parallel": {"hybrid_context_parallel": True},
+    "--sft with": {"sft": True, "context_parallel_size": 2, "micro_batch_size": 2},
+    "virtual pipeline stages": {
+        "multiple_validation_sets": True,
+        "virtual_pipeline_model_parallel_size": 2,
+    },
+    "full-iteration CUDA graph": {
+        "multiple_validation_sets": True,
+        "cuda_graph_impl": "full_iteration",
+    },
+    "--perform-rl-step": {"perform_rl_step": True},
+    "--logits-load-dir": {"logits_load_dir": "logits"},
+    "--inprocess-restart": {"inprocess_restart": True},
+    "--gtp-weight-remat-size": {"gtp_weight_remat_size": 2},
+}
+
+
+def test_every_refusal_is_tested() -> None:
+    for refusal in REFUSALS:
+        assert sum(part in refusal.flags for part in REFUSED) == 1
+
+
+@pytest.mark.parametrize("part", REFUSED)
+def test_refused_flags(part: str) -> None:
+    check_flags(PLAIN)
+    with pytest.raises(UnsupportedError, match="is not supported with channel loss") as caught:
+        check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}))
+    assert part in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        {"cuda_graph_impl": "local", "cuda_graph_scope": "full_iteration"},
+        {"cuda_graph_impl": "local", "cuda_graph_scope": ["full_iteration"]},
+        {"enable_cuda_graph": True, "cuda_graph_scope": "full_iteration"},
+    ],
+)
+def test_older_spellings_of_a_full_iteration_graph(graph: dict[str, object]) -> None:
+    args = SimpleNamespace(**vars(PLAIN), multiple_validation_sets=True, **graph)
+    with pytest.raises(UnsupportedError, match="CUDA graph"):
+        check_flags(args)
