@@ -54,7 +54,6 @@ class Domain(_Section):
         default=None,
         description="The domain's part of the training blend, relative to the other weights.",
     )
-
     pinned: bool = Field(
         False,
         description="Never reweighted: its multiplier is 1 (replay data, say).",
@@ -134,7 +133,6 @@ class DomainConfig(_Section):
         description="The domains, by name. Empty: every data prefix is a domain of its own.",
     )
     channel_loss: ChannelLoss = Field(default=ChannelLoss(), description="How losses are reported.")
-
     reweight: Reweight | None = Field(
         default=None, description="Dynamic reweighting of the domains; absent: none."
     )

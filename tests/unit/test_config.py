@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -73,8 +74,17 @@ def test_sample_configs_load() -> None:
         ("channel_loss: {averge: token}", r"channel_loss\.averge: .*did you mean 'average'"),
         # A domain may be called like a key; the schema of its mapping is a domain's all the same.
         ("domains: {data: {data: [x], wait: 1}}", r"domains\.data\.wait: .*\(known keys: data, we"),
-        ("reweight: {strategy: none}", r"reweight: unknown key \(known keys: domains, channel"),
-        ("domains: {a: {data: [x], pinned: true}}", r"domains\.a\.pinned: unknown key"),
+        (
+            "rewight: 1",
+            r"rewight: unknown key; did you mean 'reweight'.*\(known keys: domains, channel",
+        ),
+        ("domains: {a: {data: [x], pined: true}}", r"pined: unknown key; did you mean 'pinned'\?"),
+        ("domains: {a: {data: [x], floor: 2}}", r"domains\.a\.floor: .*less than or equal to 1"),
+        ("reweight: {clip: [2, 3]}", r"reweight\.clip: .*0 <= low <= 1 <= high"),
+        ("reweight: {scope: batch}", r"reweight\.scope: .*'global_batch' or 'microbatch'"),
+        ("reweight: {unit: sample}", r"reweight: unit: sample needs scope: microbatch"),
+        ("reweight: {scope: microbatch, clip: [0, 2]}", r"clip has no effect with scope: microb"),
+        ("reweight: {scope: microbatch, strategy: excess}", r"strategy 'excess' needs the losses"),
         ("channel_loss: {average: tokens}", r"average: .*'token' or 'sample' \(given: 'tokens'\)"),
         ("domains: {a: {data: x}}", r"domains\.a\.data: Input should be a valid list"),
         ("domains: {a: {data: []}}", r"domains\.a\.data: List should have at least 1 item"),
@@ -199,6 +209,29 @@ def test_a_foreign_namespace_is_read_with_defaults_and_checked() -> None:
         plugin_args(SimpleNamespace(domain_backend="gpu"))
 
 
+def test_the_reweight_section_and_its_flag(tmp_path: Path) -> None:
+    assert DomainConfig().reweighting(None) is None
+    assert DomainConfig().reweighting("none") is None
+    by_flag = DomainConfig().reweighting("excess")
+    assert by_flag is not None
+    assert (by_flag.strategy, by_flag.scope, by_flag.unit) == ("excess", "global_batch", "domain")
+
+    config = load(tmp_path, "reweight: {temperature: 0.4, warmup_steps: 5}")
+    assert config.reweighting("none") is None
+    for flag in (None, "linupper"):  # the section names no strategy: the flag may
+        found = config.reweighting(flag)
+        assert found is not None
+        assert (found.strategy, found.warmup_steps) == ("linupper", 5)
+        assert found.model_extra == {"temperature": 0.4}  # the strategy's own
+
+    config = load(tmp_path, "reweight: {strategy: quadratic}")
+    with pytest.raises(ConfigError, match=r"--domain-reweight excess and reweight\.strategy: quad"):
+        config.reweighting("excess")
+    config = load(tmp_path, "reweight: {scope: microbatch}")
+    with pytest.raises(ConfigError, match="strategy 'excess' needs the losses of whole steps"):
+        config.reweighting("excess")
+
+
 def test_importing_config_does_not_import_torch_or_megatron() -> None:
     code = "import sys, domain_pretrain.config; print(*sys.modules)"
     loaded = subprocess.run(
@@ -232,12 +265,14 @@ def schema(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, str, str
             value = field.get_default(call_default_factory=True)
             if isinstance(value, BaseModel):
                 value = value.model_dump(exclude_defaults=True)
-            default = "none" if value is None else f"`{value}`"
+            shown = value if isinstance(value, str) else json.dumps(value)
+            default = "none" if value is None else f"`{shown}`"
         assert field.description
         yield f"`{at}{name}`", default, field.description
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and not get_args(part) and issubclass(part, BaseModel):
-                inner = f"{at}{name}." if part is field.annotation else f"{at}{name}.<name>."
+                mapping = get_origin(field.annotation) is dict
+                inner = f"{at}{name}.<name>." if mapping else f"{at}{name}."
                 yield from schema(part, inner)
 
 

@@ -76,6 +76,13 @@ class Runtime:
         )
         self._reweight = self._config.reweighting(self._plugin.domain_reweight)
         self._steering(Groups(), torch.device("cpu"))  # its mistakes are found here
+        if self._reweight is not None and not args.calculate_per_token_loss:
+            _notice(
+                "WARNING: the domains are reweighted without --calculate-per-token-loss: Megatron "
+                "then averages the loss within each microbatch (and CP rank), so a token's weight "
+                "also depends on how many others share its microbatch; give the flag for weights "
+                "that are exact over the global batch (docs/reweighting.md)"
+            )
         if not getattr(args, "sft", False):  # there the prefixes are conversation files
             for prefixes, _ in filter(None, (blend, *(per_split or ()))):
                 check_files(prefixes)
@@ -115,12 +122,16 @@ class Runtime:
         )
         if self._state is not None:
             step.load_state_dict(self._state)
-        elif self.args.iteration > 0 and _rank() == 0:
-            print(
-                "domain_pretrain: the checkpoint holds no domain_pretrain state (it was written "
-                "without the plugin, or --no-load-optim was given): consumed tokens and samples "
-                "per domain count from here",
-                flush=True,
+            if self._reweight is not None and "reweight" not in self._state:
+                _notice("the checkpoint's run did not reweight: all multipliers start at one")
+        elif self.args.iteration > 0:
+            _notice(
+                "the checkpoint holds no domain_pretrain state (it was written without the plugin, "
+                f"or --no-load-optim was given): {_FROM_HERE}"
+            )
+        elif self.args.finetune and self.args.load:
+            _notice(
+                f"--finetune leaves the checkpoint's domain_pretrain state behind: {_FROM_HERE}"
             )
         return step
 
@@ -241,6 +252,17 @@ class Runtime:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep a checkpoint's state until the step is built."""
         self._state = state
+
+
+_FROM_HERE = (
+    "tokens and samples consumed per domain, and domain weights if any, start afresh from here"
+)
+
+
+def _notice(text: str) -> None:
+    """One line at start-up, from one rank."""
+    if _rank() == 0:
+        print(f"domain_pretrain: {text}", flush=True)
 
 
 def owns_writers() -> bool:

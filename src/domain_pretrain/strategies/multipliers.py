@@ -34,20 +34,24 @@ Clip = Annotated[tuple[Bound, Bound], AfterValidator(_around_one)]
 class MultiplierOptions(Options):
     """How weights become multipliers.
 
-    Attributes:
-        objective: what equal weights mean. ``token_share``: m_d ∝ w_d; equal weights are the host's
-            own loss, exactly. ``domain_mean``: m_d ∝ w_d/share_d, the loss Σ w_d·L_d of domain
-            means; with equal weights each domain counts the same.
-        warmup_steps: first optimizer steps, in which every multiplier is exactly 1. After them the
-            weights hold in full at once; a temperature schedule starts there, for a soft start.
-        blend: part of the uniform weights that is mixed in.
-        clip: smallest and largest multiplier, around 1.
+    ``token_share``: m_d ∝ w_d; equal weights are the host's own loss, exactly. ``domain_mean``:
+    m_d ∝ w_d/share_d, the loss Σ w_d·L_d of domain means; with equal weights each domain counts the
+    same. After the warm-up the weights hold in full at once; a temperature schedule starts there,
+    for a soft start.
     """
 
-    objective: Objective = "token_share"
-    warmup_steps: Steps = 200
-    blend: Fraction = 0.01
-    clip: Clip = (0.2, 3.0)
+    objective: Objective = Field(
+        default="token_share",
+        description="What equal weights mean: every token counts the same, or every domain.",
+    )
+    warmup_steps: Steps = Field(
+        default=200,
+        description="First optimizer steps, in which every multiplier is exactly 1.",
+    )
+    blend: Fraction = Field(
+        default=0.01, description="Part of the uniform weights that is mixed in."
+    )
+    clip: Clip = Field(default=(0.2, 3.0), description="Smallest and largest multiplier, around 1.")
 
 
 @dataclass(frozen=True)

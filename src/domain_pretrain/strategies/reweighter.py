@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from domain_pretrain.strategies import state as codec
 from domain_pretrain.strategies.ema import Ema, finite
@@ -23,17 +23,15 @@ from domain_pretrain.strategies.registry import Strategy, build
 
 
 class ReweightOptions(MultiplierOptions):
-    """The options that all strategies share. Further keys belong to the strategy.
-
-    Attributes:
-        strategy: name of the rule.
-        ema_tokens: horizon of the loss estimates, in tokens of a domain; None: 16 steps' worth.
-    """
+    """The options that all strategies share. Further keys belong to the strategy."""
 
     model_config = ConfigDict(extra="allow")
 
-    strategy: str = "linupper"
-    ema_tokens: Positive | None = None
+    strategy: str = Field(default="linupper", description="The rule (docs/strategies.md).")
+    ema_tokens: Positive | None = Field(
+        default=None,
+        description="Horizon of the loss estimates, in tokens of a domain; none: 16 steps' worth.",
+    )
 
 
 @dataclass(frozen=True)
