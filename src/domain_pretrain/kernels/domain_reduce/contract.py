@@ -72,11 +72,18 @@ def check_loss(
     losses: torch.Tensor,
     mask: torch.Tensor,
     ids: torch.Tensor,
+    inverse_row_tokens: torch.Tensor | None,
     multipliers: torch.Tensor | None,
+    row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
 ) -> None:
     """Raise ValueError unless the arguments of a loss fit together."""
-    check_tokens(losses, mask, ids)
+    if accumulator is None:
+        check_tokens(losses, mask, ids)
+    else:
+        if inverse_row_tokens is None:
+            raise ValueError("an accumulator needs inverse_row_tokens, too")
+        check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None)
     if multipliers is not None:
         domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
         if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):

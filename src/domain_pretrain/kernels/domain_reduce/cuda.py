@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from domain_pretrain.kernels.domain_reduce import contract, driver, launch, reference
+from domain_pretrain.kernels.domain_reduce.launch import Tensors
 
 _library = torch.library.Library("domain_pretrain", "DEF")
 
@@ -53,30 +54,42 @@ def launch_reduce(
 ) -> None:
     """``domain_reduce`` in one launch."""
     contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    tensors = Tensors(
+        losses=_floating(losses),
+        mask=mask.float(),
+        ids=_integer(ids),
+        inverse=inverse_row_tokens.float(),
+        row_tokens=_row(row_tokens),
+        accumulator=accumulator,
+        squares=squares,
+    )
     device = driver.device(losses.device.index)
-    tensors = {
-        "accumulator": accumulator,
-        "losses": _floating(losses),
-        "mask": mask.float(),
-        "ids": _integer(ids),
-        "inverse": inverse_row_tokens.float(),
-        "row_tokens": _row(row_tokens),
-        "squares": squares,
-    }
-    _launch(device, "reduce", losses.shape, tensors, domains=accumulator.shape[0] - 1)
+    device.launch(
+        launch.plan(
+            "reduce",
+            losses.shape,
+            tensors,
+            domains=accumulator.shape[0] - 1,
+            processors=device.processors,
+        )
+    )
 
 
 def launch_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
     """``count_samples`` in one launch."""
     contract.check_accumulator(accumulator)
     contract.check_samples(ids, row_tokens)
+    tensors = Tensors(ids=_integer(ids), row_tokens=_row(row_tokens), accumulator=accumulator)
     device = driver.device(accumulator.device.index)
-    tensors = {
-        "accumulator": accumulator,
-        "ids": _integer(ids),
-        "row_tokens": _row(row_tokens),
-    }
-    _launch(device, "count", (ids.shape[0], 1), tensors, domains=accumulator.shape[0] - 1)
+    device.launch(
+        launch.plan(
+            "count",
+            (ids.shape[0], 1),
+            tensors,
+            domains=accumulator.shape[0] - 1,
+            processors=device.processors,
+        )
+    )
 
 
 def launch_loss(
@@ -90,28 +103,34 @@ def launch_loss(
     host_loss: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``domain_loss`` in one launch, the sums included where an accumulator is given."""
-    contract.check_loss(accumulator, losses, mask, ids, multipliers, host_loss)
-    device = driver.device(losses.device.index)
+    contract.check_loss(
+        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
+    )
     loss, report, num_tokens = _scalars(losses)
-    tensors = {
-        "losses": _floating(losses),
-        "mask": mask.float(),
-        "ids": _integer(ids),
-        "multipliers": None if multipliers is None else multipliers.contiguous(),
-        "host_loss": host_loss,
-        "loss": loss,
-        "report": report,
-        "num_tokens": num_tokens,
-    }
-    kernel, domains = "loss", 0 if multipliers is None else multipliers.shape[0]
-    if accumulator is not None:
-        assert inverse_row_tokens is not None
-        contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None)
-        tensors["accumulator"] = accumulator
-        tensors["inverse"] = inverse_row_tokens.float()
-        tensors["row_tokens"] = _row(row_tokens)
-        kernel, domains = "reduce_and_loss", accumulator.shape[0] - 1
-    _launch(device, kernel, losses.shape, tensors, domains=domains, workspace=device.workspace())
+    tensors = Tensors(
+        losses=_floating(losses),
+        mask=mask.float(),
+        ids=_integer(ids),
+        inverse=None if inverse_row_tokens is None else inverse_row_tokens.float(),
+        row_tokens=_row(row_tokens),
+        multipliers=None if multipliers is None else multipliers.contiguous(),
+        host_loss=host_loss,
+        accumulator=accumulator,
+        loss=loss,
+        report=report,
+        num_tokens=num_tokens,
+    )
+    device = driver.device(losses.device.index)
+    device.launch(
+        launch.plan(
+            "loss" if accumulator is None else "reduce_and_loss",
+            losses.shape,
+            tensors,
+            domains=_domains(multipliers) if accumulator is None else accumulator.shape[0] - 1,
+            processors=device.processors,
+            workspace=device.workspace(),
+        )
+    )
     return loss, report, num_tokens
 
 
@@ -123,40 +142,29 @@ def launch_gradient(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """``loss_gradient`` in one launch."""
-    device = driver.device(mask.device.index)
     gradient = torch.empty(mask.shape, dtype=dtype, device=mask.device)
-    tensors = {
-        "grad": grad,
-        "grad_losses": gradient,
-        "mask": mask.float(),
-        "ids": _integer(ids),
-        "multipliers": None if multipliers is None else multipliers.contiguous(),
-    }
-    domains = 0 if multipliers is None else multipliers.shape[0]
-    _launch(device, "gradient", mask.shape, tensors, domains=domains)
+    tensors = Tensors(
+        mask=mask.float(),
+        ids=_integer(ids),
+        multipliers=None if multipliers is None else multipliers.contiguous(),
+        grad=grad,
+        grad_losses=gradient,
+    )
+    device = driver.device(mask.device.index)
+    device.launch(
+        launch.plan(
+            "gradient",
+            mask.shape,
+            tensors,
+            domains=_domains(multipliers),
+            processors=device.processors,
+        )
+    )
     return gradient
 
 
-def _launch(
-    device: driver.Device,
-    kernel: str,
-    shape: tuple[int, ...],
-    tensors: dict[str, torch.Tensor | None],
-    *,
-    domains: int,
-    workspace: int = 0,
-) -> None:
-    rows, columns = shape
-    device.launch(
-        launch.plan(
-            kernel,
-            (rows, columns),
-            tensors,
-            domains=domains,
-            processors=device.processors,
-            workspace=workspace,
-        )
-    )
+def _domains(multipliers: torch.Tensor | None) -> int:
+    return 0 if multipliers is None else multipliers.shape[0]
 
 
 def _scalars(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
 // Per-domain sums of the language-model loss, the weighted loss, and its gradient.
 //
 // All sums are int64 fixed point, so atomics in any order give the same bits. Compiled by NVRTC
-// without host headers; macros in capitals that are not defined here are given by variant.py.
+// without host headers; macros in capitals that are not defined here are given by launch.py.
 #include "scalar.cuh"
 
 using i64 = long long;
@@ -29,7 +29,7 @@ struct Workspace {
   u32 flagged, ticket;
 };
 
-// Mirrored field by field by Arguments in arguments.py. Strides are in elements; a column stride
+// Mirrored field by field by Arguments in launch.py. Strides are in elements; a column stride
 // of 0 stands for one value a row.
 struct Arguments {
   const Loss* losses;        // [b, s]
@@ -41,12 +41,12 @@ struct Arguments {
   const float* host_loss;    // scalar, or null
   u64* accumulator;          // [D + 1, COLUMNS]
   u64* squares;              // [D + 1], with SQUARES
+  float* loss;               // scalar
+  float* report;             // [2]
+  int* num_tokens;           // scalar
+  const float* grad;         // scalar
+  Loss* grad_losses;         // [b, s], contiguous
   Workspace* workspace;
-  float* loss;        // scalar
-  float* report;      // [2]
-  int* num_tokens;    // scalar
-  const float* grad;  // scalar
-  Loss* grad_losses;  // [b, s], contiguous
   i64 losses_row, losses_column, mask_row, mask_column;
   i64 ids_row, ids_column, inverse_row, inverse_column;
   u32 rows, columns, tiles_per_warp;
@@ -59,7 +59,7 @@ struct alignas(sizeof(T) * VEC < 16 ? sizeof(T) * VEC : 16) Pack {
 };
 
 // VEC neighbours of one row. With VEC > 1 the column stride is 1 and the address aligned, or it
-// is 0: arguments.py chose VEC by that.
+// is 0: launch.py chose VEC by that.
 template <class T>
 __device__ __forceinline__ Pack<T> read(const T* base, i64 row_stride, i64 column_stride, u32 row,
                                         u32 column) {

@@ -52,18 +52,34 @@ class Variant(NamedTuple):
         }
 
 
-_INPUTS = ("losses", "mask", "ids", "inverse", "row_tokens", "multipliers", "host_loss")
-_OUTPUTS = ("accumulator", "squares", "workspace", "loss", "report", "num_tokens")
-_BACKWARD = ("grad", "grad_losses")
-_STRIDED = ("losses", "mask", "ids", "inverse")
+class Tensors(NamedTuple):
+    """What the arguments point to, in the order of ``struct Arguments``; see there for shapes."""
+
+    losses: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+    inverse: torch.Tensor | None = None
+    row_tokens: torch.Tensor | None = None
+    multipliers: torch.Tensor | None = None
+    host_loss: torch.Tensor | None = None
+    accumulator: torch.Tensor | None = None
+    squares: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+    report: torch.Tensor | None = None
+    num_tokens: torch.Tensor | None = None
+    grad: torch.Tensor | None = None
+    grad_losses: torch.Tensor | None = None
+
+
+STRIDED = Tensors._fields[:4]
 
 
 class Arguments(ctypes.Structure):
     """The one argument of every kernel; ``struct Arguments`` of ``domain_reduce.cu``."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in (*_INPUTS, *_OUTPUTS, *_BACKWARD)),
-        *((f"{name}_{axis}", ctypes.c_int64) for name in _STRIDED for axis in ("row", "column")),
+        *((name, ctypes.c_void_p) for name in (*Tensors._fields, "workspace")),
+        *((f"{name}_{axis}", ctypes.c_int64) for name in STRIDED for axis in ("row", "column")),
         *((name, ctypes.c_uint32) for name in ("rows", "columns", "tiles_per_warp")),
         ("domains", ctypes.c_int32),
     ]
@@ -72,19 +88,19 @@ class Arguments(ctypes.Structure):
 class Launch(NamedTuple):
     """A kernel launch: ``grid`` blocks of ``THREADS`` threads.
 
-    ``tensors`` are what the arguments point to; they must live until the launch is enqueued.
+    ``tensors`` must live until the launch is enqueued.
     """
 
     variant: Variant
     grid: int
     arguments: Arguments
-    tensors: dict[str, torch.Tensor]
+    tensors: Tensors
 
 
 def plan(
     kernel: str,
-    shape: tuple[int, int],
-    tensors: dict[str, torch.Tensor | None],
+    shape: tuple[int, ...],
+    tensors: Tensors,
     *,
     domains: int,
     processors: int,
@@ -92,60 +108,41 @@ def plan(
 ) -> Launch:
     """Choose the variant and the grid, and lay out the arguments.
 
+    This runs before every launch: a few µs of Python decide how long a microbatch waits.
+
     Args:
         kernel: one of :data:`KERNELS`.
         shape: (b, s) of the tokens; (b, 1) for ``count``.
-        tensors: by the names of :class:`Arguments`, on the device, of types that the kernels know.
+        tensors: on the device, of types that the kernels know.
         domains: D.
         processors: multiprocessors of the device.
         workspace: address of the launch's workspace, for the kernels that return a loss.
     """
     rows, columns = shape
-    if rows * columns >= 2**31:
+    tokens = rows * columns
+    if tokens >= 2**31:
         raise ValueError(f"a microbatch must have less than 2^31 tokens, got {rows} x {columns}")
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    values: dict[str, int] = {name: tensor.data_ptr() for name, tensor in given.items()}
+    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     vec = VEC if columns % VEC == 0 else 1
-    for name in _STRIDED:
-        if name in given:
-            row, column = _strides(given[name])
-            values[f"{name}_row"], values[f"{name}_column"] = row, column
-            if not _vectorisable(given[name], row, column):
+    strides: list[int] = []  # in elements; a column stride of 0 is one value a row
+    for tensor, pointer in zip(tensors[: len(STRIDED)], pointers, strict=False):
+        row, column = (0, 0) if tensor is None else (*tensor.stride(), 0)[:2]
+        strides += (row, column)
+        if column and vec > 1:  # VEC neighbours are read at once: side by side, and aligned
+            size = tensor.element_size()  # type: ignore[union-attr]
+            if column != 1 or (rows > 1 and row % VEC) or pointer % min(16, VEC * size):
                 vec = 1
-    tiles = -(-rows * columns // (32 * vec))
-    # The gradient and the count are one pass; the sums keep each warp on a stretch of tokens.
+    tiles = -(-tokens // (32 * vec))
+    # The sums keep each warp on a stretch of tiles; the gradient and the count are one pass.
     warps = tiles if kernel in ("gradient", "count") else processors * BLOCKS_PER_PROCESSOR * WARPS
-    tiles_per_warp = max(1, -(-tiles // max(1, warps)))
-    losses = given.get("losses", given.get("grad_losses"))
-    return Launch(
-        Variant(
-            kernel,
-            torch.float32 if losses is None else losses.dtype,
-            given["ids"].dtype,
-            vec,
-            "squares" in given,
-        ),
-        max(1, -(-tiles // (tiles_per_warp * WARPS))),
-        Arguments(
-            rows=rows,
-            columns=columns,
-            tiles_per_warp=tiles_per_warp,
-            domains=domains,
-            workspace=workspace,
-            **values,
-        ),
-        given,
+    tiles_per_warp = -(-tiles // warps) or 1 if warps else 1
+    losses = tensors.losses if tensors.losses is not None else tensors.grad_losses
+    variant = Variant(
+        kernel,
+        torch.float32 if losses is None else losses.dtype,
+        tensors.ids.dtype,  # type: ignore[union-attr]
+        vec,
+        tensors.squares is not None,
     )
-
-
-def _strides(tensor: torch.Tensor) -> tuple[int, int]:
-    """In elements, (row, column); column 0 for one value a row."""
-    return tensor.stride(0), tensor.stride(1) if tensor.dim() == 2 else 0
-
-
-def _vectorisable(tensor: torch.Tensor, row: int, column: int) -> bool:
-    """Whether VEC neighbours of a row can be read at once, or are one value."""
-    if column == 0:
-        return True
-    aligned = tensor.data_ptr() % min(16, VEC * tensor.element_size()) == 0
-    return column == 1 and aligned and (row % VEC == 0 or tensor.shape[0] == 1)
+    arguments = Arguments(*pointers, workspace, *strides, rows, columns, tiles_per_warp, domains)
+    return Launch(variant, -(-tiles // (tiles_per_warp * WARPS)) or 1, arguments, tensors)

@@ -79,9 +79,10 @@ def domain_loss(
     host_loss: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The values of the loss, and the sums where an accumulator is given."""
-    contract.check_loss(accumulator, losses, mask, ids, multipliers, host_loss)
-    if accumulator is not None:
-        assert inverse_row_tokens is not None
+    contract.check_loss(
+        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
+    )
+    if accumulator is not None and inverse_row_tokens is not None:
         domain_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
     loss, tokens, excess = _on_grid(losses, mask)
     flagged = (excess != 0).any()
