@@ -1,0 +1,73 @@
+"""The doctor's verdict and exit code, on real and on made-up hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from domain_pretrain.cli import main
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No message is cut at the edge of the terminal."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A made-up checkout in which every seam fits."""
+    sources = {
+        "core/package_info.py": "MAJOR = 0\nMINOR = 19\nPATCH = 1\nPRE_RELEASE = ''\n",
+        "core/optimizer_param_scheduler.py": (
+            "class OptimizerParamScheduler:\n"
+            "    def state_dict(self): ...\n"
+            "    def load_state_dict(self, state_dict): ...\n"
+        ),
+        "training/arguments.py": (
+            "def add_megatron_arguments(parser): ...\ndef validate_args(args, defaults={}): ...\n"
+        ),
+        "training/training.py": (
+            "from megatron.core.pipeline_parallel import get_forward_backward_func\n"
+            "def train_step(model): ...\n"
+            "def evaluate_and_print_results(prefix, model, iteration): ...\n"
+        ),
+    }
+    for name, text in sources.items():
+        path = tmp_path / "megatron" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_a_host_that_fits(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--host", str(host)]) == 0
+    assert "0.19.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("training/training.py", "def train_step", "def train_one", "train_step"),
+        ("training/training.py", "prefix, ", "", "prefix"),
+        ("core/package_info.py", "MINOR = 19", "MINOR = 11", "0.11.1"),
+        ("core/optimizer_param_scheduler.py", "load_state_dict", "load", "load_state_dict"),
+    ],
+)
+def test_a_host_that_does_not(
+    host: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, said: str
+) -> None:
+    path = host / "megatron" / file
+    path.write_text(path.read_text().replace(old, new))
+    assert main(["doctor", "--host", str(host)]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_no_host(tmp_path: Path) -> None:
+    assert main(["doctor", "--host", str(tmp_path)]) == 1
+
+
+def test_the_installed_megatron() -> None:
+    pytest.importorskip("megatron.core")
+    assert main(["doctor"]) == 0
