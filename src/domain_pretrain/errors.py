@@ -9,6 +9,10 @@ class ConfigError(DomainPretrainError, ValueError):
     """What the user gave is wrong: a file, a flag, a key, a weight, or two of them disagree."""
 
 
+class LogFolderError(ConfigError):
+    """The log folder cannot be used: something that only the rank that writes there finds out."""
+
+
 class UnsupportedError(DomainPretrainError):
     """What the user asked for cannot be right on this host: a version, a flag combination."""
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import LogFolderError
 from domain_pretrain.report.metrics import METRICS_FILE, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
@@ -18,7 +18,7 @@ def check_log_dir(path: str | Path) -> None:
     """Make the log folder and prove that metrics can be read and written there.
 
     Raises:
-        ConfigError: it cannot be; called before training, so that no run dies at its first log.
+        LogFolderError: it cannot be; called before training, so that no run dies at its first log.
     """
     path = Path(path)
     try:
@@ -31,7 +31,7 @@ def check_log_dir(path: str | Path) -> None:
                     pass
     except OSError as error:
         culprit = error.filename if isinstance(error.filename, str) else path
-        raise ConfigError(
+        raise LogFolderError(
             f"the log folder {path} cannot be used: {error.strerror} ({culprit}). "
             "Give a folder that this user can read and write with --domain-log-dir."
         ) from error

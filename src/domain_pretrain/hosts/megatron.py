@@ -18,7 +18,7 @@ from typing import Any
 
 from domain_pretrain.backends import cpu, select
 from domain_pretrain.config import add_arguments
-from domain_pretrain.errors import DomainPretrainError
+from domain_pretrain.errors import DomainPretrainError, LogFolderError
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts.command_line import data_from_config, flags_of_command_line
 from domain_pretrain.hosts.runtime import RUNTIME
@@ -31,8 +31,8 @@ def clear_exit() -> Iterator[None]:
     try:
         yield
     except DomainPretrainError as error:
-        # Every rank finds the same mistake; one of them says it.
-        if int(os.environ.get("RANK", "0")) in (0, getattr(error, "rank", 0)):
+        # Every rank finds the same mistake, and one of them says it.
+        if isinstance(error, LogFolderError) or os.environ.get("RANK", "0") == "0":
             print(f"domain_pretrain: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
 

@@ -246,8 +246,9 @@ class Runtime:
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The plugin's part of a checkpoint; None before the first step."""
-        return None if self._step is None else self._step.state_dict()
+        """The plugin's part of a checkpoint; None where there is none yet."""
+        # Before the first step, what was loaded is handed on: Megatron may only convert a format.
+        return self._state if self._step is None else self._step.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep a checkpoint's state until the step is built."""
