@@ -21,7 +21,7 @@ from domain_pretrain.config import add_arguments
 from domain_pretrain.errors import DomainPretrainError, LogFolderError
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts.command_line import data_from_config, flags_of_command_line
-from domain_pretrain.hosts.runtime import RUNTIME, owns_writers
+from domain_pretrain.hosts.runtime import RUNTIME
 from domain_pretrain.hosts.seams import Seam
 
 
