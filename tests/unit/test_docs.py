@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -146,20 +147,27 @@ def test_the_plugins_flags_exist(name: str) -> None:
     assert mentioned <= plugin_flags()
 
 
+# Not by --help: the help of some versions of Megatron ends in an error of its own.
+PRINT_FLAGS = """
+import argparse, domain_pretrain
+domain_pretrain.enable("cpu")
+from megatron.training.arguments import add_megatron_arguments
+print(*add_megatron_arguments(argparse.ArgumentParser())._option_string_actions)
+"""
+
+
 @pytest.mark.megatron
 def test_launch_commands_take_the_flags_shown() -> None:
     """Megatron's own flags among them, by the parser of the Megatron that is installed."""
-    pytest.importorskip("megatron.training", reason="megatron-core is not installed")
+    if not (find_spec("megatron") and find_spec("megatron.training")):
+        pytest.skip("megatron-core is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "domain_pretrain", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [sys.executable, "-c", PRINT_FLAGS], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     known = set(FLAG.findall(done.stdout))
     launches = [line for name in PAGES for line in commands(name) if "-m domain_pretrain " in line]
     assert launches
     for line in launches:
-        words = shlex.split(line.replace("...", "").split("-m domain_pretrain ", 1)[1])
+        words = shlex.split(line.split("-m domain_pretrain ", 1)[1])
         assert {word for word in words if word.startswith("--")} <= known, line
