@@ -166,6 +166,15 @@ def test_a_loss_of_other_tokens() -> None:
         step.close(moment(1))
 
 
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_ids_that_the_blend_does_not_have(wrong: int) -> None:
+    step = make()
+    step.open()
+    run(step, batches([0, 1], [wrong, 1]))
+    with pytest.raises(IntegrityError, match="the dataset ids do not fit the catalog"):
+        step.close(moment(1))
+
+
 def without_mask(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
     output, loss = forward_step(iterator)
     return output, lambda losses: loss(losses)

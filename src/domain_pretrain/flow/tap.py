@@ -26,7 +26,10 @@ class Source:
     constant: int | None = None
 
     def domains(self, dataset_id: torch.Tensor | None, rows: int) -> torch.Tensor:
-        """Domain indices ``[rows]`` int64 on the CPU or where ``dataset_id`` lives."""
+        """Domain indices ``[rows]`` int64 on the CPU or where ``dataset_id`` lives.
+
+        -1 for an id that the blend does not have; the step's check then stops the run.
+        """
         if self.domain_of_dataset is None:
             if dataset_id is not None:
                 raise IntegrityError(
@@ -41,8 +44,10 @@ class Source:
                 "not come from Megatron's BlendedDataset, or the script drops the key; give the "
                 "data through --data-path, or let your dataset return 'dataset_id'"
             )
-        ids = dataset_id.reshape(-1).to(torch.int64)
-        return self.domain_of_dataset.to(ids.device)[ids]
+        ids, table = dataset_id.reshape(-1).to(torch.int64), self.domain_of_dataset
+        last = table.numel() - 1
+        known = (ids >= 0) & (ids <= last)
+        return torch.where(known, table.to(ids.device)[ids.clamp(0, last)], -1)
 
 
 class BatchTap:
