@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from hypothesis import strategies as st
 
 from domain_pretrain.stats import Column
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 LIMIT = 2.0**20
 
@@ -92,9 +95,11 @@ def make_case(
     )
 
 
-def cases(**fixed: object) -> st.SearchStrategy[Case]:
+def cases(**fixed: object) -> SearchStrategy[Case]:
     """Random microbatches; ``fixed`` arguments of ``make_case`` stay as given."""
-    drawn: dict[str, st.SearchStrategy[object]] = {
+    from hypothesis import strategies as st  # the benchmark uses this module without it
+
+    drawn: dict[str, SearchStrategy[Any]] = {
         "seed": st.integers(0, 2**31),
         "rows": st.integers(0, 5),
         "columns": st.sampled_from([1, 2, 4, 31, 32, 60, 128, 129, 516]),

@@ -167,7 +167,7 @@ def _cuda() -> Backend:
     from domain_pretrain.kernels.domain_reduce import cuda, driver
     from domain_pretrain.kernels.domain_reduce.launch import Variant
 
-    driver.device(torch.cuda.current_device()).load(Variant("reduce"))
+    driver.device(torch.cuda.current_device()).kernel(Variant("reduce"))
     return Backend("cuda", cuda)
 
 

@@ -61,20 +61,31 @@ class Device:
     def launch(self, launch: Launch) -> None:
         """Enqueue on the current stream; returns at once."""
         with torch.cuda.device(self._index):
-            kernel = self._kernels.get(launch.variant)
-            if kernel is None:
-                kernel = self._kernels[launch.variant] = self.load(launch.variant)
+            kernel = self.kernel(launch.variant)
             stream = torch.cuda.current_stream().cuda_stream
             arguments = ((launch.arguments,), (None,))  # None: a ctypes structure, by value
             size = (launch.grid, 1, 1, THREADS, 1, 1)
             self._check(self._driver.cuLaunchKernel(kernel, *size, 0, stream, arguments, 0))
 
-    def load(self, variant: Variant) -> Any:
-        """Compile, or read from the cache, and load into this device's context."""
-        _refuse_capture()
-        code = compiler.cubin(variant, self._architecture)
-        module = self._check(self._driver.cuModuleLoadData(code))
-        return self._check(self._driver.cuModuleGetFunction(module, variant.kernel.encode()))
+    def kernel(self, variant: Variant) -> Any:
+        """The kernel, compiled or read from the cache, and loaded, when it is first asked for.
+
+        Raises:
+            UnsupportedError: it cannot be compiled, or this driver cannot load it.
+        """
+        kernel = self._kernels.get(variant)
+        if kernel is None:
+            _refuse_capture()
+            code = compiler.cubin(variant, self._architecture)
+            try:
+                module = self._check(self._driver.cuModuleLoadData(code))
+                kernel = self._check(
+                    self._driver.cuModuleGetFunction(module, variant.kernel.encode())
+                )
+            except RuntimeError as error:
+                raise UnsupportedError(f"cannot load the kernel: {error}") from error
+            self._kernels[variant] = kernel
+        return kernel
 
     def _check(self, result: tuple[Any, ...]) -> Any:
         status, *values = result
