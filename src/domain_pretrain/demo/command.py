@@ -26,7 +26,7 @@ from domain_pretrain.report.picture import loss_picture
 from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
 from domain_pretrain.report.table import loss_table, summarise
 
-ITERATIONS = 1200
+ITERATIONS = 1000
 ABOUT = "ABOUT.txt"
 
 
@@ -192,14 +192,14 @@ def _show(console: Console, out: Path, *done: Phase) -> None:
     loss_picture(
         None,
         picture,
-        title="Every domain's loss, while a base model learns four domains",
+        title="Channel loss of four domains, one of them dirty",
         phases=[(phase.title, out / phase.name / METRICS_FILE) for phase in done],
     )
     tensorboard = Path(sys.executable).with_name("tensorboard")
     program = _short(tensorboard) if tensorboard.exists() else "tensorboard"
     console.print(
-        "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats a byte. A loss that "
-        "stays high while the others fall is what channel loss is there to show.\n"
+        "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats a byte. A loss "
+        "that stays high while the others fall is what channel loss is there to show.\n"
     )
     for name, text in (
         ("picture", _short(picture)),

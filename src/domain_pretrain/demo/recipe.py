@@ -20,7 +20,7 @@ TRAIN_PERCENT = 90  # of each corpus's documents; the rest validates
 MODEL = shlex.split(
     f"--num-layers {LAYERS} --hidden-size {HIDDEN} --num-attention-heads {HEADS} "
     f"--seq-length {SEQ_LENGTH} --max-position-embeddings {SEQ_LENGTH} "
-    "--attention-dropout 0 --hidden-dropout 0 "
+    "--position-embedding-type rope --attention-dropout 0 --hidden-dropout 0 "
     f"--split {TRAIN_PERCENT},{100 - TRAIN_PERCENT},0 --eval-iters 16 "
     "--lr-decay-style cosine --lr-warmup-fraction 0.05 --weight-decay 0.1 --clip-grad 1"
 )
@@ -66,8 +66,8 @@ class Phase:
 
     @property
     def log_interval(self) -> int:
-        """Long enough for a window to hold some samples of every domain."""
-        return max(1, self.iterations // 60)
+        """A hundred windows: the picture then shows each one, and their moving average."""
+        return max(1, self.iterations // 100)
 
     def write_config(self, folder: Path, corpora: Mapping[str, Corpus]) -> None:
         """Write ``domains.yaml``, which supplies the blend, and the corpora's training tokens."""
