@@ -75,8 +75,8 @@ class Forward:
         rows = Rows(ids.to(torch.int64), mask.float().sum(dim=1))
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
         multipliers = self._count(microbatch)
-        loss = torch.sum(losses.float() * mask.float())
-        self.ledger.add_host(loss, mask.sum())
+        loss = weighted_loss(microbatch, None)
+        self.ledger.add_host(loss, microbatch.mask.sum())
         return loss if multipliers is None else weighted_loss(microbatch, multipliers)
 
     def _count(self, microbatch: Microbatch) -> torch.Tensor | None:

@@ -28,7 +28,7 @@ def count_microbatch(
         domain_reduce(ledger.sums[1], losses, mask, ids, inverse)
 
 
-def weighted_loss(microbatch: Microbatch, multipliers: torch.Tensor) -> torch.Tensor:
+def weighted_loss(microbatch: Microbatch, multipliers: torch.Tensor | None) -> torch.Tensor:
     """``Σ m·mask·loss``: a fresh fp32 scalar that takes the place of the host's loss sum.
 
     Token counts and reports stay the host's. With multipliers of exactly 1 both the value and the
@@ -36,7 +36,9 @@ def weighted_loss(microbatch: Microbatch, multipliers: torch.Tensor) -> torch.Te
 
     Args:
         microbatch: with losses that carry the gradient.
-        multipliers: fp32 ``[b]``, one a sample.
+        multipliers: fp32 ``[b]``, one a sample; None: all one.
     """
-    mask = microbatch.mask.float() * microbatch.per_token(multipliers)
-    return torch.sum(microbatch.losses.float().view(-1) * mask.view(-1))
+    mask = microbatch.mask.float()
+    if multipliers is not None:
+        mask = mask * microbatch.per_token(multipliers)
+    return torch.sum(microbatch.losses.float().reshape(-1) * mask.reshape(-1))

@@ -200,7 +200,6 @@ class DomainStep:
 
     def close(self, moment: Moment) -> None:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
-        self._attempts = 0
         self._train.ledger.reduce()
         if moment.log or not self._proven:
             self._check(moment.microbatches)
@@ -226,6 +225,7 @@ class DomainStep:
             self.publisher.line(record)
 
     def _commit(self, *, skipped: bool) -> None:
+        self._attempts = 0
         ledger = self._train.ledger
         self.windows.add(ledger.sums, skipped=skipped)
         if self.steering is not None and not skipped:
