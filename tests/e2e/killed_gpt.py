@@ -15,7 +15,8 @@ def mortal_forward_step(*args, **kwargs):
     global passes
     passes += torch.is_grad_enabled()
     if passes == int(os.environ["KILL_AT_FORWARD"]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        # torchrun gives each rank a process group, which also has Megatron's checkpoint writers.
+        os.killpg(os.getpid(), signal.SIGKILL)
     return forward_step(*args, **kwargs)
 
 

@@ -124,8 +124,7 @@ def test_torch_format(single: Run, stopped: Path, blend: list[str]) -> None:
 def test_without_the_plugin_and_back(single: Run, stopped: Path, blend: list[str]) -> None:
     """The host alone reads our checkpoint; of its own, we say that our part is missing."""
     alone = {"script": "watched_gpt.py", "env": {"RECORD_DIR": str(stopped)}, "plugin": False}
-    host = resume(stopped, *blend, "--exit-interval", "5", installed=False, **alone)
-    assert "iteration        5/" not in host.output  # log interval 3
+    resume(stopped, *blend, "--exit-interval", "5", installed=False, **alone)
     assert (stopped / "checkpoints" / "iter_0000005").exists()
 
     back = resume(stopped, *blend)
