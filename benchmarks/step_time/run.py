@@ -5,10 +5,11 @@
 Every optimizer step of a real Megatron run is timed; of each two neighbours one runs with the
 plugin and one without it (the host's own schedule and train_step), in an order that is drawn for
 each pair. So both see the same machine, the same caches and the same model. The figure is the
-median of the pairs' ratios, with a bootstrap interval. Writes JSON beside a line for people.
+median of the pairs' ratios, with a bootstrap interval: of wall time, and of the process's CPU time,
+which other load on the machine does not move.
 
-On a GPU the steps are synchronised before the clock is read, and host synchronisations are counted
-in a second, untimed part. Needs megatron-core >= 0.17.
+On a GPU the device is synchronised before the clock is read, and the host synchronisations within
+each step are counted. Needs megatron-core >= 0.17.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ GPU_MODEL = (
 )
 COMMON = (
     "--tokenizer-type NullTokenizer --vocab-size 300 --lr 1e-4 --attention-dropout 0 "
-    "--hidden-dropout 0 --split 100,0,0 --eval-iters 0 --log-interval 50 "
+    "--hidden-dropout 0 --split 100,0,0 --eval-iters 0 --eval-interval 1000000 --log-interval 50 "
     "--rerun-mode disabled"
 )
 WARM_UP = 10  # pairs that are not counted
@@ -47,8 +48,9 @@ class Pairs:
     """Runs neighbouring steps with and without the plugin and keeps their times."""
 
     def __init__(self) -> None:
-        self.times: list[dict[bool, float]] = []
-        self.syncs: list[dict[bool, int]] = []
+        self.wall: list[dict[bool, float]] = []
+        self.cpu: list[dict[bool, float]] = []
+        self.syncs: list[dict[bool, float]] = []
         self._order: list[bool] = []
         self._random = random.Random(0)
 
@@ -58,29 +60,27 @@ class Pairs:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if not self._order:
                 self._order = self._random.sample([True, False], 2)
-                self.times.append({})
-                self.syncs.append({})
+                for series in (self.wall, self.cpu, self.syncs):
+                    series.append({})
             plugin = self._order.pop()
             step = train_step if plugin else train_step.__wrapped__
             if not plugin:
-                args = tuple(a.__wrapped__ if _is_our_schedule(a) else a for a in args)
+                # The schedule, which train() fetched through our seam, is one of the arguments.
+                args = tuple(getattr(a, "__wrapped__", a) if callable(a) else a for a in args)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 _count_syncs(True)
                 _synchronise()
-                begin = time.perf_counter()
+                begin, cpu = time.perf_counter(), time.process_time()
                 result = step(*args, **kwargs)
                 _synchronise()
-                self.times[-1][plugin] = time.perf_counter() - begin
+                self.wall[-1][plugin] = time.perf_counter() - begin
+                self.cpu[-1][plugin] = time.process_time() - cpu
                 _count_syncs(False)
             self.syncs[-1][plugin] = sum("synchroniz" in str(w.message) for w in caught)
             return result
 
         return timed
-
-
-def _is_our_schedule(value: Any) -> bool:
-    return getattr(value, "__qualname__", "") != "" and hasattr(value, "__wrapped__")
 
 
 def _synchronise() -> None:
@@ -97,21 +97,18 @@ def _count_syncs(on: bool) -> None:
         torch.cuda.set_sync_debug_mode("warn" if on else "default")
 
 
-def summary(times: list[dict[bool, float]], syncs: list[dict[bool, int]]) -> dict[str, Any]:
-    """Median of on/off over the pairs, its 95 % bootstrap interval, and the medians themselves."""
-    pairs = [pair for pair in times[WARM_UP:] if len(pair) == 2]
+def ratio(pairs: list[dict[bool, float]]) -> dict[str, Any]:
+    """Median of with/without over the pairs, its 95 % bootstrap interval, and the medians."""
+    pairs = [pair for pair in pairs[WARM_UP:] if len(pair) == 2]
     ratios = [pair[True] / pair[False] for pair in pairs]
     draw = random.Random(1)
     medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-    counted = [pair for pair in syncs[WARM_UP:] if len(pair) == 2]
     return {
         "pairs": len(pairs),
         "ratio_median": statistics.median(ratios),
         "ratio_interval_95": [medians[50], medians[1949]],
         "step_ms_with": 1e3 * statistics.median(pair[True] for pair in pairs),
         "step_ms_without": 1e3 * statistics.median(pair[False] for pair in pairs),
-        "host_syncs_with": statistics.median(pair[True] for pair in counted),
-        "host_syncs_without": statistics.median(pair[False] for pair in counted),
     }
 
 
@@ -189,7 +186,12 @@ def main() -> None:
             "what": f"step time with / without the plugin, reweight {options.reweight}",
             **machine(),
             "flags": f"{model} {' '.join(megatron_flags)}".strip(),
-            **summary(pairs.times, pairs.syncs),
+            "wall": ratio(pairs.wall),
+            "cpu": ratio(pairs.cpu),
+            "host_syncs": {
+                name: statistics.median(pair[plugin] for pair in pairs.syncs if len(pair) == 2)
+                for name, plugin in (("with", True), ("without", False))
+            },
         }
         text = json.dumps(result, indent=2)
         print(text)
