@@ -7,7 +7,7 @@ its backward pass. ``Lagged`` knows them before the step begins; ``WithinMicroba
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -39,8 +39,12 @@ class Steering(Protocol):
     def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
         """fp32 ``[b]``: the multiplier of each sample's per-token losses. No host sync."""
 
-    def commit(self, stats: DomainStats) -> None:
-        """After a step that updated the weights, on every rank, with its exact global sums."""
+    def commit(self, read: Callable[[], DomainStats]) -> None:
+        """After a step that updated the weights, on every rank.
+
+        Args:
+            read: gives its exact global sums; waits for the device.
+        """
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         """What the weights do, in a few numbers, over the tokens of a window."""
@@ -71,9 +75,9 @@ class Lagged:
         """See :class:`Steering`."""
         return self._multipliers[microbatch.rows.domains]
 
-    def commit(self, stats: DomainStats) -> None:
+    def commit(self, read: Callable[[], DomainStats]) -> None:
         """See :class:`Steering`."""
-        self.memory = self.reweighter.advance(self.memory, *reduced(stats, self._average))
+        self.memory = self.reweighter.advance(self.memory, *reduced(read(), self._average))
         self._put()
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
@@ -129,8 +133,8 @@ class _Within:
         self._warm = torch.zeros((), dtype=torch.bool, device=device)
         self._put()
 
-    def commit(self, stats: DomainStats) -> None:
-        """See :class:`Steering`."""
+    def commit(self, read: Callable[[], DomainStats]) -> None:
+        """See :class:`Steering`: nothing to read, these weights come from the losses at hand."""
         self._step += 1
         self._put()
 

@@ -229,7 +229,7 @@ class DomainStep:
         ledger = self._train.ledger
         self.windows.add(ledger.sums, skipped=skipped)
         if self.steering is not None and not skipped:
-            self.steering.commit(ledger.read(self.names)[0])
+            self.steering.commit(lambda: ledger.read(self.names)[0])
 
     def _check(self, microbatches: int) -> None:
         stats, host = self._train.ledger.read(self.names)
