@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DOMAINS
-from launch import Run, train
+from launch import MODEL, Run, environment, train
 from test_off_is_off import assert_collectives, assert_same_training, observe
 
 pytestmark = pytest.mark.megatron
 
 Gradients = dict[str, np.ndarray]
 
-WEIGHTS = dict(zip(DOMAINS, (3.0, 0.7, 1.9, 0.2, 5.0), strict=True))
+WEIGHTS = {"finance": 3.0, "general": 0.7, "code": 1.9, "maths": 0.2, "rare": 5.0}
 GLOBAL = f"""
 reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, blend: 0,
            clip: [0, 1000]}}
@@ -115,6 +116,47 @@ def test_gradient_averaged_by_the_host(formula: Path, still: list[str], tmp_path
     run = second_step(tmp_path, GLOBAL, *still)
     assert_gradients(tmp_path, load(formula / "averaged.npz"))
     assert run.output.count("WARNING: the domains are reweighted without") == 1
+
+
+# --- mistakes ----------------------------------------------------------------------------------
+
+MISTAKES = {
+    "reweight: {temperature: 0.4}": None,
+    "reweight: {temperature: 0}": "reweight.temperature: ",
+    "reweight: {scope: microbatch, temperature: 0}": "reweight.temperature: ",
+    "reweight: {strategy: linuper}": "reweight.strategy: unknown strategy 'linuper'; did you mean",
+    "reweight: {strategy: excess, reference: {finance: 2.0}}": "reweight.reference: no value for ",
+    "reweight: {unit: sample}": "reweight: unit: sample needs scope: microbatch",
+    "reweight: {scope: microbatch, strategy: bandit}": "strategy 'bandit' needs the losses of",
+    "{domains: {finance: {data: [DATA/finance], floor: 0.5}, general: {data: [DATA/general]}},"
+    " reweight: {scope: microbatch}}": "domains.finance.floor has no effect with scope: microbatch",
+}
+
+
+def test_mistakes_stop_the_run_at_its_start(corpora: Path, tmp_path: Path) -> None:
+    data = ["--data-path", "1", str(corpora / "finance"), "5", str(corpora / "general")]
+    cases = []
+    for number, text in enumerate(MISTAKES):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(text.replace("DATA", str(corpora)))
+        words = [*MODEL, "--train-iters", "4", *data, "--domain-config", str(config)]
+        cases.append({"words": words})
+    cases.append({"words": [*MODEL, "--train-iters", "4", *data, "--domain-reweight", "linuper"]})
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("start_many.py")],
+        input=json.dumps(cases),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        env=environment(),
+    )
+    results = json.loads(done.stdout.splitlines()[-1])
+    for result, says in zip(results, [*MISTAKES.values(), "unknown strategy"], strict=True):
+        if says is None:
+            assert result == {"code": None, "message": ""}
+        else:
+            assert result["code"] == 2
+            assert says in result["message"]
 
 
 # --- one means one -----------------------------------------------------------------------------
