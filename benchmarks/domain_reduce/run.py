@@ -37,8 +37,6 @@ def main() -> None:
     options = parse()
     device = options.device
     ours = "cuda" if device == "cuda" else "reference"
-    if device == "cpu":
-        torch.set_num_threads(options.threads)
     check(ours, device)
     print(f"correctness: {ours} equals the oracle on {len(CHECKED)} inputs\n")
     result: dict[str, Any] = {"machine": machine(device), "rows": []}
@@ -199,7 +197,7 @@ def machine(device: str) -> dict[str, Any]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    return {**info, "device": f"{names[0]}, {len(names)} cores", "threads": torch.get_num_threads()}
+    return {**info, "device": f"{names[0]}, {len(names)} cores"}
 
 
 def parse() -> argparse.Namespace:
@@ -207,7 +205,6 @@ def parse() -> argparse.Namespace:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=found)
     parser.add_argument("--quick", action="store_true", help="six shapes instead of ninety")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--out", type=Path, help="also write all times as JSON")
     return parser.parse_args()
 

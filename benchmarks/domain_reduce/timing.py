@@ -10,16 +10,17 @@ import torch
 
 
 def cpu(functions: Sequence[Callable[[], object]], *, seconds: float = 0.3) -> list[float]:
-    """Time a call of each, in turns, so that a busy moment of the machine hits all alike."""
+    """CPU time of a call of each, with one thread; in turns, so that a busy machine hits all."""
+    torch.set_num_threads(1)
     for function in functions:
         function()
     times: list[list[float]] = [[] for _ in functions]
     end = time.perf_counter() + seconds * len(functions)
     while time.perf_counter() < end or len(times[0]) < 9:
         for function, samples in zip(functions, times, strict=True):
-            start = time.perf_counter()
+            start = time.thread_time()
             function()
-            samples.append(1e6 * (time.perf_counter() - start))
+            samples.append(1e6 * (time.thread_time() - start))
     return [statistics.median(samples) for samples in times]
 
 

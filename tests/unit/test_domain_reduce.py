@@ -13,7 +13,7 @@ from domain_reduce_cases import Case, cases, make_case, oracle, oracle_loss, ora
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain_pretrain.kernels.domain_reduce import Backend, select
+from domain_pretrain.kernels.domain_reduce import Backend, reference, select
 from domain_pretrain.kernels.domain_reduce import cuda as cuda_backend
 from domain_pretrain.stats import SCALE, Column
 
@@ -327,3 +327,14 @@ def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
         backend.weighted_loss(
             case.losses, case.mask, case.ids, case.multipliers, host_loss=torch.ones(2)
         )
+
+
+def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "BLOCK", 100)
+    backend = select("reference")
+    for per_token in (False, True):
+        case = make_case(11, 3, 131, 4, per_token=per_token, special=True)
+        assert torch.equal(reduce(backend, case), oracle(case))
+        clean = make_case(11, 3, 131, 4, per_token=per_token)
+        loss = backend.weighted_loss(clean.losses, clean.mask, clean.ids, clean.multipliers)
+        assert loss.item() == oracle_loss(clean)[0]

@@ -20,6 +20,7 @@ from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, SQUARE_
 from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
+BLOCK = 32768  # tokens
 
 
 @torch.no_grad()
@@ -34,6 +35,21 @@ def domain_reduce(
 ) -> None:
     """Add the sums of one microbatch to ``accumulator``: see the package for the contract."""
     contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    for block in _blocks(losses, mask, ids, inverse_row_tokens):
+        losses, mask, ids, inverse_row_tokens = block
+        _reduce_block(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+        row_tokens = None  # counted, once
+
+
+def _reduce_block(
+    accumulator: torch.Tensor,
+    losses: torch.Tensor,
+    mask: torch.Tensor,
+    ids: torch.Tensor,
+    inverse_row_tokens: torch.Tensor,
+    row_tokens: torch.Tensor | None,
+    squares: torch.Tensor | None,
+) -> None:
     loss, tokens, excess = _on_grid(losses, mask)
     if inverse_row_tokens.dim() == 1:
         inverse_row_tokens = inverse_row_tokens[:, None]
@@ -84,25 +100,33 @@ def domain_loss(
     )
     if accumulator is not None and inverse_row_tokens is not None:
         domain_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
+    totals = [_loss_block(*block, multipliers=multipliers) for block in _blocks(losses, mask, ids)]
+    weighted, raw, tokens, flagged = torch.stack(totals).sum(0).unbind(0)
+    if host_loss is None:
+        value = weighted.double() / FIXED
+    else:
+        value = host_loss.double() + (weighted - raw).double() / FIXED
+    # NaN where a token was flagged: the host's own check for NaN must see it.
+    nan = torch.where(flagged > 0, torch.nan, 0.0)
+    report = torch.stack([raw.double() / FIXED + nan, tokens.double() / FIXED]).float()
+    num_tokens = tokens.div(FIXED, rounding_mode="trunc").to(torch.int32)
+    return (value + nan).float(), report, num_tokens
+
+
+def _loss_block(
+    losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor, *, multipliers: torch.Tensor | None
+) -> torch.Tensor:
+    """int64 ``[4]``: weighted loss, loss, tokens, how many terms were flagged."""
     loss, tokens, excess = _on_grid(losses, mask)
-    flagged = (excess != 0).any()
+    flagged = (excess != 0).sum()
     raw = _total(loss)
     weighted = raw
     if multipliers is not None:
         terms = loss * _weights(ids, multipliers)
         excess = hardshrink(terms, LIMIT * FIXED)
         weighted = _total(_within(terms, excess))
-        flagged = flagged | (excess != 0).any()
-    if host_loss is None:
-        value = weighted.double() / FIXED
-    else:
-        value = host_loss.double() + (weighted - raw).double() / FIXED
-    # NaN where a token was flagged: the host's own check for NaN must see it.
-    nan = torch.where(flagged, torch.nan, 0.0)
-    units = _total(tokens)
-    report = torch.stack([raw.double() / FIXED + nan, units.double() / FIXED]).float()
-    num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
-    return (value + nan).float(), report, num_tokens
+        flagged = flagged + (excess != 0).sum()
+    return torch.stack([weighted, raw, _total(tokens), flagged])
 
 
 @torch.no_grad()
@@ -118,6 +142,20 @@ def loss_gradient(
     if multipliers is not None:
         gradient = _weights(ids, multipliers) * gradient
     return gradient.to(dtype)
+
+
+def _blocks(losses: torch.Tensor, *others: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Stretches of columns that are summed one after the other; the sums do not depend on them.
+
+    On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
+    mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
+    """
+    tensors, (rows, columns) = (losses, *others), losses.shape
+    if losses.device.type != "cpu" or rows * columns <= BLOCK:
+        return [tensors]
+    width = max(1, BLOCK // rows)
+    stretches = [slice(start, start + width) for start in range(0, columns, width)]
+    return [tuple(t if t.dim() == 1 else t[:, columns] for t in tensors) for columns in stretches]
 
 
 def _on_grid(
