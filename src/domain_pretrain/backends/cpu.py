@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Action, ArgumentParser
+from collections.abc import Sequence
 from functools import wraps
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -64,7 +64,7 @@ def install() -> None:
     after_import("megatron.core.transformer.dot_product_attention", core_attention.install)
     after_import("megatron.core.transformer.transformer_layer", _seed_layers)
     after_import("megatron.core.transformer.moe.moe_utils", _count_tokens_on_host)
-    after_import("megatron.core.datasets.utils", _skip_compiled_helpers)
+    after_import("megatron.core.fp8_utils", _quantize_only_fp8)
     _installed = True
 
 
@@ -166,7 +166,13 @@ def _keep_sent_tensors(module: ModuleType) -> None:
     module.custom_backward = backward  # type: ignore[attr-defined]
 
 
-def _skip_compiled_helpers(module: ModuleType) -> None:
-    """The PyPI wheel holds the helpers compiled, without the Makefile that this would run."""
-    if not Path(str(module.__file__)).with_name("Makefile").exists():
-        module.compile_helpers = lambda: None  # type: ignore[attr-defined]
+def _quantize_only_fp8(module: ModuleType) -> None:
+    """0.12's distributed optimizer asks for Transformer Engine to quantize no parameters at all."""
+    quantize = module.quantize_param_shard
+
+    @wraps(quantize)
+    def quantize_param_shard(model_params: Sequence[Any], *args: Any, **kwargs: Any) -> None:
+        if model_params:
+            quantize(model_params, *args, **kwargs)
+
+    module.quantize_param_shard = quantize_param_shard  # type: ignore[attr-defined]
