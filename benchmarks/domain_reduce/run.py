@@ -173,11 +173,17 @@ def base_of(key: str, ours: str, row: dict[str, Any]) -> str:
     return ours
 
 
+def git(*arguments: str) -> str:
+    """What git says of this checkout."""
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
 def machine(device: str) -> dict[str, Any]:
     """Where the numbers come from."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    commit = git("rev-parse", "--short", "HEAD")
+    if git("status", "--porcelain", "--", "src/domain_pretrain/kernels", "benchmarks"):
+        commit += " and uncommitted changes"
     info: dict[str, Any] = {
         "command": " ".join(
             ["python", "benchmarks/domain_reduce/" + Path(sys.argv[0]).name, *sys.argv[1:]]
