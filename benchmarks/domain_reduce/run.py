@@ -182,7 +182,14 @@ def git(*arguments: str) -> str:
 def machine(device: str) -> dict[str, Any]:
     """Where the numbers come from."""
     commit = git("rev-parse", "--short", "HEAD")
-    if git("status", "--porcelain", "--", "src/domain_pretrain/kernels", "benchmarks"):
+    if git(
+        "status",
+        "--porcelain",
+        "-uno",
+        "--",
+        "src/domain_pretrain/kernels",
+        "benchmarks/domain_reduce",
+    ):
         commit += " and uncommitted changes"
     info: dict[str, Any] = {
         "command": " ".join(
