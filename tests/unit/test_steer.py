@@ -240,6 +240,11 @@ def test_floor_needs_the_global_batch() -> None:
         create(WITHIN, floor={"rare": 0.5})
 
 
+def test_pinned_needs_domains() -> None:
+    with pytest.raises(ConfigError, match=r"domains\.rare\.pinned has no effect with unit: sample"):
+        create(SAMPLE, pinned=["rare"])
+
+
 def test_ids_out_of_range() -> None:
     step = create(None)
     train(step, ([0, 3], [1.0, 1.0]))

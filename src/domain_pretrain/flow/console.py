@@ -31,10 +31,16 @@ class Console:
         self._average = average
         self._previous: dict[tuple[str, str], float] = {}
 
-    def train_line(self, stats: DomainStats, weights: Mapping[str, float] | None = None) -> str:
+    def train_line(
+        self,
+        stats: DomainStats,
+        weights: Mapping[str, float] | None = None,
+        reweighting: Mapping[str, float] | None = None,
+    ) -> str:
         """``channel loss | finance 2.131 ▼ | general 1.870 ▲``; absent domains are left out.
 
-        With multipliers in force: ``finance 2.131 ▼ ×1.24``.
+        With multipliers in force: ``finance 2.131 ▼ ×1.24 | … | weighted 1.957, effective domains
+        1.9, clipped 0%``.
         """
         rows, hidden = self._select(stats)
         cells = []
@@ -43,6 +49,8 @@ class Console:
             cells.append(f"{name} {self._loss('train', name, totals)}{weight}")
         if hidden:
             cells.append(f"… {hidden} more")
+        if reweighting is not None and rows:
+            cells.append(_summary(reweighting))
         self._remember("train", stats)
         return " | ".join(["channel loss", *(cells or ["no tokens"])])
 
@@ -94,3 +102,14 @@ class Console:
     def _remember(self, split: str, stats: DomainStats) -> None:
         for name, totals in stats:
             self._previous[split, name] = totals.loss(self._average)
+
+
+def _summary(numbers: Mapping[str, float]) -> str:
+    """What reweighting does, from ``Record.reweighting``; some ways know the loss only."""
+    loss = numbers["weighted_loss"]
+    words = ["weighted NaN" if math.isnan(loss) else f"weighted {loss:.3f}"]
+    if "effective_domains" in numbers:
+        words.append(f"effective domains {numbers['effective_domains']:.1f}")
+    if "clip_rate" in numbers:
+        words.append(f"clipped {numbers['clip_rate']:.0%}")
+    return ", ".join(words)

@@ -123,7 +123,7 @@ class Publisher:
         if self._file is not None:
             self._file.append(metrics_entry(record, self._average))
         if record.split == "train":
-            self._out(self._console.train_line(record.stats, record.weights))
+            self._out(self._console.train_line(record.stats, record.weights, record.reweighting))
         else:
             self._out(self._console.evaluation_table(record.split, record.iteration, record.stats))
         alarm = self._console.alarm(record.split, record.iteration, record.stats)

@@ -274,6 +274,10 @@ def build(
     options = section.curve()
     curve = Curve(SHAPES[section.strategy], options.temperature, section.warmup_steps)
     if section.unit == "sample":
+        if pinned:
+            raise ConfigError(
+                f"domains.{next(iter(pinned))}.pinned has no effect with unit: sample: take it out"
+            )
         return WithinSamples(curve, groups, device)
     Bounds.build(names, section.clip, pinned)  # checks the names
     return WithinMicrobatch(
