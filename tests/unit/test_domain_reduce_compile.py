@@ -102,6 +102,16 @@ def test_auto_without_a_gpu_is_the_reference_and_says_so_once(
     select.cache_clear()
 
 
+def test_losses_on_cpu_take_the_reference_even_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cpu = torch.device("cpu")
+    assert select("auto", cpu).name == "reference"
+    with pytest.raises(UnsupportedError, match="the losses are on cpu"):
+        select("cuda", cpu)
+
+
 def test_an_unknown_backend_is_an_error() -> None:
     with pytest.raises(ValueError, match="auto, reference or cuda, got 'triton'"):
         select("triton")  # type: ignore[arg-type]

@@ -136,13 +136,17 @@ class Backend:
 
 
 @cache
-def select(name: Name = "auto") -> Backend:
+def select(name: Name = "auto", device: torch.device | None = None) -> Backend:
     """The backend ``name``; ``auto`` is ``cuda`` where it can run, else ``reference``.
 
-    Call it after the process has chosen its device. Logs the choice, once.
+    Call it after the process has chosen its CUDA device. Logs the choice, once.
+
+    Args:
+        name: ``auto``, ``reference`` or ``cuda``.
+        device: where the losses will be; None for the current CUDA device, if there is one.
 
     Raises:
-        UnsupportedError: ``cuda`` was asked for and cannot run here; the message says why.
+        UnsupportedError: ``cuda`` was asked for and cannot run there; the message says why.
         ValueError: no such backend.
     """
     if name not in ("auto", "reference", "cuda"):
@@ -150,7 +154,7 @@ def select(name: Name = "auto") -> Backend:
     why = "asked for by name"
     if name != "reference":
         try:
-            backend = _cuda()
+            backend = _cuda(device)
             logger.info("domain_reduce: cuda kernels")
             return backend
         except UnsupportedError as error:
@@ -161,13 +165,16 @@ def select(name: Name = "auto") -> Backend:
     return Backend("reference", reference)
 
 
-def _cuda() -> Backend:
+def _cuda(device: torch.device | None) -> Backend:
+    if device is not None and device.type != "cuda":
+        raise UnsupportedError(f"the losses are on {device.type}")
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise UnsupportedError("no CUDA device")
     from domain_pretrain.kernels.domain_reduce import cuda, driver
     from domain_pretrain.kernels.domain_reduce.launch import Variant
 
-    driver.device(torch.cuda.current_device()).kernel(Variant("reduce"))
+    index = None if device is None else device.index
+    driver.device(torch.cuda.current_device() if index is None else index).kernel(Variant("reduce"))
     return Backend("cuda", cuda)
 
 
@@ -178,10 +185,12 @@ def domain_reduce(
     ids: torch.Tensor,
     inverse_row_tokens: torch.Tensor,
 ) -> None:
-    """:meth:`Backend.domain_reduce` of ``select("auto")``."""
-    select("auto").domain_reduce(accumulator, losses, mask, ids, inverse_row_tokens)
+    """:meth:`Backend.domain_reduce` of the automatic choice."""
+    select("auto", accumulator.device).domain_reduce(
+        accumulator, losses, mask, ids, inverse_row_tokens
+    )
 
 
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """:meth:`Backend.count_samples` of ``select("auto")``."""
-    select("auto").count_samples(accumulator, ids, row_tokens)
+    """:meth:`Backend.count_samples` of the automatic choice."""
+    select("auto", accumulator.device).count_samples(accumulator, ids, row_tokens)
