@@ -8,27 +8,23 @@ its backward pass. ``Lagged`` knows them before the step begins; ``WithinMicroba
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from domain_pretrain.config import Reweight
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.microbatch import Microbatch
-from domain_pretrain.kernels.domain_reduce import domain_reduce
+from domain_pretrain.flow.within import Curve, WithinMicrobatch, WithinSamples
 from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.strategies import Reweighter
 from domain_pretrain.strategies.diagnostics import diagnose
 from domain_pretrain.strategies.ema import default_horizon, reduced
-from domain_pretrain.strategies.microbatch import microbatch_weights
 from domain_pretrain.strategies.multipliers import Bounds
-from domain_pretrain.strategies.options import Temperature
-from domain_pretrain.strategies.sample import sample_weights
-from domain_pretrain.strategies.shapes import SHAPES, Shape
+from domain_pretrain.strategies.shapes import SHAPES
 
 FIXED = SCALE[Column.LOSS]
 
@@ -105,136 +101,6 @@ class Lagged:
 
     def _put(self) -> None:
         self._multipliers.copy_(torch.from_numpy(self.memory.multipliers.astype(np.float32)))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What the two scopes inside the forward pass can be told.
-
-    Attributes:
-        shape: of strategies/shapes.py.
-        temperature: number or schedule.
-        warmup_steps: first optimizer steps, in which every multiplier is exactly 1.
-    """
-
-    shape: Shape
-    temperature: Temperature
-    warmup_steps: int
-
-
-class _Within:
-    """Common to both: a step count, and the temperature as a tensor that follows it."""
-
-    def __init__(self, curve: Curve, groups: Groups, device: torch.device) -> None:
-        self._curve = curve
-        self._groups = groups
-        self._step = 0
-        self._temperature = torch.ones((), dtype=torch.float64, device=device)
-        self._warm = torch.zeros((), dtype=torch.bool, device=device)
-        self._put()
-
-    def commit(self, read: Callable[[], DomainStats]) -> None:
-        """See :class:`Steering`: nothing to read, these weights come from the losses at hand."""
-        self._step += 1
-        self._put()
-
-    def diagnostics(self, stats: DomainStats) -> dict[str, float]:
-        """See :class:`Steering`: these weights are gone with their microbatch."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """See :class:`Steering`."""
-        return {"step": self._step}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :class:`Steering`."""
-        self._step = int(state["step"])
-        self._put()
-
-    def _put(self) -> None:
-        after_warmup = self._step - self._curve.warmup_steps
-        self._temperature.fill_(self._curve.temperature.at(after_warmup))
-        self._warm.fill_(after_warmup >= 0)
-
-    def _in_force(self, multipliers: torch.Tensor) -> torch.Tensor:
-        return torch.where(self._warm, multipliers, 1.0).float()
-
-    def _sum(self, sums: torch.Tensor) -> torch.Tensor:
-        """Global sums: one all-reduce a microbatch over this rank's dp_cp group, in place."""
-        if self._groups.dp_cp is not None:
-            dist.all_reduce(sums, group=self._groups.dp_cp)
-        return sums.double() / FIXED
-
-
-class WithinMicrobatch(_Within):
-    """Scope ``microbatch``: the original recipe, over one microbatch of all ranks.
-
-    Sums go over context parallel and data parallel ranks in one exact int64 all-reduce; then
-    channel loss, normalisation, shape and softmax, all on the device.
-    """
-
-    def __init__(
-        self,
-        curve: Curve,
-        groups: Groups,
-        device: torch.device,
-        *,
-        domains: int,
-        pinned: torch.Tensor,
-        objective: str,
-    ) -> None:
-        super().__init__(curve, groups, device)
-        self._local = torch.zeros(domains + 1, len(Column), dtype=torch.int64, device=device)
-        self._pinned = pinned.to(device)
-        self._objective: Any = objective
-
-    def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
-        """See :class:`Steering`."""
-        self._local.zero_()
-        domain_reduce(self._local, *microbatch.arguments())
-        columns = self._local[:-1, [Column.LOSS, Column.TOKENS]]
-        # A loss that is not finite adds nothing to its sum: such a domain is left out instead.
-        bad = self._local[:-1, Column.NONFINITE, None]
-        sums = self._sum(torch.cat([columns, bad * FIXED], dim=1))
-        loss_sum = torch.where(sums[:, 2] > 0, torch.nan, sums[:, 0])
-        _, multipliers = microbatch_weights(
-            loss_sum,
-            sums[:, 1],
-            shape=self._curve.shape,
-            temperature=self._temperature,
-            objective=self._objective,
-            pinned=self._pinned,
-        )
-        return self._in_force(multipliers)[microbatch.rows.domains]
-
-
-class WithinSamples(_Within):
-    """Unit ``sample``: every sample of a microbatch of all ranks is weighed by its own loss."""
-
-    def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
-        """See :class:`Steering`."""
-        groups, rows = self._groups, microbatch.rows
-        count = rows.tokens.numel()
-        # Every data parallel rank fills its own rows, every context parallel rank adds its part:
-        # one exact all-reduce makes all samples complete on all ranks.
-        sums = torch.zeros(
-            groups.dp_cp_size // groups.cp_size,
-            count,
-            2,
-            dtype=torch.int64,
-            device=rows.tokens.device,
-        )
-        own = sums[groups.dp_rank]
-        losses, mask = microbatch.losses.detach().float(), microbatch.mask.float()
-        terms = torch.round((losses * mask) * FIXED).to(torch.int64)
-        own[:, 0].index_add_(0, microbatch.row_of_token().reshape(-1), terms.reshape(-1))
-        if groups.cp_rank == 0:
-            own[:, 1] = torch.round(rows.tokens * FIXED).to(torch.int64)
-        loss_sum, tokens = self._sum(sums).reshape(-1, 2).unbind(1)
-        _, multipliers = sample_weights(
-            loss_sum, tokens, shape=self._curve.shape, temperature=self._temperature
-        )
-        return self._in_force(multipliers).view(-1, count)[groups.dp_rank]
 
 
 def build(
