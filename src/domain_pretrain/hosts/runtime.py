@@ -76,7 +76,7 @@ class Runtime:
         )
         self._reweight = self._config.reweighting(self._plugin.domain_reweight)
         self._steering(Groups(), torch.device("cpu"))  # its mistakes are found here
-        if self._reweight is not None and not args.calculate_per_token_loss:
+        if self._reweight is not None and not getattr(args, "calculate_per_token_loss", False):
             _notice(
                 "WARNING: the domains are reweighted without --calculate-per-token-loss: Megatron "
                 "then averages the loss within each microbatch (and CP rank), so a token's weight "
@@ -129,7 +129,7 @@ class Runtime:
                 "the checkpoint holds no domain_pretrain state (it was written without the plugin, "
                 f"or --no-load-optim was given): {_FROM_HERE}"
             )
-        elif self.args.finetune and self.args.load:
+        elif getattr(self.args, "finetune", False) and getattr(self.args, "load", None):
             _notice(
                 f"--finetune leaves the checkpoint's domain_pretrain state behind: {_FROM_HERE}"
             )
