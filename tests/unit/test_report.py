@@ -102,7 +102,8 @@ def publish(logdir: Path, weights: dict[str, float] | None) -> None:
     writer = SummaryWriter(str(logdir))
     publisher = Publisher(None, writer, None, "token", after_iteration=0)
     for iteration in (1, 2):
-        publisher.scalars(Record("train", iteration, 8, stats, consumed, None, weights))
+        record = Record("train", iteration, 8, stats, consumed, weights=weights, shares=weights)
+        publisher.scalars(record)
     publisher.scalars(Record("valid", 2, 8, stats))
     writer.close()
 
@@ -132,6 +133,7 @@ def test_tensorboard_finds_all_domains_of_a_metric_in_one_chart(
     }
     if weights:
         expected["reweighting", "multiplier"] = "channel-weight"
+        expected["reweighting", "share of the weighted tokens"] = "channel-share"
     assert tags == {title: [f"{tag}/finance", f"{tag}/general"] for title, tag in expected.items()}
 
 
