@@ -2,6 +2,9 @@
 BIN := .venv/bin
 ARGS ?=
 
+# A Megatron-LM checkout compiles its helper with the python3 that comes first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
 .PHONY: help setup demo test check
 
 help:
