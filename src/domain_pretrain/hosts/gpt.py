@@ -24,7 +24,7 @@ from megatron.training.training import pretrain
 from torch import Tensor
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.hosts.gpt_batch import get_batch
+from domain_pretrain.hosts.gpt_batch import get_batch, is_packed
 from domain_pretrain.hosts.gpt_data import datasets
 
 # What this version of Megatron has.
@@ -145,10 +145,9 @@ def refuse_unsupported(args: Namespace) -> None:
     Raises:
         UnsupportedError: naming the flags and where they are supported.
     """
-    flags = ["hybrid_context_parallel", "logits_load_dir"]
+    flags = ["yaml_cfg", "hybrid_context_parallel", "logits_load_dir"]
     if not BUILDS_MODEL:
-        flags += ["use_legacy_models", "yaml_cfg", "record_memory_history"]
-        flags += ["use_grouped_gemm_for_dense_mlp"]
+        flags += ["use_legacy_models", "record_memory_history", "use_grouped_gemm_for_dense_mlp"]
     given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag, None)]
     if given:
         raise UnsupportedError(
@@ -160,6 +159,12 @@ def refuse_unsupported(args: Namespace) -> None:
         raise UnsupportedError(
             "--sft in megatron-core 0.17 brings the document boundaries neither to all TP ranks of "
             "later stages nor to CP ranks; use megatron-core >= 0.18, or TP only, or PP only"
+        )
+    if is_packed(args) and (args.micro_batch_size or 1) > 1 and args.pipeline_model_parallel_size > 1:
+        raise UnsupportedError(
+            f"packed rows with --micro-batch-size {args.micro_batch_size} and pipeline stages: "
+            "Megatron lays the rows end to end, but hands them on between stages side by side; "
+            "use --micro-batch-size 1"
         )
 
 
