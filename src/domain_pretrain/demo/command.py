@@ -26,7 +26,7 @@ from domain_pretrain.report.picture import loss_picture
 from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
 from domain_pretrain.report.table import loss_table, summarise
 
-ITERATIONS = 1000
+ITERATIONS = 800
 ABOUT = "ABOUT.txt"
 
 
@@ -121,13 +121,10 @@ def _device(layout: Layout) -> str:
 
 def _choose_megatron(script: Path | None) -> None:
     """Let this process write the corpora with the Megatron that will train on them."""
-    checkout = os.environ.get("MEGATRON_LM_PATH")
-    if script is not None:
-        if not script.is_file():
-            raise ConfigError(f"--script {script}: no such file")
-        checkout = str(script.resolve().parent)
-    if checkout:
-        sys.path.insert(0, checkout)
+    if script is not None and not script.is_file():
+        raise ConfigError(f"--script {script}: no such file")
+    folders = [script and script.resolve().parent, os.environ.get("MEGATRON_LM_PATH")]
+    sys.path[:0] = [str(folder) for folder in reversed(folders) if folder]
     # Megatron's import probes CUDA; the first line of output says already what there is.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 

@@ -66,8 +66,8 @@ class Phase:
 
     @property
     def log_interval(self) -> int:
-        """A hundred windows: the picture then shows each one, and their moving average."""
-        return max(1, self.iterations // 100)
+        """Eighty windows: the picture then shows each one, and their moving average."""
+        return max(1, self.iterations // 80)
 
     def write_config(self, folder: Path, corpora: Mapping[str, Corpus]) -> None:
         """Write ``domains.yaml``, which supplies the blend, and the corpora's training tokens."""
@@ -85,7 +85,7 @@ def phases(iterations: int) -> tuple[Phase, Phase]:
     """The base model's phase, and the continued pretraining of ``iterations`` steps."""
     base = Phase("base", "base: general alone", {"general": 1.0}, max(1, iterations * 2 // 3), 2e-3)
     # One part of domains to five of general text, which keeps the model from forgetting it.
-    blend = {"general": 5.0, "code": 0.4, "maths": 0.4, "dirty": 0.2}
+    blend = {"general": 5.0, "code": 0.5, "maths": 0.3, "dirty": 0.2}
     title = "continued pretraining: domains 1 : 5 general"
     return base, Phase("continued", title, blend, iterations, 1e-3)
 
