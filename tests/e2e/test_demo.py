@@ -45,7 +45,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_says_where_it_runs_and_what_to_look_at(demo: tuple[Path, str]) -> None:
     out, printed = demo
     assert re.search(r"device +CPU \(no GPU found\): .*1 process", printed)
-    assert re.search(rf"charts +\S*tensorboard --logdir {re.escape(str(out))}", printed)
+    assert re.search(rf"charts +\S*tensorboard --logdir {re.escape(str(out))}/tensorboard", printed)
+    assert list((out / "tensorboard" / "continued").glob("events.*"))
     assert re.search(rf"picture +{re.escape(str(out))}/losses.png", printed)
 
 

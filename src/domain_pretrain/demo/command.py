@@ -200,7 +200,7 @@ def _show(console: Console, out: Path, *done: Phase) -> None:
     )
     for name, text in (
         ("picture", _short(picture)),
-        ("charts", f"{program} --logdir {_short(out)}"),
+        ("charts", f"{program} --logdir {_short(out / 'tensorboard')}"),
         ("logs", " ".join(_short(out / phase.name / "train.log") for phase in done)),
     ):
         console.print(f"[bold]{name:<9}[/] {text}", soft_wrap=True)

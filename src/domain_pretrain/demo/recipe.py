@@ -46,7 +46,7 @@ class Phase:
     peak_lr: float
 
     def flags(self, folder: Path, tp: int) -> list[str]:
-        """Megatron's flags for this phase, which writes all it leaves to ``folder``."""
+        """Megatron's flags for this phase, which writes to ``folder``, and TensorBoard beside it."""
         words = {
             "--train-iters": self.iterations,
             "--lr": self.peak_lr,
@@ -56,7 +56,7 @@ class Phase:
             "--eval-interval": max(10, self.iterations // 10),
             "--save-interval": self.iterations,
             "--save": folder / "checkpoint",
-            "--tensorboard-dir": folder / "tensorboard",
+            "--tensorboard-dir": folder.parent / "tensorboard" / self.name,
             "--data-cache-path": folder / "data-cache",
             "--domain-config": folder / "domains.yaml",
             "--domain-log-dir": folder,
