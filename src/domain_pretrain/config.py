@@ -250,14 +250,12 @@ class PluginArgs:
     domain_reweight: str | None = None
     domain_log_dir: str | None = None
     domain_backend: str = "auto"
-    cp_attention: str = "allgather"
     allow_unknown_host: bool = False
     allow_domain_change: bool = False
 
 
 CHOICES = {
     "domain_backend": ("auto", "cpu", "cuda", "npu"),
-    "cp_attention": ("allgather", "ulysses"),
 }
 
 
@@ -292,7 +290,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "folder of domain_metrics.jsonl (default: the TensorBoard folder, else the save folder)",
     )
     option("--domain-backend", None, "device to run on (default auto: the accelerator, else cpu)")
-    option("--cp-attention", None, "core attention of the cpu backend under context parallelism")
     switch(
         "--allow-unknown-host",
         "run on a Megatron version outside the tested range if all signature checks pass",

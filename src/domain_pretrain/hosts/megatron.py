@@ -43,15 +43,20 @@ def _add_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
         add_arguments(parser)
         with clear_exit():
             if select(flags_of_command_line().domain_backend) == "cpu":
-                supplied = cpu.add_default_flags(parser)
-                if int(os.environ.get("RANK", "0")) == 0:
-                    print(cpu.describe(supplied), flush=True)
+                _say_once(cpu.describe(cpu.add_default_flags(parser)))
             data_path = data_from_config()
             if data_path is not None:
                 parser.set_defaults(data_path=data_path)
         return result
 
     return add_megatron_arguments
+
+
+@functools.lru_cache(maxsize=None)
+def _say_once(text: str) -> None:
+    """Megatron builds its parser several times a run."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
 
 
 def _validate_args(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,6 +34,10 @@ def _on(args: Any, *names: str) -> bool:
     return all(bool(getattr(args, name, None)) for name in names)
 
 
+def _on_gloo(args: Any) -> bool:
+    return getattr(args, "distributed_backend", None) == "gloo"
+
+
 def _full_iteration_graph(args: Any) -> bool:
     # 0.14: --enable-cuda-graph + scope; 0.15-0.17: impl local + scope; 0.18+: impl.
     scope = getattr(args, "cuda_graph_scope", None) or []
@@ -55,6 +59,12 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda a: _on(a, "sft") and a.context_parallel_size > 1 and a.micro_batch_size > 1,
         "the host cuts every document by Transformer Engine's own indices, which mixes the "
         "microbatch's samples; use --micro-batch-size 1",
+    ),
+    Refusal(
+        "--sft with --context-parallel-size > 1 on the CPU backend",
+        lambda a: _on(a, "sft") and a.context_parallel_size > 1 and _on_gloo(a),
+        "the host cuts every document by Transformer Engine's own indices, which needs a GPU; use "
+        "--context-parallel-size 1",
     ),
     Refusal(
         "--multiple-validation-sets with virtual pipeline stages",
