@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=ITERATIONS,
         metavar="N",
-        help="of the continued pretraining (%(default)s); the base model takes two thirds of that",
+        help="of the continued pretraining (%(default)s); the base model takes three fifths of that",
     )
     parser.add_argument(
         "--script",

@@ -103,6 +103,8 @@ class PhaseProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self._show(self._iterations)  # the last ones may be fewer than a logging interval
         self._progress.stop()
 
     def read(self, line: str) -> None:

@@ -46,7 +46,7 @@ class Phase:
     peak_lr: float
 
     def flags(self, folder: Path, tp: int) -> list[str]:
-        """Megatron's flags for this phase, which writes to ``folder``, and TensorBoard beside it."""
+        """Megatron's flags for this phase, which writes to ``folder`` and beside it."""
         words = {
             "--train-iters": self.iterations,
             "--lr": self.peak_lr,
@@ -83,7 +83,7 @@ class Phase:
 
 def phases(iterations: int) -> tuple[Phase, Phase]:
     """The base model's phase, and the continued pretraining of ``iterations`` steps."""
-    base = Phase("base", "base: general alone", {"general": 1.0}, max(1, iterations * 2 // 3), 2e-3)
+    base = Phase("base", "base: general alone", {"general": 1.0}, max(1, iterations * 3 // 5), 2e-3)
     # One part of domains to five of general text, which keeps the model from forgetting it.
     blend = {"general": 5.0, "code": 0.5, "maths": 0.3, "dirty": 0.2}
     title = "continued pretraining: domains 1 : 5 general"
