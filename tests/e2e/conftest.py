@@ -39,7 +39,7 @@ def blend(corpora: Path) -> list[str]:
     """``--data-path`` with one frequent domain and some that most microbatches do not hold."""
     weights = (1, 5, 0.5, 1, 0.2)
     words = [w for pair in zip(weights, DOMAINS, strict=True) for w in (pair[0], corpora / pair[1])]
-    return ["--data-path", *map(str, words)]
+    return ["--split", "80,10,10", "--data-path", *map(str, words)]
 
 
 @pytest.fixture(scope="session")

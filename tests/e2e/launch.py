@@ -22,7 +22,7 @@ MODEL = shlex.split(
     # The padded vocabulary takes part in the softmax: it must not depend on the TP size.
     "--tokenizer-type NullTokenizer --vocab-size 300 --make-vocab-size-divisible-by 150 "
     "--lr 1e-2 --min-lr 1e-3 --lr-decay-style cosine "
-    "--micro-batch-size 1 --global-batch-size 8 --split 80,10,10 "
+    "--micro-batch-size 1 --global-batch-size 8 "
     "--log-interval 1 --eval-interval 1000 --eval-iters 2"
 )
 
@@ -49,9 +49,10 @@ class Run:
         """Megatron's own ``grad norm`` of every logged iteration, as printed."""
         return re.findall(r"iteration +\d+/.*? grad norm: (\S+) ", self.output)
 
-    def skipped_iterations(self) -> list[int]:
-        """Megatron's own count of skipped iterations in every logging window."""
-        return [int(n) for n in re.findall(r"skipped iterations: +(\d+) ", self.output)]
+    def skipped_iterations(self) -> dict[int, int]:
+        """Megatron's own count of skipped iterations, at each iteration that it printed."""
+        lines = re.findall(r"iteration +(\d+)/.* skipped iterations: +(\d+) ", self.output)
+        return {int(iteration): int(skipped) for iteration, skipped in lines}
 
     def host_evaluations(self) -> list[str]:
         """Megatron's own loss of every evaluation, as printed, in order."""

@@ -14,7 +14,7 @@ from domain_pretrain.hosts import gpt_data
 
 
 class Tokenizer:
-    eod, pad, unique_identifiers = 256, 257, {"class": "numbers"}
+    eod, pad, vocab_size, unique_identifiers = 256, 257, 300, {"class": "numbers"}
 
     def tokenize_conversation(self, conversation, return_target, add_generation_prompt):
         tokens, targets = [], []

@@ -27,8 +27,8 @@ def assert_adds_up(run: Run) -> list[dict[str, Any]]:
 
 def test_points_and_sums(blend: list[str], tmp_path: Path) -> None:
     """Over data-parallel ranks, with the blend in a file."""
-    (tmp_path / "blend.txt").write_text(" ".join(blend[1:]))
-    data = ["--data-args-path", tmp_path / "blend.txt"]
+    (tmp_path / "blend.txt").write_text(" ".join(blend[3:]))
+    data = [*blend[:2], "--data-args-path", tmp_path / "blend.txt"]
     run = train(tmp_path, *data, "--eval-interval", "2", nproc=2)
     entries = assert_adds_up(run)
     points = [(e["split"], e["iteration"], e.get("final", False)) for e in entries]
@@ -74,7 +74,8 @@ def test_multiple_validation_sets(corpora: Path, tmp_path: Path) -> None:
 
 def test_one_prefix(corpora: Path, tmp_path: Path) -> None:
     """A plain dataset gives no ids: all of its samples are of one domain."""
-    run = train(tmp_path, "--data-path", corpora / "maths", iterations=1)
+    data = ["--data-path", corpora / "maths", "--split", "80,10,10"]
+    run = train(tmp_path, *data, iterations=1)
     assert_adds_up(run)
     assert {name for e in run.metrics(None) for name in e["domains"]} == {"maths"}
 

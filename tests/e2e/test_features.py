@@ -24,7 +24,7 @@ FEATURES = {
         "--bf16 --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather",
         {"nproc": 2},
     ),
-    "multi-token prediction": ("--mtp-num-layers 1", {}),
+    "multi-token prediction": ("--mtp-num-layers 1 --position-embedding-type rope", {}),
     "mixture of experts": (
         "--num-experts 4 --moe-router-topk 2 --moe-router-load-balancing-type aux_loss "
         "--moe-aux-loss-coeff 1e-2 --moe-token-dispatcher-type alltoall --disable-bias-linear "
@@ -135,6 +135,7 @@ def test_supervised_finetuning(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(lines))
         data += ["1", path]
+    data += ["--split", "80,10,10"]
     flags = ["--sft", "--micro-batch-size", "2", "--calculate-per-token-loss"]
     entries = record(tmp_path, *data, *flags, script="sft_gpt.py")
     assert_equals_oracle(entries, tmp_path)
@@ -146,12 +147,10 @@ def test_skipped_iterations(blend: list[str], tmp_path: Path) -> None:
     flags = ["--fp16", "--initial-loss-scale", str(2**24), "--log-interval", "4"]
     run = train(tmp_path, *blend, *flags, iterations=12)
     skipped = run.skipped_iterations()
-    assert sum(skipped) > 2
-    assert skipped[0] < 4, "some step of the first window was not skipped"
-    samples = 0
-    for entry, count in zip(run.metrics(), skipped, strict=True):
+    counts = [skipped[entry["iteration"]] for entry in run.metrics()]
+    assert any(0 < count < 4 for count in counts), f"{counts}: no window is partly skipped"
+    for entry, count in zip(run.metrics(), counts, strict=True):
         assert sum(d["samples"] for d in entry["domains"].values()) == BATCH * (4 - count)
-        samples += BATCH * 4
     last = run.metrics()[-1]["domains"]
     assert len(last) == len(DOMAINS)
-    assert sum(d["consumed_samples"] for d in last.values()) == samples
+    assert sum(d["consumed_samples"] for d in last.values()) == BATCH * 12
