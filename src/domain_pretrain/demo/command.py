@@ -26,7 +26,7 @@ from domain_pretrain.report.picture import loss_picture
 from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
 from domain_pretrain.report.table import loss_table, summarise
 
-ITERATIONS = 800
+ITERATIONS = 1000
 ABOUT = "ABOUT.txt"
 
 
@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=ITERATIONS,
         metavar="N",
-        help="of the continued pretraining (%(default)s); the base model takes three fifths of that",
+        help="of continued pretraining (%(default)s); the base model takes three fifths as many",
     )
     parser.add_argument(
         "--script",

@@ -66,8 +66,8 @@ class Phase:
 
     @property
     def log_interval(self) -> int:
-        """Eighty windows: the picture then shows each one, and their moving average."""
-        return max(1, self.iterations // 80)
+        """A hundred windows: the picture then shows each one, and their moving average."""
+        return max(1, self.iterations // 100)
 
     def write_config(self, folder: Path, corpora: Mapping[str, Corpus]) -> None:
         """Write ``domains.yaml``, which supplies the blend, and the corpora's training tokens."""
