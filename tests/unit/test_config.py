@@ -185,13 +185,12 @@ def test_flags_default_to_off() -> None:
 
 
 def test_flags_are_read() -> None:
-    flags = "--channel-loss --domain-log-dir out --domain-backend cpu --cp-attention ulysses"
+    flags = "--channel-loss --domain-log-dir out --domain-backend cpu"
     args = parser().parse_args([*flags.split(), "--allow-unknown-host", "--allow-domain-change"])
     assert plugin_args(args) == PluginArgs(
         channel_loss=True,
         domain_log_dir="out",
         domain_backend="cpu",
-        cp_attention="ulysses",
         allow_unknown_host=True,
         allow_domain_change=True,
     )

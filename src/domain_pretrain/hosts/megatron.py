@@ -52,7 +52,7 @@ def _add_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
     return add_megatron_arguments
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _say_once(text: str) -> None:
     """Megatron builds its parser several times a run."""
     if os.environ.get("RANK", "0") == "0":
