@@ -53,8 +53,8 @@ def test_says_where_it_runs_and_what_to_look_at(demo: tuple[Path, str]) -> None:
 @pytest.mark.megatron
 def test_shows_progress_with_losses(demo: tuple[Path, str]) -> None:
     _, printed = demo
-    assert re.search(r"base +12/12  general \d\.\d{3}", printed)
-    assert re.search(r"continued +20/20  general \d\.\d{3}", printed)
+    assert re.search(r"base +12/12  general \d\.\d\d", printed)
+    assert re.search(r"continued +20/20  general \d\.\d\d", printed)
 
 
 @pytest.mark.megatron

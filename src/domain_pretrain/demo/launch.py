@@ -11,12 +11,19 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from domain_pretrain.errors import DomainPretrainError
 
 ITERATION = re.compile(r"iteration +(\d+)/ *\d+ \|")
-LOSSES = re.compile(r"channel loss \| (?!WARNING|note)(.*)")
+LOSSES = "channel loss | "
+LOSS = re.compile(r"([\w.-]+) (\d+\.\d+|NaN)")
 ELASTIC_REPORT = re.compile(r"torch/distributed/elastic/.*(failed \(exitcode|Sending process)")
 TAIL = 30
 SAID = 10  # progress lines a phase, where there is no terminal
@@ -84,8 +91,8 @@ class PhaseProgress:
         self._said = 0
         self._progress = Progress(
             TextColumn(f"{name:<9}"),
-            BarColumn(bar_width=18),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=10),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
             console=console,
@@ -109,16 +116,16 @@ class PhaseProgress:
 
     def read(self, line: str) -> None:
         """Take what ``line`` of the training's output tells."""
-        if found := LOSSES.match(line):  # comes before Megatron's own line on the same iteration
-            self._losses = found[1]
+        if line.startswith(LOSSES) and (pairs := LOSS.findall(line)):
+            # Megatron's own line on the same iteration comes next.
+            self._losses = "  ".join(f"{name} {float(loss):.2f}" for name, loss in pairs)
         elif found := ITERATION.search(line):
             self._show(int(found[1]))
 
     def _show(self, iteration: int) -> None:
-        losses = self._losses.replace(" | ", "  ")
-        self._progress.update(self._task, completed=iteration, description=losses)
+        self._progress.update(self._task, completed=iteration, description=self._losses)
         step = iteration * SAID // self._iterations
         if not self._console.is_terminal and step > self._said:
             self._said = step
             count = f"{iteration:>5}/{self._iterations}"
-            self._console.print(f"{self._name:<9} {count}  {losses}", soft_wrap=True)
+            self._console.print(f"{self._name:<9} {count}  {self._losses}", soft_wrap=True)

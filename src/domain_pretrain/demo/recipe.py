@@ -85,7 +85,7 @@ def phases(iterations: int) -> tuple[Phase, Phase]:
     """The base model's phase, and the continued pretraining of ``iterations`` steps."""
     base = Phase("base", "base: general alone", {"general": 1.0}, max(1, iterations * 3 // 5), 2e-3)
     # One part of domains to five of general text, which keeps the model from forgetting it.
-    blend = {"general": 5.0, "code": 0.5, "maths": 0.3, "dirty": 0.2}
+    blend = {"general": 5.0, "code": 0.4, "maths": 0.4, "dirty": 0.2}
     title = "continued pretraining: domains 1 : 5 general"
     return base, Phase("continued", title, blend, iterations, 1e-3)
 
