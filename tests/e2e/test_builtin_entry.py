@@ -74,7 +74,8 @@ def test_equals_megatrons_own_script(layout: str, blend: list[str], tmp_path: Pa
     data = [] if "--mock-data" in flags else blend
     seen = []
     for name, script in (("own", []), ("host", [Path(str(CHECKOUT), "pretrain_gpt.py")])):
-        save = ["--save", tmp_path / name, "--ckpt-format", "torch", "--train-iters", "3"]
+        save = ["--save", tmp_path / name, "--save-interval", "3"]
+        save += ["--ckpt-format", "torch", "--train-iters", "3"]
         done = launch(nproc, *script, *MODEL, *data, *save, *flags.split())
         assert done.returncode == 0, done.stdout[-8000:]
         printed = re.findall(r"(?:lm loss|grad norm|mtp_1 loss|lm loss value): (\S+)", done.stdout)

@@ -66,11 +66,10 @@ def test_killed_and_resumed(parallel: Run, blend: list[str], tmp_path: Path) -> 
     with open(tmp_path / METRICS, "ab") as file:  # as a crash of the machine would leave it
         file.write(b'{"iteration": 12, "consumed_sam')
 
-    resumed = run(tmp_path, *flags, **how)
+    run(tmp_path, *flags, **how)
     unbroken = (parallel.log_dir / METRICS).read_bytes()
     assert (tmp_path / METRICS).read_bytes() == unbroken
     assert [e["iteration"] for e in parallel.metrics()] == [3, 6, 9, 12]
-    assert resumed.host_losses() == parallel.host_losses()[-2:]  # of steps 9 and 12
     # TensorBoard's window was open too: it holds steps 6 to 10, of which 9 and 10 came after.
     points, expected = scalars(tmp_path), scalars(parallel.log_dir)
     assert expected["channel-loss/general"].keys() == {5, 10}
