@@ -160,7 +160,11 @@ def refuse_unsupported(args: Namespace) -> None:
             "--sft in megatron-core 0.17 brings the document boundaries neither to all TP ranks of "
             "later stages nor to CP ranks; use megatron-core >= 0.18, or TP only, or PP only"
         )
-    if is_packed(args) and (args.micro_batch_size or 1) > 1 and args.pipeline_model_parallel_size > 1:
+    if (
+        is_packed(args)
+        and (args.micro_batch_size or 1) > 1
+        and args.pipeline_model_parallel_size > 1
+    ):
         raise UnsupportedError(
             f"packed rows with --micro-batch-size {args.micro_batch_size} and pipeline stages: "
             "Megatron lays the rows end to end, but hands them on between stages side by side; "
