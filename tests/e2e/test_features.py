@@ -132,7 +132,7 @@ def test_supervised_finetuning(tmp_path: Path) -> None:
                     words = rng.integers(50 * number, 50 * number + 50, rng.integers(1, 9))
                     messages.append({"role": role, "content": " ".join(map(str, words))})
             lines.append(json.dumps({"messages": messages}))
-        path = tmp_path / f"{name}.jsonl"
+        path = tmp_path / name
         path.write_text("\n".join(lines))
         data += ["1", path]
     data += ["--split", "80,10,10"]
