@@ -28,7 +28,7 @@ class Layout:
     vpp: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("nproc", "tp", "pp", "cp", "vpp"):
+        for name in ("tp", "pp", "cp", "vpp", "nproc"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)}: give at least 1")
         if self.nproc % self.model_parallel:
@@ -133,5 +133,7 @@ def cores() -> int:
 
 
 def default_nproc(device: str, model_parallel: int) -> int:
-    """What the layout needs; without one, two processes on a CPU, where one uses a core badly."""
-    return max(model_parallel, 2 if device == "cpu" and cores() > 1 and model_parallel == 1 else 1)
+    """What the layout needs; without one, two on a CPU, where one alone uses the cores badly."""
+    if model_parallel != 1:
+        return model_parallel
+    return 2 if device == "cpu" and cores() > 1 else 1
