@@ -27,7 +27,10 @@ LAYOUTS = {
         2,
     ),
     "CP2": ("--context-parallel-size 2 --mock-data", 2),  # upstream cannot: a blend with CP
-    "MTP, PP2": ("--mtp-num-layers 1 --pipeline-model-parallel-size 2", 2),
+    "MTP, PP2": (
+        "--mtp-num-layers 1 --pipeline-model-parallel-size 2 --position-embedding-type rope",
+        2,
+    ),
     "MoE": ("--num-experts 4 --moe-router-topk 2 --disable-bias-linear", 1),
 }
 
