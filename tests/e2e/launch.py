@@ -84,7 +84,7 @@ def train(
     *flags: str | Path,
     nproc: int = 1,
     iterations: int = 4,
-    script: str | None = None,
+    script: str | Path | None = None,
     plugin: bool = True,
     installed: bool = True,
     expect: int | None = 0,
@@ -96,12 +96,12 @@ def train(
     Args:
         log_dir: folder for the metrics file.
         flags: further flags; a later flag wins over an earlier one.
-        script: the user's script, a file of this folder; None takes the built-in entry.
+        script: the user's script, an absolute path or a file of this folder; None: the built-in entry.
         plugin: whether to ask for channel loss.
         installed: False starts the script by itself, without ``-m domain_pretrain``.
         expect: the exit code; None takes any.
     """
-    words: list[str | Path] = [Path(__file__).with_name(script)] if script else []
+    words: list[str | Path] = [Path(__file__).parent / script] if script else []
     words += [*MODEL, "--train-iters", str(iterations)]
     if plugin:
         words += ["--channel-loss", "--domain-log-dir", log_dir]
