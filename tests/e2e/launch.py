@@ -96,7 +96,8 @@ def train(
     Args:
         log_dir: folder for the metrics file.
         flags: further flags; a later flag wins over an earlier one.
-        script: the user's script, an absolute path or a file of this folder; None: the built-in entry.
+        script: the user's script, an absolute path or a file of this folder; None takes the
+            built-in entry.
         plugin: whether to ask for channel loss.
         installed: False starts the script by itself, without ``-m domain_pretrain``.
         expect: the exit code; None takes any.
