@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from launch import environment
 
+from domain_pretrain.demo.launch import PhaseFailed, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import phases
 from domain_pretrain.errors import ConfigError
@@ -115,16 +116,21 @@ def test_the_dirty_domain_stays_above_what_no_model_can_beat(demo: tuple[Path, s
     assert last["dirty"]["loss"] > 1.2 * max(last[name]["loss"] for name in DOMAINS[:3])
 
 
-@pytest.mark.megatron
 def test_a_failed_phase_shows_the_end_of_its_log_and_the_exit_code(tmp_path: Path) -> None:
-    pytest.importorskip("megatron.training")
-    script = tmp_path / "pretrain_gpt.py"
-    script.write_text("import sys\nprint('the reason', flush=True)\nsys.exit(3)\n")
-    done = run_demo(tmp_path / "out", "--nproc", "1", "--script", str(script))
-    assert done.returncode == 2
-    assert "exit code 1" in done.stderr  # torchrun's
-    assert str(tmp_path / "out" / "base" / "train.log") in done.stderr
-    assert done.stderr.rstrip().endswith("the reason")
+    script = tmp_path / "train.py"
+    script.write_text("import sys\nprint('started')\nprint('the reason')\nsys.exit(3)\n")
+    command = [*torchrun(1, [])[:-2], str(script)]  # without -m domain_pretrain
+    log = tmp_path / "train.log"
+    lines = []
+    with pytest.raises(PhaseFailed) as failure:
+        for line in run(command, environment(), log):
+            lines.append(line)
+    message = str(failure.value)
+    assert f"exit code 1; the end of {log}:" in message  # torchrun's own code
+    # What torchrun reports about itself is in the log, but does not push out the reason.
+    assert message.endswith("  started\n  the reason")
+    assert "ChildFailedError" in log.read_text()
+    assert log.read_text().splitlines()[1:] == lines
 
 
 def test_refuses_to_replace_what_no_demo_wrote(tmp_path: Path) -> None:

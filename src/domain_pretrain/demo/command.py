@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import platform
 import shutil
 import sys
-import time
-from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from domain_pretrain.data.demo import Corpus, build
-from domain_pretrain.demo import launch
-from domain_pretrain.demo.layout import Layout, cores, default_nproc
-from domain_pretrain.demo.recipe import Phase, phases
+from domain_pretrain.demo.layout import Layout, default_nproc
+from domain_pretrain.demo.recipe import phases
+from domain_pretrain.demo.story import Story
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.report.metrics import METRICS_FILE, read_metrics
-from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
-from domain_pretrain.report.table import loss_table, summarise
 
 ITERATIONS = 1000
 ABOUT = "ABOUT.txt"
@@ -73,29 +65,24 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; returns 0.
+    """Run the demo; 0, or 130 where the user interrupts it.
 
     Raises:
         DomainPretrainError: what was asked for cannot run, or training failed.
     """
-    console = Console(highlight=False)
-    started = time.monotonic()
     layout = _layout(args)
     if args.iterations < 1:
         raise ConfigError(f"--iterations {args.iterations}: give at least 1")
+    if find_spec("matplotlib") is None:  # not after minutes of training
+        raise ConfigError("the demo draws with matplotlib: pip install 'domain-pretrain[demo]'")
     _choose_megatron(args.script)
-    out: Path = args.out
-    _claim(out)
-
-    console.print(f"[bold]device[/]    {_device(layout)}; {layout}")
-    corpora = _build(console, out / "corpora")
-    base, continued = phases(args.iterations)
-    _train(console, base, out, layout, corpora, args.script)
-    checkpoint = ["--load", str(out / base.name / "checkpoint"), "--finetune"]
-    _train(console, continued, out, layout, corpora, args.script, *checkpoint)
-
-    _show(console, out, base, continued)
-    console.print(f"[bold]done[/]      in {_minutes(time.monotonic() - started)}")
+    _claim(args.out)
+    console = Console(highlight=False)
+    try:
+        Story(console, args.out, layout, *phases(args.iterations), args.script).tell()
+    except KeyboardInterrupt:
+        console.print(f"interrupted; what there is lies in {args.out}", markup=False)
+        return 130
     return 0
 
 
@@ -107,16 +94,6 @@ def _layout(args: argparse.Namespace) -> Layout:
     if nproc is None:
         nproc = default_nproc(device, args.tp * args.pp * args.cp)
     return Layout(device, nproc, args.tp, args.pp, args.cp, args.vpp)
-
-
-def _device(layout: Layout) -> str:
-    if layout.device == "cuda":
-        import torch
-
-        return (
-            f"GPU: {torch.cuda.get_device_name()} ({layout.nproc} of {torch.cuda.device_count()})"
-        )
-    return f"CPU (no GPU found): {cores()} cores, {platform.machine()}"
 
 
 def _choose_megatron(script: Path | None) -> None:
@@ -144,73 +121,3 @@ def _claim(out: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     out.mkdir(parents=True, exist_ok=True)
     (out / ABOUT).write_text("`domain-pretrain demo` wrote this folder and will replace it.\n")
-
-
-def _build(console: Console, folder: Path) -> dict[str, Corpus]:
-    with console.status("corpora: from the standard library of this Python …"):
-        corpora = build(folder)
-    sizes = ", ".join(f"{name} {c.manifest.tokens / 1e6:.2f}M" for name, c in corpora.items())
-    console.print(f"[bold]corpora[/]   {sizes} tokens (bytes)")
-    return corpora
-
-
-def _train(
-    console: Console,
-    phase: Phase,
-    out: Path,
-    layout: Layout,
-    corpora: Mapping[str, Corpus],
-    script: Path | None,
-    *flags: str,
-) -> None:
-    folder = out / phase.name
-    folder.mkdir()
-    phase.write_config(folder, corpora)
-    tokenizer = corpora["general"].manifest.megatron_flags
-    words = [str(script)] if script else []
-    words += [*phase.flags(folder, layout.tp), *layout.flags(), *tokenizer, *flags]
-    environment = {"OMP_NUM_THREADS": str(layout.threads), **os.environ}
-    with launch.PhaseProgress(console, phase.name, phase.iterations) as progress:
-        command = launch.torchrun(layout.nproc, words)
-        for line in launch.run(command, environment, folder / "train.log"):
-            progress.read(line)
-
-
-def _show(console: Console, out: Path, *done: Phase) -> None:
-    """The tables, the picture, and where to look further."""
-    for phase in done:
-        folder = out / phase.name
-        summaries = summarise(
-            read_metrics(folder), json.loads((folder / CORPUS_TOKENS_FILE).read_text("utf-8"))
-        )
-        console.print()
-        console.print(loss_table(summaries, title=phase.title))
-    picture = out / "losses.png"
-    loss_picture(
-        None,
-        picture,
-        title="Channel loss of four domains, one of them dirty",
-        phases=[(phase.title, out / phase.name / METRICS_FILE) for phase in done],
-    )
-    tensorboard = Path(sys.executable).with_name("tensorboard")
-    program = _short(tensorboard) if tensorboard.exists() else "tensorboard"
-    console.print(
-        "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats a byte. A loss "
-        "that stays high while the others fall is what channel loss is there to show.\n"
-    )
-    for name, text in (
-        ("picture", _short(picture)),
-        ("charts", f"{program} --logdir {_short(out / 'tensorboard')}"),
-        ("logs", " ".join(_short(out / phase.name / "train.log") for phase in done)),
-    ):
-        console.print(f"[bold]{name:<9}[/] {text}", soft_wrap=True)
-
-
-def _short(path: Path) -> str:
-    """Relative to the current folder where it lies below."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
