@@ -1,0 +1,124 @@
+"""The demo from its first line to its last: corpora, base model, continued pretraining, ending."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from domain_pretrain.data.demo import Corpus, build
+from domain_pretrain.demo.launch import PhaseProgress, run, torchrun
+from domain_pretrain.demo.layout import Layout, cores
+from domain_pretrain.demo.recipe import Phase
+from domain_pretrain.report.metrics import METRICS_FILE, read_metrics
+from domain_pretrain.report.picture import loss_picture
+from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
+from domain_pretrain.report.table import loss_table, summarise
+
+
+@dataclass(frozen=True)
+class Story:
+    """What to tell, where, and on which processes.
+
+    Attributes:
+        out: an empty folder.
+        base, continued: the phases, of which the second starts from the first one's checkpoint.
+        script: run instead of the built-in entry.
+    """
+
+    console: Console
+    out: Path
+    layout: Layout
+    base: Phase
+    continued: Phase
+    script: Path | None
+
+    def tell(self) -> None:
+        """Run all of it.
+
+        Raises:
+            DomainPretrainError: the corpora cannot be written, or training failed.
+        """
+        started = time.monotonic()
+        self._say("device", f"{_device(self.layout)}; {self.layout}")
+        corpora = self._build()
+        self._train(self.base, corpora)
+        checkpoint = self.out / self.base.name / "checkpoint"
+        self._train(self.continued, corpora, "--load", str(checkpoint), "--finetune")
+        self._show_tables()
+        self._show_picture()
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        self._say("done", f"in {minutes} min {seconds} s")
+
+    def _say(self, name: str, text: str) -> None:
+        self.console.print(f"[bold]{name:<9}[/] {escape(text)}", soft_wrap=True)
+
+    def _build(self) -> dict[str, Corpus]:
+        with self.console.status("corpora: from the standard library of this Python …"):
+            corpora = build(self.out / "corpora")
+        sizes = [f"{name} {corpus.manifest.tokens / 1e6:.2f}M" for name, corpus in corpora.items()]
+        self._say("corpora", f"{', '.join(sizes)} tokens (bytes)")
+        return corpora
+
+    def _train(self, phase: Phase, corpora: Mapping[str, Corpus], *flags: str) -> None:
+        folder = self.out / phase.name
+        folder.mkdir()
+        phase.write_config(folder, corpora)
+        tokenizer = corpora["general"].manifest.megatron_flags
+        words = [str(self.script)] if self.script else []
+        words += [*phase.flags(folder, self.layout.tp), *self.layout.flags(), *tokenizer, *flags]
+        command = torchrun(self.layout.nproc, words)
+        environment = {"OMP_NUM_THREADS": str(self.layout.threads), **os.environ}
+        with PhaseProgress(self.console, phase.name, phase.iterations) as progress:
+            for line in run(command, environment, folder / "train.log"):
+                progress.read(line)
+
+    def _show_tables(self) -> None:
+        for phase in (self.base, self.continued):
+            folder = self.out / phase.name
+            corpus_tokens = json.loads((folder / CORPUS_TOKENS_FILE).read_text("utf-8"))
+            self.console.print()
+            summaries = summarise(read_metrics(folder), corpus_tokens)
+            self.console.print(loss_table(summaries, title=phase.title))
+        self.console.print(
+            "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats a byte. A "
+            "loss that stays high while the others fall is what channel loss is there to show.\n"
+        )
+
+    def _show_picture(self) -> None:
+        phases = (self.base, self.continued)
+        picture = self.out / "losses.png"
+        loss_picture(
+            None,
+            picture,
+            title="Channel loss of four domains, one of them dirty",
+            phases=[(phase.title, self.out / phase.name / METRICS_FILE) for phase in phases],
+        )
+        installed = Path(sys.executable).with_name("tensorboard")
+        tensorboard = _short(installed) if installed.exists() else "tensorboard"
+        self._say("picture", _short(picture))
+        self._say("charts", f"{tensorboard} --logdir {_short(self.out / 'tensorboard')}")
+        logs = (_short(self.out / phase.name / "train.log") for phase in phases)
+        self._say("logs", " ".join(logs))
+
+
+def _device(layout: Layout) -> str:
+    if layout.device == "cpu":
+        return f"CPU (no GPU found): {cores()} cores, {platform.machine()}"
+    import torch
+
+    return f"GPU: {torch.cuda.get_device_name()} ({layout.nproc} of {torch.cuda.device_count()})"
+
+
+def _short(path: Path) -> str:
+    """Relative to the current folder where it lies below."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
