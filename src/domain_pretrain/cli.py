@@ -10,6 +10,7 @@ from domain_pretrain import __version__, doctor
 from domain_pretrain.data import prepare_command
 from domain_pretrain.demo import command as demo_command
 from domain_pretrain.errors import DomainPretrainError
+from domain_pretrain.launch import preflight
 from domain_pretrain.report import report_command
 
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="domain-pretrain", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo_command, prepare_command, report_command, doctor):
+    for command in (demo_command, prepare_command, preflight, report_command, doctor):
         command.add_parser(commands)
     args = parser.parse_args(argv)
     try:

@@ -1,0 +1,110 @@
+# What pretrain_gpu.sh and pretrain_npu.sh share; they source it and call `launch`.
+# shellcheck shell=bash
+
+usage() {
+  cat >&2 <<MESSAGE
+usage: $0 [--dry-run] ENV_FILE [TRAINING FLAGS]
+  ENV_FILE        the run's model, data and layout: see configs/launch/*.env and docs/launch.md
+  --dry-run       print the command, and start nothing
+  TRAINING FLAGS  come last, and so win over those of ENV_FILE
+MESSAGE
+  exit 2
+}
+
+# Print a command as it could be typed, a flag a line.
+print_command() {
+  local word
+  printf '%q' "$1"
+  for word in "${@:2}"; do
+    if [[ $word == --* ]]; then printf ' \\\n  %q' "$word"; else printf ' %q' "$word"; fi
+  done
+  printf '\n'
+}
+
+# Check the run that an env file describes, then become torchrun.
+launch() {
+  local dry_run=no
+  if [[ ${1:-} == --dry-run ]]; then
+    dry_run=yes
+    shift
+  fi
+  if [[ ${1:---} == -* ]]; then usage; fi
+  if [[ ! -f $1 ]]; then
+    echo "$0: no env file $1" >&2
+    exit 2
+  fi
+  # shellcheck source=/dev/null
+  source "$1"
+  shift
+  local name
+  for name in NODES DEVICES_PER_NODE RUN_DIR FLAGS; do
+    if [[ -z ${!name:-} ]]; then
+      echo "$0: the env file does not set $name" >&2
+      exit 2
+    fi
+  done
+
+  local train=()
+  if [[ -n ${SCRIPT:-} ]]; then train+=("$SCRIPT"); fi
+  train+=(
+    "${FLAGS[@]}"
+    --save "$RUN_DIR/checkpoints"
+    --load "$RUN_DIR/checkpoints" # as soon as there are some; until then:
+  )
+  if [[ -n ${BASE_CHECKPOINT:-} ]]; then
+    train+=(--pretrained-checkpoint "$BASE_CHECKPOINT")
+  fi
+  train+=(
+    --tensorboard-dir "$RUN_DIR/tensorboard"
+    --domain-log-dir "$RUN_DIR"
+    --data-cache-path "$RUN_DIR/data-cache"
+    "$@"
+  )
+
+  # Who this node is, as SLURM, Kubeflow or the user tells.
+  local node_rank=${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-}}}
+  local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}}
+  if [[ -z $address && $NODES == 1 ]]; then address=127.0.0.1; fi
+  local port=${MASTER_PORT:-${PET_MASTER_PORT:-29500}}
+  local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}}
+  local rendezvous=join_timeout=${JOIN_TIMEOUT:-600}
+  if [[ -n $node_rank ]]; then
+    rendezvous+=,is_host=$((node_rank == 0))
+  fi
+
+  local python=${PYTHON:-python3}
+  local last=$((DEVICES_PER_NODE - 1))
+  local torchrun=(
+    "$python" -m domain_pretrain.launch.agent
+    "--nnodes=$NODES"
+    "--nproc-per-node=$DEVICES_PER_NODE"
+    --rdzv-backend=c10d
+    "--rdzv-endpoint=${address:-MASTER_ADDR}:$port"
+    "--rdzv-id=$job"
+    "--rdzv-conf=$rendezvous"
+    "--max-restarts=${MAX_RESTARTS:-3}"
+    # All output into files by rank; the first and the last process, where Megatron prints, also here.
+    "--log-dir=$RUN_DIR/logs/${NODE_ADDR:-$(hostname)}"
+    --redirects=3
+    "--tee=0:3$([[ $last -gt 0 ]] && echo ",$last:3")"
+  )
+  if [[ -n ${NODE_ADDR:-} ]]; then torchrun+=("--local-addr=$NODE_ADDR"); fi
+  torchrun+=(-m domain_pretrain.launch)
+
+  if [[ $dry_run == yes ]]; then
+    print_command "${torchrun[@]}" "${train[@]}"
+    return
+  fi
+  if [[ -z $address ]]; then
+    echo "$0: $NODES nodes need to know the first one: MASTER_ADDR=its name or address" >&2
+    exit 2
+  fi
+
+  local preflight=("$python" -m domain_pretrain.cli preflight
+    --nodes "$NODES" --devices-per-node "$DEVICES_PER_NODE")
+  if [[ ${node_rank:-0} != 0 ]]; then preflight+=(--quiet); fi
+  "${preflight[@]}" -- "${train[@]}"
+
+  mkdir -p "$RUN_DIR/logs/${NODE_ADDR:-$(hostname)}"
+  exec "${torchrun[@]}" "${train[@]}" # its exit code is that of the training
+}

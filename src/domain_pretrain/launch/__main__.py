@@ -1,0 +1,48 @@
+"""One process of a run that scripts/pretrain_*.sh started.
+
+``torchrun … -m domain_pretrain.launch [SCRIPT.py] <flags>`` is ``-m domain_pretrain`` that looks
+first, at every start and restart, from which checkpoint it can resume.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from domain_pretrain.__main__ import main as train
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.checkpoints import repair_tracker
+from domain_pretrain.launch.flags import Flags
+
+
+def main() -> None:
+    """Rank 0 makes the tracker right, then every rank trains.
+
+    No other rank can read the tracker too early: Megatron reads it after the process group has
+    formed, for which rank 0 is needed.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        try:
+            _prepare_resume(Flags.parse(sys.argv[1:]))
+        except ConfigError as error:
+            print(f"domain_pretrain: {error}", file=sys.stderr)
+            sys.exit(2)
+    train()
+
+
+def _prepare_resume(flags: Flags) -> None:
+    if flags.load is None or flags.ckpt_step is not None or "://" in str(flags.load):
+        return
+    resume = repair_tracker(flags.load)
+    for problem in resume.broken:
+        print(f"domain_pretrain: {problem}", flush=True)
+    if resume.iteration is not None:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        print(
+            f"domain_pretrain: start {attempt} resumes from iteration {resume.iteration}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""``python -m domain_pretrain.launch.agent <torchrun's words>``: torchrun, with an honest ending.
+
+torchrun itself ends with 1 whatever happened, and a traceback of its own. Here the exit code is
+that of the process that failed first (128 + the signal that killed it, as in a shell), and the
+last words say which rank it was and where its log is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from torch.distributed import DistError
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.run import main as torchrun
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the agent of this node; returns the exit code of the training."""
+    try:
+        torchrun(list(words))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+        ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "failed"
+        logs = [word.partition("=")[2] for word in words if word.startswith("--log-dir=")]
+        say(f"rank {rank} {ended}: exit code {code}, no restart left. Logs: {' '.join(logs)}")
+        return code
+    except SignalException as error:
+        say(f"ended by {error.sigval.name}")
+        return 128 + error.sigval
+    except (RendezvousError, DistError) as error:
+        say(
+            f"this node lost the others, or they never came ({type(error).__name__}: {error}). "
+            "Start the command again on every node: it resumes from the newest good checkpoint."
+        )
+        return 1
+    return 0
+
+
+def say(text: str) -> None:
+    """To standard error, where torchrun's own messages go."""
+    print(f"launch: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

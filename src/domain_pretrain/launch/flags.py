@@ -1,0 +1,125 @@
+"""What a preflight has to know of a training command's flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from domain_pretrain.errors import ConfigError
+
+Words = tuple[str, ...]
+
+
+class Flags(BaseModel):
+    """Megatron's flags and ours, by the names that argparse gives them; others are not looked at.
+
+    A default is Megatron's; None stands for "not given".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Layout
+    tensor_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: PositiveInt = 1
+    context_parallel_size: PositiveInt = 1
+    expert_model_parallel_size: PositiveInt = 1
+    expert_tensor_parallel_size: PositiveInt | None = None
+    num_layers_per_virtual_pipeline_stage: PositiveInt | None = None
+    decoder_first_pipeline_num_layers: PositiveInt | None = None
+    decoder_last_pipeline_num_layers: PositiveInt | None = None
+    pipeline_model_parallel_layout: str | None = None
+    sequence_parallel: bool = False
+    # Model
+    num_layers: PositiveInt | None = None
+    hidden_size: PositiveInt | None = None
+    ffn_hidden_size: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    kv_channels: PositiveInt | None = None
+    group_query_attention: bool = False
+    num_query_groups: PositiveInt = 1
+    swiglu: bool = False
+    untie_embeddings_and_output_weights: bool = False
+    num_experts: PositiveInt | None = None
+    moe_ffn_hidden_size: PositiveInt | None = None
+    moe_shared_expert_intermediate_size: NonNegativeInt = 0
+    vocab_size: PositiveInt | None = None
+    padded_vocab_size: PositiveInt | None = None
+    # Training
+    seq_length: PositiveInt | None = None
+    micro_batch_size: PositiveInt | None = None
+    global_batch_size: PositiveInt | None = None
+    rampup_batch_size: tuple[int, ...] | None = None
+    train_iters: PositiveInt | None = None
+    train_samples: PositiveInt | None = None
+    bf16: bool = False
+    fp16: bool = False
+    # Checkpoints
+    save: Path | None = None
+    load: Path | None = None
+    pretrained_checkpoint: Path | None = None
+    ckpt_step: NonNegativeInt | None = None
+    ckpt_format: str = "torch_dist"
+    save_interval: PositiveInt | None = None
+    save_retain_interval: PositiveInt | None = None
+    no_save_optim: bool = False
+    # Data
+    data_path: Words | None = None
+    train_data_path: Words | None = None
+    split: str | None = None
+    mock_data: bool = False
+    tokenizer_type: str | None = None
+    tokenizer_model: str | None = None
+    tokenizer_name_or_path: str | None = None  # MindSpeed-LLM's
+    domain_config: Path | None = None
+    domain_log_dir: Path | None = None
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Flags:
+        """Read them from a command line.
+
+        Args:
+            words: flags and their values; of a flag given twice the last counts, as in Megatron.
+
+        Raises:
+            ConfigError: a value is missing or of the wrong kind; names every such flag.
+        """
+        parser = _Parser(prog="preflight", allow_abbrev=False, add_help=False)
+        for name, field in cls.model_fields.items():
+            option = f"--{name.replace('_', '-')}"
+            if field.annotation is bool:
+                parser.add_argument(option, action="store_const", const=True)
+            else:
+                many = "tuple" in str(field.annotation)
+                parser.add_argument(option, nargs="+" if many else None)
+        given = vars(parser.parse_known_args(list(words))[0])
+        try:
+            return cls.model_validate({k: v for k, v in given.items() if v is not None})
+        except ValidationError as error:
+            problems = [
+                f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']} "
+                f"(given: {problem['input']!r})"
+                for problem in error.errors()
+            ]
+            raise ConfigError("\n  ".join(["flags are wrong:", *problems])) from None
+
+    @property
+    def tokenizer(self) -> str | None:
+        """File, folder or name of the tokenizer."""
+        return self.tokenizer_name_or_path or self.tokenizer_model
+
+    @property
+    def iterations(self) -> int | None:
+        """Optimizer steps of the whole run; None where the flags do not say."""
+        if self.train_iters is None and self.train_samples and self.global_batch_size:
+            return self.train_samples // self.global_batch_size
+        return self.train_iters
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the program."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigError(message)

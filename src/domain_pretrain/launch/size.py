@@ -1,0 +1,52 @@
+"""How large a checkpoint is going to be, from the model's flags."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from domain_pretrain.launch.flags import Flags
+
+ASSUMED_VOCABULARY = 128_000  # where no flag says: the tokenizer is not opened here
+
+
+def parameters(flags: Flags) -> int | None:
+    """Weights of the model, without biases and norms; None where the flags leave the model open.
+
+    Every layer counts as a mixture of experts where there are experts, so that a model with some
+    dense layers is estimated too large rather than too small.
+    """
+    layers, hidden, heads = flags.num_layers, flags.hidden_size, flags.num_attention_heads
+    if not (layers and hidden and heads):
+        return None
+    channels = flags.kv_channels or hidden // heads
+    groups = flags.num_query_groups if flags.group_query_attention else heads
+    attention = 2 * hidden * channels * (heads + groups)
+    matrices = 3 if flags.swiglu else 2
+    ffn = flags.ffn_hidden_size or 4 * hidden
+    feed_forward = matrices * hidden * ffn
+    if flags.num_experts:
+        width = flags.num_experts * (flags.moe_ffn_hidden_size or ffn)
+        width += flags.moe_shared_expert_intermediate_size
+        feed_forward = matrices * hidden * width + hidden * flags.num_experts
+    vocabulary = flags.padded_vocab_size or flags.vocab_size or ASSUMED_VOCABULARY
+    embeddings = hidden * vocabulary * (2 if flags.untie_embeddings_and_output_weights else 1)
+    return layers * (attention + feed_forward) + embeddings
+
+
+def checkpoint_bytes(flags: Flags) -> int | None:
+    """Of one checkpoint: weights, Adam's two moments, and fp32 weights beside those of 16 bits."""
+    count = parameters(flags)
+    if count is None:
+        return None
+    half = flags.bf16 or flags.fp16
+    weights, optimizer = (2, 12) if half else (4, 8)
+    return count * (weights + (0 if flags.no_save_optim else optimizer))
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where ``folder`` is, or is going to be."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
