@@ -10,7 +10,7 @@ from types import ModuleType
 
 from domain_pretrain.backends import cpu, select
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.hosts import seams
+from domain_pretrain.hosts import mindspeed, seams
 from domain_pretrain.hosts.command_line import flags_of_command_line
 from domain_pretrain.hosts.importhook import after_import
 from domain_pretrain.hosts.megatron import SEAMS, clear_exit
@@ -34,6 +34,8 @@ def enable(backend: str | None = None) -> None:
         if select(backend or flags_of_command_line().domain_backend) == "cpu":
             cpu.install()
     _enabled = True
+    after_import(mindspeed.MANAGER, _join_mindspeed)
+    after_import(mindspeed.FSDP2, _refuse)
     for name in dict.fromkeys(seam.module for seam in SEAMS):
         after_import(name, functools.partial(_apply, [s for s in SEAMS if s.module == name]))
 
@@ -45,36 +47,66 @@ def disable() -> None:
         UnsupportedError: another patch sits on top of a seam; then all of them stay.
     """
     global _enabled
-    imported = [(s, sys.modules[s.module]) for s in reversed(SEAMS) if s.module in sys.modules]
+    _undo(SEAMS)
+    if mindspeed.present():
+        _undo([mindspeed.FEATURES])
+        mindspeed.take_back()
+    _enabled = False
+
+
+def _undo(found: Sequence[seams.Seam]) -> None:
+    imported = [(s, sys.modules[s.module]) for s in reversed(found) if s.module in sys.modules]
     for step in (seams.check_undo, seams.undo):
         for seam, module in imported:
             step(seam, module)
-    _enabled = False
 
 
 def _apply(found: Sequence[seams.Seam], module: ModuleType) -> None:
     if not _enabled:
         return
     with clear_exit():
-        _check_all(_root(module))
+        _check_all(SEAMS, _root(module))
+    if mindspeed.present():
+        return  # its patch manager applies them
     for seam in found:
         seams.apply(seam, module)
 
 
+def _join_mindspeed(module: ModuleType) -> None:
+    """Leave the seams to MindSpeed's patch manager, whatever it has done so far."""
+    if not _enabled:
+        return
+    with clear_exit():
+        _check_all([mindspeed.FEATURES], _root(module))
+    _undo(SEAMS)
+    seams.apply(mindspeed.FEATURES, module)
+    if mindspeed.patched():
+        mindspeed.hand_over()
+
+
+def _refuse(module: ModuleType) -> None:
+    if _enabled and flags_of_command_line().channel_loss:
+        with clear_exit():
+            raise UnsupportedError(
+                f"{module.__name__} is a training loop without Megatron, which the plugin holds on "
+                "to; train with TRAINING_BACKEND=mcore"
+            )
+
+
 def _root(module: ModuleType) -> Path:
-    """The ``megatron`` folder that ``module`` came from."""
+    """The folder of the package (``megatron``, ``mindspeed``) that ``module`` came from."""
     path = Path(str(module.__file__)).resolve()
     return path.parents[len(module.__name__.split(".")) - 2]
 
 
-def _check_all(root: Path) -> None:
-    """All seams are checked before the first is applied."""
+def _check_all(found: Sequence[seams.Seam], root: Path) -> None:
+    """All seams of a package are checked before the first is applied."""
     if root in _checked:
         return
-    problems = [p for p in (seams.check(seam, root) for seam in SEAMS) if p]
+    problems = [p for p in (seams.check(seam, root) for seam in found) if p]
     if problems:
         raise UnsupportedError(
-            f"this Megatron ({root}) does not have what the plugin holds on to:\n  "
+            f"this {root.name} ({root}) does not have what the plugin holds on to:\n  "
             + "\n  ".join(problems)
             + "\nrun `domain-pretrain doctor` and use a supported version"
         )
