@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 from typing import Any
 
 from arms import DOMAINS, TREATMENTS
@@ -27,10 +28,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     panels = figure.subplots(2, len(arms), squeeze=False, sharey="row")
     for column, of in enumerate(arms.values()):
         _changes(panels[0][column], of["runs"])
-        panels[0][column].set_title(
-            of["title"].replace(": ", "\n", 1), loc="left", fontsize=9.5, color=INK
-        )
+        name, text = of["title"].split(": ", 1)
+        title = "\n".join([name, *wrap(text, 44)])
+        panels[0][column].set_title(title, loc="left", fontsize=9.5, color=INK)
         _weights(panels[1][column], rows_of(of["runs"], "linupper"))
+    panels[1][0].set_ylim(bottom=0)  # last: it ends the scaling that all panels of a row share
     panels[0][0].set_ylabel("validation loss − uniform's (nats)", color=INK, fontsize=9)
     panels[1][0].set_ylabel("linupper's multiplier", color=INK, fontsize=9)
     handles, labels = panels[0][0].get_legend_handles_labels()
@@ -78,7 +80,6 @@ def _weights(axes: Axes, rows: Sequence[Row]) -> None:
         axes.plot(common, mean, color=COLOUR[name], lw=1.9)
     axes.axhline(1, color=FAINT, lw=1)
     axes.set_xlabel("step", color=INK, fontsize=9)
-    axes.set_ylim(bottom=0)
     _plain(axes)
 
 
