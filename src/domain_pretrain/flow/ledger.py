@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.kernels.domain_reduce.transport import all_reduce_limbs
 from domain_pretrain.stats import SCALE, Column, DomainStats
 
 
@@ -21,6 +22,8 @@ class Groups:
         last_stage: this rank computes losses.
         counts: this rank adds to the sums: last pipeline stage, TP rank 0.
         dp_cp: data × context parallel group of this rank; None for a group of one.
+        adds_int64: whether dp_cp adds int64 exactly, alike on all of its ranks; else sums travel
+            as int32 limbs, with the same result.
         tensor_parallel: TP group of this rank; None for a group of one.
         tensor_source: global rank of its TP rank 0, the one that reads data.
         model_parallel: TP × PP group of this rank; None for a group of one.
@@ -34,6 +37,7 @@ class Groups:
     last_stage: bool = True
     counts: bool = True
     dp_cp: Any = None
+    adds_int64: bool = True
     tensor_parallel: Any = None
     tensor_source: int = 0
     model_parallel: Any = None
@@ -53,6 +57,13 @@ class Groups:
         return cls(
             dp_cp=dist.group.WORLD, dp_cp_size=dist.get_world_size(), dp_rank=dist.get_rank()
         )
+
+    def add(self, sums: torch.Tensor) -> None:
+        """Add int64 ``sums`` over dp_cp, in place: one all-reduce, on every rank of the group."""
+        if self.dp_cp is None:
+            return
+        all_reduce = dist.all_reduce if self.adds_int64 else all_reduce_limbs
+        all_reduce(sums, group=self.dp_cp)
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,8 @@ class Ledger:
         with reweighting.
         """
         groups = self._groups
-        if groups.counts and groups.dp_cp is not None:
-            dist.all_reduce(self._buffer, group=groups.dp_cp)
+        if groups.counts:
+            groups.add(self._buffer)
         if groups.model_parallel is not None:
             dist.broadcast(self._buffer, src=groups.source, group=groups.model_parallel)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.microbatch import Microbatch
@@ -79,8 +78,7 @@ class _Within:
 
     def _sum(self, sums: torch.Tensor) -> torch.Tensor:
         """Global sums: one all-reduce a microbatch over this rank's dp_cp group, in place."""
-        if self._groups.dp_cp is not None:
-            dist.all_reduce(sums, group=self._groups.dp_cp)
+        self._groups.add(sums)
         return sums.double() / FIXED
 
 

@@ -26,7 +26,9 @@ from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
-from domain_pretrain.hosts.support import check_flags, check_version
+from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
+from domain_pretrain.hosts.support import REFUSALS, check_flags, check_version
+from domain_pretrain.kernels.domain_reduce.probe import adds_int64, require_device
 from domain_pretrain.stats import Split
 
 
@@ -61,7 +63,7 @@ class Runtime:
         from megatron.training.utils import get_blend_and_blend_per_split
 
         check_version(version, allow_unknown=self._plugin.allow_unknown_host)
-        check_flags(args)
+        check_flags(args, REFUSALS + MINDSPEED)
         if self._plugin.domain_config:
             self._config = DomainConfig.load(self._plugin.domain_config)
         check_data_flags(args)
@@ -110,7 +112,9 @@ class Runtime:
         return self._step
 
     def _build(self, catalog: Catalog) -> DomainStep:
-        groups, device = _groups(self.args), _device(self._plugin.domain_backend)
+        device = _device(self._plugin.domain_backend)
+        require_device(device, reweighting=self._reweight is not None)
+        groups = _groups(self.args, device)
         step = DomainStep(
             catalog.names,
             groups,
@@ -282,7 +286,7 @@ def _device(backend: str) -> torch.device:
     return torch.device(name, getattr(torch, name).current_device())
 
 
-def _groups(args: Any) -> Groups:
+def _groups(args: Any, device: torch.device) -> Groups:
     from megatron.core import __version__ as version
     from megatron.core import parallel_state as mpu
 
@@ -297,10 +301,14 @@ def _groups(args: Any) -> Groups:
     if dist.get_world_size(model_parallel) > 1:
         flags = [False] * dist.get_world_size(model_parallel)
         dist.all_gather_object(flags, counts, group=model_parallel)
+    exact = adds_int64(device, _unless_alone(dp_cp))
+    if not exact:
+        _notice(f"{device.type} does not add int64 between devices: sums travel as int32 limbs")
     return Groups(
         last_stage=last_stage,
         counts=counts,
         dp_cp=_unless_alone(dp_cp),
+        adds_int64=exact,
         tensor_parallel=_unless_alone(tensor),
         tensor_source=mpu.get_tensor_model_parallel_src_rank(),
         model_parallel=_unless_alone(model_parallel),

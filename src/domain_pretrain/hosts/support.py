@@ -114,13 +114,17 @@ def check_version(version: str, *, allow_unknown: bool) -> None:
     )
 
 
-def check_flags(args: Any) -> None:
+def check_flags(args: Any, refusals: tuple[Refusal, ...] = REFUSALS) -> None:
     """Refuse flag combinations that the plugin cannot get right.
+
+    Args:
+        args: Megatron's.
+        refusals: what to look for; flags that a host does not have are off.
 
     Raises:
         UnsupportedError: lists each combination with the reason.
     """
-    found = [refusal for refusal in REFUSALS if refusal.applies(args)]
+    found = [refusal for refusal in refusals if refusal.applies(args)]
     if found:
         raise UnsupportedError(
             "\n".join(f"{r.flags} is not supported with channel loss: {r.why}" for r in found)

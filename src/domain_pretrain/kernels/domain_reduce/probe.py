@@ -12,8 +12,35 @@ import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
-from domain_pretrain.kernels.domain_reduce.transport import pack_limbs, unpack_limbs
+from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
 from domain_pretrain.stats import Column
+
+# Proven by the tests; any other device is probed at the start of a run.
+TRUSTED = ("cpu", "cuda")
+
+
+def require_device(device: torch.device, *, reweighting: bool) -> None:
+    """Refuse a device that cannot do what a run needs of it; synchronises with it.
+
+    Raises:
+        UnsupportedError: names the operation.
+    """
+    if device.type in TRUSTED:
+        return
+    probe_device(device)
+    if reweighting and not probe_float64(device):
+        raise UnsupportedError(
+            f"{device} has no float64, in which domains are weighed; train without reweighting"
+        )
+
+
+def adds_int64(device: torch.device, group: Any) -> bool:
+    """Whether int64 may travel over ``group`` as it is; called by all of its ranks alike.
+
+    Args:
+        group: None for a group of one.
+    """
+    return device.type in TRUSTED or group is None or probe_all_reduce(device, group)
 
 
 def probe_device(device: torch.device) -> None:
@@ -35,6 +62,20 @@ def probe_device(device: torch.device) -> None:
             f"{device} does not compute the per-domain sums exactly: got {got.tolist()}, "
             f"expected {expected.tolist()}"
         )
+
+
+def probe_float64(device: torch.device) -> bool:
+    """Whether ``device`` computes in float64 as the CPU does; synchronises with it."""
+
+    def compute(device: torch.device) -> torch.Tensor:
+        values = torch.tensor([2**53 - 1, 3, -(2**40)], device=device)
+        return ((values.double() / 3).sqrt().sum() + values.double().sum()).cpu()
+
+    try:
+        got = compute(device)
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+    return torch.allclose(got, compute(torch.device("cpu")), rtol=1e-14, equal_nan=True)
 
 
 def probe_all_reduce(device: torch.device, group: Any = None) -> bool:
@@ -68,4 +109,5 @@ def _sums(device: torch.device) -> torch.Tensor:
     for domains in (ids, ids[:, 1].contiguous()):
         reference.domain_reduce(accumulator, losses, mask, domains, 1.0 / tokens)
     reference.count_samples(accumulator, ids[:, 0].contiguous(), tokens)
-    return torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator))]).cpu()
+    bits = limb_bits(512)
+    return torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)]).cpu()

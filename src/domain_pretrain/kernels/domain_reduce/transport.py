@@ -1,11 +1,14 @@
-"""int64 sums over a backend that can only add int32: three limbs of 22 bits.
+"""int64 sums over a backend that can only add int32: a few limbs of at most 31 bits.
 
-``unpack(Σ pack(x)) == Σ x`` for up to 512 ranks, whenever Σ x itself fits int64:
+``unpack(Σ pack(x)) == Σ x`` for any number of ranks, whenever Σ x itself fits int64. With limbs of
+b bits, b + ⌈log2 ranks⌉ <= 31:
 
-* x = low + 2^22·middle + 2^44·high with 0 <= low, middle < 2^22 and -2^19 <= high < 2^19 is exact
-  (two's complement: the arithmetic shift is a floor).
-* 512·(2^22 - 1) = 2^31 - 512 < 2^31, so no limb's sum overflows int32.
+* x is the sum of its limbs times 2^0, 2^b, 2^2b, …; all are in [0, 2^b) but the last, which has
+  the sign (two's complement: the arithmetic shift is a floor).
+* ranks·(2^b - 1) < 2^31, so no limb's sum overflows int32.
 * The sums are put together mod 2^64, where Σ x is unique.
+
+Up to 512 ranks that makes three limbs, up to 32,768 four.
 """
 
 from __future__ import annotations
@@ -15,35 +18,33 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-LIMBS = 3
-BITS = 22
-MAX_RANKS = 2 ** (31 - BITS)
+
+def limb_bits(ranks: int) -> int:
+    """The width of limbs whose sums over ``ranks`` ranks fit int32."""
+    return 31 - (ranks - 1).bit_length()
 
 
-def pack_limbs(values: torch.Tensor) -> torch.Tensor:
-    """int64 ``[...]`` → int32 ``[3, ...]``, to be summed over at most ``MAX_RANKS`` ranks."""
-    low = 2**BITS - 1
-    limbs = [values & low, (values >> BITS) & low, values >> 2 * BITS]
-    return torch.stack(limbs).to(torch.int32)
+def pack_limbs(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """int64 ``[...]`` → int32 ``[ceil(64 / bits), ...]``, lowest limb first."""
+    shifts = range(0, 64, bits)
+    limbs = [(values >> shift) & (2**bits - 1) for shift in shifts[:-1]]
+    return torch.stack([*limbs, values >> shifts[-1]]).to(torch.int32)
 
 
-def unpack_limbs(limbs: torch.Tensor) -> torch.Tensor:
-    """The int64 ``[...]`` of summed int32 ``[3, ...]``."""
-    low, middle, high = limbs.to(torch.int64).unbind(0)
-    return low + (middle << BITS) + (high << 2 * BITS)
+def unpack_limbs(limbs: torch.Tensor, bits: int) -> torch.Tensor:
+    """The int64 ``[...]`` of summed int32 ``[ceil(64 / bits), ...]``."""
+    values = torch.zeros_like(limbs[0], dtype=torch.int64)
+    for shift, limb in zip(range(0, 64, bits), limbs.to(torch.int64), strict=True):
+        values += limb << shift
+    return values
 
 
 def all_reduce_limbs(values: torch.Tensor, group: Any = None) -> None:
     """Sum int64 ``values`` over ``group``, in place, as int32.
 
-    One all-reduce over ``group``; payload ``12·numel`` bytes.
-
-    Raises:
-        ValueError: the group is too large for the limbs' sums to fit.
+    One all-reduce over ``group``; payload ``12·numel`` bytes up to 512 ranks.
     """
-    ranks = dist.get_world_size(group)
-    if ranks > MAX_RANKS:
-        raise ValueError(f"three 22-bit limbs are exact up to {MAX_RANKS} ranks, got {ranks}")
-    limbs = pack_limbs(values)
+    bits = limb_bits(dist.get_world_size(group))
+    limbs = pack_limbs(values, bits)
     dist.all_reduce(limbs, group=group)
-    values.copy_(unpack_limbs(limbs))
+    values.copy_(unpack_limbs(limbs, bits))
