@@ -1,0 +1,149 @@
+"""Which checkpoint a run resumes from, after what crashes and full disks leave."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.checkpoints import TRACKER, find_damage, find_resume, repair_tracker
+
+
+def save_distributed(folder: Path, iteration: int) -> Path:
+    """As Megatron's torch_dist: PyTorch's distributed checkpoint, then metadata.json."""
+    path = folder / f"iter_{iteration:07d}"
+    state = {"weight": torch.ones(100), "bias": torch.ones(7)}
+    dcp.save(state, checkpoint_id=path, no_dist=True)
+    torch.save({"iteration": iteration}, path / "common.pt")
+    (path / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist"}))
+    (folder / TRACKER).write_text(str(iteration))
+    return path
+
+
+def save_torch(folder: Path, iteration: int) -> Path:
+    """As Megatron's torch format, of TP 2."""
+    path = folder / f"iter_{iteration:07d}"
+    for rank in range(2):
+        part = path / f"mp_rank_{rank:02d}"
+        part.mkdir(parents=True)
+        for name in ("model_optim_rng.pt", "distrib_optim.pt"):
+            torch.save({"weight": torch.ones(100)}, part / name)
+    (folder / TRACKER).write_text(str(iteration))
+    return path
+
+
+Save = Callable[[Path, int], Path]
+both_formats = pytest.mark.parametrize("save", [save_distributed, save_torch])
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@both_formats
+def test_a_good_one_is_left_alone(save: Save, tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    checkpoint = save(tmp_path, 4)
+    assert find_damage(checkpoint) is None
+    before = (tmp_path / TRACKER).stat()
+    resume = repair_tracker(tmp_path)
+    assert (resume.iteration, resume.broken, resume.tracker) == (4, (), None)
+    assert (tmp_path / TRACKER).stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("name", [".metadata", "metadata.json", "common.pt", "__0_0.distcp"])
+def test_every_file_that_is_cut_off_is_found(name: str, tmp_path: Path) -> None:
+    save_distributed(tmp_path, 2)
+    checkpoint = save_distributed(tmp_path, 4)
+    cut(checkpoint / name)
+    assert name in (find_damage(checkpoint) or "")
+    resume = repair_tracker(tmp_path)
+    assert resume.iteration == 2
+    assert len(resume.broken) == 1
+    assert "iter_0000004 is not good" in resume.broken[0]
+    assert (tmp_path / TRACKER).read_text() == "2"
+
+
+@pytest.mark.parametrize("name", [".metadata", "metadata.json", "__0_0.distcp"])
+def test_every_file_that_is_missing_is_found(name: str, tmp_path: Path) -> None:
+    checkpoint = save_distributed(tmp_path, 4)
+    (checkpoint / name).unlink()
+    assert find_damage(checkpoint) == f"{name} is missing"
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+@pytest.mark.parametrize("name", ["mp_rank_00/distrib_optim.pt", "mp_rank_01/model_optim_rng.pt"])
+def test_torch_files(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    save_torch(tmp_path, 2)
+    checkpoint = save_torch(tmp_path, 4)
+    damage(checkpoint / name)
+    assert name in (find_damage(checkpoint) or "")
+    assert repair_tracker(tmp_path).iteration == 2
+
+
+@both_formats
+@pytest.mark.parametrize("torn", ["", "\0\0", "1x"])
+def test_a_torn_tracker(save: Save, torn: str, tmp_path: Path) -> None:
+    """As a full disk leaves it, at which Megatron would end with exit code 0."""
+    save(tmp_path, 2)
+    save(tmp_path, 4)
+    (tmp_path / TRACKER).write_text(torn)
+    resume = repair_tracker(tmp_path)
+    assert resume.iteration == 4
+    assert "is torn" in resume.broken[0]
+    assert (tmp_path / TRACKER).read_text() == "4"
+
+
+def test_a_folder_that_a_kill_left_behind_does_no_harm(tmp_path: Path) -> None:
+    save_distributed(tmp_path, 4)
+    (tmp_path / "iter_0000006").mkdir()
+    resume = find_resume(tmp_path)
+    assert (resume.iteration, resume.tracker, resume.broken) == (4, None, ())
+
+
+def test_a_tracker_that_was_set_back_is_obeyed(tmp_path: Path) -> None:
+    save_distributed(tmp_path, 2)
+    save_distributed(tmp_path, 4)
+    (tmp_path / TRACKER).write_text("2")
+    assert find_resume(tmp_path).iteration == 2
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    assert find_resume(tmp_path / "none").iteration is None
+    assert find_resume(tmp_path).iteration is None
+    checkpoint = save_distributed(tmp_path, 4)  # killed before the tracker was written
+    (tmp_path / TRACKER).unlink()
+    (checkpoint / "metadata.json").unlink()
+    resume = repair_tracker(tmp_path)
+    assert resume.iteration is None
+    assert "metadata.json is missing" in resume.broken[0]
+    assert not (tmp_path / TRACKER).exists()
+
+
+def test_a_complete_one_without_a_tracker_counts(tmp_path: Path) -> None:
+    save_distributed(tmp_path, 4)
+    (tmp_path / TRACKER).unlink()
+    assert repair_tracker(tmp_path).iteration == 4
+    assert (tmp_path / TRACKER).read_text() == "4"
+
+
+def test_a_release_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / TRACKER).write_text("release")
+    assert find_resume(tmp_path).iteration is None
+    assert repair_tracker(tmp_path).tracker is None
+
+
+def test_lost_checkpoints_are_an_error(tmp_path: Path) -> None:
+    checkpoint = save_distributed(tmp_path, 4)
+    (checkpoint / ".metadata").unlink()
+    with pytest.raises(
+        ConfigError, match=r"(?s)no checkpoint in .*metadata is missing.*begin again"
+    ):
+        repair_tracker(tmp_path)
+    assert (tmp_path / TRACKER).read_text() == "4"

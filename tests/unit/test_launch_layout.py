@@ -1,0 +1,118 @@
+"""The preflight's arithmetic: flags, layout, batch, sizes."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.flags import Flags
+from domain_pretrain.launch.layout import data_parallel_size, layout_problems
+from domain_pretrain.launch.size import checkpoint_bytes, parameters
+
+GOOD = (
+    "--num-layers 32 --hidden-size 4096 --num-attention-heads 32 --group-query-attention "
+    "--num-query-groups 8 --seq-length 8192 --micro-batch-size 1 --global-batch-size 512 "
+    "--tensor-model-parallel-size 4 --pipeline-model-parallel-size 2 --context-parallel-size 2 "
+)
+
+
+def problems(more: str, world: int = 64) -> list[str]:
+    return list(layout_problems(Flags.parse((GOOD + more).split()), world))
+
+
+def test_a_right_layout_has_no_problem() -> None:
+    assert problems("") == []
+    assert data_parallel_size(Flags.parse(GOOD.split()), 64) == 4
+    assert problems("--num-layers-per-virtual-pipeline-stage 4") == []
+    assert problems("--num-experts 8 --expert-model-parallel-size 8 --sequence-parallel") == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "--context-parallel-size 16",
+            "world size 64 is not a multiple of TP x PP x CP = 4 x 2 x 16",
+        ),
+        ("--num-attention-heads 30", "--num-attention-heads 30 is not a multiple of TP = 4"),
+        ("--num-query-groups 6", "--num-query-groups 6 and TP = 4"),
+        ("--num-layers 31", "--num-layers 31 is not a multiple of PP = 2"),
+        (
+            "--num-layers-per-virtual-pipeline-stage 3",
+            "not a multiple of PP x layers per stage = 6",
+        ),
+        ("--seq-length 8190", "--seq-length 8190 is not a multiple of 2 x CP = 4"),
+        ("--sequence-parallel --seq-length 8196", "/ CP is not a multiple of TP = 4"),
+        ("--global-batch-size 510", "micro batch x DP = 1 x 4 = 4; the nearest is 508"),
+        ("--rampup-batch-size 6 4 1000", "--rampup-batch-size 6 is not a multiple"),
+        ("--expert-model-parallel-size 8", "--expert-model-parallel-size 8 without --num-experts"),
+        (
+            "--num-experts 6 --expert-model-parallel-size 4 --sequence-parallel",
+            "--num-experts 6 is not a multiple of EP = 4",
+        ),
+        (
+            "--num-experts 48 --expert-model-parallel-size 3 --sequence-parallel",
+            "expert TP x EP x PP = 4 x 3 x 2 = 24",
+        ),
+        ("--num-experts 8", "experts with TP > 1 need --sequence-parallel"),
+        (
+            "--num-layers-per-virtual-pipeline-stage 4 --global-batch-size 12",
+            "microbatches in multiples of PP = 2: there are 3",
+        ),
+    ],
+)
+def test_each_mistake_is_named(more: str, message: str) -> None:
+    found = problems(more)
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_virtual_stages_need_a_pipeline() -> None:
+    more = "--pipeline-model-parallel-size 1 --num-layers-per-virtual-pipeline-stage 4"
+    assert problems(more) == ["--num-layers-per-virtual-pipeline-stage needs PP > 1"]
+
+
+def test_uneven_stages_are_megatrons_to_check() -> None:
+    assert problems("--num-layers 31 --decoder-first-pipeline-num-layers 15") == []
+
+
+def test_the_last_of_two_flags_counts_and_others_are_not_looked_at() -> None:
+    flags = Flags.parse(["--foo", "1", "--train-iters=5", "--bar", "--train-iters", "7", "x.py"])
+    assert flags.iterations == 7
+    assert Flags.parse(["--train-samples", "100", "--global-batch-size", "8"]).iterations == 12
+
+
+def test_wrong_values_are_all_named() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)--seq-length: .*'long'.*--train-iters: .*'0'"):
+        Flags.parse(["--seq-length", "long", "--train-iters", "0"])
+    with pytest.raises(ConfigError, match="--save: expected one argument"):
+        Flags.parse(["--save"])
+
+
+# Published: 8.03B, 1.54B and 30.5B parameters, norms and biases among them.
+LLAMA = (
+    "--num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 --swiglu "
+    "--group-query-attention --num-query-groups 8 --vocab-size 128256 "
+    "--untie-embeddings-and-output-weights"
+)
+QWEN = (
+    "--num-layers 28 --hidden-size 1536 --ffn-hidden-size 8960 --num-attention-heads 12 --swiglu "
+    "--group-query-attention --num-query-groups 2 --vocab-size 151936"
+)
+MIXTURE = (
+    "--num-layers 48 --hidden-size 2048 --num-attention-heads 32 --kv-channels 128 --swiglu "
+    "--group-query-attention --num-query-groups 4 --num-experts 128 --moe-ffn-hidden-size 768 "
+    "--vocab-size 151936 --untie-embeddings-and-output-weights"
+)
+
+
+@pytest.mark.parametrize(("model", "billions"), [(LLAMA, 8.03), (QWEN, 1.54), (MIXTURE, 30.5)])
+def test_parameters_are_the_published_ones(model: str, billions: float) -> None:
+    assert (parameters(Flags.parse(model.split())) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_bytes_of_a_checkpoint() -> None:
+    count = parameters(Flags.parse(LLAMA.split())) or 0
+    for more, each in (("", 12), ("--bf16", 14), ("--bf16 --no-save-optim", 2)):
+        assert checkpoint_bytes(Flags.parse(f"{LLAMA} {more}".split())) == each * count
+    assert checkpoint_bytes(Flags.parse(["--num-layers", "2"])) is None

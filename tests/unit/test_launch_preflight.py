@@ -1,0 +1,133 @@
+"""The plan of tokens and the report of a preflight."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from domain_pretrain import cli
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.flags import Flags
+from domain_pretrain.launch.plan import plan_tokens
+from domain_pretrain.launch.preflight import inspect
+
+STEPS = (
+    "--seq-length 10 --micro-batch-size 1 --global-batch-size 4 --train-iters 30"  # 1,200 tokens
+)
+MODEL = "--num-layers 2 --hidden-size 64 --num-attention-heads 4 --vocab-size 256"
+
+
+@pytest.fixture(autouse=True)
+def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes a token: finance has 100, its news 300, general 1,000."""
+    monkeypatch.chdir(tmp_path)
+    for name, tokens in (("finance", 100), ("news", 300), ("general", 1000)):
+        Path(f"{name}.idx").write_bytes(struct.pack("<9sQB", b"MMIDIDX\x00\x00", 1, 8))
+        Path(f"{name}.bin").write_bytes(bytes(2 * tokens))
+
+
+def epochs(flags: str) -> dict[str, float]:
+    plan = plan_tokens(Flags.parse(f"{STEPS} {flags}".split()))
+    assert plan.tokens == 1200
+    assert sum(domain.share for domain in plan.domains) == pytest.approx(1)
+    return {domain.name: domain.epochs for domain in plan.domains}
+
+
+def test_epochs_of_weights() -> None:
+    found = epochs("--data-path 1 finance 5 general --split 100,0,0")
+    assert found == pytest.approx({"finance": 200 / 100, "general": 1000 / 1000})
+
+
+def test_without_weights_the_mix_follows_the_sizes() -> None:
+    found = epochs("--data-path finance news general --split 100,0,0")
+    assert found == pytest.approx(dict.fromkeys(("finance", "news", "general"), 1200 / 1400))
+
+
+def test_only_the_training_split_is_read() -> None:
+    found = epochs("--data-path 1 finance 5 general --split 80,10,10")
+    assert found["finance"] == pytest.approx(200 / 80)
+    default = epochs("--data-path 1 finance 5 general")
+    assert default["finance"] == pytest.approx(200 / 96.9)
+    whole = epochs("--train-data-path 1 finance 5 general")
+    assert whole["finance"] == pytest.approx(200 / 100)
+
+
+def test_the_config_supplies_the_blend() -> None:
+    Path("domains.yaml").write_text(
+        "domains:\n  money: {data: [finance, news], weight: 1}\n"
+        "  general: {data: [general], weight: 5}\n"
+    )
+    found = epochs("--domain-config domains.yaml --split 100,0,0")
+    assert found == pytest.approx({"money": 200 / 400, "general": 1})
+    with pytest.raises(ConfigError, match=r"domain .money.: the config.s weight 1 is 16\.6"):
+        epochs("--domain-config domains.yaml --data-path 1 finance 1 news 5 general")
+
+
+def test_missing_files_and_flags() -> None:
+    with pytest.raises(ConfigError, match=r"'finanse.idx' does not exist; did you mean 'finance'"):
+        epochs("--data-path 1 finanse 5 general")
+    with pytest.raises(ConfigError, match="no plan of tokens without --seq-length, --train-iters"):
+        plan_tokens(Flags.parse(["--global-batch-size", "4"]))
+
+
+def test_data_that_is_not_on_this_disk_has_no_plan() -> None:
+    plan = plan_tokens(Flags.parse([*STEPS.split(), "--mock-data"]))
+    assert (plan.tokens, plan.domains) == (1200, ())
+    remote = plan_tokens(Flags.parse([*STEPS.split(), "--data-path", "s3://a/b", "finance"]))
+    assert remote.domains == ()
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    words = (
+        f"{STEPS} {MODEL} --data-path 1 finanse 5 general --tensor-model-parallel-size 3 "
+        "--domain-config nowhere.yaml --tokenizer-model models/none --save run"
+    )
+    problems = "\n".join(inspect(["gone.py", *words.split()], 2, 8).problems)
+    assert "the script 'gone.py' does not exist" in problems
+    assert "--domain-config 'nowhere.yaml' does not exist" in problems
+    assert "the tokenizer 'models/none' does not exist" in problems
+    assert "world size 16 is not a multiple of TP x PP x CP = 3 x 1 x 1" in problems
+    assert "nowhere.yaml" in problems
+
+
+def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = f"{STEPS} {MODEL} --data-path 1 finance 5 general --save a/b --save-interval 10".split()
+    usage = shutil.disk_usage(".")
+    size = 12 * 163_840  # of the checkpoint: 4 bytes a weight and 8 of Adam
+
+    def report(free: int) -> tuple[list[str], list[str]]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+        found = inspect(words, 1, 1)
+        return found.problems, [text for text in found.warnings if "checkpoints" in text]
+
+    monkeypatch.setattr("domain_pretrain.launch.preflight.checkpoint_bytes", lambda flags: size)
+    problems, _ = report(size - 1)
+    assert len(problems) == 1
+    assert "a checkpoint takes about" in problems[0]
+    problems, warnings = report(2 * size)
+    assert not problems
+    assert warnings[0].startswith("3 checkpoints are planned, 2 fit")
+    assert report(3 * size) == ([], [])
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"{STEPS} {MODEL} --data-path 1 finance 5 general --split 100,0,0 --save run --load run"
+    code = cli.main(["preflight", "--nodes", "2", "--devices-per-node", "2", "--", *words.split()])
+    out = capsys.readouterr().out
+    assert code == 0
+    for text in ("2 x 2 = 4 = TP 1 x PP 1 x CP 1 x DP 4", "40 a step x 30 steps = 1,200"):
+        assert text in out
+    assert "random weights" in out
+    assert cli.main(["preflight", "--nodes", "3", "--quiet", "--", *words.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--global-batch-size 4 is not a multiple" in captured.err
+
+
+def test_too_many_epochs_are_a_warning() -> None:
+    report = inspect(f"{STEPS} --data-path 1 finance --split 50,50,0".split(), 1, 1)
+    assert "domain 'finance' is read 24.0 times" in report.warnings[0]
+    assert not report.problems
