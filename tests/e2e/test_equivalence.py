@@ -86,6 +86,19 @@ def test_domains_add_up_to_the_hosts_loss(reference: tuple[Run, Path]) -> None:
     assert printed == pytest.approx(expected, rel=1e-6)  # seven digits are printed
 
 
+def test_our_sums_in_the_place_of_the_loss_function(
+    reference: tuple[Run, Path], start: list[str], tmp_path: Path
+) -> None:
+    """As on a GPU: the same gradients, hence the same run; the printed loss is rounded apart."""
+    run = train(tmp_path, *start, script="fused_gpt.py")
+    expected = reference[0]
+    for split in ("train", "valid", "test"):
+        assert run.metrics(split) == expected.metrics(split)
+    assert run.host_grad_norms() == expected.host_grad_norms()
+    printed = [[float(x) for x in r.host_losses()] for r in (run, expected)]
+    assert printed[0] == pytest.approx(printed[1], rel=1e-6)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(layout: str, reference: tuple[Run, Path], start: list[str], tmp_path: Path) -> None:
     nproc, flags = layout_flags(layout)

@@ -76,7 +76,7 @@ def within_the_forward_pass(rank: int) -> None:
     )
     for seed in range(10):
         losses, mask, ids = rows(2 * seed + dp_rank)
-        whole = Rows(ids, mask.sum(1))
+        whole = Rows.of(ids, mask.sum(1))
         part = cut(losses, cp_rank), cut(mask, cp_rank)
         # Packed rows are joined first, then cut.
         flat = tuple(cut(t.reshape(1, -1), cp_rank) for t in (losses, mask))
@@ -91,7 +91,7 @@ def within_the_forward_pass(rank: int) -> None:
             for shape in (part, flat):
                 counts.clear()
                 microbatch = Microbatch.build(*shape, whole, groups)
-                found = steering.sample_multipliers(microbatch)
+                found = steering.weights(microbatch).of_samples()
                 assert counts == {"all_reduce": 1}, counts
                 assert torch.equal(found, expected), (seed, unit, found, expected)
 

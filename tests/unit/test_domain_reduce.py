@@ -170,7 +170,49 @@ def test_samples_are_rows_with_tokens(backend: Backend, case: Case) -> None:
     assert torch.equal(got, expected)
 
 
+def test_totals_take_what_the_host_found(backend: Backend) -> None:
+    """A loss that is not finite, or beyond all reason, adds nothing but its tokens."""
+    case, totals = make_case(12), torch.zeros(3, dtype=torch.int64)
+    losses = [1.5, -2.25, 3e4 + 2**-9, 0.0, torch.nan, torch.inf, -torch.inf, 3e38, 2.0**38]
+    for number, loss in enumerate(losses):
+        accumulator = case.accumulator()
+        backend.domain_reduce(
+            accumulator,
+            case.losses,
+            case.mask,
+            case.ids,
+            case.inverse,
+            totals=totals,
+            host_loss=torch.tensor(loss),
+            host_tokens=torch.tensor(7 + number, dtype=torch.int32),
+        )
+        expected = oracle(case)
+        expected[:, Column.SAMPLES] = 0
+        assert torch.equal(accumulator, expected)
+    units = sum(int(loss * SCALE[Column.LOSS]) for loss in [*losses[:4], losses[-1]])
+    assert totals.tolist() == [units, sum(range(7, 16)), 9]
+
+
 # The loss.
+
+
+@FEW
+@given(case=cases(fractional=True))
+def test_totals_take_the_kernels_own_loss(backend: Backend, case: Case) -> None:
+    totals = torch.zeros(3, dtype=torch.int64)
+    for _ in range(2):
+        _, report, num_tokens = backend.domain_loss(
+            case.accumulator(),
+            case.losses,
+            case.mask,
+            case.ids,
+            case.inverse,
+            case.multipliers,
+            totals=totals,
+        )
+    assert totals[1:].tolist() == [2 * num_tokens.item(), 2]
+    if not report.isnan().any():
+        assert torch.tensor(totals[0].item() / 2 / SCALE[Column.LOSS]) == report[0]
 
 
 @FEW
@@ -285,6 +327,12 @@ def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
 
 # Arguments.
 
+HOST = {
+    "totals": torch.zeros(3, dtype=torch.int64),
+    "host_loss": torch.ones(()),
+    "host_tokens": torch.ones((), dtype=torch.int32),
+}
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -296,6 +344,10 @@ def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
         ({"ids": torch.zeros(2, dtype=torch.int64)}, r"ids must be .* got \(2,\)"),
         ({"inverse_row_tokens": torch.ones(4)}, "inverse_row_tokens must be"),
         ({"row_tokens": torch.ones(4)}, "row_tokens must both be"),
+        ({"totals": torch.zeros(3, dtype=torch.int64)}, "must be given together, or none"),
+        ({"host_tokens": torch.ones((), dtype=torch.int32)}, "must be given together, or none"),
+        ({**HOST, "totals": torch.zeros(3)}, r"totals must be contiguous int64 \[3\]"),
+        ({**HOST, "host_tokens": torch.ones(())}, "host_tokens must be a scalar of torch.int32"),
         (
             {"squares": torch.zeros(4, dtype=torch.int64)},
             r"squares must be int64 \[D \+ 1\] = \[5\]",
@@ -323,7 +375,7 @@ def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
         backend.domain_loss(
             case.accumulator(), case.losses, case.mask, case.ids, case.inverse, torch.ones(3)
         )
-    with pytest.raises(ValueError, match="fp32 scalar"):
+    with pytest.raises(ValueError, match=r"host_loss must be a scalar of torch.float32, got .*2,"):
         backend.weighted_loss(
             case.losses, case.mask, case.ids, case.multipliers, host_loss=torch.ones(2)
         )

@@ -9,7 +9,6 @@ import torch
 from domain_reduce_cases import Case, make_case, oracle, oracle_loss
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels import domain_reduce
 from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
 
 BACKENDS = [select("reference"), Backend("cuda", cuda)]
@@ -29,11 +28,13 @@ def test_opcheck(per_token: bool, dtype: torch.dtype) -> None:
     w = case.multipliers
     rows = torch.zeros(3, dtype=torch.int64), torch.ones(3)
     check = torch.library.opcheck
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, case.row_tokens, None))
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, squares))
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, case.row_tokens, *[None] * 4))
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, squares, *[None] * 3))
+    host = torch.zeros(3, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1).int()
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, None, *host))
     check(cuda.count_samples, (acc(), *rows))
-    check(cuda.domain_loss, (acc(), *tokens, case.inverse, w, case.row_tokens, None))
-    check(cuda.domain_loss, (None, *tokens, None, w, None, torch.tensor(1.0)))
+    check(cuda.domain_loss, (acc(), *tokens, case.inverse, w, case.row_tokens, None, host[0]))
+    check(cuda.domain_loss, (None, *tokens, None, w, None, torch.tensor(1.0), None))
     check(cuda.loss_gradient, (torch.tensor(0.5), case.mask, case.ids, w, dtype))
 
 
@@ -115,11 +116,3 @@ def test_losses_on_cpu_take_the_reference_even_beside_a_gpu(
 def test_an_unknown_backend_is_an_error() -> None:
     with pytest.raises(ValueError, match="auto, reference or cuda, got 'triton'"):
         select("triton")  # type: ignore[arg-type]
-
-
-def test_the_package_exports_the_automatic_choice() -> None:
-    case = make_case()
-    accumulator = case.accumulator()
-    domain_reduce.domain_reduce(accumulator, case.losses, case.mask, case.ids, case.inverse)
-    domain_reduce.count_samples(accumulator, case.ids, case.row_tokens)
-    assert torch.equal(accumulator, oracle(case))

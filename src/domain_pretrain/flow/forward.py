@@ -10,10 +10,15 @@ import torch
 
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.ledger import Groups, Ledger
-from domain_pretrain.flow.loss import count_microbatch, weighted_loss
-from domain_pretrain.flow.microbatch import Microbatch
+from domain_pretrain.flow.loss import count, count_weighted, own_loss, weighted_loss
+from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import BatchTap, Rows, Source
+from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss
+
+# A loss function with this attribute lets us sum in its place: what it makes of the sums,
+# ``(loss, report [2], num_tokens) -> (loss, num_tokens, report)``.
+FROM_SUMS = "from_sums"
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,13 @@ class Forward:
     Attributes:
         groups: where this rank stands.
         ledger: takes the sums.
+        backend: makes them.
         steering: gives the multipliers; None where nothing reweights.
     """
 
     groups: Groups
     ledger: Ledger
+    backend: Backend
     steering: Steering | None = None
 
     def wrap(self, forward_step: Callable[..., Any], source: Source) -> Callable[..., Any]:
@@ -53,38 +60,56 @@ class Forward:
                 return loss_func(output, *args, **kwargs)
             rows = self._rows(tap, source, output.device)
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
-            # Before the host's own check for NaN, which raises without naming a domain.
-            multipliers = self._count(microbatch)
-            result = loss_func(output, *args, **kwargs)
+            weights = self.steering.weights(microbatch) if self.steering else None
+            finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
+            if finish is not None and self.groups.counts and self.backend.fused:
+                return finish(*self._own(microbatch, weights))
+            try:
+                result = loss_func(output, *args, **kwargs)
+            except Exception:
+                # The host's check for NaN names no domain; ours will, out of these sums.
+                self._count(microbatch, weights, None)
+                raise
             if not isinstance(result, tuple) or len(result) != 3:
                 raise IntegrityError(
                     "the script's loss function must return (loss_sum, num_tokens, report), as "
                     "Megatron's pretrain_gpt.py does since core 0.12; it returned "
                     f"{len(result) if isinstance(result, tuple) else type(result).__name__}"
                 )
-            if self.groups.counts:
-                self.ledger.add_host(result[0], result[1])
-            if multipliers is None:
+            self._count(microbatch, weights, result[:2])
+            if weights is None:
                 return result
-            return (weighted_loss(microbatch, multipliers), *result[1:])
+            return (weighted_loss(self.backend, microbatch, weights, result[0]), *result[1:])
 
         return counted_loss
 
     def loss(self, losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The same for a loop that calls us; see :meth:`DomainStep.loss`."""
-        rows = Rows(ids.to(torch.int64), mask.float().sum(dim=1))
+        rows = Rows.of(ids, mask.float().sum(dim=1))
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
-        multipliers = self._count(microbatch)
-        loss = weighted_loss(microbatch, None)
-        self.ledger.add_host(loss, microbatch.mask.sum())
-        return loss if multipliers is None else weighted_loss(microbatch, multipliers)
+        weights = self.steering.weights(microbatch) if self.steering else None
+        return self._own(microbatch, weights).loss
 
-    def _count(self, microbatch: Microbatch) -> torch.Tensor | None:
-        """Add to the ledger; the multipliers of the samples, fp32 ``[b]``, or None."""
-        multipliers = self.steering.sample_multipliers(microbatch) if self.steering else None
+    def _own(self, microbatch: Microbatch, weights: Weights | None) -> DomainLoss:
+        """Add to the ledger; our own loss in the place of a host's."""
+        found = own_loss(self.backend, self.ledger, microbatch, weights)
+        self._count_weighted(microbatch, weights)
+        return found
+
+    def _count(
+        self,
+        microbatch: Microbatch,
+        weights: Weights | None,
+        host: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """Add to the ledger, on the ranks that count."""
         if self.groups.counts:
-            count_microbatch(self.ledger, microbatch, multipliers)
-        return multipliers
+            count(self.backend, self.ledger, microbatch, host)
+            self._count_weighted(microbatch, weights)
+
+    def _count_weighted(self, microbatch: Microbatch, weights: Weights | None) -> None:
+        if weights is not None and self.steering is not None and self.steering.lasting is None:
+            count_weighted(self.backend, self.ledger, microbatch, weights)
 
     def _rows(self, tap: BatchTap | None, source: Source, device: torch.device) -> Rows:
         rows = None if tap is None else tap.rows(source, device)

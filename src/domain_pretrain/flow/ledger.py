@@ -81,6 +81,8 @@ class Ledger:
     Attributes:
         sums: ``[1, D + 1, len(Column)]``, or ``[2, …]`` with reweighting, where the second layer
             has every token's mask times its multiplier.
+        totals: ``[3]``: what the loss function returned, summed: loss in units of ``SCALE``,
+            tokens, microbatches.
     """
 
     def __init__(
@@ -91,19 +93,22 @@ class Ledger:
         self._groups = groups
         self._buffer = torch.zeros(cells + 3, dtype=torch.int64, device=device)
         self.sums = self._buffer[:cells].view(shape)
-        self._host = self._buffer[cells:]
-        self._one = torch.ones((), dtype=torch.int64, device=device)
+        self.totals = self._buffer[cells:]
 
     def open(self) -> None:
         """Forget everything: a re-run of the step must not count twice."""
         self._buffer.zero_()
 
-    def add_host(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Add one microbatch's ``(loss_sum, num_tokens)`` as the host's loss function gave them."""
-        fixed = torch.round(loss.detach().float() * SCALE[Column.LOSS])
-        # A NaN has no integer; what it means is kept in Column.NONFINITE.
-        fixed = torch.nan_to_num(fixed, nan=0.0, posinf=0.0, neginf=0.0).to(torch.int64)
-        self._host += torch.stack([fixed.reshape(()), tokens.reshape(()).to(fixed), self._one])
+    def weigh(self, multipliers: torch.Tensor) -> None:
+        """Fill the second layer of reduced sums, where a domain had one multiplier all step long.
+
+        Args:
+            multipliers: fp32 ``[D]``.
+        """
+        raw, weighted = self.sums[:, :-1]
+        weighted.copy_(raw)
+        for column in (Column.LOSS, Column.TOKENS, Column.SAMPLE_LOSS):
+            weighted[:, column] = torch.round(raw[:, column].double() * multipliers).long()
 
     def reduce(self) -> None:
         """Make the sums global, on every rank. Called by every rank, once a step.

@@ -5,40 +5,102 @@ from __future__ import annotations
 import torch
 
 from domain_pretrain.flow.ledger import Ledger
-from domain_pretrain.flow.microbatch import Microbatch
-from domain_pretrain.kernels.domain_reduce import count_samples, domain_reduce
+from domain_pretrain.flow.microbatch import Microbatch, Weights
+from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss
 
 
-def count_microbatch(
-    ledger: Ledger, microbatch: Microbatch, multipliers: torch.Tensor | None = None
+def count(
+    backend: Backend,
+    ledger: Ledger,
+    microbatch: Microbatch,
+    host: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> None:
-    """Add one microbatch to the ledger. On the ranks that count.
+    """Add one microbatch to the ledger, beside the host's own loss: one launch on CUDA.
 
     Args:
-        ledger: with two layers where there are multipliers.
+        backend: of the reduction.
+        ledger: of this rank, which counts.
         microbatch: of this rank.
-        multipliers: fp32 ``[b]``, one a sample; None where nothing reweights.
+        host: ``(loss_sum, num_tokens)`` of the host's loss function; None if it failed.
     """
     losses, mask, ids, inverse = microbatch.arguments()
-    domain_reduce(ledger.sums[0], losses, mask, ids, inverse)
-    if microbatch.groups.cp_rank == 0:  # all context parallel ranks hold the same samples
-        count_samples(ledger.sums[0], microbatch.rows.domains, microbatch.rows.tokens)
-    if multipliers is not None:
-        mask = mask.float() * microbatch.per_token(multipliers)
-        domain_reduce(ledger.sums[1], losses, mask, ids, inverse)
+    scalars = {}
+    if host is not None:
+        loss, tokens = host
+        scalars = {
+            "totals": ledger.totals,
+            "host_loss": loss.detach().float().reshape(()),
+            "host_tokens": tokens.to(torch.int32).reshape(()),
+        }
+    backend.domain_reduce(
+        ledger.sums[0], losses, mask, ids, inverse, row_tokens=_row_tokens(microbatch), **scalars
+    )
+    _count_packed(backend, ledger, microbatch)
 
 
-def weighted_loss(microbatch: Microbatch, multipliers: torch.Tensor | None) -> torch.Tensor:
+def own_loss(
+    backend: Backend, ledger: Ledger, microbatch: Microbatch, weights: Weights | None
+) -> DomainLoss:
+    """Add one microbatch to the ledger and return its loss: one launch on CUDA, one in backward.
+
+    For loss functions that need no other: its report is unweighted, as the host's would be.
+    """
+    losses, mask, ids, inverse = microbatch.arguments()
+    found = backend.domain_loss(
+        ledger.sums[0],
+        losses,
+        mask,
+        ids,
+        inverse,
+        weights.multipliers if weights is not None and weights.by_domain else None,
+        row_tokens=_row_tokens(microbatch),
+        totals=ledger.totals,
+    )
+    _count_packed(backend, ledger, microbatch)
+    if weights is None or weights.by_domain:
+        return found
+    return found._replace(loss=weighted_loss(backend, microbatch, weights, found.loss))
+
+
+def weighted_loss(
+    backend: Backend, microbatch: Microbatch, weights: Weights, host_loss: torch.Tensor
+) -> torch.Tensor:
     """``Σ m·mask·loss``: a fresh fp32 scalar that takes the place of the host's loss sum.
 
     Token counts and reports stay the host's. With multipliers of exactly 1 both the value and the
-    gradient have the bits of the host's own ``sum(losses.float() * mask.float())``.
+    gradient have the bits of the host's own ``sum(losses.float() * mask.float())``. One launch on
+    CUDA, and one in backward, in the place of the host's.
 
     Args:
+        backend: of the reduction.
         microbatch: with losses that carry the gradient.
-        multipliers: fp32 ``[b]``, one a sample; None: all one.
+        weights: of its samples.
+        host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
-    mask = microbatch.mask.float()
-    if multipliers is not None:
-        mask = mask * microbatch.per_token(multipliers)
-    return torch.sum(microbatch.losses.float().reshape(-1) * mask.reshape(-1))
+    return backend.weighted_loss(
+        microbatch.losses,
+        microbatch.mask,
+        microbatch.spread(weights.ids),
+        weights.multipliers,
+        host_loss=host_loss.detach().float().reshape(()),
+    )
+
+
+def count_weighted(
+    backend: Backend, ledger: Ledger, microbatch: Microbatch, weights: Weights
+) -> None:
+    """Add to the ledger's second layer, where every microbatch has multipliers of its own."""
+    losses, mask, ids, inverse = microbatch.arguments()
+    mask = mask.float() * microbatch.per_token(weights.of_samples())
+    backend.domain_reduce(ledger.sums[1], losses, mask, ids, inverse)
+
+
+def _row_tokens(microbatch: Microbatch) -> torch.Tensor | None:
+    """All context parallel ranks hold the same samples: one of them counts."""
+    counts = microbatch.groups.cp_rank == 0 and not microbatch.flattened
+    return microbatch.rows.tokens if counts else None
+
+
+def _count_packed(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
+    if microbatch.groups.cp_rank == 0 and microbatch.flattened:
+        backend.count_samples(ledger.sums[0], microbatch.rows.domains, microbatch.rows.tokens)

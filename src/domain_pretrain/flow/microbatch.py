@@ -73,8 +73,27 @@ class Microbatch:
 
     def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What ``domain_reduce`` takes after the accumulator."""
-        inverse = 1.0 / self.rows.tokens.clamp(min=1.0)
-        return self.losses, self.mask, self.spread(self.rows.domains), self.spread(inverse)
+        rows = self.rows
+        return self.losses, self.mask, self.spread(rows.domains), self.spread(rows.inverse)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the per-token losses of a microbatch are multiplied by.
+
+    Attributes:
+        ids: integer ``[b]``, the entry of ``multipliers`` that each sample takes.
+        multipliers: fp32 ``[n]``.
+        by_domain: whether ``ids`` are the samples' domains.
+    """
+
+    ids: torch.Tensor
+    multipliers: torch.Tensor
+    by_domain: bool = True
+
+    def of_samples(self) -> torch.Tensor:
+        """fp32 ``[b]``."""
+        return self.multipliers[self.ids.long()]
 
 
 def row_of_token(rows: int, local: int, groups: Groups, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Domain losses → multipliers on per-token losses; owns the reweighting state of a checkpoint.
 
-Three ways, one interface: a multiplier for every sample of a microbatch, between its forward and
-its backward pass. ``Lagged`` knows them before the step begins; ``WithinMicrobatch`` and
+Three ways, one interface: multipliers for the samples of a microbatch, between its forward and its
+backward pass. ``Lagged`` knows them before the step begins; ``WithinMicrobatch`` and
 ``WithinSamples`` work them out of this very microbatch, at the price of a collective each.
 """
 
@@ -17,7 +17,7 @@ import torch
 from domain_pretrain.config import Reweight
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.ledger import Groups
-from domain_pretrain.flow.microbatch import Microbatch
+from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.within import Curve, WithinMicrobatch, WithinSamples
 from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.strategies import Reweighter
@@ -32,8 +32,12 @@ FIXED = SCALE[Column.LOSS]
 class Steering(Protocol):
     """What a step asks of a way of reweighting. Ranks: the whole last pipeline stage."""
 
-    def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
-        """fp32 ``[b]``: the multiplier of each sample's per-token losses. No host sync."""
+    @property
+    def lasting(self) -> torch.Tensor | None:
+        """fp32 ``[D]``, in force for the whole step; None where each microbatch has its own."""
+
+    def weights(self, microbatch: Microbatch) -> Weights:
+        """What multiplies the samples' per-token losses. No host sync."""
 
     def commit(self, read: Callable[[], DomainStats]) -> None:
         """After a step that updated the weights, on every rank.
@@ -67,9 +71,14 @@ class Lagged:
         # Written in place, so that a captured CUDA graph reads what is in force.
         self._multipliers = torch.ones(len(reweighter.names), device=device)
 
-    def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
+    @property
+    def lasting(self) -> torch.Tensor:
         """See :class:`Steering`."""
-        return self._multipliers[microbatch.rows.domains]
+        return self._multipliers
+
+    def weights(self, microbatch: Microbatch) -> Weights:
+        """See :class:`Steering`."""
+        return Weights(microbatch.rows.domains, self._multipliers)
 
     def commit(self, read: Callable[[], DomainStats]) -> None:
         """See :class:`Steering`."""

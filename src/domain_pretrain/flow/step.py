@@ -16,6 +16,7 @@ from domain_pretrain.flow.ledger import Groups, Ledger, Windows, check_conservat
 from domain_pretrain.flow.publish import Publisher, Record, reweighted
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.kernels.domain_reduce import select
 from domain_pretrain.stats import Average, Column, DomainStats, Split
 from domain_pretrain.strategies.options import parse
 
@@ -69,10 +70,11 @@ class DomainStep:
         self.steering = steering
         weighted = steering is not None
         self.windows = Windows(names, device, layers=1 + weighted)
+        backend = select("auto", device)
         self._train = Forward(
-            groups, Ledger(len(names), groups, device, weighted=weighted), steering
+            groups, Ledger(len(names), groups, device, weighted=weighted), backend, steering
         )
-        self._evaluate = Forward(groups, Ledger(len(names), groups, device))
+        self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
         self._proven = False
@@ -227,6 +229,8 @@ class DomainStep:
     def _commit(self, *, skipped: bool) -> None:
         self._attempts = 0
         ledger = self._train.ledger
+        if self.steering is not None and self.steering.lasting is not None:
+            ledger.weigh(self.steering.lasting)
         self.windows.add(ledger.sums, skipped=skipped)
         if self.steering is not None and not skipped:
             self.steering.commit(lambda: ledger.read(self.names)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,15 +18,16 @@ DATASET_ID = "dataset_id"
 class Source:
     """How the samples of one split tell their domain.
 
-    Exactly one of the two is set: a device-independent table from ``dataset_id`` to domain index,
-    or the one domain of a split that carries no ids (a single plain dataset).
+    Exactly one of the two is set: a table from ``dataset_id`` to domain index, or the one domain
+    of a split that carries no ids (a single plain dataset).
     """
 
     domain_of_dataset: torch.Tensor | None = None
     constant: int | None = None
+    _tables: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
 
-    def domains(self, dataset_id: torch.Tensor | None, rows: int) -> torch.Tensor:
-        """Domain indices ``[rows]`` int64 on the CPU or where ``dataset_id`` lives.
+    def domains(self, dataset_id: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
+        """Domain indices of the rows that hold ``tokens [b]``, int32 ``[b]``, beside them.
 
         -1 for an id that the blend does not have; the step's check then stops the run.
         """
@@ -37,17 +38,25 @@ class Source:
                     "plain dataset: the catalog does not describe the data that is loaded"
                 )
             assert self.constant is not None
-            return torch.full((rows,), self.constant, dtype=torch.int64)
+            return torch.full_like(tokens, self.constant, dtype=torch.int32)
         if dataset_id is None:
             raise IntegrityError(
                 "the batch carries no dataset_id, although the split is a blend: the samples do "
                 "not come from Megatron's BlendedDataset, or the script drops the key; give the "
                 "data through --data-path, or let your dataset return 'dataset_id'"
             )
-        ids, table = dataset_id.reshape(-1).to(torch.int64), self.domain_of_dataset
+        ids = dataset_id.reshape(-1).to(tokens.device, torch.int64)
+        table = self._table(tokens.device)
         last = table.numel() - 1
         known = (ids >= 0) & (ids <= last)
-        return torch.where(known, table.to(ids.device)[ids.clamp(0, last)], -1)
+        return torch.where(known, table[ids.clamp(0, last)], -1)
+
+    def _table(self, device: torch.device) -> torch.Tensor:
+        """The table where the batches live, copied once: a CUDA graph cannot capture a copy."""
+        if device not in self._tables:
+            assert self.domain_of_dataset is not None
+            self._tables[device] = self.domain_of_dataset.to(device, torch.int32)
+        return self._tables[device]
 
 
 class BatchTap:
@@ -89,15 +98,12 @@ class BatchTap:
                 "the plugin needs Megatron's GPT batches (tokens, labels, loss_mask, …)"
             )
         tokens = self.loss_mask.reshape(self.loss_mask.shape[0], -1).float().sum(dim=1)
-        domains = source.domains(self.dataset_id, tokens.numel())
+        domains = source.domains(self.dataset_id, tokens)
         if domains.numel() != tokens.numel():
             raise IntegrityError(
                 f"dataset_id has {domains.numel()} entries for {tokens.numel()} rows of the batch"
             )
-        return Rows(
-            domains.to(device, non_blocking=True),
-            tokens.to(device, non_blocking=True),
-        )
+        return Rows.of(domains, tokens).to(device)
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,36 @@ class Rows:
     """The samples of one microbatch, whole: before context parallelism cuts them.
 
     Attributes:
-        domains: int64 ``[b]``, domain index of each sample.
+        domains: integer ``[b]``, domain index of each sample.
         tokens: fp32 ``[b]``, loss tokens of each sample (Σ of its mask).
+        inverse: fp32 ``[b]``, 1 / tokens; 1 for a sample without any.
     """
 
     domains: torch.Tensor
     tokens: torch.Tensor
+    inverse: torch.Tensor
+
+    @classmethod
+    def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
+        """From domains ``[b]`` and tokens ``[b]``, both on one device."""
+        return cls(domains, tokens, 1.0 / tokens.clamp(min=1.0))
+
+    def to(self, device: torch.device) -> Rows:
+        """The rows on ``device``, in one copy."""
+        if device == self.tokens.device:
+            return self
+        return self._unpack(self._pack().to(device, non_blocking=True))
+
+    def _pack(self) -> torch.Tensor:
+        """int32 ``[3, b]``; floats keep their bits."""
+        bits = torch.int32
+        columns = [self.domains.to(bits), self.tokens.view(bits), self.inverse.view(bits)]
+        return torch.stack(columns)
+
+    @classmethod
+    def _unpack(cls, packed: torch.Tensor) -> Rows:
+        tokens, inverse = packed[1:].view(torch.float32).unbind()
+        return cls(packed[0], tokens, inverse)
 
     @classmethod
     def shared(
@@ -118,7 +148,7 @@ class Rows:
     ) -> Rows:
         """The rows on every TP rank, of which only the first reads data.
 
-        One broadcast over the TP group, 8 bytes a sample; needed only where weights are in force.
+        One broadcast over the TP group, 12 bytes a sample; needed only where weights are in force.
 
         Args:
             rows: on ``source``; None elsewhere.
@@ -127,9 +157,9 @@ class Rows:
             group: the TP group.
             source: global rank of TP rank 0.
         """
-        # Domain indices are exact in fp32 up to 2^24.
-        packed = torch.empty(2, count, device=device)
-        if rows is not None:
-            packed = torch.stack([rows.domains.float(), rows.tokens])
+        if rows is None:
+            packed = torch.empty(3, count, dtype=torch.int32, device=device)
+        else:
+            packed = rows._pack()
         dist.broadcast(packed, src=source, group=group)
-        return cls(packed[0].long(), packed[1])
+        return cls._unpack(packed)

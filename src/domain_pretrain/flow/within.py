@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from domain_pretrain.flow.ledger import Groups
-from domain_pretrain.flow.microbatch import Microbatch
-from domain_pretrain.kernels.domain_reduce import domain_reduce
+from domain_pretrain.flow.microbatch import Microbatch, Weights
+from domain_pretrain.kernels.domain_reduce import select
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.microbatch import microbatch_weights
 from domain_pretrain.strategies.options import Temperature
@@ -41,6 +41,8 @@ class Curve:
 
 class _Within:
     """Common to both: a step count, and the temperature as a tensor that follows it."""
+
+    lasting = None  # see :class:`.steer.Steering`
 
     def __init__(self, curve: Curve, groups: Groups, device: torch.device) -> None:
         self._curve = curve
@@ -101,13 +103,14 @@ class WithinMicrobatch(_Within):
     ) -> None:
         super().__init__(curve, groups, device)
         self._local = torch.zeros(domains + 1, len(Column), dtype=torch.int64, device=device)
+        self._backend = select("auto", device)
         self._pinned = pinned.to(device)
         self._objective: Any = objective
 
-    def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
+    def weights(self, microbatch: Microbatch) -> Weights:
         """See :class:`.steer.Steering`."""
         self._local.zero_()
-        domain_reduce(self._local, *microbatch.arguments())
+        self._backend.domain_reduce(self._local, *microbatch.arguments())
         columns = self._local[:-1, [Column.LOSS, Column.TOKENS]]
         # A loss that is not finite adds nothing to its sum: such a domain is left out instead.
         bad = self._local[:-1, Column.NONFINITE, None]
@@ -121,13 +124,13 @@ class WithinMicrobatch(_Within):
             objective=self._objective,
             pinned=self._pinned,
         )
-        return self._in_force(multipliers)[microbatch.rows.domains]
+        return Weights(microbatch.rows.domains, self._in_force(multipliers))
 
 
 class WithinSamples(_Within):
     """Unit ``sample``: every sample of a microbatch of all ranks is weighed by its own loss."""
 
-    def sample_multipliers(self, microbatch: Microbatch) -> torch.Tensor:
+    def weights(self, microbatch: Microbatch) -> Weights:
         """See :class:`.steer.Steering`."""
         groups, rows = self._groups, microbatch.rows
         count = rows.tokens.numel()
@@ -150,4 +153,6 @@ class WithinSamples(_Within):
         _, multipliers = sample_weights(
             loss_sum, tokens, shape=self._curve.shape, temperature=self._temperature
         )
-        return self._in_force(multipliers).view(-1, count)[groups.dp_rank]
+        own_rows = torch.arange(count, device=rows.tokens.device)
+        multipliers = self._in_force(multipliers).view(-1, count)[groups.dp_rank]
+        return Weights(own_rows, multipliers, by_domain=False)

@@ -24,6 +24,7 @@ from megatron.training.training import pretrain
 from torch import Tensor
 
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.flow.forward import FROM_SUMS
 from domain_pretrain.hosts.gpt_batch import get_batch, is_packed
 from domain_pretrain.hosts.gpt_data import datasets
 
@@ -79,9 +80,17 @@ def loss_func(loss_mask: Tensor, losses: Tensor, model: Any = None) -> LossRepor
     mask = loss_mask.view(-1).float()
     loss = torch.sum(losses.view(-1).float() * mask)
     num_tokens = mask.sum().detach().to(torch.int)
-    _validate(loss)
     report = torch.cat([loss.detach().clone().view(1), num_tokens.view(1)])
+    return _finish(loss, report, num_tokens)
+
+
+def _finish(loss: Tensor, report: Tensor, num_tokens: Tensor) -> LossReport:
+    _validate(loss)
     return loss, num_tokens, {"lm loss": report}
+
+
+# On a GPU the plugin sums by its kernel, in the place of the operations above.
+setattr(loss_func, FROM_SUMS, _finish)
 
 
 def _validate(loss: Tensor) -> None:

@@ -46,6 +46,7 @@ class Runtime:
         self._step: DomainStep | None = None
         self._evaluation: Split | None = None
         self._evaluation_sets = 0
+        self._tables: dict[Split, Source] = {}
 
     def start(self, args: Any) -> None:
         """Read and check everything that can be wrong, once the host has validated its args.
@@ -191,8 +192,9 @@ class Runtime:
             return Source(constant=entry.validation_sets[validation_set])
         if entry.constant_domain is not None:
             return Source(constant=entry.constant_domain)
-        table = torch.tensor(entry.domain_of_dataset, dtype=torch.int64)
-        return Source(domain_of_dataset=table.to(self.step.device))
+        if split not in self._tables:
+            self._tables[split] = Source(torch.tensor(entry.domain_of_dataset))
+        return self._tables[split]
 
     # Steps and evaluations.
 

@@ -16,7 +16,10 @@ Common arguments, all on the device of ``losses``:
 * ``inverse_row_tokens``: ``[b]`` or ``[b, s]``, finite: 1 / (loss tokens of the token's whole
   sample, before context parallelism cut it), for the sample average.
 * ``row_tokens``: ``[b]``, loss tokens of each whole row. Given on the one context-parallel rank
-  that counts samples, and only with ids ``[b]``; packed samples: :func:`count_samples`.
+  that counts samples, and only with ids ``[b]``; packed samples: ``count_samples``.
+* ``totals``: contiguous int64 ``[3]``, added to in place: the loss sum of the microbatch in units
+  of ``stats.SCALE``, its tokens, and 1. ``host_loss`` (fp32 scalar) and ``host_tokens`` (int32
+  scalar) are what the host's own loss function found; a loss that is not finite adds 0.
 """
 
 from __future__ import annotations
@@ -37,8 +40,6 @@ __all__ = [
     "SQUARE_SCALE",
     "Backend",
     "DomainLoss",
-    "count_samples",
-    "domain_reduce",
     "select",
 ]
 
@@ -58,6 +59,11 @@ class Backend:
     name: str
     _kernels: Any
 
+    @property
+    def fused(self) -> bool:
+        """Whether ``domain_loss`` is cheaper than the operations of a host's loss function."""
+        return self.name == "cuda"
+
     def domain_reduce(
         self,
         accumulator: torch.Tensor,
@@ -68,15 +74,28 @@ class Backend:
         *,
         row_tokens: torch.Tensor | None = None,
         squares: torch.Tensor | None = None,
+        totals: torch.Tensor | None = None,
+        host_loss: torch.Tensor | None = None,
+        host_tokens: torch.Tensor | None = None,
     ) -> None:
         """Add the sums of one microbatch to ``accumulator``. CUDA: one launch.
 
         Args:
             squares: int64 ``[D + 1]``: also add Σ mask·loss², in units of 1 / ``SQUARE_SCALE``; a
                 token's square saturates at ``LIMIT`` nats².
+            totals: with ``host_loss`` and ``host_tokens``, which are added to it.
         """
         self._kernels.domain_reduce(
-            accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares
+            accumulator,
+            losses,
+            mask,
+            ids,
+            inverse_row_tokens,
+            row_tokens,
+            squares,
+            totals,
+            host_loss,
+            host_tokens,
         )
 
     def count_samples(
@@ -108,7 +127,7 @@ class Backend:
             host_loss: fp32 scalar, the host's own Σ mask·loss. Then the value is
                 ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's bits where all are 1.
         """
-        return self._loss(losses, mask, ids, multipliers, None, None, None, host_loss).loss
+        return self._loss(losses, mask, ids, multipliers, None, None, None, host_loss, None).loss
 
     def domain_loss(
         self,
@@ -120,15 +139,26 @@ class Backend:
         multipliers: torch.Tensor | None = None,
         *,
         row_tokens: torch.Tensor | None = None,
-        host_loss: torch.Tensor | None = None,
+        totals: torch.Tensor | None = None,
     ) -> DomainLoss:
         """``domain_reduce`` and the loss at once. CUDA: one launch, and one in backward.
 
         For a loss function of one's own: it replaces the host's sums and casts. Without
         ``multipliers`` every token weighs 1, those with an invalid id too.
+
+        Args:
+            totals: takes the unweighted loss and the tokens of this very loss.
         """
         return self._loss(
-            losses, mask, ids, multipliers, accumulator, inverse_row_tokens, row_tokens, host_loss
+            losses,
+            mask,
+            ids,
+            multipliers,
+            accumulator,
+            inverse_row_tokens,
+            row_tokens,
+            None,
+            totals,
         )
 
     def _loss(self, losses: torch.Tensor, *arguments: torch.Tensor | None) -> DomainLoss:
@@ -176,21 +206,3 @@ def _cuda(device: torch.device | None) -> Backend:
     index = None if device is None else device.index
     driver.device(torch.cuda.current_device() if index is None else index).kernel(Variant("reduce"))
     return Backend("cuda", cuda)
-
-
-def domain_reduce(
-    accumulator: torch.Tensor,
-    losses: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    inverse_row_tokens: torch.Tensor,
-) -> None:
-    """:meth:`Backend.domain_reduce` of the automatic choice."""
-    select("auto", accumulator.device).domain_reduce(
-        accumulator, losses, mask, ids, inverse_row_tokens
-    )
-
-
-def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """:meth:`Backend.count_samples` of the automatic choice."""
-    select("auto", accumulator.device).count_samples(accumulator, ids, row_tokens)

@@ -22,8 +22,9 @@ class Kernels(Protocol):
         multipliers: torch.Tensor | None,
         row_tokens: torch.Tensor | None,
         host_loss: torch.Tensor | None,
+        totals: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Add to ``accumulator``, if there is one; return the fields of :class:`DomainLoss`."""
+        """Add to ``accumulator`` and ``totals``, if given; the fields of :class:`DomainLoss`."""
         ...
 
     def loss_gradient(
@@ -53,6 +54,7 @@ class WithGradient(torch.autograd.Function):
         inverse_row_tokens: torch.Tensor | None,
         row_tokens: torch.Tensor | None,
         host_loss: torch.Tensor | None,
+        totals: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The fields of :class:`DomainLoss`."""
         loss, report, num_tokens = kernels.domain_loss(
@@ -64,10 +66,12 @@ class WithGradient(torch.autograd.Function):
             multipliers,
             row_tokens,
             host_loss,
+            totals,
         )
         ctx.save_for_backward(mask, ids, multipliers)
         ctx.kernels, ctx.dtype = kernels, losses.dtype
         ctx.mark_non_differentiable(report, num_tokens)
+        ctx.set_materialize_grads(False)  # theirs would be a launch each, of zeros
         return loss, report, num_tokens
 
     @staticmethod
@@ -75,7 +79,7 @@ class WithGradient(torch.autograd.Function):
         """Gradient of ``losses`` from that of the scalar loss."""
         mask, ids, multipliers = ctx.saved_tensors
         gradient = ctx.kernels.loss_gradient(grads[0], mask, ids, multipliers, ctx.dtype)
-        return None, gradient, *[None] * 7
+        return None, gradient, *[None] * 8
 
 
 def domain_loss(kernels: Kernels, losses: torch.Tensor, *arguments: Any) -> DomainLoss:

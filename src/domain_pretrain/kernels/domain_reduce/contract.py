@@ -16,6 +16,9 @@ LIMIT = 2.0**20
 """A token with ``|mask·loss|`` above this is flagged and not accumulated: no cross entropy is that
 large, and the int64 sums must not overflow (2^39 nats in all)."""
 
+TOTAL_LIMIT = 2.0**38
+"""A microbatch's loss sum above this, or NaN, adds 0 to ``totals``."""
+
 SAMPLE_SCALE = SCALE[Column.SAMPLE_LOSS] / FIXED
 """From the grid of the losses to that of the samples' means."""
 
@@ -46,8 +49,16 @@ def check_reduce(
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None,
     squares: torch.Tensor | None,
+    totals: torch.Tensor | None,
+    host_loss: torch.Tensor | None,
+    host_tokens: torch.Tensor | None,
 ) -> None:
     """Raise ValueError unless all arguments of a reduction fit together."""
+    if not (totals is None) == (host_loss is None) == (host_tokens is None):
+        raise ValueError("totals, host_loss and host_tokens must be given together, or none")
+    check_totals(totals)
+    check_host(host_loss, torch.float32, "host_loss")
+    check_host(host_tokens, torch.int32, "host_tokens")
     check_accumulator(accumulator)
     check_tokens(losses, mask, ids)
     shape = losses.shape
@@ -76,14 +87,19 @@ def check_loss(
     multipliers: torch.Tensor | None,
     row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
+    totals: torch.Tensor | None,
 ) -> None:
     """Raise ValueError unless the arguments of a loss fit together."""
+    check_totals(totals)
+    check_host(host_loss, torch.float32, "host_loss")
     if accumulator is None:
         check_tokens(losses, mask, ids)
     else:
         if inverse_row_tokens is None:
             raise ValueError("an accumulator needs inverse_row_tokens, too")
-        check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None)
+        check_reduce(
+            accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None, None, None, None
+        )
     if multipliers is not None:
         domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
         if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):
@@ -91,9 +107,23 @@ def check_loss(
                 f"multipliers must be fp32 [D], one for each of {domains} domains, "
                 f"got {multipliers.dtype} {tuple(multipliers.shape)}"
             )
-    if host_loss is not None and (host_loss.dtype != torch.float32 or host_loss.dim() != 0):
+
+
+def check_totals(totals: torch.Tensor | None) -> None:
+    """Raise ValueError unless ``totals`` is contiguous int64 ``[3]``."""
+    if totals is not None and (
+        totals.dtype != torch.int64 or totals.shape != (3,) or not totals.is_contiguous()
+    ):
         raise ValueError(
-            f"host_loss must be an fp32 scalar, got {host_loss.dtype} {tuple(host_loss.shape)}"
+            f"totals must be contiguous int64 [3], got {totals.dtype} {tuple(totals.shape)}"
+        )
+
+
+def check_host(value: torch.Tensor | None, dtype: torch.dtype, name: str) -> None:
+    """Raise ValueError unless a value of the host's is a scalar of its type."""
+    if value is not None and (value.dtype != dtype or value.dim() != 0):
+        raise ValueError(
+            f"{name} must be a scalar of {dtype}, got {value.dtype} {tuple(value.shape)}"
         )
 
 

@@ -24,13 +24,14 @@ def _define(schema: str) -> None:
 
 _define(
     "domain_reduce(Tensor(a!) accumulator, Tensor losses, Tensor mask, Tensor ids, "
-    "Tensor inverse_row_tokens, Tensor? row_tokens, Tensor(b!)? squares) -> ()"
+    "Tensor inverse_row_tokens, Tensor? row_tokens, Tensor(b!)? squares, Tensor(c!)? totals, "
+    "Tensor? host_loss, Tensor? host_tokens) -> ()"
 )
 _define("count_samples(Tensor(a!) accumulator, Tensor ids, Tensor row_tokens) -> ()")
 _define(
     "domain_loss(Tensor(a!)? accumulator, Tensor losses, Tensor mask, Tensor ids, "
-    "Tensor? inverse_row_tokens, Tensor? multipliers, Tensor? row_tokens, Tensor? host_loss) "
-    "-> (Tensor, Tensor, Tensor)"
+    "Tensor? inverse_row_tokens, Tensor? multipliers, Tensor? row_tokens, Tensor? host_loss, "
+    "Tensor(b!)? totals) -> (Tensor, Tensor, Tensor)"
 )
 _define(
     "loss_gradient(Tensor grad, Tensor mask, Tensor ids, Tensor? multipliers, ScalarType dtype) "
@@ -51,17 +52,34 @@ def launch_reduce(
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None,
     squares: torch.Tensor | None,
+    totals: torch.Tensor | None,
+    host_loss: torch.Tensor | None,
+    host_tokens: torch.Tensor | None,
 ) -> None:
     """``domain_reduce`` in one launch."""
-    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    contract.check_reduce(
+        accumulator,
+        losses,
+        mask,
+        ids,
+        inverse_row_tokens,
+        row_tokens,
+        squares,
+        totals,
+        host_loss,
+        host_tokens,
+    )
     tensors = Tensors(
         losses=_floating(losses),
         mask=mask.float(),
         ids=_integer(ids),
         inverse=inverse_row_tokens.float(),
         row_tokens=_row(row_tokens),
+        host_loss=host_loss,
+        host_tokens=host_tokens,
         accumulator=accumulator,
         squares=squares,
+        totals=totals,
     )
     device = driver.device(losses.device.index)
     device.launch(
@@ -101,10 +119,19 @@ def launch_loss(
     multipliers: torch.Tensor | None,
     row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
+    totals: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``domain_loss`` in one launch, the sums included where an accumulator is given."""
     contract.check_loss(
-        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
+        accumulator,
+        losses,
+        mask,
+        ids,
+        inverse_row_tokens,
+        multipliers,
+        row_tokens,
+        host_loss,
+        totals,
     )
     loss, report, num_tokens = _scalars(losses)
     tensors = Tensors(
@@ -116,6 +143,7 @@ def launch_loss(
         multipliers=None if multipliers is None else multipliers.contiguous(),
         host_loss=host_loss,
         accumulator=accumulator,
+        totals=totals,
         loss=loss,
         report=report,
         num_tokens=num_tokens,

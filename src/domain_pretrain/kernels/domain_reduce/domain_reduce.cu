@@ -39,8 +39,10 @@ struct Arguments {
   const float* row_tokens;   // [b], or null: samples are not counted
   const float* multipliers;  // [D], or null: one for every token
   const float* host_loss;    // scalar, or null
+  const int* host_tokens;    // scalar, or null
   u64* accumulator;          // [D + 1, COLUMNS]
   u64* squares;              // [D + 1], with SQUARES
+  u64* totals;               // [3], or null: loss, tokens, microbatches
   float* loss;               // scalar
   float* report;             // [2]
   int* num_tokens;           // scalar
@@ -123,6 +125,19 @@ __device__ __forceinline__ void store(const Arguments& a, int domain, int k, i64
                               : COLUMN_NONFINITE;
   u64* cell = k == 4 ? a.squares + domain : a.accumulator + (i64)domain * COLUMNS + column;
   atomicAdd(cell, (u64)sum);
+}
+
+// The scalars as the host's schedule takes them; one thread of a launch.
+__device__ __forceinline__ void add_totals(const Arguments& a, i64 loss, i64 tokens) {
+  atomicAdd(a.totals, (u64)loss);
+  atomicAdd(a.totals + 1, (u64)tokens);
+  atomicAdd(a.totals + 2, 1ull);
+}
+
+__device__ __forceinline__ void add_host(const Arguments& a) {
+  const float loss = *a.host_loss * FIXED;
+  const bool finite = fabsf(loss) <= TOTAL_LIMIT * FIXED;  // false for NaN, too
+  add_totals(a, finite ? __float2ll_rn(loss) : 0, *a.host_tokens);
 }
 
 __device__ __forceinline__ void count_rows(const Arguments& a) {
@@ -221,6 +236,7 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
   a.report[0] = (float)(loss * unit + nan);
   a.report[1] = (float)(tokens * unit);
   *a.num_tokens = (int)(tokens / (i64)FIXED);
+  if (a.totals) add_totals(a, loss, tokens / (i64)FIXED);
 }
 
 template <bool SUMS, bool SCALARS>
@@ -229,6 +245,7 @@ __device__ __forceinline__ void forward(const Arguments& a) {
   __shared__ int domains[WARPS];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.rows * a.columns;
   if (SUMS && a.row_tokens) count_rows(a);
+  if (!SCALARS && a.totals && blockIdx.x == 0 && threadIdx.x == 0) add_host(a);
 
   Sums run = {};
   int current = NONE;

@@ -45,6 +45,7 @@ class Variant(NamedTuple):
             "THREADS": THREADS,
             "FIXED": f"{float(contract.FIXED)}f",
             "LIMIT": f"{contract.LIMIT}f",
+            "TOTAL_LIMIT": f"{contract.TOTAL_LIMIT}f",
             "SAMPLE_SCALE": f"{float(contract.SAMPLE_SCALE)}f",
             "SQUARE_SCALE": f"{float(contract.SQUARE_SCALE)}f",
             "COLUMNS": len(Column),
@@ -62,8 +63,10 @@ class Tensors(NamedTuple):
     row_tokens: torch.Tensor | None = None
     multipliers: torch.Tensor | None = None
     host_loss: torch.Tensor | None = None
+    host_tokens: torch.Tensor | None = None
     accumulator: torch.Tensor | None = None
     squares: torch.Tensor | None = None
+    totals: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     report: torch.Tensor | None = None
     num_tokens: torch.Tensor | None = None

@@ -32,9 +32,25 @@ def domain_reduce(
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None = None,
     squares: torch.Tensor | None = None,
+    totals: torch.Tensor | None = None,
+    host_loss: torch.Tensor | None = None,
+    host_tokens: torch.Tensor | None = None,
 ) -> None:
     """Add the sums of one microbatch to ``accumulator``: see the package for the contract."""
-    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    contract.check_reduce(
+        accumulator,
+        losses,
+        mask,
+        ids,
+        inverse_row_tokens,
+        row_tokens,
+        squares,
+        totals,
+        host_loss,
+        host_tokens,
+    )
+    if totals is not None and host_loss is not None and host_tokens is not None:
+        _add_host(totals, host_loss, host_tokens)
     for block in _blocks(losses, mask, ids, inverse_row_tokens):
         losses, mask, ids, inverse_row_tokens = block
         _reduce_block(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
@@ -93,15 +109,24 @@ def domain_loss(
     multipliers: torch.Tensor | None,
     row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
+    totals: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The values of the loss, and the sums where an accumulator is given."""
     contract.check_loss(
-        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
+        accumulator,
+        losses,
+        mask,
+        ids,
+        inverse_row_tokens,
+        multipliers,
+        row_tokens,
+        host_loss,
+        totals,
     )
     if accumulator is not None and inverse_row_tokens is not None:
         domain_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
-    totals = [_loss_block(*block, multipliers=multipliers) for block in _blocks(losses, mask, ids)]
-    weighted, raw, tokens, flagged = torch.stack(totals).sum(0).unbind(0)
+    blocks = [_loss_block(*block, multipliers=multipliers) for block in _blocks(losses, mask, ids)]
+    weighted, raw, tokens, flagged = torch.stack(blocks).sum(0).unbind(0)
     if host_loss is None:
         value = weighted.double() / FIXED
     else:
@@ -110,6 +135,8 @@ def domain_loss(
     nan = torch.where(flagged > 0, torch.nan, 0.0)
     report = torch.stack([raw.double() / FIXED + nan, tokens.double() / FIXED]).float()
     num_tokens = tokens.div(FIXED, rounding_mode="trunc").to(torch.int32)
+    if totals is not None:
+        _add_totals(totals, raw, num_tokens)
     return (value + nan).float(), report, num_tokens
 
 
@@ -142,6 +169,17 @@ def loss_gradient(
     if multipliers is not None:
         gradient = _weights(ids, multipliers) * gradient
     return gradient.to(dtype)
+
+
+def _add_host(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
+    units = torch.round(loss * FIXED)
+    excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
+    _add_totals(totals, _within(units, excess).to(torch.int64), tokens)
+
+
+def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
+    totals[:2] += torch.stack([loss, tokens.to(loss.dtype)])
+    totals[2] += 1
 
 
 def _blocks(losses: torch.Tensor, *others: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:

@@ -1,0 +1,190 @@
+"""The loss of a microbatch beside the host's and in its place, and what either launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from domain_pretrain.config import Reweight
+from domain_pretrain.flow import steer
+from domain_pretrain.flow.forward import FROM_SUMS, Forward
+from domain_pretrain.flow.ledger import Groups, Ledger
+from domain_pretrain.flow.tap import BatchTap, Source
+from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
+from domain_pretrain.stats import Column
+
+CPU = torch.device("cpu")
+NAMES = ("finance", "general", "rare")
+SOURCE = Source(domain_of_dataset=torch.tensor([1, 0, 2]))
+BACKENDS = {"reference": select("reference"), "operators": Backend("cuda", cuda)}
+
+
+def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
+    """The operations of Megatron's own loss function."""
+    losses, mask = losses.view(-1).float(), mask.view(-1).float()
+    loss = torch.sum(losses * mask)
+    num_tokens = mask.sum().clone().detach().to(torch.int)
+    report = torch.cat([loss.clone().detach().view(1), num_tokens.view(1)])
+    return loss, num_tokens, {"lm loss": report}
+
+
+def our_loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
+    """The same, of a script that lets the plugin sum."""
+    return loss_func(mask, losses)
+
+
+setattr(our_loss_func, FROM_SUMS, lambda loss, report, tokens: (loss, tokens, {"lm loss": report}))
+
+
+def steering(kind: str | None) -> steer.Steering | None:
+    if kind is None:
+        return None
+    options: dict[str, Any] = {"scope": "global_batch"}
+    if kind != "lagged":
+        options = {"scope": "microbatch", "unit": kind, "warmup_steps": 0}
+    made = steer.build(
+        Reweight(**options), NAMES, Groups(), CPU, average="token", tokens_per_step=100.0
+    )
+    if isinstance(made, steer.Lagged):
+        made._multipliers.copy_(torch.tensor([0.5, 1.25, 3.0]))
+    return made
+
+
+def forward(backend: Backend, kind: str | None = None) -> Forward:
+    ledger = Ledger(len(NAMES), Groups(), CPU, weighted=kind is not None)
+    return Forward(Groups(), ledger, backend, steering(kind))
+
+
+def microbatch() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses ``[3, 16]`` with gradient, and the batch they belong to."""
+    generator = torch.Generator().manual_seed(5)
+    losses = (torch.rand(3, 16, generator=generator) * 9).requires_grad_()
+    mask = (torch.rand(3, 16, generator=generator) < 0.8).float()
+    return losses, {"loss_mask": mask, "dataset_id": torch.tensor([0, 1, 0], dtype=torch.int16)}
+
+
+def run(
+    plugin: Forward | None, function: Callable[..., Any], around: Any = None
+) -> tuple[torch.Tensor, Any, torch.Tensor]:
+    """A forward and a backward pass: the loss, the rest of the loss function's answer, gradient."""
+    losses, batch = microbatch()
+
+    def forward_step(iterator: Any, model: Any) -> tuple[Any, ...]:
+        return losses, partial(function, next(iterator)["loss_mask"])
+
+    step = forward_step if plugin is None else plugin.wrap(forward_step, SOURCE)
+    output, wrapped = step(iter([batch]), None)
+    one = torch.ones(())
+    with around or torch.enable_grad():
+        loss, *rest = wrapped(output)
+        (gradient,) = torch.autograd.grad(loss, losses, one)
+    return loss.detach(), rest, gradient
+
+
+@pytest.mark.parametrize("kind", [None, "lagged", "domain", "sample"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_in_the_hosts_place_is_as_good_as_beside_it(name: str, kind: str | None) -> None:
+    beside, instead = forward(BACKENDS[name], kind), forward(BACKENDS[name], kind)
+    losses, batch = microbatch()
+    wanted = run(beside, loss_func)
+    found = run(instead, our_loss_func if name == "operators" else loss_func)
+    assert torch.equal(found[2], wanted[2])
+    assert torch.equal(instead.ledger.sums, beside.ledger.sums)
+    assert torch.allclose(found[0], wanted[0], rtol=1e-6, atol=0)
+    assert torch.equal(found[1][0], wanted[1][0])
+    report, expected = found[1][1]["lm loss"], wanted[1][1]["lm loss"]
+    assert torch.allclose(report, expected, rtol=1e-6, atol=0)
+    assert instead.ledger.totals[1:].tolist() == beside.ledger.totals[1:].tolist()
+    assert instead.ledger.totals[0].item() == pytest.approx(beside.ledger.totals[0].item(), 1e-6)
+    # And both are right: float64, by hand.
+    multipliers = torch.ones(3)
+    if instead.steering is not None:
+        multipliers = run_weights(forward(BACKENDS[name], kind))
+    exact = (multipliers[:, None] * batch["loss_mask"] * losses).double().sum()
+    assert found[0].item() == pytest.approx(exact.item(), rel=1e-6)
+    assert torch.allclose(found[2], multipliers[:, None] * batch["loss_mask"], rtol=1e-6)
+
+
+def run_weights(plugin: Forward) -> torch.Tensor:
+    """The multipliers ``[3]`` that the steering gives the microbatch's samples."""
+    seen: list[torch.Tensor] = []
+    assert plugin.steering is not None
+    weights = plugin.steering.weights
+
+    def spy(microbatch: Any) -> Any:
+        found = weights(microbatch)
+        seen.append(found.of_samples())
+        return found
+
+    plugin.steering.weights = spy  # type: ignore[method-assign]
+    run(plugin, loss_func)
+    return seen[0]
+
+
+def test_a_lasting_multiplier_weighs_the_sums_of_the_step() -> None:
+    plugin = forward(select("reference"), "lagged")
+    run(plugin, loss_func)
+    assert plugin.steering is not None and plugin.steering.lasting is not None
+    assert not plugin.ledger.sums[1].any(), "not a microbatch at a time"
+    plugin.ledger.weigh(plugin.steering.lasting)
+    raw, weighted = plugin.ledger.sums.double()
+    for column in (Column.LOSS, Column.TOKENS):
+        expected = raw[:-1, column] * plugin.steering.lasting.double()
+        assert torch.allclose(weighted[:-1, column], expected, rtol=0, atol=0.5)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that would be a kernel each: all but views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        returns = function._schema.returns
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if not view and function is not torch.ops.aten.detach.default:
+            self.names.append(function._schema.name.split("::")[1])
+        return function(*args, **(kwargs or {}))
+
+
+def launches(plugin: Forward | None, function: Callable[..., Any]) -> list[str]:
+    counter = Launches()
+    run(plugin, function, counter)
+    allocated_only = ("empty", "empty_like", "empty_strided")
+    return [name for name in counter.names if name not in allocated_only]
+
+
+def test_what_is_launched() -> None:
+    """The table of docs/kernels.md; the rows are made on the CPU, where the batch is."""
+    backend = Backend("cuda", cuda)
+    vanilla = launches(None, loss_func)
+    beside = launches(forward(backend), loss_func)
+    weighted = launches(forward(backend, "lagged"), loss_func)
+    rows = launches_of_rows()
+    assert vanilla == ["mul", "sum", "sum", "clone", "_to_copy", "clone", "cat", "mul"]
+    assert beside == [*rows, *vanilla[:-1], "domain_reduce", "mul"]
+    assert weighted == [*rows, *vanilla[:-1], "domain_reduce", "domain_loss", "loss_gradient"]
+    ours = ["domain_loss", "loss_gradient"]
+    for kind in (None, "lagged"):
+        assert launches(forward(backend, kind), our_loss_func) == [*rows, *ours]
+    assert len(ours) < len(vanilla)
+
+
+def launches_of_rows() -> list[str]:
+    """Operations on the host's side of a real run."""
+    counter = Launches()
+    _, batch = microbatch()
+    plugin = forward(Backend("cuda", cuda))
+    tap = BatchTap(iter([batch]))
+    next(tap)
+    with counter:
+        plugin._rows(tap, SOURCE, CPU)
+    return counter.names
