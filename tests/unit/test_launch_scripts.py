@@ -1,0 +1,169 @@
+"""The launch scripts: their shell, and every preset's command, without starting anything."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from domain_pretrain.launch.flags import Flags
+from domain_pretrain.launch.layout import layout_problems
+from domain_pretrain.launch.size import parameters
+
+ROOT = Path(__file__).parents[2]
+SHELL = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("scripts/*.sh", "scripts/*.sbatch", "configs/launch/*.env")
+    for path in ROOT.glob(pattern)
+)
+# Preset, its billions of parameters, the numbers of nodes it has a layout for.
+PRESETS = [
+    ("qwen2.5-1.5b", 1.54, (1, 8, 64)),
+    ("llama3.1-8b", 8.03, (1, 8, 64)),
+    ("llama3.1-70b", 70.6, (1, 8, 64)),
+    ("qwen3-30b-a3b", 30.5, (1, 8, 64)),
+    ("npu-qwen3-8b", 8.19, (1, 8, 64)),
+    ("npu-qwen3-30b-a3b", 30.5, (2, 8, 64)),
+]
+LAYOUTS = [(name, size, nodes) for name, size, all_nodes in PRESETS for nodes in all_nodes]
+
+
+def dry_run(env_file: str, *words: str, code: int = 0, **variables: str) -> tuple[list[str], str]:
+    """The words of the command, and what was said on standard error."""
+    script = "pretrain_npu.sh" if "npu-" in env_file else "pretrain_gpu.sh"
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
+    done = subprocess.run(
+        [ROOT / "scripts" / script, "--dry-run", env_file, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**kept, "MINDSPEED_LLM_PATH": "/mindspeed", **variables},
+    )
+    assert done.returncode == code, done.stderr
+    return shlex.split(done.stdout.replace("\\\n", " ")), done.stderr
+
+
+@pytest.mark.parametrize("name", SHELL)
+def test_bash_parses_it(name: str) -> None:
+    subprocess.run(["bash", "-n", ROOT / name], check=True)
+
+
+def test_shellcheck_is_content() -> None:
+    beside = Path(sys.executable).with_name("shellcheck")
+    found = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if found is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(
+        [found, "--external-sources", *SHELL], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_preset_is_tested_here() -> None:
+    assert {f"{name}.env" for name, *_ in PRESETS} | {"loopback.env"} == {
+        path.name for path in (ROOT / "configs" / "launch").iterdir()
+    }
+
+
+@pytest.mark.parametrize(("name", "billions", "nodes"), LAYOUTS)
+def test_presets_fit_their_nodes(name: str, billions: float, nodes: int) -> None:
+    words, _ = dry_run(f"configs/launch/{name}.env", NODES=str(nodes), MASTER_ADDR="first")
+    assert f"--nnodes={nodes}" in words
+    assert "--rdzv-endpoint=first:29500" in words
+    flags = Flags.parse(words)
+    assert list(layout_problems(flags, 8 * nodes)) == []
+    assert (parameters(flags) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
+    assert flags.save == flags.load == Path("runs") / name / "checkpoints"
+    # Of 20 billion tokens, in steps that a continued pretraining can take.
+    assert flags.iterations and flags.global_batch_size and flags.seq_length
+    per_step = flags.global_batch_size * flags.seq_length
+    assert 2**18 <= per_step <= 2**25
+    assert 20e9 - per_step < per_step * flags.iterations <= 20e9
+
+
+def test_nodes_without_a_preset_are_refused() -> None:
+    _, said = dry_run("configs/launch/llama3.1-70b.env", NODES="3", code=2)
+    assert "3 nodes have no preset" in said
+
+
+def test_the_file_can_be_overridden() -> None:
+    env = "configs/launch/llama3.1-8b.env"
+    words, _ = dry_run(env, "--lr", "3e-5", RUN_DIR="here and there", BASE_CHECKPOINT="")
+    assert words[-2:] == ["--lr", "3e-5"]
+    assert "--domain-log-dir" in words
+    assert words[words.index("--domain-log-dir") + 1] == "here and there"
+    assert "--pretrained-checkpoint" not in words
+
+
+def test_which_script_runs() -> None:
+    env = "configs/launch/llama3.1-8b.env"
+
+    def after_module(words: list[str]) -> str:
+        return words[words.index("domain_pretrain.launch") + 1]
+
+    assert after_module(dry_run(env)[0]) == "--num-layers"
+    assert after_module(dry_run(env, MEGATRON_LM_PATH="/meg")[0]) == "/meg/pretrain_gpt.py"
+    assert after_module(dry_run(env, SCRIPT="mine.py", MEGATRON_LM_PATH="/meg")[0]) == "mine.py"
+    npu = dry_run("configs/launch/npu-qwen3-8b.env")[0]
+    assert after_module(npu) == "/mindspeed/pretrain_gpt.py"
+
+
+def test_where_a_node_learns_who_it_is() -> None:
+    def rendezvous(**variables: str) -> tuple[str, str, str]:
+        words, _ = dry_run("configs/launch/llama3.1-8b.env", NODES="8", **variables)
+        (conf,) = [word for word in words if word.startswith("--rdzv-conf=")]
+        (endpoint,) = [word for word in words if word.startswith("--rdzv-endpoint=")]
+        (job,) = [word for word in words if word.startswith("--rdzv-id=")]
+        return endpoint.split("=")[1], conf.partition("=")[2], job.split("=")[1]
+
+    plain = "join_timeout=600"
+    assert rendezvous(MASTER_ADDR="a") == ("a:29500", plain, "llama3.1-8b")
+    assert rendezvous(MASTER_ADDR="a", NODE_RANK="0")[1] == f"{plain},is_host=1"
+    slurm = rendezvous(MASTER_ADDR="a", MASTER_PORT="7", SLURM_NODEID="3", SLURM_JOB_ID="42")
+    assert slurm == ("a:7", f"{plain},is_host=0", "42")
+    kubeflow = rendezvous(PET_MASTER_ADDR="b", PET_MASTER_PORT="8", PET_NODE_RANK="0")
+    assert kubeflow == ("b:8", f"{plain},is_host=1", "llama3.1-8b")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no env file"),
+        ("RUN_DIR=x NODES=1 DEVICES_PER_NODE=1", "does not set FLAGS"),
+        ("FLAGS=(--x) NODES=1 DEVICES_PER_NODE=1", "does not set RUN_DIR"),
+        ("FLAGS=($UNKNOWN)", "UNKNOWN"),
+        ("false", ""),
+    ],
+)
+def test_a_wrong_env_file(content: str | None, said: str, tmp_path: Path) -> None:
+    env = tmp_path / "my.env"
+    if content is not None:
+        env.write_text(content)
+    code = 1 if content and content.startswith(("false", "FLAGS=($")) else 2
+    assert said in dry_run(str(env), code=code)[1]
+
+
+def test_usage() -> None:
+    for words in ([], ["--dry-run"], ["--help"]):
+        done = subprocess.run(
+            [ROOT / "scripts" / "pretrain_gpu.sh", *words], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert "usage:" in done.stderr
+
+
+def test_several_nodes_need_the_address_of_the_first() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "pretrain_gpu.sh", "configs/launch/llama3.1-8b.env"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "NODES": "8"},
+    )
+    assert done.returncode == 2
+    assert "MASTER_ADDR=its name or address" in done.stderr
