@@ -72,11 +72,15 @@ class Domain(_Section):
 
 
 class ChannelLoss(_Section):
-    """How a domain's loss is averaged."""
+    """How a domain's loss is summed and averaged."""
 
     average: Average = Field(
         default="token",
         description="Mean over tokens, or over samples (each sample's own token mean).",
+    )
+    kernels: Literal["auto", "reference", "cuda"] = Field(
+        default="auto",
+        description="What sums: CUDA kernels, or plain torch; `auto`: what the device can run.",
     )
 
 
@@ -132,7 +136,9 @@ class DomainConfig(_Section):
         default_factory=dict,
         description="The domains, by name. Empty: every data prefix is a domain of its own.",
     )
-    channel_loss: ChannelLoss = Field(default=ChannelLoss(), description="How losses are reported.")
+    channel_loss: ChannelLoss = Field(
+        default=ChannelLoss(), description="How a domain's loss is summed and averaged."
+    )
     reweight: Reweight | None = Field(
         default=None, description="Dynamic reweighting of the domains; absent: none."
     )

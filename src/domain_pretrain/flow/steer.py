@@ -19,6 +19,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.within import Curve, WithinMicrobatch, WithinSamples
+from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.strategies import Reweighter
 from domain_pretrain.strategies.diagnostics import diagnose
@@ -122,6 +123,7 @@ def build(
     tokens_per_step: float,
     pinned: Collection[str] = (),
     floor: Mapping[str, float] | None = None,
+    backend: Backend | None = None,
 ) -> Steering:
     """The way of reweighting that the config asks for.
 
@@ -134,6 +136,7 @@ def build(
         tokens_per_step: tokens of a global batch, for the default EMA horizon.
         pinned: domains whose multiplier is always 1.
         floor: smallest multipliers, by domain.
+        backend: of the reduction; None for the automatic choice.
 
     Raises:
         ConfigError: names the key.
@@ -159,6 +162,7 @@ def build(
         curve,
         groups,
         device,
+        backend or select("auto", device),
         domains=len(names),
         pinned=torch.tensor([name in pinned for name in names]),
         objective=section.objective if "objective" in section.model_fields_set else "domain_mean",

@@ -16,7 +16,7 @@ from domain_pretrain.flow.ledger import Groups, Ledger, Windows, check_conservat
 from domain_pretrain.flow.publish import Publisher, Record, reweighted
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.kernels.domain_reduce import select
+from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.stats import Average, Column, DomainStats, Split
 from domain_pretrain.strategies.options import parse
 
@@ -59,6 +59,7 @@ class DomainStep:
         device: torch.device,
         publisher: Publisher | None = None,
         steering: Steering | None = None,
+        backend: Backend | None = None,
         *,
         config_hash: str = "",
         allow_domain_change: bool = False,
@@ -70,7 +71,7 @@ class DomainStep:
         self.steering = steering
         weighted = steering is not None
         self.windows = Windows(names, device, layers=1 + weighted)
-        backend = select("auto", device)
+        backend = backend or select("auto", device)
         self._train = Forward(
             groups, Ledger(len(names), groups, device, weighted=weighted), backend, steering
         )

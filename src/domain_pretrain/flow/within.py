@@ -14,7 +14,7 @@ import torch
 
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
-from domain_pretrain.kernels.domain_reduce import select
+from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.microbatch import microbatch_weights
 from domain_pretrain.strategies.options import Temperature
@@ -96,6 +96,7 @@ class WithinMicrobatch(_Within):
         curve: Curve,
         groups: Groups,
         device: torch.device,
+        backend: Backend,
         *,
         domains: int,
         pinned: torch.Tensor,
@@ -103,7 +104,7 @@ class WithinMicrobatch(_Within):
     ) -> None:
         super().__init__(curve, groups, device)
         self._local = torch.zeros(domains + 1, len(Column), dtype=torch.int64, device=device)
-        self._backend = select("auto", device)
+        self._backend = backend
         self._pinned = pinned.to(device)
         self._objective: Any = objective
 

@@ -18,6 +18,7 @@ from domain_pretrain.config import (
     Reweight,
     plugin_args,
 )
+from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.flow import steer
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.metrics_file import check_log_dir
@@ -28,6 +29,8 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
 from domain_pretrain.hosts.support import REFUSALS, check_flags, check_version
+from domain_pretrain.kernels.domain_reduce import Backend, Name
+from domain_pretrain.kernels.domain_reduce import select as select_kernels
 from domain_pretrain.kernels.domain_reduce.probe import adds_int64, require_device
 from domain_pretrain.stats import Split
 
@@ -116,12 +119,14 @@ class Runtime:
         device = _device(self._plugin.domain_backend)
         require_device(device, reweighting=self._reweight is not None)
         groups = _groups(self.args, device)
+        backend = _kernels(self._config.channel_loss.kernels, device)
         step = DomainStep(
             catalog.names,
             groups,
             device,
             self._publisher() if owns_writers() else None,
-            self._steering(groups, device),
+            self._steering(groups, device, backend),
+            backend,
             config_hash=self._config.digest(),
             allow_domain_change=self._plugin.allow_domain_change,
         )
@@ -140,7 +145,9 @@ class Runtime:
             )
         return step
 
-    def _steering(self, groups: Groups, device: torch.device) -> Steering | None:
+    def _steering(
+        self, groups: Groups, device: torch.device, backend: Backend | None = None
+    ) -> Steering | None:
         if self._reweight is None:
             return None
         assert self._catalog is not None
@@ -154,6 +161,7 @@ class Runtime:
             tokens_per_step=self.args.global_batch_size * self.args.seq_length,
             pinned=[name for name, domain in domains.items() if domain.pinned],
             floor={name: d.floor for name, d in domains.items() if d.floor is not None},
+            backend=backend,
         )
 
     def _publisher(self) -> Publisher:
@@ -286,6 +294,13 @@ def _device(backend: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     return torch.device(name, getattr(torch, name).current_device())
+
+
+def _kernels(name: Name, device: torch.device) -> Backend:
+    try:
+        return select_kernels(name, device)
+    except UnsupportedError as error:
+        raise ConfigError(f"channel_loss.kernels: {name} cannot run: {error}; use auto") from error
 
 
 def _groups(args: Any, device: torch.device) -> Groups:
