@@ -5,12 +5,13 @@ ARGS ?=
 # A Megatron-LM checkout compiles its helper with the python3 that comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check hosts
 
 help:
 	@echo "make demo    train on several domains and show each domain's loss (CPU or GPU)"
 	@echo "make test    run the tests, real Megatron training among them"
 	@echo "make check   ruff and mypy"
+	@echo "make hosts   CHECKOUTS=dir: run the same tests on every Megatron-LM checkout in dir"
 	@echo "make setup   only make .venv"
 
 setup:
@@ -26,3 +27,6 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+hosts: setup
+	@PYTHON=$(abspath $(BIN)/python) scripts/test_hosts.sh

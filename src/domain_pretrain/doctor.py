@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
 import sys
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,8 @@ from domain_pretrain import __version__
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.seams import check
-from domain_pretrain.hosts.support import HOST_VERSIONS, REFUSALS, check_version
+from domain_pretrain.hosts.support import REFUSALS, check_version
+from domain_pretrain.hosts.versions import HOST_VERSIONS, find, host_version
 
 PACKAGES = ("torch", "megatron-core", "transformer-engine", "tensorboard", "wandb", "torch_npu")
 
@@ -95,11 +95,17 @@ def _print_host(console: Console, root: Path) -> bool:
     host = host_version(root)
     safe = True
     try:
-        check_version(host, allow_unknown=False)
+        check_version(str(host), allow_unknown=False)
         verdict = f"within {HOST_VERSIONS}"
     except UnsupportedError as error:
         safe, verdict = False, f"[red]{error}[/red]"
     console.print(f"\nmegatron.core {host} at {root}: {verdict}")
+    needs = find(host)
+    if needs is not None:
+        packages = ", ".join(needs.requirements)
+        console.print(
+            f"it needs Python {needs.python}; tested with {needs.tested_python}, {packages}"
+        )
     table = Table("seam", "target", "fits", title="Seams", title_justify="left")
     for seam in SEAMS:
         problem = check(seam, root)
@@ -107,14 +113,6 @@ def _print_host(console: Console, root: Path) -> bool:
         table.add_row(seam.name, seam.target, problem or "yes")
     console.print(table)
     return safe
-
-
-def host_version(root: Path) -> str:
-    """``megatron.core``'s version as its source says, e.g. ``0.19.1``."""
-    source = (root / "core" / "package_info.py").read_text(encoding="utf-8")
-    pattern = r"^(MAJOR|MINOR|PATCH|PRE_RELEASE) = ['\"]?(\w*)"
-    found = dict(re.findall(pattern, source, re.MULTILINE))
-    return "{MAJOR}.{MINOR}.{PATCH}{PRE_RELEASE}".format(**found)
 
 
 def _print_refusals(console: Console) -> None:

@@ -119,9 +119,16 @@ def test_versions_out_of_range(version: str) -> None:
     check_version(version, allow_unknown=True)
 
 
-PLAIN = SimpleNamespace(context_parallel_size=1, micro_batch_size=1)
+PLAIN = SimpleNamespace(context_parallel_size=1, micro_batch_size=1, pipeline_model_parallel_size=1)
 REFUSED = {
     "--hybrid-context-parallel": {"hybrid_context_parallel": True},
+    "data of a split's own": {"data_path": ["1", "a"], "per_split_data_args_path": "blends.json"},
+    "and pipeline stages": {
+        "sft": True,
+        "dataloader_inter_document_masking": False,
+        "micro_batch_size": 2,
+        "pipeline_model_parallel_size": 2,
+    },
     "--sft with": {"sft": True, "context_parallel_size": 2, "micro_batch_size": 2},
     "virtual pipeline stages": {
         "multiple_validation_sets": True,
@@ -150,6 +157,18 @@ def test_refused_flags(part: str) -> None:
         check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}))
     assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_packed_rows_before_they_were_laid_end_to_end() -> None:
+    """0.18 has no --dataloader-inter-document-masking, and its rows do not crash."""
+    parts = REFUSED["and pipeline stages"].items()
+    older = {key: value for key, value in parts if not key.startswith("dataloader")}
+    check_flags(SimpleNamespace(**{**vars(PLAIN), **older}))
+
+
+@pytest.mark.parametrize("data", ["train_data_path", "data_args_path"])
+def test_data_named_once(data: str) -> None:
+    check_flags(SimpleNamespace(**vars(PLAIN), **{data: "a"}))
 
 
 @pytest.mark.parametrize(

@@ -6,30 +6,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from domain_pretrain.__main__ import OLDEST_BUILT_IN
+from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.support import HOST_VERSIONS, REFUSALS
-
-# Sources in which every seam was looked up; 0.20.0 is the development branch.
-LOOKED_UP = (
-    *("0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1"),
-    *("0.17.1", "0.18.2", "0.19.1", "0.19.2", "0.20.0"),
-)
+from domain_pretrain.hosts.support import REFUSALS
+from domain_pretrain.hosts.versions import HOST_VERSIONS, VERSIONS
 
 PAGE = """\
 <!-- Made by src/domain_pretrain/hosts/page.py; CONTRIBUTING.md says how. -->
 # Supported hosts
 
-| host | Python | script |
-|---|---|---|
-| `megatron-core` from PyPI, {built_in} or newer | ≥ 3.12 | the built-in GPT entry, or your own |
-| a Megatron-LM checkout, 0.12 to main | ≥ 3.10 | its `pretrain_gpt.py`, or your own |
+{versions}
 
-The wheels before {built_in} hold no training loop. A `megatron.core` within `{versions}` is
-supported; any other is refused, unless `--allow-unknown-host` is given and every seam fits. All
-seams were looked up in the sources of {looked_up}.
+A checkout runs its own `pretrain_gpt.py`, a wheel from PyPI the built-in GPT entry; either runs a
+script of your own. The wheels before {built_in} hold no training loop. Versions within
+`{range}` are supported; any other is refused, unless `--allow-unknown-host` is given and every
+seam fits.
+
+Every seam was looked up in the sources of the second column. `make hosts` trains with each version
+in the Python and PyTorch of the last two: [what passed](hosts-matrix.md).
 
 ```bash
 domain-pretrain doctor                              # this machine, and the Megatron installed
@@ -56,6 +52,17 @@ What would give wrong numbers ends before training, with the reason:
 
 def render() -> str:
     """The page."""
+    versions = (
+        (
+            row.series + (" (main)" if row is VERSIONS[-1] else ""),
+            ", ".join(row.looked_up),
+            "checkout, wheel" if row.wheel else "checkout",
+            row.python.replace(">=", "≥ "),
+            row.tested_python,
+            ", ".join(f"`{requirement}`" for requirement in row.requirements),
+        )
+        for row in VERSIONS
+    )
     seams = (
         (seam.name, f"`{seam.target}`", _names(seam.parameters), _with_code(seam.why))
         for seam in SEAMS
@@ -63,10 +70,13 @@ def render() -> str:
     refusals = ((_with_code(r.flags), _with_code(r.why)) for r in REFUSALS)
     return PAGE.format(
         built_in=".".join(map(str, OLDEST_BUILT_IN)),
-        versions=HOST_VERSIONS,
-        looked_up=", ".join(LOOKED_UP),
-        seams=_table(("seam", "target", "parameters bound by name", "why there"), seams),
-        refusals=_table(("flags", "because"), refusals),
+        range=HOST_VERSIONS,
+        versions=table(
+            ("megatron.core", "seams read in", "from", "needs Python", "tested with", "and"),
+            versions,
+        ),
+        seams=table(("seam", "target", "parameters bound by name", "why there"), seams),
+        refusals=table(("flags", "because"), refusals),
     )
 
 
@@ -77,11 +87,6 @@ def _names(parameters: tuple[str, ...]) -> str:
 def _with_code(text: str) -> str:
     """Flags and identifiers as code; unmarked, ``__main__`` would be set in bold."""
     return re.sub(r"--[a-z][\w-]*|\w*_\w*", r"`\g<0>`", text)
-
-
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
-    return "\n".join((head, "|---" * len(heads) + "|", *body))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from domain_pretrain.errors import UnsupportedError
-
-# The versions of megatron.core the seams were run on; 0.20 is the development branch.
-HOST_VERSIONS = SpecifierSet(">=0.12,<0.21", prereleases=True)
+from domain_pretrain.hosts.versions import HOST_VERSIONS
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,25 @@ def _full_iteration_graph(args: Any) -> bool:
     )
 
 
+def _lays_rows_end_to_end(args: Any) -> bool:
+    # Since 0.19, which brought the flag; before, --sft packed one row at a time or none.
+    has_flag = hasattr(args, "dataloader_inter_document_masking")
+    return has_flag and (_on(args, "sft") or args.dataloader_inter_document_masking)
+
+
+def _names_data_twice(args: Any) -> bool:
+    whole = ("data_path", "data_args_path")
+    split = ("train_data_path", "valid_data_path", "test_data_path", "per_split_data_args_path")
+    return any(_on(args, name) for name in whole) and any(_on(args, name) for name in split)
+
+
 REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        "--data-path or --data-args-path together with data of a split's own "
+        "(--train-data-path, --per-split-data-args-path, …)",
+        _names_data_twice,
+        "the host leaves one of the two out, in some combinations without a word; give one",
+    ),
     Refusal(
         "--hybrid-context-parallel",
         lambda a: _on(a, "hybrid_context_parallel"),
@@ -65,6 +80,17 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda a: _on(a, "sft") and a.context_parallel_size > 1 and _on_gloo(a),
         "the host cuts every document by Transformer Engine's own indices, which needs a GPU; use "
         "--context-parallel-size 1",
+    ),
+    Refusal(
+        "--sft or --dataloader-inter-document-masking with --micro-batch-size > 1 and pipeline "
+        "stages",
+        lambda a: (
+            _lays_rows_end_to_end(a)
+            and a.micro_batch_size > 1
+            and a.pipeline_model_parallel_size > 1
+        ),
+        "since 0.19 the host lays packed rows end to end, but hands them on between stages side by "
+        "side, and crashes; use --micro-batch-size 1",
     ),
     Refusal(
         "--multiple-validation-sets with virtual pipeline stages",
