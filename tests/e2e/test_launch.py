@@ -1,0 +1,196 @@
+"""The launch scripts start real runs: by the words of docs/launch.md, on SLURM, and to the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import environment
+
+pytestmark = pytest.mark.megatron
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
+
+
+def write_command(path: Path, body: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder that looks like a clone, with its commands on ``bin``."""
+    folder = tmp_path / "clone"
+    (folder / "bin").mkdir(parents=True)
+    for name in ("docs", "src", "scripts", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    write_command(
+        folder / "bin" / "domain-pretrain", f'exec {sys.executable} -m domain_pretrain.cli "$@"'
+    )
+    write_command(folder / "bin" / "python3", f'exec {sys.executable} "$@"')
+    return folder
+
+
+def shell(clone: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in the clone, as a user would who has it installed."""
+    path = f"{clone / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    env = environment(PATH=path, PYTHONPATH=str(ROOT / "src"), **variables)
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=clone,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The code blocks of a language under a heading of the page."""
+    _, _, rest = PAGE.partition(f"\n## {heading}\n")
+    section = rest.partition("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+def test_two_nodes_word_for_word(clone: Path) -> None:
+    """What a newcomer copies from the page: the data, the env file, the two commands."""
+    (env_file,) = blocks("Two nodes on one machine", "bash\n# configs/launch/loopback.env")
+    assert f"# configs/launch/loopback.env\n{env_file}" == (
+        ROOT / "configs" / "launch" / "loopback.env"
+    ).read_text(encoding="utf-8")
+    commands = [
+        block
+        for block in blocks("Two nodes on one machine", "bash")
+        if not block.startswith("# configs/launch/loopback.env")
+    ]
+    done = shell(clone, "set -e\n" + "\n".join(commands))
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert "2 x 1 = 2 = TP 1 x PP 1 x CP 1 x DP 2" in done.stdout
+    run = clone / "loopback" / "run"
+    lines = [json.loads(line) for line in (run / "domain_metrics.jsonl").open()]
+    assert [line["iteration"] for line in lines] == [5, 10, 15, 20]
+    assert lines[-1]["domains"].keys() == {"code", "pages"}
+    assert lines[-1]["lm_loss"] < lines[0]["lm_loss"]
+    # Each node has its logs, each rank its folder.
+    for node in ("127.0.0.1", "127.0.0.2"):
+        (log,) = (run / "logs" / node).glob("*/attempt_0/0/stdout.log")
+        assert log.stat().st_size
+
+
+# The stand-ins do what SLURM does that the scripts rely on: a copy of the batch file, the
+# variables, a task a node; the nodes are loopback addresses.
+SBATCH = """
+spool=$(mktemp)
+[[ $1 == --nodes=* ]] && nodes=${1#--nodes=} && shift
+cp "$1" "$spool" && shift
+export SLURM_JOB_ID=4242 SLURM_SUBMIT_DIR=$PWD SLURM_JOB_NUM_NODES=$nodes
+export SLURM_JOB_NODELIST="127.0.0.[1-$nodes]"
+cd / && exec bash "$spool" "$@"
+"""
+SCONTROL = (
+    '[[ "$1 $2" == "show hostnames" ]]; eval "printf \'127.0.0.%s\\n\' {1..$SLURM_JOB_NUM_NODES}"'
+)
+SRUN = """
+[[ $1 == --kill-on-bad-exit=1 ]] && shift
+for ((i = 0; i < SLURM_JOB_NUM_NODES; i++)); do
+  SLURM_NODEID=$i NODE_ADDR=127.0.0.$((i + 1)) "$@" &
+  tasks[i]=$!
+done
+code=0
+for task in "${tasks[@]}"; do wait "$task" || { new=$?; ((new > code)) && code=$new; }; done
+exit $code
+"""
+# Stands for training: all ranks meet, and one of them ends as it is told.
+ENDING = """
+import os, signal, torch
+torch.distributed.init_process_group("gloo")
+total = torch.ones(())
+torch.distributed.all_reduce(total)
+print("met", int(total), flush=True)
+attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), torch.distributed.get_rank()
+torch.distributed.barrier()
+if attempt == 0 and rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if "CODE" in os.environ:
+    raise SystemExit(int(os.environ["CODE"]))
+torch.distributed.barrier()
+"""
+ENV_FILE = """
+RUN_DIR=run NODES=${NODES:-1} DEVICES_PER_NODE=1 SCRIPT=ending.py
+export GLOO_SOCKET_IFNAME=lo
+FLAGS=(--mock-data --seq-length 8 --global-batch-size 2 --micro-batch-size 1 --train-iters 1)
+"""
+
+
+@pytest.fixture
+def ending(clone: Path) -> Path:
+    (clone / "ending.py").write_text(ENDING)
+    (clone / "my.env").write_text(ENV_FILE)
+    return clone
+
+
+def test_slurm(ending: Path) -> None:
+    """Two nodes; one loses its process, both start it again, and the job ends well."""
+    for name, body in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("srun", SRUN)):
+        write_command(ending / "bin" / name, body)
+    done = shell(ending, "sbatch --nodes=2 scripts/slurm.sbatch my.env --seed 7")
+    assert done.returncode == 0, done.stdout[-8000:]
+    logs = {
+        log.relative_to(ending / "run" / "logs").parts[0::2]: log.read_text()
+        for log in ending.glob("run/logs/*/4242_*/attempt_*/0/stdout.log")
+    }
+    assert len(logs) == 4
+    assert all("met 2" in log for log in logs.values())
+    assert {(node, attempt) for node, attempt, *_ in logs} == {
+        (f"127.0.0.{node}", f"attempt_{attempt}") for node in (1, 2) for attempt in (0, 1)
+    }
+
+
+def test_the_exit_code_is_that_of_the_training(ending: Path) -> None:
+    done = shell(ending, "scripts/pretrain_gpu.sh my.env", CODE="7", MAX_RESTARTS="0")
+    assert done.returncode == 7, done.stdout[-4000:]
+    assert "launch: rank 0 failed: exit code 7, no restart left. Logs: run/logs/" in done.stdout
+    # A preflight that fails is an end before any process, with its own code.
+    refused = shell(ending, "scripts/pretrain_gpu.sh my.env --train-iters 0")
+    assert refused.returncode == 2
+    assert "--train-iters: Input should be greater than 0" in refused.stdout
+    assert "launch:" not in refused.stdout
+
+
+PRESETS = ("qwen2.5-1.5b", "llama3.1-8b", "llama3.1-70b", "qwen3-30b-a3b")
+
+
+def test_megatron_takes_every_preset(clone: Path) -> None:
+    """All of its own checks of flags pass, for every preset and its numbers of nodes."""
+    cases = []
+    for name in PRESETS:
+        for nodes in (1, 8, 64):
+            script = f"scripts/pretrain_gpu.sh --dry-run configs/launch/{name}.env"
+            said = shell(clone, script, NODES=str(nodes)).stdout.replace("\\\n", " ")
+            words = shlex.split(said)
+            words = words[words.index("domain_pretrain.launch") + 1 :]
+            at = words.index("--domain-config")  # its data is not here
+            words[at : at + 2] = ["--data-path", "1", "a", "5", "b"]
+            # It asks the GPU for its compute capability.
+            words = [word for word in words if word != "--moe-grouped-gemm"]
+            cases.append({"words": words, "env": {"WORLD_SIZE": str(8 * nodes)}})
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "start_many.py"],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    assert [outcome["code"] for outcome in outcomes] == [None] * len(cases)
