@@ -41,23 +41,23 @@ def our_loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
 setattr(our_loss_func, FROM_SUMS, lambda loss, report, tokens: (loss, tokens, {"lm loss": report}))
 
 
-def steering(kind: str | None) -> steer.Steering | None:
+def steering(kind: str | None, device: torch.device) -> steer.Steering | None:
     if kind is None:
         return None
     options: dict[str, Any] = {"scope": "global_batch"}
     if kind != "lagged":
         options = {"scope": "microbatch", "unit": kind, "warmup_steps": 0}
     made = steer.build(
-        Reweight(**options), NAMES, Groups(), CPU, average="token", tokens_per_step=100.0
+        Reweight(**options), NAMES, Groups(), device, average="token", tokens_per_step=100.0
     )
     if isinstance(made, steer.Lagged):
         made._multipliers.copy_(torch.tensor([0.5, 1.25, 3.0]))
     return made
 
 
-def forward(backend: Backend, kind: str | None = None) -> Forward:
-    ledger = Ledger(len(NAMES), Groups(), CPU, weighted=kind is not None)
-    return Forward(Groups(), ledger, backend, steering(kind))
+def forward(backend: Backend, kind: str | None = None, device: torch.device = CPU) -> Forward:
+    ledger = Ledger(len(NAMES), Groups(), device, weighted=kind is not None)
+    return Forward(Groups(), ledger, backend, steering(kind, device))
 
 
 def microbatch() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -68,22 +68,33 @@ def microbatch() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return losses, {"loss_mask": mask, "dataset_id": torch.tensor([0, 1, 0], dtype=torch.int16)}
 
 
-def run(
-    plugin: Forward | None, function: Callable[..., Any], around: Any = None
-) -> tuple[torch.Tensor, Any, torch.Tensor]:
-    """A forward and a backward pass: the loss, the rest of the loss function's answer, gradient."""
-    losses, batch = microbatch()
+class Pass:
+    """The pass of a microbatch through a loss function, from its losses to their gradient."""
 
-    def forward_step(iterator: Any, model: Any) -> tuple[Any, ...]:
-        return losses, partial(function, next(iterator)["loss_mask"])
+    def __init__(
+        self, plugin: Forward | None, function: Callable[..., Any], device: torch.device = CPU
+    ) -> None:
+        losses, batch = microbatch()
+        self._losses = losses.detach().to(device).requires_grad_()
+        mask = batch["loss_mask"].to(device)
+        self._one = torch.ones((), device=device)
 
-    step = forward_step if plugin is None else plugin.wrap(forward_step, SOURCE)
-    output, wrapped = step(iter([batch]), None)
-    one = torch.ones(())
-    with around or torch.enable_grad():
-        loss, *rest = wrapped(output)
-        (gradient,) = torch.autograd.grad(loss, losses, one)
-    return loss.detach(), rest, gradient
+        def forward_step(iterator: Any, model: Any) -> tuple[Any, ...]:
+            next(iterator)
+            return self._losses, partial(function, mask)
+
+        step = forward_step if plugin is None else plugin.wrap(forward_step, SOURCE)
+        _, self._loss_func = step(iter([batch]), None)
+
+    def __call__(self) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """The loss, the rest of the loss function's answer, the gradient."""
+        loss, *rest = self._loss_func(self._losses)
+        (gradient,) = torch.autograd.grad(loss, self._losses, self._one)
+        return loss.detach(), rest, gradient
+
+
+def run(plugin: Forward | None, function: Callable[..., Any]) -> tuple[Any, ...]:
+    return Pass(plugin, function)()
 
 
 @pytest.mark.parametrize("kind", [None, "lagged", "domain", "sample"])
@@ -156,8 +167,9 @@ class Launches(TorchDispatchMode):
 
 
 def launches(plugin: Forward | None, function: Callable[..., Any]) -> list[str]:
-    counter = Launches()
-    run(plugin, function, counter)
+    counter, one_pass = Launches(), Pass(plugin, function)
+    with counter:
+        one_pass()
     allocated_only = ("empty", "empty_like", "empty_strided")
     return [name for name in counter.names if name not in allocated_only]
 

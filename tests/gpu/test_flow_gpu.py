@@ -1,0 +1,57 @@
+"""The loss of a microbatch on a GPU: what it launches, and that it equals the CPU's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("pydantic", reason="the flow reads its config by pydantic")
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+
+import test_loss  # noqa: E402
+from test_domain_reduce_gpu import launches  # noqa: E402
+
+from domain_pretrain.kernels.domain_reduce import select  # noqa: E402
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("kind", [None, "lagged"])
+def test_launches_of_the_flow_are_counted(kind: str | None) -> None:
+    """The table of docs/kernels.md; the rows of the microbatch arrive in one copy."""
+    cuda, device = select("cuda"), torch.device("cuda", torch.cuda.current_device())
+    host = launches(test_loss.Pass(None, test_loss.loss_func, device))
+    beside, instead = (
+        launches(test_loss.Pass(test_loss.forward(cuda, kind, device), function, device))
+        for function in (test_loss.loss_func, test_loss.our_loss_func)
+    )
+    ours = [name for name in beside if name in ("reduce", "loss", "gradient")]
+    assert ours == (["reduce"] if kind is None else ["reduce", "loss", "gradient"])
+    copies = [name for name in instead if "HtoD" in name]
+    assert len(copies) == 1
+    assert len(beside) == len(host) + len(copies) + len(ours) - (kind is not None)
+    assert [n for n in instead if n not in copies] == ["reduce_and_loss", "gradient"]
+
+
+@pytest.mark.parametrize("backend", ["cuda", "reference"])
+def test_the_flow_on_the_device_equals_the_flow_on_the_cpu(backend: str) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    for kind in (None, "lagged"):
+        for function in (test_loss.loss_func, test_loss.our_loss_func):
+            plugins = [
+                test_loss.forward(select("reference"), kind),
+                test_loss.forward(select(backend), kind, device),
+            ]
+            *_, expected = test_loss.Pass(plugins[0], function)()
+            *_, gradient = test_loss.Pass(plugins[1], function, device)()
+            assert torch.equal(gradient.cpu(), expected)
+            assert torch.equal(plugins[1].ledger.sums.cpu(), plugins[0].ledger.sums)
+            totals = [plugin.ledger.totals.tolist() for plugin in plugins]
+            assert totals[0][1:] == totals[1][1:]
+            assert totals[0][0] == pytest.approx(totals[1][0], rel=1e-6)
