@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("pydantic", reason="the flow reads its config by pydantic")
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
-import test_loss  # noqa: E402
-from test_domain_reduce_gpu import launches  # noqa: E402
+import test_loss
+from test_domain_reduce_gpu import launches
 
-from domain_pretrain.kernels.domain_reduce import select  # noqa: E402
+from domain_pretrain.kernels.domain_reduce import select
 
 pytestmark = [
     pytest.mark.gpu,
