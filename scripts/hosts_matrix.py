@@ -19,6 +19,14 @@ from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.versions import VERSIONS, find, host_version
 
 LAYOUTS = ("one", "DP2", "TP2", "PP2", "PP2xVPP2", "CP2")
+# Property of the test suite → head of its column.
+FACTS = {
+    "host": "host",
+    "python": "Python",
+    "torch": "PyTorch",
+    "seams": "seams",
+    "seconds": "all, s",
+}
 # test_<name> → title, and what has to hold.
 CHECKS = {
     "channel_loss": (
@@ -58,7 +66,8 @@ on the CPU over gloo. **{passed} of {total} checks passed.** A checkout ran its 
 
 {matrix}
 
-One letter for each check that passed, ✗ before one that did not:
+`seams`: how many places of the source fit, and how long it took to read them. In a layout, one
+letter for each check that passed, ✗ before one that did not:
 
 {checks}
 
@@ -136,7 +145,9 @@ def read(name: str, folder: Path) -> Result:
         result.facts[entry.attrib["name"]] = entry.attrib["value"]
     result.facts["seconds"] = f"{float(suite.attrib['time']):.0f}"
     for case in suite.iter("testcase"):
-        check, _, layout = case.attrib["name"].removesuffix("]").partition("[")
+        check, _, layout = (
+            case.attrib["name"].removesuffix("]").partition("[")
+        )  # test_CHECK[LAYOUT]
         bad = next((e for e in case if e.tag in ("failure", "error", "skipped")), None)
         why = "" if bad is None else bad.attrib.get("message", "").split("\n")[0] or bad.tag
         result.outcomes[check.removeprefix("test_"), layout] = why
@@ -159,17 +170,15 @@ def render(results: list[Result], commit: str) -> str:
     """The page."""
     rows, notes = [], []
     for result in results:
-        host, python, torch, seconds = (
-            result.facts.get(name, "–") for name in ("host", "python", "torch", "seconds")
-        )
+        host, *facts = (result.facts.get(name, "–") for name in FACTS)
         kind = "wheel" if result.name.startswith("wheel-") else "checkout"
         host = f"{kind} {result.name.removeprefix('wheel-') if result.problem else host}"
         cells = (cell(result, layout) or "not run" for layout in LAYOUTS)
-        rows.append((host, python, torch, *cells, seconds))
+        rows.append((host, *facts, *cells))
         if result.problem:
             notes.append(f"* {host}: nothing was run: {result.problem}")
         notes += [
-            f"* {host}, {layout}, {check.replace('_', ' ')}: `{why}`"
+            f"* {host}, {layout or 'source'}, {check.replace('_', ' ')}: `{why}`"
             for (check, layout), why in result.outcomes.items()
             if why
         ]
@@ -183,7 +192,7 @@ def render(results: list[Result], commit: str) -> str:
         commit=commit,
         passed=outcomes.count(""),
         total=len(outcomes),
-        matrix=table(("host", "Python", "PyTorch", *LAYOUTS, "seconds"), rows),
+        matrix=table((*FACTS.values(), *LAYOUTS), rows),
         checks=table(("check", "what has to hold"), CHECKS.values()),
         notes="## Not passed\n\n" + "\n".join(notes) + "\n\n" if notes else "",
     )

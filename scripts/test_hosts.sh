@@ -15,7 +15,7 @@ matrix=${MATRIX:-docs/hosts-matrix.md} python=${PYTHON:-python3}
 results=$cache/results
 rm -rf "$results"
 mkdir -p "$results"
-export PYTHONPATH=$root/src
+export PYTHONPATH=$root/src OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1
 
 find_python() { # a command that starts this Python, with venv (a pyenv shim may start nothing)
   local candidate

@@ -14,6 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ import torch
 from launch import MODEL, Run, environment
 from test_off_is_off import Observed, assert_same_checkpoint, assert_same_training
 
+from domain_pretrain.hosts.megatron import SEAMS
+from domain_pretrain.hosts.seams import check
 from domain_pretrain.hosts.versions import host_version
 
 HOST = os.environ.get("MEGATRON_LM_PATH", "")
@@ -177,10 +181,11 @@ def host(
     record_testsuite_property("torch", torch.__version__)
     folder = tmp_path_factory.mktemp("hosts")
     python_path = os.pathsep.join([HOST, os.environ.get("PYTHONPATH", "")])
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(tools(folder / "bin")), os.environ["PATH"]])
     # Megatron's bytecode is kept, but not in the user's checkout.
     bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-    env = environment(PYTHONPATH=python_path, PATH=path, TORCHDYNAMO_DISABLE="1", **bytecode)
+    compiler = {"TORCHDYNAMO_DISABLE": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    env = environment(PYTHONPATH=python_path, PATH=path, **compiler, **bytecode)
     server = subprocess.Popen(
         [sys.executable, HERE / "fork_server.py"],
         stdin=subprocess.PIPE,
@@ -190,6 +195,27 @@ def host(
     )
     with server:
         yield Host(folder, blend, corpora, server)
+
+
+def tools(folder: Path) -> Path:
+    """The ``python3`` and ``python3-config`` that a checkout compiles its dataset helper with."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    scripts = {"python3": f'exec "{sys.executable}" "$@"', "python3-config": f"echo {suffix}"}
+    folder.mkdir()
+    for name, line in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_seams(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """All seams fit, by the host's source alone, in less than a second."""
+    start = time.perf_counter()
+    problems = [check(seam, Path(HOST, "megatron")) for seam in SEAMS]
+    seconds = time.perf_counter() - start
+    assert problems == [None] * len(SEAMS)
+    assert seconds < 1
+    record_testsuite_property("seams", f"{len(SEAMS)} in {seconds:.2f} s")
 
 
 # --- channel loss ------------------------------------------------------------------------------
