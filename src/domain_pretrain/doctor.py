@@ -17,7 +17,7 @@ from domain_pretrain import __version__
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.seams import check
-from domain_pretrain.hosts.support import REFUSALS, check_version
+from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS, check_version
 from domain_pretrain.hosts.versions import HOST_VERSIONS, find, host_version
 
 PACKAGES = ("torch", "megatron-core", "transformer-engine", "tensorboard", "wandb", "torch_npu")
@@ -117,6 +117,6 @@ def _print_host(console: Console, root: Path) -> bool:
 
 def _print_refusals(console: Console) -> None:
     table = Table("refused with channel loss", "because", title="Limits", title_justify="left")
-    for refusal in REFUSALS:
+    for refusal in REFUSALS + REFUSED_WITH_WEIGHTS:
         table.add_row(refusal.flags, refusal.why)
     console.print(table)

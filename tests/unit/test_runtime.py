@@ -11,7 +11,12 @@ import pytest
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.support import REFUSALS, check_flags, check_version
+from domain_pretrain.hosts.support import (
+    REFUSALS,
+    REFUSED_WITH_WEIGHTS,
+    check_flags,
+    check_version,
+)
 
 PRELUDE = """
 import sys
@@ -142,19 +147,24 @@ REFUSED = {
     "--logits-load-dir": {"logits_load_dir": "logits"},
     "--inprocess-restart": {"inprocess_restart": True},
     "--gtp-weight-remat-size": {"gtp_weight_remat_size": 2},
+    "te with reweighting": {
+        "cross_entropy_loss_fusion": True,
+        "cross_entropy_fusion_impl": "te",
+    },
 }
+EVERY = REFUSALS + REFUSED_WITH_WEIGHTS
 
 
 def test_every_refusal_is_tested() -> None:
-    for refusal in REFUSALS:
+    for refusal in EVERY:
         assert sum(part in refusal.flags for part in REFUSED) == 1
 
 
 @pytest.mark.parametrize("part", REFUSED)
 def test_refused_flags(part: str) -> None:
-    check_flags(PLAIN)
+    check_flags(PLAIN, EVERY)
     with pytest.raises(UnsupportedError, match="is not supported with channel loss") as caught:
-        check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}))
+        check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}), EVERY)
     assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -10,7 +10,7 @@ import re
 from domain_pretrain.__main__ import OLDEST_BUILT_IN
 from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.support import REFUSALS
+from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS
 from domain_pretrain.hosts.versions import HOST_VERSIONS, VERSIONS
 
 PAGE = """\
@@ -67,7 +67,7 @@ def render() -> str:
         (seam.name, f"`{seam.target}`", _names(seam.parameters), _with_code(seam.why))
         for seam in SEAMS
     )
-    refusals = ((_with_code(r.flags), _with_code(r.why)) for r in REFUSALS)
+    refusals = ((_with_code(r.flags), _with_code(r.why)) for r in REFUSALS + REFUSED_WITH_WEIGHTS)
     return PAGE.format(
         built_in=".".join(map(str, OLDEST_BUILT_IN)),
         range=HOST_VERSIONS,

@@ -28,7 +28,12 @@ from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
-from domain_pretrain.hosts.support import REFUSALS, check_flags, check_version
+from domain_pretrain.hosts.support import (
+    REFUSALS,
+    REFUSED_WITH_WEIGHTS,
+    check_flags,
+    check_version,
+)
 from domain_pretrain.kernels.domain_reduce import Backend, Name
 from domain_pretrain.kernels.domain_reduce import select as select_kernels
 from domain_pretrain.kernels.domain_reduce.probe import adds_int64, require_device
@@ -82,6 +87,8 @@ class Runtime:
         )
         self._reweight = self._config.reweighting(self._plugin.domain_reweight)
         self._steering(Groups(), torch.device("cpu"))  # its mistakes are found here
+        if self._reweight is not None:
+            check_flags(args, REFUSED_WITH_WEIGHTS)
         if self._reweight is not None and not getattr(args, "calculate_per_token_loss", False):
             _notice(
                 "WARNING: the domains are reweighted without --calculate-per-token-loss: Megatron "

@@ -125,6 +125,19 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
 )
 
+REFUSED_WITH_WEIGHTS: tuple[Refusal, ...] = (
+    Refusal(
+        "--cross-entropy-fusion-impl te with reweighting",
+        lambda a: (
+            _on(a, "cross_entropy_loss_fusion")
+            and getattr(a, "cross_entropy_fusion_impl", None) == "te"
+        ),
+        "Transformer Engine's cross entropy multiplies every token's gradient by that of the first "
+        "(before 2.8) or of another token (before 2.11), so the weights would be lost; use "
+        "--cross-entropy-fusion-impl native",
+    ),
+)
+
 
 def check_version(version: str, *, allow_unknown: bool) -> None:
     """Refuse a Megatron version that the seams were never run on.
