@@ -22,8 +22,8 @@ def select(name: str = "auto") -> str:
         raise ConfigError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if name != "auto":
         return name
+    if find_spec("torch_npu"):
+        return "npu"  # before torch.cuda, whose name it takes (torch_npu.contrib.transfer_to_npu)
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "npu" if find_spec("torch_npu") else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"

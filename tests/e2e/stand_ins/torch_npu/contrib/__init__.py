@@ -1,0 +1,1 @@
+"""Of which MindSpeed imports ``transfer_to_npu``."""
