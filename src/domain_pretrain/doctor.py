@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from importlib.machinery import PathFinder
@@ -15,7 +16,9 @@ from rich.table import Table
 
 from domain_pretrain import __version__
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.megatron import SEAMS
+from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED_REFUSALS
 from domain_pretrain.hosts.seams import check
 from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS, check_version
 from domain_pretrain.hosts.versions import HOST_VERSIONS, find, host_version
@@ -30,7 +33,8 @@ def add_parser(subparsers: Any) -> None:
         "--host",
         metavar="PATH",
         type=Path,
-        help="a Megatron-LM checkout to check instead of the installed megatron; not imported",
+        help="a checkout of Megatron-LM or MindSpeed-LLM to check instead of the installed "
+        "megatron; not imported",
     )
     parser.set_defaults(run=run)
 
@@ -38,21 +42,23 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 1 where a run would not be safe, else 0."""
     console = Console()
-    if args.host is None:
-        _print_machine(console)
+    fit = _print_machine(console) if args.host is None else True
     root = _find_host(args.host)
     if root is None:
         where = args.host or "this Python's path"
         console.print(f"[red]no megatron/training in {where}[/red]: nothing to hold on to")
         return 1
-    safe = _print_host(console, root)
-    _print_refusals(console)
+    mindspeed_llm = next(iter(_find_package("mindspeed_llm", args.host)), None)
+    safe = _print_host(console, root, mindspeed_llm) and fit
+    _print_refusals(console, mindspeed_llm is not None)
     console.print("[green]fit[/green]" if safe else "[red]not fit: see above[/red]")
     return 0 if safe else 1
 
 
-def _print_machine(console: Console) -> None:
+def _print_machine(console: Console) -> bool:
     import torch
+
+    from domain_pretrain import npu
 
     table = Table("", "found", title="Machine", title_justify="left")
     table.add_row("Python", platform.python_version())
@@ -60,12 +66,17 @@ def _print_machine(console: Console) -> None:
     for package in PACKAGES:
         table.add_row(package, _version(package) or "-")
     table.add_row("apex", _apex())
-    if torch.cuda.is_available():
+    found = npu.find() if npu.present() else []
+    if found:
+        for finding in found:
+            table.add_row(f"NPU: {finding.question}", finding.answer)
+    elif torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         table.add_row("devices", ", ".join(names))
     else:
         table.add_row("devices", "no accelerator: the CPU backend, for demos and tests")
     console.print(table)
+    return all(finding.fit for finding in found)
 
 
 def _version(package: str) -> str | None:
@@ -85,13 +96,23 @@ def _apex() -> str:
 
 
 def _find_host(checkout: Path | None) -> Path | None:
-    """The ``megatron`` folder that holds ``training``, without importing it."""
-    spec = PathFinder.find_spec("megatron", [str(checkout)] if checkout else sys.path)
-    locations = list(spec.submodule_search_locations or ()) if spec else []
-    return next((Path(p) for p in locations if (Path(p) / "training").is_dir()), None)
+    """The ``megatron`` folder that holds ``training``, without importing it.
+
+    A checkout of MindSpeed-LLM may hold a copy, or find one where it is told to.
+    """
+    found = _find_package("megatron", checkout)
+    if checkout is not None and _find_package("mindspeed_llm", checkout):
+        found += _find_package("megatron", os.environ.get("MEGATRON_LM_PATH"))
+    return next((path for path in found if (path / "training").is_dir()), None)
 
 
-def _print_host(console: Console, root: Path) -> bool:
+def _find_package(name: str, folder: Path | str | None) -> list[Path]:
+    """The folders of a package below ``folder`` or, by default, on this Python's path."""
+    spec = PathFinder.find_spec(name, [str(folder)] if folder else sys.path)
+    return [Path(p) for p in spec.submodule_search_locations or ()] if spec else []
+
+
+def _print_host(console: Console, root: Path, mindspeed_llm: Path | None) -> bool:
     host = host_version(root)
     safe = True
     try:
@@ -106,17 +127,32 @@ def _print_host(console: Console, root: Path) -> bool:
         console.print(
             f"it needs Python {needs.python}; tested with {needs.tested_python}, {packages}"
         )
+    if mindspeed_llm is not None:
+        console.print(f"MindSpeed-LLM at {mindspeed_llm}: MindSpeed's manager applies the seams")
     table = Table("seam", "target", "fits", title="Seams", title_justify="left")
-    for seam in SEAMS:
-        problem = check(seam, root)
+    for name, target, problem in _seams(root, mindspeed_llm):
         safe = safe and problem is None
-        table.add_row(seam.name, seam.target, problem or "yes")
+        table.add_row(name, target, problem or "yes")
     console.print(table)
     return safe
 
 
-def _print_refusals(console: Console) -> None:
+def _seams(root: Path, mindspeed_llm: Path | None) -> list[tuple[str, str, str | None]]:
+    """Name, target, and why it does not fit, of all that the plugin holds on to."""
+    seams = SEAMS if mindspeed_llm is None else mindspeed.SEAMS
+    rows = [(seam.name, seam.target, check(seam, root)) for seam in seams]
+    if mindspeed_llm is None:
+        return rows
+    rows.append(("loop", mindspeed.LOOP, mindspeed.check_loop(mindspeed_llm)))
+    problem: str | None = "no package mindspeed: install it, or name its checkout: MINDSPEED_PATH"
+    for package in _find_package("mindspeed", os.environ.get("MINDSPEED_PATH")):
+        problem = check(mindspeed.FEATURES, package)
+    return [*rows, (mindspeed.FEATURES.name, mindspeed.FEATURES.target, problem)]
+
+
+def _print_refusals(console: Console, on_mindspeed: bool) -> None:
     table = Table("refused with channel loss", "because", title="Limits", title_justify="left")
-    for refusal in REFUSALS + REFUSED_WITH_WEIGHTS:
+    refusals = REFUSALS + REFUSED_WITH_WEIGHTS + (MINDSPEED_REFUSALS if on_mindspeed else ())
+    for refusal in refusals:
         table.add_row(refusal.flags, refusal.why)
     console.print(table)

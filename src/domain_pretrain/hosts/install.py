@@ -35,6 +35,7 @@ def enable(backend: str | None = None) -> None:
             cpu.install()
     _enabled = True
     after_import(mindspeed.MANAGER, _join_mindspeed)
+    after_import(mindspeed.LOOP, _check_loop)
     after_import(mindspeed.FSDP2, _refuse)
     for name in dict.fromkeys(seam.module for seam in SEAMS):
         after_import(name, functools.partial(_apply, [s for s in SEAMS if s.module == name]))
@@ -82,6 +83,13 @@ def _join_mindspeed(module: ModuleType) -> None:
     seams.apply(mindspeed.FEATURES, module)
     if mindspeed.patched():
         mindspeed.hand_over()
+
+
+def _check_loop(module: ModuleType) -> None:
+    problem = mindspeed.check_loop(_root(module))
+    if _enabled and problem:
+        with clear_exit():
+            raise UnsupportedError(f"this MindSpeed-LLM goes past the plugin's seams: {problem}")
 
 
 def _refuse(module: ModuleType) -> None:

@@ -22,6 +22,7 @@ from domain_pretrain.hosts import megatron
 from domain_pretrain.hosts.seams import Seam
 
 MANAGER = "mindspeed.features_manager.features_manager"
+LOOP = "mindspeed_llm.training.training"
 FSDP2 = "mindspeed_llm.fsdp2.train.trainer"
 
 # Where MindSpeed itself holds on: it replaces schedules here, and the manager rebinds the copies
