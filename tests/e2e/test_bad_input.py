@@ -118,6 +118,14 @@ CASES = {
         ("--sft", "--context-parallel-size", "--micro-batch-size 1"),
         env={"WORLD_SIZE": "2"},
     ),
+    "data of all splits and of each": Case(
+        f"{BLEND} --per-split-data-args-path TMP/config.yaml", ("leaves one of the two out",)
+    ),
+    "packed rows in a pipeline": Case(
+        f"{BLEND} --sft --micro-batch-size 2 --pipeline-model-parallel-size 2",
+        ("--dataloader-inter-document-masking", "use --micro-batch-size 1"),
+        env={"WORLD_SIZE": "2"},
+    ),
     "validation sets and virtual stages": Case(
         "--train-data-path DATA/finance --valid-data-path DATA/general DATA/maths "
         "--test-data-path DATA/code --multiple-validation-sets --pipeline-model-parallel-size 2 "
