@@ -476,3 +476,53 @@ def test_a_writer_without_custom_scalars_is_noted_once() -> None:
     publish.scalars(record(2))
     (note,) = out
     assert "Custom Scalars" in note
+
+
+def entry(iteration: int) -> dict[str, Any]:
+    return {"iteration": iteration, "split": "train", "domains": {}}
+
+
+def iterations(path: Path) -> list[int]:
+    return [json.loads(line)["iteration"] for line in path.read_bytes().splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE")
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    """A write that the disk takes only in part leaves nothing of its line, then or later."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / METRICS_FILE
+    file = MetricsFile.open(path, 0)
+    file.append(entry(1))
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="cannot write to .*no line is lost"):
+            file.append(entry(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == whole
+    file.append(entry(3))
+    file.close()
+    assert iterations(path) == [1, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE")
+def test_a_full_disk_at_a_resume_leaves_the_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / METRICS_FILE
+    file = MetricsFile.open(path, 0)
+    for iteration in range(1, 9):
+        file.append(entry(iteration))
+    file.close()
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="cannot write to"):
+            MetricsFile.open(path, 7)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    MetricsFile.open(path, 7).close()
+    assert iterations(path) == list(range(1, 8))

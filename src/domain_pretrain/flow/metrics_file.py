@@ -47,7 +47,8 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "ab")  # noqa: SIM115 -- lives as long as the run
+        # Unbuffered: what a full disk refuses does not come back from a buffer later.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 -- lives as long as the run
 
     @classmethod
     def open(cls, path: str | Path, after_iteration: int | None) -> MetricsFile:
@@ -60,22 +61,45 @@ class MetricsFile:
             path: the file; it need not exist.
             after_iteration: the iteration of the checkpoint the run starts from; 0 for a fresh
                 run; None when it will not train (``--skip-train``): then every line stays.
+
+        Raises:
+            LogFolderError: the lines cannot be moved, for a full disk, say; all are where they were.
         """
         path = Path(path)
-        if path.exists():
-            _cut(path, after_iteration)
-        return cls(path)
+        try:
+            if path.exists():
+                _cut(path, after_iteration)
+            return cls(path)
+        except OSError as error:
+            raise _not_written(path, error) from error
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write one line. ``entry`` holds no NaN or infinity: JSON has none."""
+        """Write one line, or none of it. ``entry`` holds no NaN or infinity: JSON has none.
+
+        Raises:
+            LogFolderError: it cannot be written. The run ends: it would go on without its numbers.
+        """
         line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
         # A lone surrogate (a path that is not UTF-8) becomes \\udcXX, which is its JSON escape.
-        self._file.write(line.encode(errors="backslashreplace"))
-        self._file.flush()
+        rest = memoryview(line.encode(errors="backslashreplace"))
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise _not_written(self.path, error) from error
 
     def close(self) -> None:
         """Close the file; idempotent."""
         self._file.close()
+
+
+def _not_written(path: Path, error: OSError) -> LogFolderError:
+    return LogFolderError(
+        f"cannot write to {path}: {error.strerror}. Make room, and start the run again: it resumes "
+        "from its newest checkpoint, and no line is lost."
+    )
 
 
 def _stays(line: bytes, after_iteration: int | None) -> bool:
