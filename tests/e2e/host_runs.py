@@ -1,0 +1,179 @@
+"""The runs of one Megatron that tests/e2e/test_hosts.py looks at: four in every layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch import MODEL, Run, environment
+from test_off_is_off import Observed
+
+from domain_pretrain.hosts.versions import host_version
+
+HERE = Path(__file__).parent
+
+PP2 = "--pipeline-model-parallel-size 2"
+LAYOUTS = {
+    "one": (1, ""),
+    "DP2": (2, ""),
+    "TP2": (2, "--tensor-model-parallel-size 2 --make-vocab-size-divisible-by 304"),
+    "PP2": (2, PP2),
+    "PP2xVPP2": (2, f"{PP2} --num-layers-per-virtual-pipeline-stage 1"),
+    "CP2": (2, "--context-parallel-size 2"),
+}
+DOMAINS = ("finance", "general", "code", "maths", "rare")
+WEIGHTS = {"finance": 3.0, "general": 0.7, "code": 1.9, "maths": 0.2, "rare": 5.0}
+CONFIG = {
+    "strategy": "static",
+    "weights": WEIGHTS,
+    "warmup_steps": 0,
+    "blend": 0,
+    "clip": [0, 1000],
+}
+STEPS = 4
+METRICS = "domain_metrics.jsonl"
+# The padded vocabulary takes part in the softmax: it must not depend on the TP size or tokenizer.
+COMMON = shlex.split(
+    f"--train-iters {STEPS} --eval-interval 2 --eval-iters 1 --ckpt-format torch "
+    "--make-vocab-size-divisible-by 608"
+)
+# The first step has learning rate 0, so that the second starts from the same weights everywhere.
+WEIGHTED = shlex.split(
+    "--calculate-per-token-loss --eod-mask-loss --lr-warmup-iters 2 --clip-grad 0 --save-interval 2"
+)
+# Dropout, so that a random number too many would show.
+PLAIN = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --save-interval 100")
+
+
+class Host:
+    """Runs of one Megatron, each made once and shared by the checks."""
+
+    def __init__(
+        self, host: Path, folder: Path, blend: list[str], corpora: Path, server: Any
+    ) -> None:
+        self.folder, self.blend, self.corpora, self.server = folder, blend, corpora, server
+        self.runs: dict[tuple[str, str], Observed] = {}
+        script = host / "pretrain_gpt.py"
+        self.script = [script] if script.is_file() else []
+        version = host_version(host / "megatron")
+        # Token 256 ends a document; until 0.17 the tokenizer adds that token to the vocabulary.
+        vocabulary = 256 if version.release < (0, 18) else 257
+        self.common = [*MODEL, *COMMON, "--vocab-size", str(vocabulary)]
+
+    def run(self, name: str, layout: str) -> Observed:
+        """The run ``name`` of :data:`RUNS` in a layout, made at first use; it must end well."""
+        if (name, layout) not in self.runs:
+            self.runs[name, layout] = RUNS[name](self, layout)
+        observed = self.runs[name, layout]
+        assert observed.run.returncode == 0, observed.run.output[-6000:]
+        return observed
+
+    def _start(self, name: str, layout: str, *words: Any, plugin: bool, **env: str) -> Observed:
+        folder = self.folder / f"{name}-{layout}"
+        folder.mkdir(exist_ok=True)
+        nproc, flags = LAYOUTS[layout]
+        words = (*words, *flags.split())
+        job = {
+            "module": "domain_pretrain" if plugin else None,
+            "words": [str(word) for word in words],
+            "env": env,
+            "nproc": nproc,
+            "log": str(folder / "output.txt"),
+            "timeout": 240,
+        }
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        codes = json.loads(self.server.stdout.readline())
+        output = (folder / "output.txt").read_text(errors="replace")
+        return Observed(Run(max(map(abs, codes)), output, folder), folder)
+
+    def _weighted(self, name: str, layout: str) -> list[str | Path]:
+        config = self.folder / "weighted.yaml"
+        config.write_text(json.dumps({"reweight": CONFIG}))
+        log = self.folder / f"{name}-{layout}"
+        plugin = ["--domain-config", config, "--domain-log-dir", log]
+        return [*self.common, *WEIGHTED, *self.blend, *plugin, "--save", log / "checkpoint"]
+
+    def weighted(self, layout: str) -> Observed:
+        """Reweighted training, with losses and gradients recorded."""
+        log = self.folder / f"weighted-{layout}"
+        env = {"RECORD_DIR": str(log), "WEIGHTS": json.dumps(list(WEIGHTS.values()))}
+        words = [HERE / "host_gpt.py", *self._weighted("weighted", layout)]
+        return self._start("weighted", layout, *words, plugin=True, **env)
+
+    def resumed(self, layout: str) -> Observed:
+        """The same from step 2 on, in the folder that a crash in step 4 leaves."""
+        unbroken = self.run("weighted", layout).folder
+        log = self.folder / f"resumed-{layout}"
+        shutil.copytree(unbroken / "checkpoint", log / "checkpoint")
+        shutil.rmtree(log / "checkpoint" / "iter_0000004")
+        (log / "checkpoint" / "latest_checkpointed_iteration.txt").write_text("2")
+        lines = (unbroken / METRICS).read_text().splitlines(keepends=True)
+        (log / METRICS).write_text("".join(lines[:4]) + lines[4][:20])
+        words = [*self.script, *self._weighted("resumed", layout), "--load", log / "checkpoint"]
+        return self._start("resumed", layout, *words, plugin=True)
+
+    def _plain(self, name: str, layout: str) -> list[str | Path]:
+        # Upstream cannot run a blend under CP since 0.18: the host alone gets a single corpus.
+        data = ["--split", "80,10,10", "--data-path", self.corpora / "general"]
+        data = data if layout == "CP2" else self.blend
+        save = ["--save", self.folder / f"{name}-{layout}" / "checkpoint"]
+        return [*self.common, *PLAIN, *data, *save]
+
+    def alone(self, layout: str) -> Observed:
+        """The host without the plugin; only the CPU backend, which it needs to run here."""
+        words = [HERE / "host_gpt.py", *self._plain("alone", layout)]
+        return self._start("alone", layout, *words, plugin=False)
+
+    def counted(self, layout: str) -> Observed:
+        """The same training with channel loss."""
+        log = self.folder / f"counted-{layout}"
+        words = [*self.script, *self._plain("counted", layout)]
+        words += ["--channel-loss", "--domain-log-dir", log]
+        return self._start("counted", layout, *words, plugin=True)
+
+
+RUNS = {
+    "weighted": Host.weighted,
+    "resumed": Host.resumed,
+    "alone": Host.alone,
+    "counted": Host.counted,
+}
+
+
+@contextmanager
+def fork_server(host: Path, folder: Path) -> Iterator[Any]:
+    """A process that starts ranks with the Megatron in ``host``; ``folder`` is for its files."""
+    python_path = os.pathsep.join([str(host), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tools(folder / "bin")), os.environ["PATH"]])
+    # Megatron's bytecode is kept, but not in the user's checkout.
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+    compiler = {"TORCHDYNAMO_DISABLE": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, HERE / "fork_server.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONPATH=python_path, PATH=path, **compiler, **bytecode),
+    ) as server:
+        yield server
+
+
+def tools(folder: Path) -> Path:
+    """The ``python3`` and ``python3-config`` that a checkout compiles its dataset helper with."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    scripts = {"python3": f'exec "{sys.executable}" "$@"', "python3-config": f"echo {suffix}"}
+    folder.mkdir()
+    for name, line in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    return folder
