@@ -156,7 +156,7 @@ def device_bytes(domains: int, weighted: bool) -> int:
 
 def payload_bytes(domains: int, weighted: bool) -> int:
     """What the one all-reduce of a step sends."""
-    return make_step(domains, weighted)._train.ledger._buffer.nbytes
+    return make_step(domains, weighted)._train.ledger.shared.nbytes
 
 
 def state_bytes(domains: int, weighted: bool) -> int:

@@ -78,22 +78,38 @@ class HostSums:
 class Ledger:
     """The sums of one attempt at a step (or of one evaluation), in one persistent int64 buffer.
 
+    Args:
+        domains: D.
+        groups: where this rank stands.
+        device: where the losses live.
+        weighted: whether there is a second layer.
+        derived: whether the second layer is made of the first by :meth:`weigh`, and not counted.
+
     Attributes:
         sums: ``[1, D + 1, len(Column)]``, or ``[2, …]`` with reweighting, where the second layer
             has every token's mask times its multiplier.
         totals: ``[3]``: what the loss function returned, summed: loss in units of ``SCALE``,
             tokens, microbatches.
+        shared: the part that ranks exchange: ``8·((D + 1)·5 + 3)`` bytes, nearly twice that with a
+            second layer that is counted.
     """
 
     def __init__(
-        self, domains: int, groups: Groups, device: torch.device, *, weighted: bool = False
+        self,
+        domains: int,
+        groups: Groups,
+        device: torch.device,
+        *,
+        weighted: bool = False,
+        derived: bool = False,
     ) -> None:
-        shape = (1 + weighted, domains + 1, len(Column))
-        cells = math.prod(shape)
+        layer = (domains + 1, len(Column))
+        layers = 1 + weighted
         self._groups = groups
-        self._buffer = torch.zeros(cells + 3, dtype=torch.int64, device=device)
-        self.sums = self._buffer[:cells].view(shape)
-        self.totals = self._buffer[cells:]
+        self._buffer = torch.zeros(3 + layers * math.prod(layer), dtype=torch.int64, device=device)
+        self.totals = self._buffer[:3]
+        self.sums = self._buffer[3:].view(layers, *layer)
+        self.shared = self._buffer[: 3 + math.prod(layer)] if derived else self._buffer
 
     def open(self) -> None:
         """Forget everything: a re-run of the step must not count twice."""
@@ -114,22 +130,21 @@ class Ledger:
         """Make the sums global, on every rank. Called by every rank, once a step.
 
         Collectives: one all-reduce over dp_cp of the ranks that count, then one broadcast over
-        the model-parallel group; payload ``8·((D + 1)·5 + 3)`` bytes each, nearly twice that
-        with reweighting.
+        the model-parallel group, of ``shared`` each.
         """
         groups = self._groups
         if groups.counts:
-            groups.add(self._buffer)
+            groups.add(self.shared)
         if groups.model_parallel is not None:
-            dist.broadcast(self._buffer, src=groups.source, group=groups.model_parallel)
+            dist.broadcast(self.shared, src=groups.source, group=groups.model_parallel)
 
     def read(self, names: tuple[str, ...]) -> tuple[DomainStats, HostSums]:
         """The sums as numbers; synchronises with the device."""
-        values = self._buffer.cpu().numpy()
-        loss, tokens, microbatches = (int(v) for v in values[-3:])
+        values = self.shared.cpu().numpy()
+        loss, tokens, microbatches = (int(v) for v in values[:3])
         repeats = self._groups.host_repeats
         cells = self.sums[0].numel()
-        stats = DomainStats(names, values[:cells].reshape(self.sums.shape[1:]).copy())
+        stats = DomainStats(names, values[3 : 3 + cells].reshape(self.sums.shape[1:]).copy())
         return stats, HostSums(loss / SCALE[Column.LOSS] / repeats, tokens // repeats, microbatches)
 
 

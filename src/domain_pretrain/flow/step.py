@@ -70,10 +70,14 @@ class DomainStep:
         self.publisher = publisher
         self.steering = steering
         weighted = steering is not None
+        derived = steering is not None and steering.lasting is not None
         self.windows = Windows(names, device, layers=1 + weighted)
         backend = backend or select("auto", device)
         self._train = Forward(
-            groups, Ledger(len(names), groups, device, weighted=weighted), backend, steering
+            groups,
+            Ledger(len(names), groups, device, weighted=weighted, derived=derived),
+            backend,
+            steering,
         )
         self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
         self._config_hash = config_hash
