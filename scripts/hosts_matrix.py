@@ -137,8 +137,10 @@ def read(name: str, folder: Path) -> Result:
     result, report = Result(name), folder / f"{name}.xml"
     if not report.is_file():
         error = folder / f"{name}.error"
-        lines = error.read_text(encoding="utf-8").split("\n") if error.is_file() else []
-        result.problem = next((line for line in reversed(lines) if line), "the tests did not run")
+        text = error.read_text(encoding="utf-8") if error.is_file() else ""
+        lines = [line for line in reversed(text.splitlines()) if line]
+        errors = [line for line in lines if line.lower().startswith("error")]
+        result.problem = (errors or lines or ["the tests did not run"])[0]
         return result
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
     for entry in suite.iterfind("properties/property"):

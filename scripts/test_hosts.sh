@@ -29,6 +29,14 @@ find_python() { # a command that starts this Python, with venv (a pyenv shim may
   return 1
 }
 
+install() { # INTERPRETER ARGUMENT... of pip install
+  if command -v uv >/dev/null; then
+    uv pip install --quiet --python "$@"
+  else
+    "$1" -m pip install --quiet "${@:2}"
+  fi
+}
+
 environment() { # PYTHON REQUIREMENT... → the interpreter of an environment that has them
   local version=$1 given venv interpreter
   for given in ${ENVIRONMENTS:-}; do
@@ -45,12 +53,11 @@ environment() { # PYTHON REQUIREMENT... → the interpreter of an environment th
   echo "test_hosts: making $venv: ${*:2}" >&2
   rm -rf "$venv"
   if command -v uv >/dev/null; then
-    uv venv --quiet --python "$version" "$venv" &&
-      uv pip install --quiet --python "$venv/bin/python" pytest -e "$root" "${@:2}" || return
+    uv venv --quiet --python "$version" "$venv" || return
   else
-    interpreter=$(find_python "$version") && "$interpreter" -m venv "$venv" &&
-      "$venv/bin/python" -m pip install --quiet pytest -e "$root" "${@:2}" || return
+    interpreter=$(find_python "$version") && "$interpreter" -m venv "$venv" || return
   fi
+  install "$venv/bin/python" pytest -e "$root" "${@:2}" || return
   echo "$*" >"$venv/made-of"
   echo "$venv/bin/python"
 }
@@ -63,7 +70,7 @@ test_host() { # NAME FOLDER PYTHON REQUIREMENT...: its outcome is NAME.xml, or N
   if [[ $folder == wheel:* ]]; then
     local series=${folder#wheel:}
     folder=$cache/wheels/$series
-    if ! "$interpreter" -m pip install --quiet --no-deps --upgrade --target "$folder" \
+    if ! install "$interpreter" --no-deps --upgrade --target "$folder" \
       "megatron-core==$series.*" 2> >(tee "$results/$name.error" >&2); then
       return
     fi

@@ -50,7 +50,7 @@ def command(tmp_path: Path) -> dict[str, str]:
     tools.mkdir()
     for name, text in {
         "python": PYTHON,
-        "uv": "#!/bin/sh\necho no wheels for you >&2; exit 2\n",
+        "uv": "#!/bin/sh\necho 'error: no wheels' >&2; echo bye >&2; exit 2\n",
     }.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
@@ -99,7 +99,7 @@ def test_no_environment(command: dict[str, str]) -> None:
         checkout(Path(command["CHECKOUTS"], name), version)
     code, page = run(command)
     assert code == 1
-    assert "* checkout old: nothing was run: no wheels for you" in page
+    assert "* checkout old: nothing was run: error: no wheels" in page
     assert re.search(r"\| checkout old \| – \| – \| – \| – (\| not run ){6}\|", page)
     assert "| checkout 0.19.1 |" in page
 
