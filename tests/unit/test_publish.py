@@ -497,7 +497,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
     try:
-        with pytest.raises(ConfigError, match="cannot write to .*no line is lost"):
+        with pytest.raises(ConfigError, match=r"cannot write to .*no line is lost"):
             file.append(entry(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -13,6 +13,7 @@ from domain_pretrain.__main__ import main as train
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.checkpoints import repair_tracker
 from domain_pretrain.launch.flags import Flags
+from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human
 
 
 def main() -> None:
@@ -21,13 +22,33 @@ def main() -> None:
     No other rank can read the tracker too early: Megatron reads it after the process group has
     formed, for which rank 0 is needed.
     """
-    if os.environ.get("RANK", "0") == "0":
-        try:
-            _prepare_resume(Flags.parse(sys.argv[1:]))
-        except ConfigError as error:
-            print(f"domain_pretrain: {error}", file=sys.stderr)
-            sys.exit(2)
-    train()
+    try:
+        flags = Flags.parse(sys.argv[1:])
+        if os.environ.get("RANK", "0") == "0":
+            _prepare_resume(flags)
+    except ConfigError as error:
+        print(f"domain_pretrain: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        train()
+    except Exception:
+        _tell_of_a_full_disk(flags)
+        raise
+
+
+def _tell_of_a_full_disk(flags: Flags) -> None:
+    """PyTorch's checkpoint writer says "unexpected pos 704 vs 598" where the disk is full."""
+    size = checkpoint_bytes(flags)
+    if flags.save is None or size is None or "://" in str(flags.save):
+        return
+    free = free_bytes(flags.save)
+    if free < size:
+        print(
+            f"domain_pretrain: {flags.save} has {human(free)} free, and a checkpoint takes about "
+            f"{human(size)}. Make room, and start the run again: it resumes from the newest good one.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _prepare_resume(flags: Flags) -> None:

@@ -16,10 +16,9 @@ from domain_pretrain.launch.checkpoints import Resume, find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
 from domain_pretrain.launch.plan import TokenPlan, plan_tokens
-from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, parameters
+from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human, parameters
 
 MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
-GIB = 2**30
 
 
 def add_parser(subparsers: Any) -> None:
@@ -180,12 +179,11 @@ def _look_at_disk(report: Report, flags: Flags) -> None:
     if flags.save is None or size is None or "://" in str(flags.save):
         return
     free = free_bytes(flags.save)
-    row = f"{(parameters(flags) or 0) / 1e9:.2f}B parameters, about {size / GIB:.1f} GiB each"
-    report.rows.append(("checkpoints", f"{row}; {free / GIB:.1f} GiB free"))
+    row = f"{(parameters(flags) or 0) / 1e9:.2f}B parameters, about {human(size)} each"
+    report.rows.append(("checkpoints", f"{row}; {human(free)} free"))
     if size > free:
         raise ConfigError(
-            f"a checkpoint takes about {size / GIB:.1f} GiB, and {flags.save} has {free / GIB:.1f} "
-            "GiB free"
+            f"a checkpoint takes about {human(size)}, and {flags.save} has {human(free)} free"
         )
     if flags.save_interval and flags.iterations and not flags.save_retain_interval:
         count = flags.iterations // flags.save_interval

@@ -44,6 +44,15 @@ def checkpoint_bytes(flags: Flags) -> int | None:
     return count * (weights + (0 if flags.no_save_optim else optimizer))
 
 
+def human(count: float) -> str:
+    """Bytes as they are read: ``104.7 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
 def free_bytes(folder: Path) -> int:
     """Free space where ``folder`` is, or is going to be."""
     folder = folder.absolute()

@@ -1,0 +1,235 @@
+"""What is broken on purpose while a run trains: it ends or goes on, says so, and resumes exactly.
+
+docs/faults.md lists the faults. Those that take minutes of waiting run with SLOW=1.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launch import environment, train
+
+pytestmark = pytest.mark.megatron
+slow = pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: set SLOW=1")
+psutil = pytest.importorskip("psutil")
+
+ROOT = Path(__file__).parents[2]
+METRICS = "domain_metrics.jsonl"
+# Of launch.train's model; checkpoints fall into open windows of the console.
+FLAGS = "--log-interval 3 --save-interval 4 --eval-interval 10 --eval-iters 1 --global-batch-size 4"
+ITERATIONS = 24
+ENV_FILE = """
+RUN_DIR={folder}/run NODES=2 DEVICES_PER_NODE=1 PYTHON={python}
+FLAGS=({flags})
+"""
+
+
+def metrics(folder: Path) -> bytes:
+    path = folder / METRICS
+    return path.read_bytes() if path.exists() else b""
+
+
+@pytest.fixture(scope="module")
+def flags(blend: list[str]) -> list[str]:
+    return [*blend, *FLAGS.split()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> bytes:
+    """The metrics of two ranks that nothing happened to."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return metrics(train(folder, *flags, nproc=2, iterations=ITERATIONS).log_dir)
+
+
+class Node:
+    """scripts/pretrain_gpu.sh on an address of its own, as a node of a cluster would run it."""
+
+    def __init__(self, env_file: Path, rank: int, *command: str, **variables: str) -> None:
+        self.log = env_file.with_name(f"node{rank}-{time.monotonic_ns()}.log")
+        address = {"NODE_ADDR": f"127.0.0.{rank + 1}", "MASTER_ADDR": "127.0.0.1"}
+        address["GLOO_SOCKET_IFNAME"] = "lo"
+        env = environment(NODE_RANK=str(rank), PYTHONPATH=str(ROOT / "src"), **address)
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [*command, ROOT / "scripts" / "pretrain_gpu.sh", env_file],
+                env={**env, **variables},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def family(self) -> list[psutil.Process]:
+        """The script's process and all below it; it is the first."""
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def worker(self) -> psutil.Process:
+        """The process that trains."""
+        (found,) = [p for p in self.family() if "domain_pretrain.launch" in p.cmdline()]
+        return found
+
+    def kill(self) -> None:
+        """The whole node at once, as a power cut."""
+        for process in self.family():
+            process.kill()
+        self.process.wait()
+
+    def ends(self, timeout: float = 300) -> tuple[int, str]:
+        """Exit code, and all that was said."""
+        code = self.process.wait(timeout)
+        return code, self.log.read_text(errors="replace")
+
+
+class Cluster:
+    """Two nodes and the folder that they share."""
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.run = folder / "run"
+        self.env_file = folder / "my.env"
+        quoted = " ".join(f"'{word}'" for word in words)
+        text = ENV_FILE.format(folder=folder, python=sys.executable, flags=quoted)
+        self.env_file.write_text(text)
+        self.nodes: dict[int, Node] = {}
+
+    def start(self, *ranks: int, command: tuple[str, ...] = (), **variables: str) -> None:
+        for rank in ranks:
+            settings = {"MASTER_PORT": str(self.port), "JOIN_TIMEOUT": "60", **variables}
+            self.nodes[rank] = Node(self.env_file, rank, *command, **settings)
+
+    def wait_for_iteration(self, iteration: int, timeout: float = 240) -> None:
+        """Until the metrics file has a line of that iteration or a later one."""
+        end = time.monotonic() + timeout
+        wanted = [f'{{"iteration": {i},'.encode() for i in range(iteration, ITERATIONS + 1)]
+        while not any(line in metrics(self.run) for line in wanted):
+            for rank, node in self.nodes.items():
+                said = node.log.read_text(errors="replace")[-4000:]
+                assert node.process.poll() is None, f"node {rank} has ended:\n{said}"
+                assert time.monotonic() < end, f"node {rank} says:\n{said}"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            if node.process.poll() is None:
+                node.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, flags: list[str]) -> Iterator[Cluster]:
+    from launch import MODEL
+
+    words = [*MODEL, "--train-iters", str(ITERATIONS), "--channel-loss", *flags]
+    words += ["--distributed-timeout-minutes", "1"]
+    cluster = Cluster(tmp_path, words)
+    yield cluster
+    cluster.close()
+
+
+def test_a_rank_and_then_a_node(cluster: Cluster, unbroken: bytes) -> None:
+    """A killed process is started again by itself; a lost node is waited for."""
+    cluster.start(0, 1)
+    cluster.wait_for_iteration(6)
+    cluster.nodes[1].worker().kill()
+    time.sleep(1)
+    cluster.wait_for_iteration(12)
+    lost = cluster.nodes.pop(1)
+    lost.kill()
+    cluster.start(1)
+    (code, said), (other, _) = cluster.nodes[0].ends(), cluster.nodes[1].ends()
+    assert (code, other) == (0, 0), said[-4000:]
+    assert "start 1 resumes from iteration" in said
+    assert "start 2 resumes from iteration" in said
+    assert "SIGKILL" in lost.log.read_text(errors="replace")
+    assert metrics(cluster.run) == unbroken
+
+
+@slow
+def test_a_rank_that_hangs(cluster: Cluster, unbroken: bytes) -> None:
+    """The others give it --distributed-timeout-minutes; then all are started again."""
+    cluster.start(0, 1)
+    cluster.wait_for_iteration(6)
+    stopped = cluster.nodes[1].worker()
+    stopped.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    cluster.wait_for_iteration(12)
+    assert 55 < time.monotonic() - began < 180
+    (code, said), (other, _) = cluster.nodes[0].ends(), cluster.nodes[1].ends()
+    assert (code, other) == (0, 0), said[-4000:]
+    assert "Timed out waiting 60000ms" in said
+    assert metrics(cluster.run) == unbroken
+
+
+# --- A full disk ---------------------------------------------------------------------------------
+
+# Runs as root of a namespace of its own, where it may mount. $1: size, $2: the larger size,
+# then the command. Prints the two exit codes.
+FULL_DISK = """
+set -euo pipefail
+mount -t tmpfs -o "size=$1" tmpfs small
+"${@:3}" > first.log 2>&1 && code=0 || code=$?
+echo "$code"
+mount -o "remount,size=$2" small
+"${@:3}" > second.log 2>&1 && code=0 || code=$?
+echo "$code"
+cp -r small kept
+"""
+
+
+def full_disk(folder: Path, size: str, words: list[str | Path]) -> tuple[list[int], str, str]:
+    """Train on a small disk, then again on a larger one: exit codes and outputs of both."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c"]
+    probe = subprocess.run([*unshare, "mount -t tmpfs tmpfs /mnt"], capture_output=True)
+    if shutil.which("unshare") is None or probe.returncode:
+        pytest.skip("no namespace to mount a small disk in")
+    (folder / "small").mkdir()
+    command = [sys.executable, "-m", "domain_pretrain.launch", *words]
+    done = subprocess.run(
+        [*unshare, FULL_DISK, "bash", size, "64m", *command],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT / "src")),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    first, second = ((folder / f"{name}.log").read_text() for name in ("first", "second"))
+    return [int(code) for code in done.stdout.split()], first, second
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> bytes:
+    """The metrics of one rank that nothing happened to."""
+    folder = tmp_path_factory.mktemp("single")
+    return metrics(train(folder, *flags, iterations=ITERATIONS).log_dir)
+
+
+@pytest.mark.parametrize("what", ["a checkpoint", "the metrics"])
+def test_a_full_disk(what: str, tmp_path: Path, flags: list[str], single: bytes) -> None:
+    from launch import MODEL
+
+    words: list[str | Path] = [*MODEL, *flags, "--channel-loss", "--train-iters", str(ITERATIONS)]
+    disk, other = ("small", "large") if what == "a checkpoint" else ("large", "small")
+    words += ["--save", f"{disk}/checkpoints", "--load", f"{disk}/checkpoints"]
+    words += ["--domain-log-dir", f"{other}/log"]
+    size = "1400k" if what == "a checkpoint" else "8k"
+    codes, first, second = full_disk(tmp_path, size, words)
+    assert codes[0] != 0
+    assert codes[1] == 0, second[-4000:]
+    assert {
+        "a checkpoint": "small/checkpoints has 0 B free, and a checkpoint takes about",
+        "the metrics": "cannot write to small/log/domain_metrics.jsonl: No space left on device",
+    }[what] in first
+    assert "resumes from iteration" in second
+    logs = tmp_path / ("large" if what == "a checkpoint" else "kept") / "log"
+    assert metrics(logs) == single
