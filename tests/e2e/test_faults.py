@@ -170,6 +170,61 @@ def test_a_rank_that_hangs(cluster: Cluster, unbroken: bytes) -> None:
     assert metrics(cluster.run) == unbroken
 
 
+@pytest.fixture
+def network() -> Iterator[tuple[str, str]]:
+    """Two network namespaces, joined by a cable; their names are also those of its ends."""
+    names = (f"dp{os.getpid()}a", f"dp{os.getpid()}b")
+    if shutil.which("ip") is None or os.geteuid():
+        pytest.skip("network namespaces need root and iproute2")
+
+    def ip(words: str) -> None:
+        subprocess.run(["ip", *words.split()], check=True)
+
+    for name in names:
+        ip(f"netns add {name}")
+    try:
+        ip(f"link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}")
+        for number, name in enumerate(names, start=1):
+            ip(f"-n {name} addr add 10.77.0.{number}/24 dev {name}")
+            ip(f"-n {name} link set {name} up")
+            ip(f"-n {name} link set lo up")
+        yield names
+    finally:
+        for name in names:
+            ip(f"netns del {name}")
+
+
+@slow
+def test_a_network_that_is_cut(cluster: Cluster, network: tuple[str, str], unbroken: bytes) -> None:
+    """Each side gives up, says so and ends; started again with the network back, the run resumes."""
+
+    def start() -> None:
+        for rank, name in enumerate(network):
+            address = {"NODE_ADDR": f"10.77.0.{rank + 1}", "MASTER_ADDR": "10.77.0.1"}
+            command = ("ip", "netns", "exec", name)
+            cluster.start(
+                rank, command=command, GLOO_SOCKET_IFNAME=name, JOIN_TIMEOUT="20", **address
+            )
+
+    start()
+    cluster.wait_for_iteration(6)
+    cable = ["ip", "-n", network[0], "link", "set", network[0]]
+    subprocess.run([*cable, "down"], check=True)
+    began = time.monotonic()
+    for node in cluster.nodes.values():
+        code, said = node.ends()
+        assert code == 1, said[-4000:]
+        assert "launch: this node lost the others, or they never came" in said
+    assert time.monotonic() - began < 240
+    subprocess.run([*cable, "up"], check=True)
+    start()
+    for node in cluster.nodes.values():
+        code, said = node.ends()
+        assert code == 0, said[-4000:]
+    assert "resumes from iteration" in cluster.nodes[0].log.read_text(errors="replace")
+    assert metrics(cluster.run) == unbroken
+
+
 # --- A full disk ---------------------------------------------------------------------------------
 
 # Runs as root of a namespace of its own, where it may mount. $1: size, $2: the larger size,

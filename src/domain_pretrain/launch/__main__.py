@@ -45,7 +45,7 @@ def _tell_of_a_full_disk(flags: Flags) -> None:
     if free < size:
         print(
             f"domain_pretrain: {flags.save} has {human(free)} free, and a checkpoint takes about "
-            f"{human(size)}. Make room, and start the run again: it resumes from the newest good one.",
+            f"{human(size)}. Make room, and start again: the run resumes from the newest good one.",
             file=sys.stderr,
             flush=True,
         )
