@@ -172,9 +172,10 @@ def render(results: list[Result], commit: str) -> str:
     """The page."""
     rows, notes = [], []
     for result in results:
-        host, *facts = (result.facts.get(name, "–") for name in FACTS)
-        kind = "wheel" if result.name.startswith("wheel-") else "checkout"
-        host = f"{kind} {result.name.removeprefix('wheel-') if result.problem else host}"
+        wheel = result.name.startswith("wheel-")
+        name = result.facts.get("host", result.name.removeprefix("wheel-"))
+        host = f"{'wheel' if wheel else 'checkout'} {name}"
+        facts = [result.facts.get(fact, "–") for fact in FACTS if fact != "host"]
         cells = (cell(result, layout) or "not run" for layout in LAYOUTS)
         rows.append((host, *facts, *cells))
         if result.problem:
