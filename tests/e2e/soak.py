@@ -225,7 +225,7 @@ def differences(broken: Path, unbroken: Path, iterations: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--iterations", type=int, default=700)
+    parser.add_argument("--iterations", type=int, default=350)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True, help="an empty or new folder")
     options = parser.parse_args()

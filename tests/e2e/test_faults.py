@@ -196,7 +196,7 @@ def network() -> Iterator[tuple[str, str]]:
 
 @slow
 def test_a_network_that_is_cut(cluster: Cluster, network: tuple[str, str], unbroken: bytes) -> None:
-    """Each side gives up, says so and ends; started again with the network back, the run resumes."""
+    """Each side gives up, says so and ends; started again with the network back, they resume."""
 
     def start() -> None:
         for rank, name in enumerate(network):

@@ -115,6 +115,8 @@ class Publisher:
                 self._layout_written = True
             for tag, value in values.items():
                 self._tensorboard.add_scalar(tag, value, record.iteration)
+            if record.final:  # the host may end before the writer's own thread gets to it
+                self._tensorboard.flush()
         if self._wandb is not None and values:
             self._wandb.log(values, step=record.iteration)
 
