@@ -365,6 +365,15 @@ def test_an_evaluation_has_loss_and_ppl_only(tmp_path: Path, split: str) -> None
     ]
 
 
+def test_the_last_evaluation_is_on_disk_at_once(tmp_path: Path) -> None:
+    """The host ends after it; the writer would flush minutes later."""
+    writer = SummaryWriter(str(tmp_path), flush_secs=3600)
+    publish, _ = publisher(tensorboard=writer)
+    publish.scalars(record(10, split="valid", final=True))
+    assert "channel-loss-valid/finance" in events(tmp_path).Tags()["scalars"]
+    writer.close()
+
+
 def test_a_nan_domain_is_a_nan_point_and_the_others_are_not_touched(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     publish, _ = publisher(tensorboard=writer)
