@@ -21,8 +21,9 @@ from typing import Any
 # What Megatron imports of others, by the time it takes; what is not installed is left out.
 PRELOAD = (
     *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.checkpoint"),
-    *("torch.utils.tensorboard", "triton.language", "einops", "pydantic", "rich"),
-    "transformers.models.auto.tokenization_auto",
+    *("torch.utils.tensorboard", "triton.language", "einops", "rich.table"),
+    *("torch.utils.cpp_extension", "transformers.models.auto.tokenization_auto"),
+    *("pydantic.main", "pydantic.fields", "yaml", "psutil"),
 )
 
 
