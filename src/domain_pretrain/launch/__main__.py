@@ -42,10 +42,11 @@ def _tell_of_a_full_disk(flags: Flags) -> None:
     if flags.save is None or size is None or "://" in str(flags.save):
         return
     free = free_bytes(flags.save)
-    if free < size:
+    if free < 2 * size:  # an estimate, and what was written of the broken one counts as used
         print(
             f"domain_pretrain: {flags.save} has {human(free)} free, and a checkpoint takes about "
-            f"{human(size)}. Make room, and start again: the run resumes from the newest good one.",
+            f"{human(size)}: if one could not be saved, make room and start again; the run resumes "
+            "from the newest good one",
             file=sys.stderr,
             flush=True,
         )
