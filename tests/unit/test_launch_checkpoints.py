@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -75,6 +79,31 @@ def test_every_file_that_is_missing_is_found(name: str, tmp_path: Path) -> None:
     checkpoint = save_distributed(tmp_path, 4)
     (checkpoint / name).unlink()
     assert find_damage(checkpoint) == f"{name} is missing"
+
+
+@dataclass
+class MegatronsPlan:
+    """Older versions leave objects of their own beside the sizes."""
+
+    steps: int
+
+
+def test_what_megatron_adds_to_the_index_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = save_distributed(tmp_path, 4)
+    index = pickle.loads((checkpoint / ".metadata").read_bytes())
+    index.all_local_plans = [MegatronsPlan(3)]
+    monkeypatch.setattr(MegatronsPlan, "__module__", "megatron.plans")
+    plans = ModuleType("megatron.plans")
+    plans.MegatronsPlan = MegatronsPlan  # type: ignore[attr-defined]
+    with monkeypatch.context() as while_saving:
+        while_saving.setitem(sys.modules, "megatron.plans", plans)
+        (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
+    assert b"megatron.plans" in (checkpoint / ".metadata").read_bytes()
+    assert find_damage(checkpoint) is None
+    cut(checkpoint / "__0_0.distcp")
+    assert "__0_0.distcp has" in (find_damage(checkpoint) or "")
 
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink])

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from domain_pretrain.errors import ConfigError
 
@@ -111,8 +112,6 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
 
 def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
     """Of a torch_dist checkpoint. ``metadata.json`` is written last, after all ranks' files."""
-    from torch.distributed.checkpoint import FileSystemReader
-
     for name in (".metadata", "metadata.json"):
         if not (checkpoint / name).is_file():
             yield f"{name} is missing"
@@ -120,7 +119,8 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
     if not (checkpoint / "metadata.json").read_bytes().rstrip().endswith(b"}"):
         yield "metadata.json is cut off"
     try:
-        entries = FileSystemReader(checkpoint).read_metadata().storage_data.values()
+        with open(checkpoint / ".metadata", "rb") as file:
+            entries = _IndexReader(file).load().storage_data.values()
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         yield f".metadata cannot be read: {error}"
         return
@@ -138,6 +138,26 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
     common = checkpoint / "common.pt"  # up to 0.18; later it is one of the entries
     if common.exists() and not zipfile.is_zipfile(common):
         yield "common.pt is cut off"
+
+
+class _IndexReader(pickle.Unpickler):
+    """Reads a ``.metadata``, whose sizes are PyTorch's own classes.
+
+    Objects of Megatron's may lie beside them. They are skipped, not imported: Megatron must
+    not be imported before the plugin is enabled, and may not be on the path yet.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = module.partition(".")[0] in ("torch", "builtins", "collections")
+        return super().find_class(module, name) if known else _Skipped
+
+
+class _Skipped:
+    def __new__(cls, *args: Any) -> _Skipped:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _damage_of_torch(parts: list[Path]) -> Iterator[str]:
