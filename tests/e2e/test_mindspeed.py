@@ -152,6 +152,34 @@ def test_one_means_one(alone: tuple[Run, Path], start: Any, tmp_path: Path) -> N
     assert {d["weight"] for e in ones.metrics() for d in e["domains"].values()} == {1.0}
 
 
+def test_reweighting_is_megatrons(start: Any, tmp_path: Path) -> None:
+    """Under weights that change the training: as in Megatron's own script, without MindSpeed."""
+    config = tmp_path / "weights.yaml"
+    weights = dict(zip(DOMAINS, (3.0, 0.7, 1.9, 0.2, 5.0), strict=True))
+    rule = {"strategy": "static", "weights": weights, "warmup_steps": 0, "blend": 0}
+    config.write_text(json.dumps({"reweight": rule}))
+    flags = (*BASE, "--domain-config", config)
+    mindspeed = start(tmp_path / "mindspeed", *flags)
+    script = Path(PATHS["MEGATRON_LM_PATH"], "pretrain_gpt.py")
+    megatron = start(tmp_path / "megatron", *flags, script=script)
+    assert_same(mindspeed, megatron)
+    found = [
+        [(name, d["weight"]) for e in run.metrics() for name, d in e["domains"].items()]
+        for run in (mindspeed, megatron)
+    ]
+    assert found[0] == found[1]
+    assert len({weight for _, weight in found[0]}) > 4, "every domain has its own weight"
+
+
+def test_resume(alone: tuple[Run, Path], start: Any, tmp_path: Path) -> None:
+    """Stopped after two steps and resumed, the metrics are those of the unbroken run."""
+    save = ("--save", tmp_path / "checkpoint", "--save-interval", "2", "--ckpt-format", "torch")
+    start(tmp_path, *BASE, *save, "--exit-interval", "2")
+    resumed = start(tmp_path, *BASE, *save, "--load", tmp_path / "checkpoint")
+    assert resumed.metrics(None) == alone[0].metrics(None)
+    assert resumed.host_losses() == alone[0].host_losses()[2:]
+
+
 def test_repatch(alone: tuple[Run, Path], start: Any, tmp_path: Path) -> None:
     """MindSpeed starts over from its saved originals: the seams are on top of it again."""
     env = {"REPATCH": "1", "RECORD_DIR": str(tmp_path)}
@@ -177,6 +205,7 @@ LAYOUTS = {
     "dp2": "",
     "tp2": "--tensor-model-parallel-size 2 --make-vocab-size-divisible-by 304",
     "pp2": "--pipeline-model-parallel-size 2",
+    "pp2-vpp2": "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
     # Ulysses: MindSpeed cuts sequences without zigzag, and attends through the fused operator.
     "cp2": "--context-parallel-size 2 --context-parallel-algo ulysses_cp_algo --use-flash-attn",
 }
