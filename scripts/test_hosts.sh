@@ -64,6 +64,7 @@ environment() { # PYTHON REQUIREMENT... → the interpreter of an environment th
 
 test_host() { # NAME FOLDER PYTHON REQUIREMENT...: its outcome is NAME.xml, or NAME.error
   local name=$1 folder=$2 interpreter
+  git describe --always --dirty --exclude '*' >"$results/$name.commit" || echo unknown >"$results/$name.commit"
   if ! interpreter=$(environment "${@:3}" 2> >(tee "$results/$name.error" >&2)); then
     return
   fi

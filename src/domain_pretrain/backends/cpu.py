@@ -58,7 +58,7 @@ def install() -> None:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch_cuda.install()
-    after_import("torch.utils.cpp_extension", _refuse_cuda_extensions)
+    skip_cuda_extensions()
     after_import("megatron.training.initialize", _initialize_without_cuda)
     after_import("megatron.core.pipeline_parallel.schedules", _keep_sent_tensors)
     after_import("megatron.core.transformer.dot_product_attention", core_attention.install)
@@ -66,6 +66,11 @@ def install() -> None:
     after_import("megatron.core.transformer.moe.moe_utils", _count_tokens_on_host)
     after_import("megatron.core.fp8_utils", _quantize_only_fp8)
     _installed = True
+
+
+def skip_cuda_extensions() -> None:
+    """Let ``megatron.core`` be imported where there is no GPU to compile for."""
+    after_import("torch.utils.cpp_extension", _refuse_cuda_extensions)
 
 
 def add_default_flags(parser: ArgumentParser) -> dict[str, str]:
