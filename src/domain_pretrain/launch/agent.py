@@ -3,10 +3,15 @@
 torchrun itself ends with 1 whatever happened, and a traceback of its own. Here the exit code is
 that of the process that failed first (128 + the signal that killed it, as in a shell), and the
 last words say which rank it was and where its log is.
+
+And every start gets a store of its own, on its rank 0. By default torchrun's agents keep one for
+all starts, in which processes may find the addresses that those of the start before have left:
+"connection refused", restart after restart (pytorch/pytorch#135712, and seen with 2.13).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +24,7 @@ from torch.distributed.run import main as torchrun
 
 def main(words: Sequence[str]) -> int:
     """Run the agent of this node; returns the exit code of the training."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         torchrun(list(words))
     except ChildFailedError as error:
