@@ -61,10 +61,15 @@ launch() {
     "$@"
   )
 
-  # Who this node is, as SLURM, Kubeflow or the user tells.
+  # Who this node is and where the nodes meet, as the user, SLURM or Kubeflow tells.
   local node_rank=${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-}}}
+  local node_address=${NODE_ADDR:-${SLURMD_NODENAME:-}}
+  local log_dir=$RUN_DIR/logs/${node_address:-$(hostname)}
   local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}}
-  if [[ -z $address && $NODES == 1 ]]; then address=127.0.0.1; fi
+  if [[ $NODES == 1 ]]; then
+    address=${address:-127.0.0.1}
+    node_address=${node_address:-127.0.0.1}
+  fi
   local port=${MASTER_PORT:-${PET_MASTER_PORT:-29500}}
   local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}}
   local rendezvous=join_timeout=${JOIN_TIMEOUT:-600}
@@ -84,11 +89,11 @@ launch() {
     "--rdzv-conf=$rendezvous"
     "--max-restarts=${MAX_RESTARTS:-3}"
     # All output into files by rank; the first and the last process, where Megatron prints, also here.
-    "--log-dir=$RUN_DIR/logs/${NODE_ADDR:-$(hostname)}"
+    "--log-dir=$log_dir"
     --redirects=3
     "--tee=0:3$([[ $last -gt 0 ]] && echo ",$last:3")"
   )
-  if [[ -n ${NODE_ADDR:-} ]]; then torchrun+=("--local-addr=$NODE_ADDR"); fi
+  if [[ -n $node_address ]]; then torchrun+=("--local-addr=$node_address"); fi
   torchrun+=(-m domain_pretrain.launch)
 
   if [[ $dry_run == yes ]]; then
@@ -105,6 +110,6 @@ launch() {
   if [[ ${node_rank:-0} != 0 ]]; then preflight+=(--quiet); fi
   "${preflight[@]}" -- "${train[@]}"
 
-  mkdir -p "$RUN_DIR/logs/${NODE_ADDR:-$(hostname)}"
+  mkdir -p "$log_dir"
   exec "${torchrun[@]}" "${train[@]}" # its exit code is that of the training
 }

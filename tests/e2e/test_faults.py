@@ -149,9 +149,8 @@ def test_a_rank_and_then_a_node(cluster: Cluster, unbroken: bytes) -> None:
     cluster.start(1)
     (code, said), (other, _) = cluster.nodes[0].ends(), cluster.nodes[1].ends()
     assert (code, other) == (0, 0), said[-4000:]
-    assert "start 1 resumes from iteration" in said
-    assert "start 2 resumes from iteration" in said
-    assert "SIGKILL" in lost.log.read_text(errors="replace")
+    assert said.count("domain_pretrain: resuming from iteration") >= 2
+    assert "exitcode: -9" in lost.log.read_text(errors="replace")
     assert metrics(cluster.run) == unbroken
 
 
@@ -222,7 +221,7 @@ def test_a_network_that_is_cut(cluster: Cluster, network: tuple[str, str], unbro
     for node in cluster.nodes.values():
         code, said = node.ends()
         assert code == 0, said[-4000:]
-    assert "resumes from iteration" in cluster.nodes[0].log.read_text(errors="replace")
+    assert "resuming from iteration" in cluster.nodes[0].log.read_text(errors="replace")
     assert metrics(cluster.run) == unbroken
 
 
@@ -287,6 +286,6 @@ def test_a_full_disk(what: str, tmp_path: Path, flags: list[str], single: bytes)
         "the metrics": r"cannot write to small/log/domain_metrics.jsonl: No space left on device",
     }
     assert re.search(said[what], first), first[-4000:]
-    assert "resumes from iteration" in second
+    assert "resuming from iteration" in second
     logs = tmp_path / ("large" if what == "a checkpoint" else "kept") / "log"
     assert metrics(logs) == single

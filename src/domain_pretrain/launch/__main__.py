@@ -59,11 +59,7 @@ def _prepare_resume(flags: Flags) -> None:
     for problem in resume.broken:
         print(f"domain_pretrain: {problem}", flush=True)
     if resume.iteration is not None:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        print(
-            f"domain_pretrain: start {attempt} resumes from iteration {resume.iteration}",
-            flush=True,
-        )
+        print(f"domain_pretrain: resuming from iteration {resume.iteration}", flush=True)
 
 
 if __name__ == "__main__":
