@@ -15,7 +15,11 @@ import table  # noqa: E402
 
 
 def write(results: Path) -> None:
-    """``RESULTS.md`` and, where matplotlib is installed, ``RESULTS.png``; prints the tables."""
+    """Write ``RESULTS.md`` and, where matplotlib is installed, ``RESULTS.png``; print the tables.
+
+    Args:
+        results: ``RESULTS.json``, as run.py wrote it.
+    """
     result = json.loads(results.read_text())
     text = table.page(result)
     print(text)
