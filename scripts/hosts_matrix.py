@@ -24,7 +24,7 @@ FACTS = {
     "python": "Python",
     "torch": "PyTorch",
     "seams": "seams",
-    "seconds": "all, s",
+    "seconds": "seconds",
 }
 # test_<name> → title, and what has to hold.
 CHECKS = {
@@ -60,9 +60,9 @@ PAGE = """\
 # Host matrix
 
 Measured on {date}, commit {commits}, with [test_hosts.py](../tests/e2e/test_hosts.py): real
-training on the CPU over gloo. **{passed} of {total} checks passed.** A checkout ran its own
-unmodified `pretrain_gpt.py`; a wheel, which has none, the built-in entry. To save time, ranks are
-forked from a process that has imported PyTorch; each imports Megatron and the plugin itself.
+training on the CPU over gloo. **{passed} of {total} checks passed** on {hosts} hosts. A checkout ran
+its own unmodified `pretrain_gpt.py`; a wheel, which has none, the built-in entry. To save time, ranks
+are forked from a process that has imported PyTorch; each imports Megatron and the plugin itself.
 
 {matrix}
 
@@ -177,6 +177,7 @@ def render(results: list[Result]) -> str:
     for result in results:
         wheel = result.name.startswith("wheel-")
         name = result.facts.get("host", result.name.removeprefix("wheel-"))
+        name += " (main)" if name.startswith(f"{VERSIONS[-1].series}.") else ""
         host = f"{'wheel' if wheel else 'checkout'} {name}"
         facts = [result.facts.get(fact, "–") for fact in FACTS if fact != "host"]
         cells = (cell(result, layout) or "not run" for layout in LAYOUTS)
@@ -198,6 +199,7 @@ def render(results: list[Result]) -> str:
         commits=" and ".join(sorted({result.commit for result in results})),
         passed=outcomes.count(""),
         total=len(outcomes),
+        hosts=sum(not result.problem for result in results),
         matrix=table((*FACTS.values(), *LAYOUTS), rows),
         checks=table(("check", "what has to hold"), CHECKS.values()),
         notes="## Not passed\n\n" + "\n".join(notes) + "\n\n" if notes else "",

@@ -80,7 +80,7 @@ def test_all_passed(command: dict[str, str]) -> None:
     code, page = run(command)
     assert code == 0
     assert "| checkout 0.19.1 | 3.12.9 | 2.9.0 | 7 in 0.03 s | 61 | not run | C G |" in page
-    assert "**3 of 3 checks passed.**" in page
+    assert "**3 of 3 checks passed** on 1 hosts" in page
     assert "Not tested: 0.12, 0.13, 0.14, 0.15, 0.16, 0.17, 0.18, 0.20" in page
 
 
@@ -90,7 +90,7 @@ def test_one_failed(command: dict[str, str]) -> None:
     assert code == 1
     assert "| C ✗G |" in page
     assert "* checkout 0.19.1, DP2, gradients: `AssertionError: (0, 'bias')`" in page
-    assert "**2 of 3 checks passed.**" in page
+    assert "**2 of 3 checks passed** on 1 hosts" in page
 
 
 def test_no_environment(command: dict[str, str]) -> None:
