@@ -59,10 +59,11 @@ PAGE = """\
 <!-- Written by scripts/test_hosts.sh: `make hosts CHECKOUTS=dir` -->
 # Host matrix
 
-Measured on {date}, commit {commits}, with [test_hosts.py](../tests/e2e/test_hosts.py): real
-training on the CPU over gloo. **{passed} of {total} checks passed** on {hosts} hosts. A checkout ran
-its own unmodified `pretrain_gpt.py`; a wheel, which has none, the built-in entry. To save time, ranks
-are forked from a process that has imported PyTorch; each imports Megatron and the plugin itself.
+**{passed} of {total} checks passed** on {hosts} hosts. Measured on {date}, commit {commits},
+with [test_hosts.py](../tests/e2e/test_hosts.py): real training on the CPU over gloo. A checkout ran
+its own unmodified `pretrain_gpt.py`; a wheel, which has none, the built-in entry. To save time,
+ranks are forked from a process that has imported PyTorch; each imports Megatron and the plugin
+itself.
 
 {matrix}
 
