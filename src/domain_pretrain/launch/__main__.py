@@ -31,7 +31,9 @@ def main() -> None:
         sys.exit(2)
     try:
         train()
-    except Exception:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # PyTorch's CheckpointException is no Exception
         _tell_of_a_full_disk(flags)
         raise
 
