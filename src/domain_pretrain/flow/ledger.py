@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.kernels.domain_reduce.probe import adds_int64
 from domain_pretrain.kernels.domain_reduce.transport import all_reduce_limbs
 from domain_pretrain.stats import SCALE, Column, DomainStats
 
@@ -50,12 +51,19 @@ class Groups:
     host_repeats: int = 1
 
     @classmethod
-    def data_parallel(cls) -> Groups:
-        """Every process of ``torch.distributed`` is a data parallel rank; without it, one alone."""
+    def data_parallel(cls, device: torch.device) -> Groups:
+        """Every process of ``torch.distributed`` is a data parallel rank; without it, one alone.
+
+        Called by all of them; ``device`` is where their sums are.
+        """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls()
+        world = dist.group.WORLD
         return cls(
-            dp_cp=dist.group.WORLD, dp_cp_size=dist.get_world_size(), dp_rank=dist.get_rank()
+            dp_cp=world,
+            adds_int64=adds_int64(device, world),
+            dp_cp_size=dist.get_world_size(),
+            dp_rank=dist.get_rank(),
         )
 
     def add(self, sums: torch.Tensor) -> None:

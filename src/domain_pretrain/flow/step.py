@@ -17,6 +17,7 @@ from domain_pretrain.flow.publish import Publisher, Record, reweighted
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.kernels.domain_reduce import Backend, select
+from domain_pretrain.kernels.domain_reduce.probe import require_device
 from domain_pretrain.stats import Average, Column, DomainStats, Split
 from domain_pretrain.strategies.options import parse
 
@@ -114,8 +115,11 @@ class DomainStep:
 
         Raises:
             ConfigError: names the key.
+            UnsupportedError: the device cannot do what is needed of it.
         """
-        groups, device, names = Groups.data_parallel(), torch.device(device), tuple(names)
+        device, names = torch.device(device), tuple(names)
+        require_device(device, reweighting=reweight is not None)
+        groups = Groups.data_parallel(device)
         steering = None
         if reweight is not None:
             steering = steer.build(
