@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch import environment, train
+from launch import MODEL, environment, train
 
 pytestmark = pytest.mark.megatron
 slow = pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: set SLOW=1")
@@ -128,8 +128,6 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, flags: list[str]) -> Iterator[Cluster]:
-    from launch import MODEL
-
     words = [*MODEL, "--train-iters", str(ITERATIONS), "--channel-loss", *flags]
     words += ["--distributed-timeout-minutes", "1"]
     cluster = Cluster(tmp_path, words)
@@ -225,6 +223,45 @@ def test_a_network_that_is_cut(cluster: Cluster, network: tuple[str, str], unbro
     assert metrics(cluster.run) == unbroken
 
 
+# --- One process ---
+
+
+def launch_one(folder: Path, words: list[str | Path]) -> str:
+    """Train by the command that torchrun starts for each rank; the output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "domain_pretrain.launch", *MODEL, *words, "--channel-loss"],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT / "src")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def test_a_crash_of_the_machine(tmp_path: Path, blend: list[str], base_checkpoint: Path) -> None:
+    """The first start takes the base model; after a crash the same command resumes."""
+    words: list[str | Path] = [*blend, "--pretrained-checkpoint", base_checkpoint]
+    words += ["--save", "run", "--load", "run", "--save-interval", "2", "--domain-log-dir", "."]
+    words += ["--global-batch-size", "4", "--train-iters"]
+    first = launch_one(tmp_path, [*words, "5"])
+    assert "resuming from" not in first
+    lines = metrics(tmp_path).splitlines()
+    assert b'{"iteration": 1, "consumed_samples": 4,' in lines[0]
+
+    os.truncate(tmp_path / "run" / "latest_checkpointed_iteration.txt", 0)
+    for name in ("iter_0000004", "iter_0000005"):
+        (data,) = (tmp_path / "run" / name).glob("*.distcp")
+        os.truncate(data, data.stat().st_size // 2)
+    second = launch_one(tmp_path, [*words, "5"])
+    for said in ("latest_checkpointed_iteration.txt is torn", "iter_0000005 is not good"):
+        assert said in second
+    assert "domain_pretrain: resuming from iteration 2" in second
+    assert metrics(tmp_path).splitlines() == lines
+
+
 # --- A full disk ---------------------------------------------------------------------------------
 
 # Runs as root of a namespace of its own, where it may mount. $1: size, $2: the larger size,
@@ -271,8 +308,6 @@ def single(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> bytes:
 
 @pytest.mark.parametrize("what", ["a checkpoint", "the metrics"])
 def test_a_full_disk(what: str, tmp_path: Path, flags: list[str], single: bytes) -> None:
-    from launch import MODEL
-
     words: list[str | Path] = [*MODEL, *flags, "--channel-loss", "--train-iters", str(ITERATIONS)]
     disk, other = ("small", "large") if what == "a checkpoint" else ("large", "small")
     words += ["--save", f"{disk}/checkpoints", "--load", f"{disk}/checkpoints"]

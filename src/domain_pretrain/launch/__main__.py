@@ -20,7 +20,8 @@ def main() -> None:
     """Rank 0 makes the tracker right, then every rank trains.
 
     No other rank can read the tracker too early: Megatron reads it after the process group has
-    formed, for which rank 0 is needed.
+    formed, for which rank 0 is needed. (With ``--use-checkpoint-args`` it reads before; a start
+    that fails for that is repeated, and then the tracker is right.)
     """
     try:
         flags = Flags.parse(sys.argv[1:])
