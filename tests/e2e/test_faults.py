@@ -159,12 +159,13 @@ def test_a_rank_that_hangs(cluster: Cluster, unbroken: bytes) -> None:
     cluster.wait_for_iteration(6)
     stopped = cluster.nodes[1].worker()
     stopped.send_signal(signal.SIGSTOP)
-    began = time.monotonic()
-    cluster.wait_for_iteration(12)
-    assert 55 < time.monotonic() - began < 180
+    began, log = time.monotonic(), cluster.nodes[0].log
+    while "Timed out waiting 60000ms" not in log.read_text(errors="replace"):
+        assert time.monotonic() - began < 120
+        time.sleep(0.5)
+    assert time.monotonic() - began > 55
     (code, said), (other, _) = cluster.nodes[0].ends(), cluster.nodes[1].ends()
     assert (code, other) == (0, 0), said[-4000:]
-    assert "Timed out waiting 60000ms" in said
     assert metrics(cluster.run) == unbroken
 
 
