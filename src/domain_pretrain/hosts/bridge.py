@@ -66,6 +66,7 @@ class BridgeDomains:
         self._step: DomainStep | None = None
         self._split: Split | None = None  # what the schedule that runs now reads
         self._source: Source | None = None
+        self._sources: dict[Split, Source] = {}
         self._forwards = 0  # of this attempt at a step
         self._forwards_of_attempt = 0
         self._trained = False
@@ -180,12 +181,12 @@ class BridgeDomains:
         if self._step is None:
             self._step = self._build(context.state)
         assert self._catalog is not None
-        self._split, self._source = split, None
         entry = self._catalog.split(split)
-        if entry is not None and entry.constant_domain is not None:
-            self._source = Source(constant=entry.constant_domain)
-        elif entry is not None:
-            self._source = Source(torch.tensor(entry.domain_of_dataset))
+        if entry is not None and split not in self._sources:
+            table = torch.tensor(entry.domain_of_dataset)
+            by_id = entry.constant_domain is None
+            self._sources[split] = Source(table if by_id else None, entry.constant_domain)
+        self._split, self._source = split, self._sources.get(split)
         return self._step
 
     def _leave_evaluation(self, context: Any) -> None:
