@@ -213,7 +213,7 @@ def test_a_network_that_is_cut(cluster: Cluster, network: tuple[str, str], unbro
     for node in cluster.nodes.values():
         code, said = node.ends()
         assert code == 1, said[-4000:]
-        assert "launch: this node lost the others, or they never came" in said
+        assert "launch: this node lost the others" in said
     assert time.monotonic() - began < 240
     subprocess.run([*cable, "up"], check=True)
     start()

@@ -63,7 +63,7 @@ class MetricsFile:
                 run; None when it will not train (``--skip-train``): then every line stays.
 
         Raises:
-            LogFolderError: the lines cannot be moved, for a full disk, say; all are where they were.
+            LogFolderError: lines cannot be moved, for a full disk, say; all are where they were.
         """
         path = Path(path)
         try:

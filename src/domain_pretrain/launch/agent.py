@@ -20,11 +20,17 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
+from torch.distributed.run import parse_args
+
+from domain_pretrain.launch.lifeline import Lifeline, kill_children
+
+AGAIN = "start the command again on every node: it resumes from the newest good checkpoint"
 
 
 def main(words: Sequence[str]) -> int:
     """Run the agent of this node; returns the exit code of the training."""
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    _watch_the_first_node(words)
     try:
         torchrun(list(words))
     except ChildFailedError as error:
@@ -38,12 +44,27 @@ def main(words: Sequence[str]) -> int:
         say(f"ended by {error.sigval.name}")
         return 128 + error.sigval
     except (RendezvousError, DistError) as error:
-        say(
-            f"this node lost the others, or they never came ({type(error).__name__}: {error}). "
-            "Start the command again on every node: it resumes from the newest good checkpoint."
-        )
+        say(f"this node lost the others, or they never came ({type(error).__name__}: {error})")
+        say(AGAIN)
         return 1
     return 0
+
+
+def _watch_the_first_node(words: Sequence[str]) -> None:
+    args = parse_args(list(words))
+    host, _, port = args.rdzv_endpoint.rpartition(":")
+    if args.nnodes == "1" or not host:
+        return
+    settings = dict(pair.split("=") for pair in args.rdzv_conf.split(",") if pair)
+    patience_s = float(settings.get("join_timeout", 600))
+
+    def give_up() -> None:
+        say(f"this node lost the others: {host}:{port} cannot be reached for {patience_s:.0f} s")
+        say(AGAIN)
+        kill_children()
+        os._exit(1)  # the main thread waits for an answer that does not come
+
+    Lifeline(host, int(port), patience_s, give_up).start()
 
 
 def say(text: str) -> None:
