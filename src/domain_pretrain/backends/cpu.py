@@ -58,6 +58,7 @@ def install() -> None:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch_cuda.install()
+    _keep_random_numbers()
     skip_cuda_extensions()
     after_import("megatron.training.initialize", _initialize_without_cuda)
     after_import("megatron.core.pipeline_parallel.schedules", _keep_sent_tensors)
@@ -101,6 +102,25 @@ def _default(action: Action, value: str | None) -> Any:
     if value is None:
         return True if action.const is None else action.const
     return action.type(value) if callable(action.type) else value
+
+
+def _keep_random_numbers() -> None:
+    """A data loader draws a seed for its workers whenever it is iterated, after a resume again.
+
+    On a GPU dropout has a generator of its own, which that does not move.
+    """
+    from torch.random import fork_rng
+    from torch.utils.data import dataloader
+
+    iterator: Any = dataloader._BaseDataLoaderIter
+    initialize = iterator.__init__
+
+    @wraps(initialize)
+    def initialize_apart(*args: Any, **kwargs: Any) -> None:
+        with fork_rng(devices=()):
+            initialize(*args, **kwargs)
+
+    iterator.__init__ = initialize_apart
 
 
 def _refuse_cuda_extensions(module: ModuleType) -> None:
