@@ -1,6 +1,6 @@
 """Does reweighting by channel loss help? An experiment on the demo's domains.
 
-    python benchmarks/reweighting/run.py [--seeds 6] [--steps 400] [--jobs 1] [--work DIR]
+    python benchmarks/reweighting/run.py [--seeds 5] [--steps 400] [--jobs 1] [--work DIR]
     python benchmarks/reweighting/run.py --quick --out /tmp/quick.json     # smoke test
 
 Trains with real Megatron (``python -m domain_pretrain``, one process a run), on a GPU if there is
@@ -57,13 +57,13 @@ def main() -> None:
         "arms": experiment.conduct(),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    options.out.write_text(json.dumps(result) + "\n")
     report.write(options.out)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, default=6, help="of the comparison (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="of the comparison (%(default)s)")
     parser.add_argument("--steps", type=int, default=400, help="of each run (%(default)s)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")

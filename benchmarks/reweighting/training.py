@@ -159,7 +159,7 @@ def read(entries: Sequence[Mapping[str, Any]], run: Run) -> dict[str, Any]:
         result["effective_domains"] = sum(effective) / len(effective)
         result["weights"] = {name: _mean_weight(windows, name) for name in DOMAINS}
         result["curve"] = [
-            [w["iteration"], {name: d["weight"] for name, d in w["domains"].items()}]
+            [w["iteration"], {name: round(d["weight"], 4) for name, d in w["domains"].items()}]
             for w in windows
         ]
     return result
