@@ -135,7 +135,7 @@ def picture(found: dict[str, Any], network: Network, path: Path) -> None:
         ]
         ranks = [layout.ranks for layout in LAYOUTS]
         for number, name in enumerate(parts[0]):
-            values = [max(part[name], 1e-1) for part in parts]
+            values = [part[name] or float("nan") for part in parts]  # none among one rank
             left.plot(ranks, values, style, color=f"C{number}", label=f"{name}, D = {domains}")
     left.set(xscale="log", yscale="log", xlabel="ranks", ylabel="µs a step", title="Cost of a step")
     left.legend(fontsize=6, ncols=2)
