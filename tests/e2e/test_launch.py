@@ -148,11 +148,12 @@ def test_slurm(ending: Path) -> None:
         log.relative_to(ending / "run" / "logs").parts[0::2]: log.read_text()
         for log in ending.glob("run/logs/*/4242_*/attempt_*/0/stdout.log")
     }
-    assert len(logs) == 4
     assert all("met 2" in log for log in logs.values())
-    assert {(node, attempt) for node, attempt, *_ in logs} == {
-        (f"127.0.0.{node}", f"attempt_{attempt}") for node in (1, 2) for attempt in (0, 1)
-    }
+    starts = {(node, attempt) for node, attempt, *_ in logs}
+    # Where the other node was quicker to ask for a restart, torchrun counts it as the same attempt.
+    assert {node for node, _ in starts} == {"127.0.0.1", "127.0.0.2"}
+    assert {attempt for _, attempt in starts} == {"attempt_0", "attempt_1"}
+    assert done.stdout.count("met 2") == 4
 
 
 def test_the_exit_code_is_that_of_the_training(ending: Path) -> None:
