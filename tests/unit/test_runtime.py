@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.hosts import support
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.support import (
     REFUSALS,
@@ -167,6 +168,17 @@ def test_refused_flags(part: str) -> None:
         check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}), EVERY)
     assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_transformer_engine_with_a_factor_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = SimpleNamespace(**REFUSED["te with reweighting"])
+    for version, fits in (("2.10.0", False), ("2.11.0+cu13", True)):
+        monkeypatch.setattr(support, "version", lambda name, version=version: version)
+        if fits:
+            check_flags(args, REFUSED_WITH_WEIGHTS)
+        else:
+            with pytest.raises(UnsupportedError, match=r"Transformer Engine 2\.11 or newer"):
+                check_flags(args, REFUSED_WITH_WEIGHTS)
 
 
 def test_packed_rows_before_they_were_laid_end_to_end() -> None:

@@ -31,6 +31,7 @@ from domain_pretrain.flow.publish import Publisher
 from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import runtime
+from domain_pretrain.hosts.support import REFUSED_WITH_WEIGHTS, check_flags
 from domain_pretrain.kernels.domain_reduce.probe import require_device
 from domain_pretrain.stats import Split
 
@@ -201,6 +202,8 @@ class BridgeDomains:
         """All ranks get here together, at the first callback of a loop."""
         cfg = state.cfg
         _refuse(cfg)
+        if self._reweight is not None:
+            check_flags(cfg.model, REFUSED_WITH_WEIGHTS)
         self._catalog = Catalog.build(
             cfg.dataset.blend, cfg.dataset.blend_per_split, self._config, mock_data=False
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from packaging.version import Version
@@ -125,30 +126,42 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
 )
 
+# Since then its cross entropy reads a contiguous factor for every token.
+FACTOR_A_TOKEN = Version("2.11")
+
+
+def _transformer_engine() -> Version:
+    try:
+        return Version(version("transformer-engine"))
+    except PackageNotFoundError:
+        return Version("0")
+
+
 REFUSED_WITH_WEIGHTS: tuple[Refusal, ...] = (
     Refusal(
-        "--cross-entropy-fusion-impl te with reweighting",
+        "--cross-entropy-fusion-impl te with reweighting, Transformer Engine < 2.11",
         lambda a: (
             _on(a, "cross_entropy_loss_fusion")
             and getattr(a, "cross_entropy_fusion_impl", None) == "te"
+            and _transformer_engine() < FACTOR_A_TOKEN
         ),
         "Transformer Engine's cross entropy multiplies every token's gradient by that of the first "
         "(before 2.8) or of another token (before 2.11), so the weights would be lost; use "
-        "--cross-entropy-fusion-impl native",
+        "--cross-entropy-fusion-impl native, or Transformer Engine 2.11 or newer",
     ),
 )
 
 
-def check_version(version: str, *, allow_unknown: bool) -> None:
+def check_version(found: str, *, allow_unknown: bool) -> None:
     """Refuse a Megatron version that the seams were never run on.
 
     Raises:
         UnsupportedError: names the version, the range and the flag.
     """
-    if Version(version) in HOST_VERSIONS or allow_unknown:
+    if Version(found) in HOST_VERSIONS or allow_unknown:
         return
     raise UnsupportedError(
-        f"megatron.core {version} is outside of the supported range {HOST_VERSIONS}; install a "
+        f"megatron.core {found} is outside of the supported range {HOST_VERSIONS}; install a "
         "supported version, or give --allow-unknown-host to run because every seam fits"
     )
 
