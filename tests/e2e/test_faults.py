@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -307,21 +308,26 @@ def single(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> bytes:
     return metrics(train(folder, *flags, iterations=ITERATIONS).log_dir)
 
 
-@pytest.mark.parametrize("what", ["a checkpoint", "the metrics"])
-def test_a_full_disk(what: str, tmp_path: Path, flags: list[str], single: bytes) -> None:
+def test_a_full_disk(tmp_path: Path, flags: list[str], single: bytes) -> None:
+    """While a checkpoint is saved, and while a metrics line is written; two runs side by side."""
     words: list[str | Path] = [*MODEL, *flags, "--channel-loss", "--train-iters", str(ITERATIONS)]
-    disk, other = ("small", "large") if what == "a checkpoint" else ("large", "small")
-    words += ["--save", f"{disk}/checkpoints", "--load", f"{disk}/checkpoints"]
-    words += ["--domain-log-dir", f"{other}/log"]
-    size = "1400k" if what == "a checkpoint" else "4k"
-    codes, first, second = full_disk(tmp_path, size, words)
-    assert codes[0] != 0
-    assert codes[1] == 0, second[-4000:]
-    said = {
-        "a checkpoint": r"small/checkpoints has \S+ .?i?B free, and a checkpoint takes about",
-        "the metrics": r"cannot write to small/log/domain_metrics.jsonl: No space left on device",
-    }
-    assert re.search(said[what], first), first[-4000:]
-    assert "resuming from iteration" in second
-    logs = tmp_path / ("large" if what == "a checkpoint" else "kept") / "log"
-    assert metrics(logs) == single
+
+    def starve(what: str, disk: str, other: str, size: str) -> tuple[list[int], str, str]:
+        folder = tmp_path / what
+        folder.mkdir()
+        paths = ["--save", f"{disk}/checkpoints", "--load", f"{disk}/checkpoints"]
+        return full_disk(folder, size, [*words, *paths, "--domain-log-dir", f"{other}/log"])
+
+    with ThreadPoolExecutor() as pool:
+        checkpoint = pool.submit(starve, "checkpoint", "small", "large", "1400k")
+        lines = pool.submit(starve, "lines", "large", "small", "4k")
+    for codes, first, second in (checkpoint.result(), lines.result()):
+        assert codes[0] != 0, first[-4000:]
+        assert codes[1] == 0, second[-4000:]
+        assert "resuming from iteration" in second
+    said = r"small/checkpoints has \S+ .?i?B free, and a checkpoint takes about"
+    assert re.search(said, checkpoint.result()[1])
+    said = "cannot write to small/log/domain_metrics.jsonl: No space left on device"
+    assert said in lines.result()[1]
+    assert metrics(tmp_path / "checkpoint" / "large" / "log") == single
+    assert metrics(tmp_path / "lines" / "kept" / "log") == single
