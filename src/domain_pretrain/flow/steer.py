@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from domain_pretrain.config import Reweight
+from domain_pretrain.config import DomainConfig, Reweight
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
@@ -111,6 +111,37 @@ class Lagged:
 
     def _put(self) -> None:
         self._multipliers.copy_(torch.from_numpy(self.memory.multipliers.astype(np.float32)))
+
+
+def of_config(
+    config: DomainConfig,
+    section: Reweight | None,
+    names: tuple[str, ...],
+    groups: Groups,
+    device: torch.device,
+    *,
+    tokens_per_step: float,
+    backend: Backend | None,
+) -> Steering | None:
+    """:func:`build`, with what the config says of the domains; None where nothing reweights.
+
+    Args:
+        section: ``reweight`` of the config, as the command line changed it.
+    """
+    if section is None:
+        return None
+    domains = config.domains
+    return build(
+        section,
+        names,
+        groups,
+        device,
+        average=config.channel_loss.average,
+        tokens_per_step=tokens_per_step,
+        pinned=[name for name, domain in domains.items() if domain.pinned],
+        floor={name: d.floor for name, d in domains.items() if d.floor is not None},
+        backend=backend,
+    )
 
 
 def build(

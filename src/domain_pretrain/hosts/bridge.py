@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,9 +29,8 @@ from domain_pretrain.flow.metrics_file import check_log_dir
 from domain_pretrain.flow.publish import Publisher
 from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts import runtime
+from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
 from domain_pretrain.hosts.support import REFUSED_WITH_WEIGHTS, check_flags
-from domain_pretrain.kernels.domain_reduce.probe import require_device
 from domain_pretrain.stats import Split
 
 STATE_FILE = "domain_pretrain.json"
@@ -207,30 +205,25 @@ class BridgeDomains:
         self._catalog = Catalog.build(
             cfg.dataset.blend, cfg.dataset.blend_per_split, self._config, mock_data=False
         )
-        device = runtime._device(self._backend)
-        require_device(device, reweighting=self._reweight is not None)
-        groups = runtime._groups(
-            SimpleNamespace(micro_batch_size=cfg.train.micro_batch_size), device
+        device = device_of(self._backend, reweighting=self._reweight is not None)
+        groups = groups_of(cfg.train.micro_batch_size, device)
+        backend = kernels_of(self._config, device)
+        steering = steer.of_config(
+            self._config,
+            self._reweight,
+            self._catalog.names,
+            groups,
+            device,
+            tokens_per_step=cfg.train.global_batch_size * cfg.model.seq_length,
+            backend=backend,
         )
-        domains = self._config.domains
-        steering = None
-        if self._reweight is not None:
-            steering = steer.build(
-                self._reweight,
-                self._catalog.names,
-                groups,
-                device,
-                average=self._config.channel_loss.average,
-                tokens_per_step=cfg.train.global_batch_size * cfg.model.seq_length,
-                pinned=[name for name, domain in domains.items() if domain.pinned],
-                floor={name: d.floor for name, d in domains.items() if d.floor is not None},
-            )
         step = DomainStep(
             self._catalog.names,
             groups,
             device,
-            self._publisher(state) if runtime.owns_writers() else None,
+            self._publisher(state) if owns_writers() else None,
             steering,
+            backend,
             config_hash=self._config.digest(),
             allow_domain_change=self._allow_domain_change,
         )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from packaging.version import Version
 
-from domain_pretrain.backends import select
 from domain_pretrain.catalog import Catalog, check_files
 from domain_pretrain.config import (
     DomainConfig,
@@ -18,7 +14,6 @@ from domain_pretrain.config import (
     Reweight,
     plugin_args,
 )
-from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.flow import steer
 from domain_pretrain.flow.ledger import Groups
 from domain_pretrain.flow.metrics_file import check_log_dir
@@ -28,15 +23,14 @@ from domain_pretrain.flow.step import DomainStep, Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
+from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, notice, owns_writers, rank
 from domain_pretrain.hosts.support import (
     REFUSALS,
     REFUSED_WITH_WEIGHTS,
     check_flags,
     check_version,
 )
-from domain_pretrain.kernels.domain_reduce import Backend, Name
-from domain_pretrain.kernels.domain_reduce import select as select_kernels
-from domain_pretrain.kernels.domain_reduce.probe import adds_int64, require_device
+from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.stats import Split
 
 
@@ -90,7 +84,7 @@ class Runtime:
         if self._reweight is not None:
             check_flags(args, REFUSED_WITH_WEIGHTS)
         if self._reweight is not None and not getattr(args, "calculate_per_token_loss", False):
-            _notice(
+            notice(
                 "WARNING: the domains are reweighted without --calculate-per-token-loss: Megatron "
                 "then averages the loss within each microbatch (and CP rank), so a token's weight "
                 "also depends on how many others share its microbatch; give the flag for weights "
@@ -123,10 +117,9 @@ class Runtime:
         return self._step
 
     def _build(self, catalog: Catalog) -> DomainStep:
-        device = _device(self._plugin.domain_backend)
-        require_device(device, reweighting=self._reweight is not None)
-        groups = _groups(self.args, device)
-        backend = _kernels(self._config.channel_loss.kernels, device)
+        device = device_of(self._plugin.domain_backend, reweighting=self._reweight is not None)
+        groups = groups_of(self.args.micro_batch_size, device)
+        backend = kernels_of(self._config, device)
         step = DomainStep(
             catalog.names,
             groups,
@@ -140,34 +133,27 @@ class Runtime:
         if self._state is not None:
             step.load_state_dict(self._state)
             if self._reweight is not None and "reweight" not in self._state:
-                _notice("the checkpoint's run did not reweight: all multipliers start at one")
+                notice("the checkpoint's run did not reweight: all multipliers start at one")
         elif self.args.iteration > 0:
-            _notice(
+            notice(
                 "the checkpoint holds no domain_pretrain state (it was written without the plugin, "
                 f"or --no-load-optim was given): {_FROM_HERE}"
             )
         elif getattr(self.args, "finetune", False) and getattr(self.args, "load", None):
-            _notice(
-                f"--finetune leaves the checkpoint's domain_pretrain state behind: {_FROM_HERE}"
-            )
+            notice(f"--finetune leaves the checkpoint's domain_pretrain state behind: {_FROM_HERE}")
         return step
 
     def _steering(
         self, groups: Groups, device: torch.device, backend: Backend | None = None
     ) -> Steering | None:
-        if self._reweight is None:
-            return None
         assert self._catalog is not None
-        domains = self._config.domains
-        return steer.build(
+        return steer.of_config(
+            self._config,
             self._reweight,
             self._catalog.names,
             groups,
             device,
-            average=self._config.channel_loss.average,
             tokens_per_step=self.args.global_batch_size * self.args.seq_length,
-            pinned=[name for name, domain in domains.items() if domain.pinned],
-            floor={name: d.floor for name, d in domains.items() if d.floor is not None},
             backend=backend,
         )
 
@@ -227,7 +213,7 @@ class Runtime:
             plural = "s" * (len(bad) > 1)
             print(
                 f"domain_pretrain: loss is not finite in domain{plural} {', '.join(bad)}, "
-                f"on rank {_rank()}",
+                f"on rank {rank()}",
                 flush=True,
             )
 
@@ -279,76 +265,6 @@ class Runtime:
 _FROM_HERE = (
     "tokens and samples consumed per domain, and domain weights if any, start afresh from here"
 )
-
-
-def _notice(text: str) -> None:
-    """One line at start-up, from one rank."""
-    if _rank() == 0:
-        print(f"domain_pretrain: {text}", flush=True)
-
-
-def owns_writers() -> bool:
-    """Whether Megatron's TensorBoard and W&B writers live on this rank: the last one."""
-    return _rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _device(backend: str) -> torch.device:
-    name = select(backend)
-    if name == "cpu":
-        return torch.device("cpu")
-    return torch.device(name, getattr(torch, name).current_device())
-
-
-def _kernels(name: Name, device: torch.device) -> Backend:
-    try:
-        return select_kernels(name, device)
-    except UnsupportedError as error:
-        raise ConfigError(f"channel_loss.kernels: {name} cannot run: {error}; use auto") from error
-
-
-def _groups(args: Any, device: torch.device) -> Groups:
-    from megatron.core import __version__ as version
-    from megatron.core import parallel_state as mpu
-
-    cp_size = mpu.get_context_parallel_world_size()
-    dp_cp = mpu.get_data_parallel_group(with_context_parallel=True)
-    tensor = mpu.get_tensor_model_parallel_group()
-    model_parallel = mpu.get_model_parallel_group()
-    last_stage = mpu.is_pipeline_last_stage(ignore_virtual=True)
-    counts = last_stage and mpu.get_tensor_model_parallel_rank() == 0
-    # Once, at the start: which member counts depends on the host's rank order.
-    flags = [counts]
-    if dist.get_world_size(model_parallel) > 1:
-        flags = [False] * dist.get_world_size(model_parallel)
-        dist.all_gather_object(flags, counts, group=model_parallel)
-    exact = adds_int64(device, _unless_alone(dp_cp))
-    if not exact:
-        _notice(f"{device.type} does not add int64 between devices: sums travel as int32 limbs")
-    return Groups(
-        last_stage=last_stage,
-        counts=counts,
-        dp_cp=_unless_alone(dp_cp),
-        adds_int64=exact,
-        tensor_parallel=_unless_alone(tensor),
-        tensor_source=mpu.get_tensor_model_parallel_src_rank(),
-        model_parallel=_unless_alone(model_parallel),
-        source=dist.get_process_group_ranks(model_parallel)[flags.index(True)],
-        dp_cp_size=dist.get_world_size(dp_cp),
-        dp_rank=mpu.get_data_parallel_rank(),
-        cp_rank=mpu.get_context_parallel_rank(),
-        cp_size=cp_size,
-        micro_batch_size=args.micro_batch_size,
-        # Core 0.12 reduces loss and tokens over CP inside loss_func; later versions do not.
-        host_repeats=cp_size if Version(version) < Version("0.13.0.dev0") else 1,
-    )
-
-
-def _unless_alone(group: Any) -> Any:
-    return group if dist.get_world_size(group) > 1 else None
 
 
 RUNTIME = Runtime()
