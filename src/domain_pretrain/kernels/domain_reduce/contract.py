@@ -49,16 +49,8 @@ def check_reduce(
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None,
     squares: torch.Tensor | None,
-    totals: torch.Tensor | None,
-    host_loss: torch.Tensor | None,
-    host_tokens: torch.Tensor | None,
 ) -> None:
     """Raise ValueError unless all arguments of a reduction fit together."""
-    if not (totals is None) == (host_loss is None) == (host_tokens is None):
-        raise ValueError("totals, host_loss and host_tokens must be given together, or none")
-    check_totals(totals)
-    check_host(host_loss, torch.float32, "host_loss")
-    check_host(host_tokens, torch.int32, "host_tokens")
     check_accumulator(accumulator)
     check_tokens(losses, mask, ids)
     shape = losses.shape
@@ -87,19 +79,15 @@ def check_loss(
     multipliers: torch.Tensor | None,
     row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
-    totals: torch.Tensor | None,
 ) -> None:
     """Raise ValueError unless the arguments of a loss fit together."""
-    check_totals(totals)
-    check_host(host_loss, torch.float32, "host_loss")
+    check_scalar(host_loss, torch.float32, "host_loss")
     if accumulator is None:
         check_tokens(losses, mask, ids)
     else:
         if inverse_row_tokens is None:
             raise ValueError("an accumulator needs inverse_row_tokens, too")
-        check_reduce(
-            accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None, None, None, None
-        )
+        check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None)
     if multipliers is not None:
         domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
         if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):
@@ -119,7 +107,18 @@ def check_totals(totals: torch.Tensor | None) -> None:
         )
 
 
-def check_host(value: torch.Tensor | None, dtype: torch.dtype, name: str) -> None:
+def check_host(
+    totals: torch.Tensor | None, host_loss: torch.Tensor | None, host_tokens: torch.Tensor | None
+) -> None:
+    """Raise ValueError unless the host's sums fit, and the buffer that takes them."""
+    if not (totals is None) == (host_loss is None) == (host_tokens is None):
+        raise ValueError("totals, host_loss and host_tokens must be given together, or none")
+    check_totals(totals)
+    check_scalar(host_loss, torch.float32, "host_loss")
+    check_scalar(host_tokens, torch.int32, "host_tokens")
+
+
+def check_scalar(value: torch.Tensor | None, dtype: torch.dtype, name: str) -> None:
     """Raise ValueError unless a value of the host's is a scalar of its type."""
     if value is not None and (value.dtype != dtype or value.dim() != 0):
         raise ValueError(

@@ -57,18 +57,8 @@ def launch_reduce(
     host_tokens: torch.Tensor | None,
 ) -> None:
     """``domain_reduce`` in one launch."""
-    contract.check_reduce(
-        accumulator,
-        losses,
-        mask,
-        ids,
-        inverse_row_tokens,
-        row_tokens,
-        squares,
-        totals,
-        host_loss,
-        host_tokens,
-    )
+    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    contract.check_host(totals, host_loss, host_tokens)
     tensors = Tensors(
         losses=_floating(losses),
         mask=mask.float(),
@@ -123,16 +113,9 @@ def launch_loss(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``domain_loss`` in one launch, the sums included where an accumulator is given."""
     contract.check_loss(
-        accumulator,
-        losses,
-        mask,
-        ids,
-        inverse_row_tokens,
-        multipliers,
-        row_tokens,
-        host_loss,
-        totals,
+        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
     )
+    contract.check_totals(totals)
     loss, report, num_tokens = _scalars(losses)
     tensors = Tensors(
         losses=_floating(losses),

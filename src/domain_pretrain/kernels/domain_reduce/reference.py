@@ -37,18 +37,8 @@ def domain_reduce(
     host_tokens: torch.Tensor | None = None,
 ) -> None:
     """Add the sums of one microbatch to ``accumulator``: see the package for the contract."""
-    contract.check_reduce(
-        accumulator,
-        losses,
-        mask,
-        ids,
-        inverse_row_tokens,
-        row_tokens,
-        squares,
-        totals,
-        host_loss,
-        host_tokens,
-    )
+    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    contract.check_host(totals, host_loss, host_tokens)
     if totals is not None and host_loss is not None and host_tokens is not None:
         _add_host(totals, host_loss, host_tokens)
     for block in _blocks(losses, mask, ids, inverse_row_tokens):
@@ -113,16 +103,9 @@ def domain_loss(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The values of the loss, and the sums where an accumulator is given."""
     contract.check_loss(
-        accumulator,
-        losses,
-        mask,
-        ids,
-        inverse_row_tokens,
-        multipliers,
-        row_tokens,
-        host_loss,
-        totals,
+        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
     )
+    contract.check_totals(totals)
     if accumulator is not None and inverse_row_tokens is not None:
         domain_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
     blocks = [_loss_block(*block, multipliers=multipliers) for block in _blocks(losses, mask, ids)]
