@@ -105,7 +105,7 @@ launch() {
     exit 2
   fi
 
-  local preflight=("$python" -m domain_pretrain.cli preflight
+  local preflight=("$python" -m domain_pretrain.commands preflight
     --nodes "$NODES" --devices-per-node "$DEVICES_PER_NODE")
   if [[ ${node_rank:-0} != 0 ]]; then preflight+=(--quiet); fi
   "${preflight[@]}" -- "${train[@]}"

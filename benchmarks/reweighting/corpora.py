@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from domain_pretrain.data import demo
-from domain_pretrain.data.corpus import prepare
+from domain_pretrain.demo import corpora as demo
+from domain_pretrain.prepare.corpus import prepare
 
 HELD_OUT_EVERY = 8  # documents; shuffled by the demo's builder
 HELD_OUT_DOCUMENT = 4096  # characters at most, so that a few large modules are not all of "code"

@@ -17,7 +17,7 @@ import yaml
 from arms import DOMAINS
 
 from domain_pretrain.demo.layout import WITHOUT_TRANSFORMER_ENGINE, has_transformer_engine
-from domain_pretrain.report.metrics import read_metrics
+from domain_pretrain.records.reader import read_metrics
 
 GLOBAL_BATCH, SEQ_LENGTH, LOG_INTERVAL = 16, 128, 10
 

@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from domain_pretrain.config import Reweight
 from domain_pretrain.flow import steer
-from domain_pretrain.flow.ledger import Groups
-from domain_pretrain.flow.publish import Publisher, Record, reweighted
-from domain_pretrain.flow.step import DomainStep, Moment
+from domain_pretrain.flow.domain_step import DomainStep
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.kernels.domain_reduce import Backend, cuda
+from domain_pretrain.records.exporter import Publisher
+from domain_pretrain.records.publisher import open_publisher
+from domain_pretrain.records.record import Record, reweighted
 from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.strategies.section import Reweight
 
 CPU = torch.device("cpu")
 ROWS, LENGTH = 4, 128  # the losses are not touched: launches return at once
@@ -67,9 +70,9 @@ def make_step(domains: int, weighted: bool, publisher: Publisher | None = None) 
     names = tuple(f"domain{i:04d}" for i in range(domains))
     steering = None
     if weighted:
-        steering = steer.build(
-            Reweight(), names, Groups(), CPU, average="token", tokens_per_step=2**22
-        )
+        steering = steer.Reweighting.check(
+            Reweight(), names, average="token", tokens_per_step=2**22
+        ).start(Groups(), CPU, None)
     return DomainStep(names, Groups(), CPU, publisher, steering, host_backend())
 
 
@@ -172,7 +175,7 @@ def published(domains: int, weighted: bool, points: int = 20) -> dict[str, float
     counts = dict.fromkeys(step.names, 10**9)
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
-        publisher = Publisher(
+        publisher = open_publisher(
             Path(folder), writer, None, "token", lambda text: None, after_iteration=0
         )
         clock: list[list[float]] = []

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from domain_pretrain.flow.step import DomainStep
+from domain_pretrain.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["DomainStep", "disable", "enable"]
+if TYPE_CHECKING:
+    from domain_pretrain.flow.domain_step import DomainStep
+
+__all__ = ["DomainStep", "__version__", "disable", "enable"]
 
 
 def enable(backend: str | None = None) -> None:
@@ -32,7 +33,7 @@ def disable() -> None:
 def __getattr__(name: str) -> Any:
     # Imported when asked for: it needs torch, which must not be imported before enable().
     if name == "DomainStep":
-        from domain_pretrain.flow.step import DomainStep
+        from domain_pretrain.flow.domain_step import DomainStep
 
         return DomainStep
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,17 +16,8 @@ from pathlib import Path
 
 from domain_pretrain import enable
 from domain_pretrain.errors import ConfigError, DomainPretrainError, UnsupportedError
-
-# What torchrun would have set for a single process. Port 0: any free one.
-SINGLE_PROCESS = {
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "WORLD_SIZE": "1",
-    "LOCAL_WORLD_SIZE": "1",
-    "MASTER_ADDR": "127.0.0.1",
-    "MASTER_PORT": "0",
-}
-OLDEST_BUILT_IN = (0, 17)
+from domain_pretrain.hosts.versions import OLDEST_BUILT_IN
+from domain_pretrain.process import SINGLE_PROCESS, rank, started_by_launcher
 
 
 def main() -> None:
@@ -38,7 +29,7 @@ def main() -> None:
         script = _script(sys.argv[1:])
         _set_import_path(script)
         _require_megatron()
-        if "RANK" not in os.environ:
+        if not started_by_launcher():
             os.environ.update(SINGLE_PROCESS)
         enable()
         if script is None:
@@ -48,7 +39,7 @@ def main() -> None:
             runpy.run_path(str(script), run_name="__main__")
     except DomainPretrainError as error:
         # On every rank: some checks run on one rank only, and a silent exit helps nobody.
-        print(f"domain_pretrain [rank {os.environ.get('RANK', '0')}]: {error}", file=sys.stderr)
+        print(f"domain_pretrain [rank {rank()}]: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -95,7 +86,7 @@ def _run_built_in() -> None:
             f"the built-in GPT entry needs megatron-core >= 0.17, found {version[0]}.{version[1]}; "
             "give the checkout's own script first: -m domain_pretrain path/to/pretrain_gpt.py ..."
         )
-    from domain_pretrain.hosts import gpt
+    from domain_pretrain.hosts.gpt import entry as gpt
 
     gpt.main()
 

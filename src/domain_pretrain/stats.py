@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 Average = Literal["token", "sample"]
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Column(IntEnum):
@@ -35,6 +36,14 @@ SCALE = {
 }
 
 
+def perplexity(loss: float) -> float:
+    """``exp(loss)`` of a loss in nats; infinite where that overflows, NaN of NaN."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class DomainTotals:
     """Sums of one domain. ``tokens`` > 0: a domain without tokens has no ``DomainTotals``."""
@@ -54,9 +63,8 @@ class DomainTotals:
         return self.sample_loss_sum / self.samples if self.samples else math.nan
 
     def ppl(self, average: Average = "token") -> float:
-        """Perplexity, ``exp(loss)``; infinite where the exponential overflows."""
-        loss = self.loss(average)
-        return math.exp(loss) if loss < 700 else (math.nan if math.isnan(loss) else math.inf)
+        """Perplexity of the mean loss; see :func:`perplexity`."""
+        return perplexity(self.loss(average))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-from domain_pretrain.__main__ import SINGLE_PROCESS
 from domain_pretrain.backends import cpu
+from domain_pretrain.process import SINGLE_PROCESS
 
 if "RANK" not in os.environ:
     os.environ.update(SINGLE_PROCESS)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domain_pretrain.__main__ import SINGLE_PROCESS
 from domain_pretrain.backends.cpu import FLAGS
+from domain_pretrain.process import SINGLE_PROCESS
 
 # Four tiny layers: enough for PP2 x VPP2, small enough for a tenth of a second per step.
 MODEL = shlex.split(

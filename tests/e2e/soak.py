@@ -52,7 +52,7 @@ reweight: {{strategy: linupper, warmup_steps: 20}}
 
 def prepare_corpora(folder: Path) -> None:
     """This repository's own text, a document per paragraph."""
-    from domain_pretrain.data.corpus import prepare
+    from domain_pretrain.prepare.corpus import prepare
 
     for name, pattern in (
         ("pages", "docs/*.md"),

@@ -16,13 +16,21 @@ from domain_pretrain.demo.launch import PhaseFailed, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import phases
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.report.metrics import read_metrics
+from domain_pretrain.records.reader import read_metrics
 
 DOMAINS = ["general", "code", "maths", "dirty"]
 
 
 def run_demo(out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "domain_pretrain.cli", "demo", "--out", str(out), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "domain_pretrain.commands.main",
+        "demo",
+        "--out",
+        str(out),
+        *flags,
+    ]
     return subprocess.run(
         command,
         capture_output=True,

@@ -22,8 +22,8 @@ from test_off_is_off import assert_same_checkpoint, assert_same_training
 
 from domain_pretrain.backends import cpu
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.seams import check
 from domain_pretrain.hosts.versions import host_version
+from domain_pretrain.seams.seam import check
 
 HOST = Path(os.environ.get("MEGATRON_LM_PATH", ""))
 

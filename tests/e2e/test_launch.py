@@ -33,7 +33,8 @@ def clone(tmp_path: Path) -> Path:
     for name in ("docs", "src", "scripts", "configs"):
         (folder / name).symlink_to(ROOT / name)
     write_command(
-        folder / "bin" / "domain-pretrain", f'exec {sys.executable} -m domain_pretrain.cli "$@"'
+        folder / "bin" / "domain-pretrain",
+        f'exec {sys.executable} -m domain_pretrain.commands "$@"',
     )
     write_command(folder / "bin" / "python3", f'exec {sys.executable} "$@"')
     return folder

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from domain_pretrain.config import Reweight
-from domain_pretrain.flow import steer
-from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.domain_step import DomainStep
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch
-from domain_pretrain.flow.step import DomainStep
+from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.tap import Rows
+from domain_pretrain.strategies.section import Reweight
 
 NAMES = tuple(f"d{i}" for i in range(6))  # "d5" is always absent
 B, S, CP = 3, 16, 2
@@ -84,9 +84,8 @@ def within_the_forward_pass(rank: int) -> None:
             section = Reweight(
                 scope="microbatch", unit=unit, warmup_steps=0, temperature=TEMPERATURE
             )
-            steering = steer.build(
-                section, NAMES, groups, torch.device("cpu"), average="token", tokens_per_step=1.0
-            )
+            checked = Reweighting.check(section, NAMES, average="token", tokens_per_step=1.0)
+            steering = checked.start(groups, torch.device("cpu"), None)
             expected = straightforward(*part, ids, cp_group, dp_group, dp_rank)
             for shape in (part, flat):
                 counts.clear()
@@ -165,14 +164,10 @@ def lagged(rank: int) -> None:
 
 
 def one_process(section: dict[str, Any]) -> DomainStep:
-    reweighting = steer.build(
-        Reweight(**section),
-        NAMES,
-        Groups(),
-        torch.device("cpu"),
-        average="token",
-        tokens_per_step=2 * 4 * B * S,
+    checked = Reweighting.check(
+        Reweight(**section), NAMES, average="token", tokens_per_step=2 * 4 * B * S
     )
+    reweighting = checked.start(Groups(), torch.device("cpu"), None)
     step = DomainStep(NAMES, Groups(), torch.device("cpu"), None, reweighting)
     for number in range(4):
         step.open()

@@ -20,7 +20,8 @@ from experiment import search  # noqa: E402
 from training import CONTROL, Run, read  # noqa: E402
 
 from domain_pretrain.config import DomainConfig  # noqa: E402
-from domain_pretrain.strategies import Observation, build, registry  # noqa: E402
+from domain_pretrain.strategies import Observation, build  # noqa: E402
+from domain_pretrain.strategies.registry import STRATEGIES  # noqa: E402
 
 
 def row(treatment: str, seed: int, *losses: float) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def test_the_search_gives_up() -> None:
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_plugin_takes_every_config(arm: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(str(CONTROL))
-    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    monkeypatch.setattr(STRATEGIES, "_rules", dict(STRATEGIES._rules))
     monkeypatch.delitem(sys.modules, "shuffled_linupper", raising=False)
     for treatment in ARMS[arm].treatments:
         section = reweight(treatment, 1, {"general": 0.9, "code": 1.3, "maths": 0.8})
@@ -95,7 +96,7 @@ def test_the_plugin_takes_every_config(arm: str, tmp_path: Path, monkeypatch: An
 
 def test_shuffled_weights_are_linuppers_on_other_domains(monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(str(CONTROL))
-    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    monkeypatch.setattr(STRATEGIES, "_rules", dict(STRATEGIES._rules))
     monkeypatch.delitem(sys.modules, "shuffled_linupper", raising=False)
     seen = Observation(
         names=DOMAINS,

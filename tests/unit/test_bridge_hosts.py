@@ -9,46 +9,101 @@ from typing import Any
 
 import pytest
 
+from domain_pretrain.config import DomainConfig
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
+from domain_pretrain.flags import PluginArgs
 from domain_pretrain.hosts import bridge
 from domain_pretrain.hosts.bridge import BridgeDomains
+from domain_pretrain.hosts.session import Session
 
 
 def forward_step(state: Any, data_iterator: Any, model: Any) -> Any: ...
 
 
 def test_the_host_sees_the_parameters_of_the_original() -> None:
-    watched = BridgeDomains().watch(forward_step)
-    assert inspect.signature(watched) == inspect.signature(forward_step)
+    wrapped = BridgeDomains().wrap(forward_step)
+    assert inspect.signature(wrapped) == inspect.signature(forward_step)
 
 
 def test_a_forward_step_without_an_iterator_is_refused() -> None:
     with pytest.raises(ConfigError, match="must take data_iterator, it takes state, batch"):
-        BridgeDomains().watch(lambda state, batch: None)
+        BridgeDomains().wrap(lambda state, batch: None)
 
 
 def test_a_forward_step_without_its_callbacks_is_refused() -> None:
     with pytest.raises(IntegrityError, match="callbacks="):
-        BridgeDomains().watch(forward_step)(None, iter(()), None)
+        BridgeDomains().wrap(forward_step)(None, iter(()), None)
+
+
+def config(**changed: Any) -> Any:
+    """A config of Megatron-Bridge's, as far as the plugin looks at it."""
+    sections: dict[str, dict[str, Any]] = {
+        "model": {
+            "cuda_graph_impl": "local",
+            "seq_length": 8,
+            "context_parallel_size": 1,
+            "pipeline_model_parallel_size": 1,
+            "calculate_per_token_loss": True,
+        },
+        "train": {"micro_batch_size": 1, "global_batch_size": 2},
+        "dataset": {"blend": (["s3://bucket/a"], None), "blend_per_split": None},
+        "dist": {"use_decentralized_pg": False},
+        "ddp": {},
+        "checkpoint": {"save": None},
+        "logger": {"tensorboard_dir": None},
+    }
+    for name, value in changed.items():
+        section, _, key = name.partition("__")
+        sections[section][key] = value
+    return SimpleNamespace(**{name: SimpleNamespace(**keys) for name, keys in sections.items()})
+
+
+def check(cfg: Any, reweight: str | None = None) -> None:
+    options = PluginArgs(channel_loss=True, domain_reweight=reweight)
+    Session(bridge._facts(cfg, options), options, DomainConfig())
 
 
 @pytest.mark.parametrize(
-    ("part", "wrong", "said"),
+    ("wrong", "said"),
     [
-        ("dataset", SimpleNamespace(), "is no blend of Megatron data"),
-        ("model", SimpleNamespace(cuda_graph_impl="full_iteration"), "full_iteration"),
-        ("dist", SimpleNamespace(use_decentralized_pg=True), "use_decentralized_pg"),
+        ({"model__cuda_graph_impl": "full_iteration"}, "full_iteration"),
+        ({"dist__use_decentralized_pg": True}, "use_decentralized_pg"),
+        ({"dataset__multiple_validation_sets": True}, "multiple_validation_sets"),
+        # What Megatron-LM's users are told holds here, too.
+        ({"model__hybrid_context_parallel": True}, "hybrid-context-parallel"),
+        ({"model__gtp_weight_remat_size": 2}, "outside of the data-parallel group"),
     ],
 )
-def test_what_cannot_be_right_is_refused(part: str, wrong: Any, said: str) -> None:
-    right = {
-        "dataset": SimpleNamespace(blend=None),
-        "model": SimpleNamespace(cuda_graph_impl="local"),
-        "dist": SimpleNamespace(use_decentralized_pg=False),
-    }
-    bridge._refuse(SimpleNamespace(**right))
+def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], said: str) -> None:
+    pytest.importorskip("megatron.core")
+    check(config())
     with pytest.raises(UnsupportedError, match=said):
-        bridge._refuse(SimpleNamespace(**{**right, part: wrong}))
+        check(config(**wrong))
+
+
+def test_missing_data_files_are_named() -> None:
+    pytest.importorskip("megatron.core")
+    with pytest.raises(ConfigError, match=r"'nowhere\.idx' does not exist"):
+        check(config(dataset__blend=(["nowhere"], None)))
+
+
+def test_an_unknown_core_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = pytest.importorskip("megatron.core")
+    monkeypatch.setattr(core, "__version__", "9.9.9")
+    with pytest.raises(UnsupportedError, match=r"9\.9\.9 is outside of the supported range"):
+        check(config())
+
+
+def test_weights_without_per_token_loss_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("megatron.core")
+    check(config(), "linupper")
+    assert "WARNING" not in capsys.readouterr().out
+    check(config(model__calculate_per_token_loss=False), "linupper")
+    assert "without --calculate-per-token-loss" in capsys.readouterr().out
+
+
+def test_the_old_name_of_wrap() -> None:
+    assert inspect.signature(BridgeDomains().watch(forward_step)) == inspect.signature(forward_step)
 
 
 def test_a_checkpoint_of_a_run_without_the_plugin_is_refused(tmp_path: Path) -> None:

@@ -10,17 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain_pretrain.catalog import (
-    Blend,
-    Catalog,
-    SplitCatalog,
-    check_data_path,
-    check_files,
-    data_path_arguments,
-)
-from domain_pretrain.config import NAME, Domain, DomainConfig
+from domain_pretrain.data.blend import Blend, check_data_path, data_path_arguments
+from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.domain import NAME, Domain
+from domain_pretrain.data.origin import ById, Constant, Sets
+from domain_pretrain.data.prefixes import check_files, count_tokens, expand
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.prefixes import count_tokens, expand
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +32,14 @@ def write(*prefixes: str, tokens: int = 10, code: int = 8) -> None:
         Path(prefix + ".bin").write_bytes(bytes(2 * tokens))
 
 
-def config(**domains: list[str] | tuple[float, list[str]]) -> DomainConfig:
+def config(**domains: list[str] | tuple[float, list[str]]) -> dict[str, Domain]:
     """``name=[data, …]`` or ``name=(weight, [data, …])``."""
-    return DomainConfig(
-        domains={
-            name: Domain(data=value)
-            if isinstance(value, list)
-            else Domain(weight=value[0], data=value[1])
-            for name, value in domains.items()
-        }
-    )
+    return {
+        name: Domain(data=value)
+        if isinstance(value, list)
+        else Domain(weight=value[0], data=value[1])
+        for name, value in domains.items()
+    }
 
 
 def blend(**weights: float) -> Blend:
@@ -57,7 +50,7 @@ def blend(**weights: float) -> Blend:
 
 
 def names(*prefixes: str) -> tuple[str, ...]:
-    return Catalog.build((list(prefixes), None), None, None).names
+    return Catalog.build((list(prefixes), None), None, {}).names
 
 
 @pytest.mark.parametrize(
@@ -109,8 +102,8 @@ def test_every_prefix_gets_a_valid_name_of_its_own_or_none_does(prefixes: list[s
 def test_names_come_in_order_of_appearance_over_the_splits() -> None:
     catalog = Catalog.build(None, [(["b", "a"], None), (["c", "b"], None), (["d"], None)], None)
     assert catalog.names == ("b", "a", "c", "d")
-    assert catalog.split("valid") == SplitCatalog(domain_of_dataset=(2, 0))
-    assert catalog.split("test") == SplitCatalog(constant_domain=3)
+    assert catalog.split("valid") == ById((2, 0))
+    assert catalog.split("test") == Constant(3)
 
 
 def test_no_data_is_an_error() -> None:
@@ -120,14 +113,14 @@ def test_no_data_is_an_error() -> None:
 
 
 def test_mock_data_with_prefixes_or_domains_is_refused() -> None:
-    for one, domains in ((blend(a=1), None), (None, config(a=["a"]))):
+    for one, domains in ((blend(a=1), {}), (None, config(a=["a"]))):
         with pytest.raises(ConfigError, match="--mock-data has no prefixes"):
             Catalog.build(one, None, domains, mock_data=True)
-    assert Catalog.build(None, None, DomainConfig(), mock_data=True).names == ("mock",)
+    assert Catalog.build(None, None, {}, mock_data=True).names == ("mock",)
 
 
 def test_a_config_without_domains_names_nothing() -> None:
-    assert Catalog.build(blend(a=1, b=1), None, DomainConfig()).names == ("a", "b")
+    assert Catalog.build(blend(a=1, b=1), None, {}).names == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +147,7 @@ def test_validation_set_names_are_counted(
 def test_validation_set_names_that_fit_are_accepted() -> None:
     options = {"multiple_validation_sets": True, "validation_set_names": ["x", "y"]}
     catalog = Catalog.build(None, [blend(a=1), (["b", "a"], None), None], None, **options)  # type: ignore[arg-type]
-    assert catalog.split("valid") == SplitCatalog(validation_sets=(1, 0))
+    assert catalog.split("valid") == Sets((1, 0))
 
 
 # --- a config and a blend ---------------------------------------------------------------------
@@ -168,13 +161,13 @@ def test_a_config_groups_prefixes_in_its_own_order(here: Path) -> None:
         config(general=["data/general/*", "data/general/*/y.bin"], finance=["data/finance"]),
     )
     assert catalog.names == ("general", "finance")
-    assert catalog.split("train") == SplitCatalog(domain_of_dataset=(1, 0, 0, 1))
+    assert catalog.split("train") == ById((1, 0, 0, 1))
 
 
 def test_a_config_needs_each_prefix_in_one_split_only() -> None:
     per_split: list[Blend] = [(["t/f", "t/g"], [1.0, 5.0]), (["v/f", "v/g"], None), None]
     catalog = Catalog.build(None, per_split, config(f=(1, ["t/f", "v/f"]), g=(5, ["t/g", "v/g"])))
-    assert catalog.split("train") == catalog.split("valid") == SplitCatalog((0, 1))
+    assert catalog.split("train") == catalog.split("valid") == ById((0, 1))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +180,7 @@ def test_a_config_needs_each_prefix_in_one_split_only() -> None:
         (config(f=["a", "b"], g=["nothing/*"]), r"domain 'g' has no data: 'nothing/\*' matches no"),
     ],
 )
-def test_a_config_that_does_not_fit_the_blend(domains: DomainConfig, message: str) -> None:
+def test_a_config_that_does_not_fit_the_blend(domains: dict[str, Domain], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Catalog.build(blend(a=1, b=1), None, domains)
 
@@ -233,7 +226,7 @@ def test_weights_are_those_of_the_training_blend() -> None:
 )
 def test_a_blend_from_a_file_is_checked_too(one: Blend, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Catalog.build(one, None, None)
+        Catalog.build(one, None, {})
     with pytest.raises(ConfigError, match=message.replace("data blend", "valid blend")):
         Catalog.build(None, [blend(a=1), one, None], None)
 
@@ -414,9 +407,9 @@ def test_a_thousand_domains_are_quick() -> None:
     start = time.perf_counter()
     values = data_path_arguments(domains)[1:]
     catalog = Catalog.build((values[1::2], [float(value) for value in values[::2]]), None, domains)
-    unnamed = Catalog.build((values[1::2], None), None, None)
+    unnamed = Catalog.build((values[1::2], None), None, {})
     assert time.perf_counter() - start < 2
     split = catalog.split("train")
     assert split is not None
-    assert split.domain_of_dataset == tuple(range(count))
+    assert split == ById(tuple(range(count)))
     assert unnamed.names == tuple(f"{i}.x" for i in range(count))

@@ -12,10 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain_pretrain.catalog import SPLITS, Blend, Catalog, check_data_path, data_path_arguments
-from domain_pretrain.config import Domain, DomainConfig
+from domain_pretrain.data.blend import Blend, check_data_path, data_path_arguments
+from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.domain import Domain
+from domain_pretrain.data.origin import ById, Constant, Sets
+from domain_pretrain.data.prefixes import count_tokens
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.prefixes import count_tokens
+from domain_pretrain.stats import SPLITS
 
 pytest.importorskip("megatron.core.datasets", reason="megatron-core is not installed")
 
@@ -31,9 +34,11 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 from megatron.core.datasets.utils import get_blend_from_list
 
 PREFIXES = ["a", "b", "c", "d"]
-CONFIG = DomainConfig(
-    domains={"last": Domain(data=["d"]), "rest": Domain(data=["c", "a"]), "b": Domain(data=["b"])}
-)
+CONFIG = {
+    "last": Domain(data=["d"]),
+    "rest": Domain(data=["c", "a"]),
+    "b": Domain(data=["b"]),
+}
 
 
 class Tokenizer:
@@ -92,18 +97,18 @@ def samples(dataset: Any) -> list[tuple[int | None, int]]:
 def prove(
     blend: Blend,
     per_split: list[Blend] | None = None,
-    config: DomainConfig | None = None,
+    config: dict[str, Domain] | None = None,
     **options: Any,
 ) -> Catalog:
     """Every sample that Megatron serves belongs to the domain that the catalog says."""
     datasets = megatron_datasets(blend, per_split, **options)
     options.pop("split", None)
-    catalog = Catalog.build(blend, per_split, config, **options)
+    catalog = Catalog.build(blend, per_split, config or {}, **options)
 
     def domain(prefix: int) -> int:
         if config is None:
             return catalog.names.index(PREFIXES[prefix])
-        (name,) = (n for n, d in config.domains.items() if PREFIXES[prefix] in d.data)
+        (name,) = (n for n, d in config.items() if PREFIXES[prefix] in d.data)
         return catalog.names.index(name)
 
     for split, dataset in zip(SPLITS, datasets, strict=True):
@@ -112,20 +117,22 @@ def prove(
             continue
         assert expected is not None
         if isinstance(dataset, list):
-            assert expected.validation_sets is not None
-            assert len(expected.validation_sets) == len(dataset)
-            for index, one in zip(expected.validation_sets, dataset, strict=True):
+            assert isinstance(expected, Sets)
+            assert len(expected.domains) == len(dataset)
+            for index, one in zip(expected.domains, dataset, strict=True):
                 assert {(id_, domain(prefix)) for id_, prefix in samples(one)} == {(None, index)}
         elif isinstance(dataset, BlendedDataset):
-            assert len(expected.domain_of_dataset) == len(dataset.datasets)
+            assert isinstance(expected, ById)
+            assert len(expected.domains) == len(dataset.datasets)
             seen = samples(dataset)
             assert {id_ for id_, _ in seen} == set(range(len(dataset.datasets)))
             for id_, prefix in seen:
                 assert id_ is not None
-                assert expected.domain_of_dataset[id_] == domain(prefix)
+                assert expected.domains[id_] == domain(prefix)
         else:
+            assert isinstance(expected, Constant)
             assert {(id_, domain(prefix)) for id_, prefix in samples(dataset)} == {
-                (None, expected.constant_domain)
+                (None, expected.domain)
             }
     return catalog
 
@@ -144,7 +151,7 @@ A, B, C, D = PREFIXES
     ],
     ids=["weights", "sizes", "duplicates", "duplicates by size"],
 )
-def test_one_blend(blend: Blend, config: DomainConfig | None) -> None:
+def test_one_blend(blend: Blend, config: dict[str, Domain] | None) -> None:
     catalog = prove(blend, config=config)
     assert catalog.split("train") == catalog.split("valid") == catalog.split("test")
 
@@ -152,8 +159,7 @@ def test_one_blend(blend: Blend, config: DomainConfig | None) -> None:
 @pytest.mark.parametrize("weights", [None, [3.0]])
 def test_one_prefix(weights: list[float] | None) -> None:
     split = prove(([B], weights)).split("train")
-    assert split is not None
-    assert (split.constant_domain is None) == (weights is not None)
+    assert split == (Constant(0) if weights is None else ById((0,)))
 
 
 def test_a_split_without_a_share_has_no_dataset() -> None:
@@ -165,11 +171,7 @@ def test_blends_per_split_have_ids_of_their_own() -> None:
     per_split: list[Blend] = [([A, B, C], [1.0, 1.0, 2.0]), ([C, D, A], None), ([B], [2.0])]
     catalog = prove(None, per_split)
     assert catalog.names == ("a", "b", "c", "d")
-    assert [split and split.domain_of_dataset for split in catalog.splits] == [
-        (0, 1, 2),
-        (2, 3, 0),
-        (),
-    ]
+    assert catalog.splits == (ById((0, 1, 2)), ById((2, 3, 0)), Constant(1))
     prove(None, per_split, CONFIG)
     assert prove(None, [([A], None), None, None]).splits[1:] == (None, None)
 
@@ -185,9 +187,8 @@ has_validation_sets = pytest.mark.skipif(
 def test_multiple_validation_sets(valid: list[str]) -> None:
     per_split: list[Blend] = [([A, B, C], [1.0, 1.0, 1.0]), (valid, None), None]
     split = prove(None, per_split, multiple_validation_sets=True).split("valid")
-    assert split is not None
     # One prefix is no list, whatever the flag.
-    assert (split.validation_sets is None) == (len(valid) == 1)
+    assert isinstance(split, Constant if len(valid) == 1 else Sets)
 
 
 @has_validation_sets
@@ -199,12 +200,10 @@ def test_multiple_validation_sets_do_nothing_without_a_blend_per_split() -> None
 
 def test_mock_data_have_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MockGPTLowLevelDataset, "size", 100)
-    catalog = Catalog.build(None, None, None, mock_data=True)
+    catalog = Catalog.build(None, None, {}, mock_data=True)
     for split, dataset in zip(SPLITS, megatron_datasets(None, None, MockGPTDataset), strict=True):
         assert "dataset_id" not in dataset[0]
-        expected = catalog.split(split)
-        assert expected is not None
-        assert expected.constant_domain == 0
+        assert catalog.split(split) == Constant(0)
     assert catalog.names == ("mock",)
 
 
@@ -255,9 +254,7 @@ def test_count_tokens_reads_megatron_files(dtype: type, tmp_path: Path) -> None:
 
 
 def test_supplied_arguments_make_the_blend_of_the_config() -> None:
-    config = DomainConfig(
-        domains={"x": Domain(data=["[bc]"], weight=1), "y": Domain(data=[A], weight=3)}
-    )
+    config = {"x": Domain(data=["[bc]"], weight=1), "y": Domain(data=[A], weight=3)}
     flag, *values = data_path_arguments(config)
     assert flag == "--data-path"
     check_data_path(values)
@@ -266,7 +263,7 @@ def test_supplied_arguments_make_the_blend_of_the_config() -> None:
     catalog = Catalog.build(blend, None, config)
     train = megatron_datasets(blend, None)[0]
     split = catalog.split("train")
-    assert split is not None
-    drawn = [split.domain_of_dataset[id_] for id_, _ in samples(train) if id_ is not None]
+    assert isinstance(split, ById)
+    drawn = [split.domains[id_] for id_, _ in samples(train) if id_ is not None]
     # Blending follows the weights to within one sample per dataset.
     assert abs(drawn.count(0) - len(drawn) / 4) <= 2

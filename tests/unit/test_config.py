@@ -13,15 +13,11 @@ from typing import get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from domain_pretrain.config import (
-    ChannelLoss,
-    Domain,
-    DomainConfig,
-    PluginArgs,
-    add_arguments,
-    plugin_args,
-)
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.domain import Domain
 from domain_pretrain.errors import ConfigError, DomainPretrainError
+from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
+from domain_pretrain.kernels.section import ChannelLoss
 from domain_pretrain.stats import Average
 
 ROOT = Path(__file__).parents[2]

@@ -17,13 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_pretrain.data import prepare_command, readers
-from domain_pretrain.data.corpus import prepare
-from domain_pretrain.data.encode import Encoder, documents
-from domain_pretrain.data.errors import BadLine, PrepareError
-from domain_pretrain.data.manifest import Manifest
-from domain_pretrain.data.readers import HashedFile, read_chunks
-from domain_pretrain.data.tokenize import ByteTokenizer, load_tokenizer
+from domain_pretrain.commands import prepare as prepare_command
+from domain_pretrain.commands.main import main
+from domain_pretrain.prepare import readers
+from domain_pretrain.prepare.corpus import prepare
+from domain_pretrain.prepare.encode import Encoder, documents
+from domain_pretrain.prepare.errors import BadLine, PrepareError
+from domain_pretrain.prepare.manifest import Manifest
+from domain_pretrain.prepare.readers import HashedFile, read_chunks
+from domain_pretrain.prepare.tokenize import ByteTokenizer, load_tokenizer
 
 indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
 
@@ -297,7 +299,7 @@ def test_an_existing_corpus_is_kept_unless_forced(tmp_path):
 
 KILLED = """
 import sys
-from domain_pretrain.data.corpus import prepare
+from domain_pretrain.prepare.corpus import prepare
 if __name__ == "__main__":
     def progress(read, manifest):
         if read > 100_000:
@@ -496,10 +498,7 @@ def test_flags_by_version():
 
 
 def command(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    prepare_command.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["prepare", *arguments])
-    return args.run(args)
+    return main(["prepare", *arguments])
 
 
 def test_command(tmp_path, capsys):
@@ -514,11 +513,11 @@ def test_command(tmp_path, capsys):
     assert f"bad line: {source}:2: not JSON" in captured.err
     assert captured.err.count("not JSON") == prepare_command.BAD_LINES_SHOWN
 
-    assert command(str(source), *options) == 1
+    assert command(str(source), *options) == 2
     assert "error: " in (error := capsys.readouterr().err) and "--force" in error
     assert command(str(source), *options, "--force", "--no-append-eod", "--workers", "1") == 0
     assert "8 tokens" in capsys.readouterr().out
-    assert command(str(source), *options, "--force", "--strict") == 1
+    assert command(str(source), *options, "--force", "--strict") == 2
     assert f"{source}:2: not JSON" in capsys.readouterr().err
-    assert command(str(source), "--output", str(source / "out"), "--tokenizer", "bytes") == 1
+    assert command(str(source), "--output", str(source / "out"), "--tokenizer", "bytes") == 2
     assert "Not a directory" in capsys.readouterr().err

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from domain_pretrain.data import demo
-from domain_pretrain.data.demo import SHARES, build
-from domain_pretrain.data.demo_maths import TEMPLATES, maths_documents
-from domain_pretrain.data.demo_python import split_source, standard_library
+from domain_pretrain.demo import corpora as demo
+from domain_pretrain.demo.corpora import SHARES, build
+from domain_pretrain.demo.maths import TEMPLATES, maths_documents
+from domain_pretrain.demo.python_code import split_source, standard_library
 
 MAX_BYTES = 200_000
 PACKAGES = ("asyncio", "email", "json", "logging", "unittest")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from domain_pretrain import cli
-from domain_pretrain.config import add_arguments
+from domain_pretrain.commands import main as cli
+from domain_pretrain.flags import add_arguments
 from domain_pretrain.hosts import page
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from domain_pretrain.cli import main
+from domain_pretrain.commands.main import main
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.flow.ledger import Groups, Ledger
-from domain_pretrain.kernels.domain_reduce import probe, reference
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.ledger import Ledger
+from domain_pretrain.kernels.domain_reduce import device_check as probe
+from domain_pretrain.kernels.domain_reduce import reference
 from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

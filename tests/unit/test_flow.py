@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 
+from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import ConfigError, IntegrityError
-from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.domain_step import DomainStep
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import row_of_token
-from domain_pretrain.flow.publish import Publisher
-from domain_pretrain.flow.step import DomainStep, Moment
+from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.records.publisher import open_publisher
 
 CPU = torch.device("cpu")
 NAMES = ("finance", "general", "rare")
-SOURCE = Source(domain_of_dataset=torch.tensor([1, 0, 2, 1]))
+SOURCE = Source(ById((1, 0, 2, 1)))
 Batch = dict[str, torch.Tensor]
 
 
@@ -53,7 +55,9 @@ def forward_step(
 def make(log_dir: Path | None = None, **how: Any) -> DomainStep:
     publisher = None
     if log_dir is not None:
-        publisher = Publisher(log_dir, None, None, "token", lambda text: None, after_iteration=0)
+        publisher = open_publisher(
+            log_dir, None, None, "token", lambda text: None, after_iteration=0
+        )
     return DomainStep(NAMES, Groups(), CPU, publisher, **how)
 
 

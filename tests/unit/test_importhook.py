@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from domain_pretrain.hosts.importhook import after_import
+from domain_pretrain.seams.importhook import after_import
 
 
 @pytest.fixture

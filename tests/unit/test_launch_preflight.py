@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from domain_pretrain import cli
+from domain_pretrain.commands import main as cli
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.flags import Flags
-from domain_pretrain.launch.plan import plan_tokens
-from domain_pretrain.launch.preflight import inspect
+from domain_pretrain.launch.preflight import inspect, plan_of_flags
 
 STEPS = (
     "--seq-length 10 --micro-batch-size 1 --global-batch-size 4 --train-iters 30"  # 1,200 tokens
@@ -30,7 +29,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def epochs(flags: str) -> dict[str, float]:
-    plan = plan_tokens(Flags.parse(f"{STEPS} {flags}".split()))
+    plan = plan_of_flags(Flags.parse(f"{STEPS} {flags}".split()))
     assert plan.tokens == 1200
     assert sum(domain.share for domain in plan.domains) == pytest.approx(1)
     return {domain.name: domain.epochs for domain in plan.domains}
@@ -70,13 +69,13 @@ def test_missing_files_and_flags() -> None:
     with pytest.raises(ConfigError, match=r"'finanse.idx' does not exist; did you mean 'finance'"):
         epochs("--data-path 1 finanse 5 general")
     with pytest.raises(ConfigError, match="no plan of tokens without --seq-length, --train-iters"):
-        plan_tokens(Flags.parse(["--global-batch-size", "4"]))
+        plan_of_flags(Flags.parse(["--global-batch-size", "4"]))
 
 
 def test_data_that_is_not_on_this_disk_has_no_plan() -> None:
-    plan = plan_tokens(Flags.parse([*STEPS.split(), "--mock-data"]))
+    plan = plan_of_flags(Flags.parse([*STEPS.split(), "--mock-data"]))
     assert (plan.tokens, plan.domains) == (1200, ())
-    remote = plan_tokens(Flags.parse([*STEPS.split(), "--data-path", "s3://a/b", "finance"]))
+    remote = plan_of_flags(Flags.parse([*STEPS.split(), "--data-path", "s3://a/b", "finance"]))
     assert remote.domains == ()
 
 

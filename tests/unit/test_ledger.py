@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import IntegrityError
-from domain_pretrain.flow.ledger import Groups, HostSums, Ledger, Windows, check_conservation
+from domain_pretrain.flow.conservation import HostSums, check_conservation
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.ledger import Ledger
+from domain_pretrain.flow.windows import Windows
 from domain_pretrain.stats import SCALE, Column, DomainStats
 
 CPU = torch.device("cpu")
@@ -31,9 +34,9 @@ def test_ledger_adds_up_what_the_host_says() -> None:
     ledger.sums[0, 1, Column.TOKENS] += 5 * SCALE[Column.TOKENS]
     ledger.totals += torch.tensor([round(3.75 * SCALE[Column.LOSS]), 5, 2])
     ledger.reduce()  # one process: nobody to talk to
-    read, host = ledger.read(NAMES)
-    assert host == HostSums(loss=3.75, tokens=5, microbatches=2)
-    assert [name for name, _ in read] == ["b"]
+    read = ledger.read(NAMES)
+    assert read.host == HostSums(loss=3.75, tokens=5, microbatches=2)
+    assert [name for name, _ in read.stats] == ["b"]
 
 
 def test_a_new_attempt_forgets_the_old_one() -> None:
@@ -41,21 +44,21 @@ def test_a_new_attempt_forgets_the_old_one() -> None:
     ledger.sums.fill_(3)
     ledger.totals.fill_(3)
     ledger.open()
-    read, host = ledger.read(NAMES)
-    assert not read.sums.any()
-    assert host == HostSums(0.0, 0, 0)
+    read = ledger.read(NAMES)
+    assert not read.stats.sums.any()
+    assert read.host == HostSums(0.0, 0, 0)
 
 
 def test_hosts_that_reduce_over_context_parallel_ranks_report_each_sum_twice() -> None:
     ledger = Ledger(2, Groups(cp_size=2, host_repeats=2), CPU)
     for _ in range(2):  # what the all-reduce adds up: both ranks report the whole
         ledger.totals += torch.tensor([round(1.5 * SCALE[Column.LOSS]), 3, 1])
-    assert ledger.read(NAMES)[1] == HostSums(1.5, 3, 2)
+    assert ledger.read(NAMES).host == HostSums(1.5, 3, 2)
 
 
 def test_what_is_read_does_not_change_later() -> None:
     ledger = Ledger(2, Groups(), CPU)
-    before = ledger.read(NAMES)[0]
+    before = ledger.read(NAMES).stats
     ledger.sums.fill_(1)
     assert not before.sums.any()
 

@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from domain_pretrain.config import Reweight
+from domain_pretrain.data.origin import ById
 from domain_pretrain.flow import steer
 from domain_pretrain.flow.forward import FROM_SUMS, Forward
-from domain_pretrain.flow.ledger import Groups, Ledger
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.tap import BatchTap, Source
 from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
 from domain_pretrain.stats import Column
+from domain_pretrain.strategies.section import Reweight
 
 CPU = torch.device("cpu")
 NAMES = ("finance", "general", "rare")
-SOURCE = Source(domain_of_dataset=torch.tensor([1, 0, 2]))
+SOURCE = Source(ById((1, 0, 2)))
 BACKENDS = {"reference": select("reference"), "operators": Backend("cuda", cuda)}
 
 
@@ -47,9 +49,10 @@ def steering(kind: str | None, device: torch.device) -> steer.Steering | None:
     options: dict[str, Any] = {"scope": "global_batch"}
     if kind != "lagged":
         options = {"scope": "microbatch", "unit": kind, "warmup_steps": 0}
-    made = steer.build(
-        Reweight(**options), NAMES, Groups(), device, average="token", tokens_per_step=100.0
+    checked = steer.Reweighting.check(
+        Reweight(**options), NAMES, average="token", tokens_per_step=100.0
     )
+    made = checked.start(Groups(), device, None)
     if isinstance(made, steer.Lagged):
         made._multipliers.copy_(torch.tensor([0.5, 1.25, 3.0]))
     return made
@@ -140,12 +143,12 @@ def run_weights(plugin: Forward) -> torch.Tensor:
 def test_a_lasting_multiplier_weighs_the_sums_of_the_step() -> None:
     plugin = forward(select("reference"), "lagged")
     run(plugin, loss_func)
-    assert plugin.steering is not None and plugin.steering.lasting is not None
+    assert plugin.steering is not None and plugin.steering.step_multipliers is not None
     assert not plugin.ledger.sums[1].any(), "not a microbatch at a time"
-    plugin.ledger.weigh(plugin.steering.lasting)
+    plugin.ledger.weigh(plugin.steering.step_multipliers)
     raw, weighted = plugin.ledger.sums.double()
     for column in (Column.LOSS, Column.TOKENS):
-        expected = raw[:-1, column] * plugin.steering.lasting.double()
+        expected = raw[:-1, column] * plugin.steering.step_multipliers.double()
         assert torch.allclose(weighted[:-1, column], expected, rtol=0, atol=0.5)
 
 

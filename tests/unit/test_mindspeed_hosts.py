@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from domain_pretrain.cli import main
+from domain_pretrain.commands.main import main
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import install, mindspeed
 from domain_pretrain.hosts.mindspeed_support import REFUSALS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domain_pretrain import npu
-from domain_pretrain.npu import Finding
+from domain_pretrain.backends import npu
+from domain_pretrain.backends.npu import Finding
 
 
 @pytest.fixture

@@ -16,11 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.flow.console import say
-from domain_pretrain.flow.metrics_file import DISCARDED_FILE, MetricsFile, check_log_dir
-from domain_pretrain.flow.publish import Publisher, Record
-from domain_pretrain.report.metrics import METRICS_FILE, read_metrics
+from domain_pretrain.records.console import say
+from domain_pretrain.records.exporter import Publisher
+from domain_pretrain.records.publisher import open_publisher
+from domain_pretrain.records.reader import METRICS_FILE, read_metrics
+from domain_pretrain.records.record import Record
+from domain_pretrain.records.writer import DISCARDED_FILE, LinesFile, check_log_dir
 from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.watch import Reading, Watch
+from domain_pretrain.watch.section import Watching
 
 
 def stats(**domains: tuple[float, float] | tuple[float, float, int]) -> DomainStats:
@@ -48,7 +52,7 @@ class Lines(list[str]):
 def publisher(log_dir: Path | None = None, **fields: Any) -> tuple[Publisher, Lines]:
     out = Lines()
     defaults = {"tensorboard": None, "wandb": None, "average": "token", "after_iteration": 0}
-    return Publisher(log_dir, out=out, **{**defaults, **fields}), out
+    return open_publisher(log_dir, out=out, **{**defaults, **fields}), out
 
 
 def written(tmp_path: Path, *records: Record, **fields: Any) -> list[dict[str, Any]]:
@@ -194,7 +198,7 @@ def test_a_resumed_run_keeps_what_came_before_its_checkpoint(
 ) -> None:
     written(tmp_path, *RUN)
     before = keys(tmp_path / METRICS_FILE)
-    MetricsFile.open(tmp_path / METRICS_FILE, after_iteration).close()
+    LinesFile.open(tmp_path / METRICS_FILE, after_iteration).close()
     assert keys(tmp_path / METRICS_FILE) == before[:kept]
     assert keys(tmp_path / DISCARDED_FILE) == before[kept:]
     assert not list(tmp_path.glob("*.tmp"))
@@ -212,7 +216,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path: Path, killed_after: int) -
 
 def test_a_line_at_iteration_zero_is_of_an_older_run(tmp_path: Path) -> None:
     written(tmp_path, record(0, split="valid"))
-    MetricsFile.open(tmp_path / METRICS_FILE, 0).close()
+    LinesFile.open(tmp_path / METRICS_FILE, 0).close()
     assert keys(tmp_path / METRICS_FILE) == []
     assert keys(tmp_path / DISCARDED_FILE) == [(0, "valid", False)]
 
@@ -227,7 +231,7 @@ def test_discarded_lines_pile_up_over_several_kills(tmp_path: Path) -> None:
 def test_a_file_without_anything_to_cut_is_not_rewritten(tmp_path: Path) -> None:
     written(tmp_path, *RUN[:3])
     inode = (tmp_path / METRICS_FILE).stat().st_ino
-    MetricsFile.open(tmp_path / METRICS_FILE, 20).close()
+    LinesFile.open(tmp_path / METRICS_FILE, 20).close()
     assert (tmp_path / METRICS_FILE).stat().st_ino == inode
     assert not (tmp_path / DISCARDED_FILE).exists()
 
@@ -251,7 +255,7 @@ def test_cut_at_any_byte_nothing_is_lost(
     path = folder / METRICS_FILE
     path.write_bytes(run_bytes[:size])
 
-    file = MetricsFile.open(path, k)
+    file = LinesFile.open(path, k)
     file.append({"iteration": k + 1, "split": "train", "domains": {}})
     file.close()
 
@@ -279,7 +283,7 @@ def test_a_spoilt_line_in_the_middle_is_set_aside_not_fatal(tmp_path: Path) -> N
     path = tmp_path / METRICS_FILE
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + b"\0\0\0\n" + second)
-    MetricsFile.open(path, 20).close()
+    LinesFile.open(path, 20).close()
     assert path.read_bytes() == first + second
     assert json.loads((tmp_path / DISCARDED_FILE).read_text()) == {"torn": "\0\0\0"}
 
@@ -457,7 +461,11 @@ def test_a_thousand_domains_fit_one_line_the_worst_first() -> None:
 def test_a_nan_domain_is_named_first_and_loudly() -> None:
     publish, out = publisher()
     many = {f"d{i:02}": (float(i), 16.0) for i in range(20)}
-    publish.line(record(30, stats=stats(**many, bad=(0.5, 32, 3))))
+    window = stats(**many, bad=(0.5, 32, 3))
+    publish.line(record(30, stats=window))
+    watch = Watch(Watching(), window.names)
+    for finding in watch.read(Reading("train", 30, window)):
+        publish.finding(finding)
     line, warning = out
     assert line.startswith("channel loss | bad NaN | d19 19.000 | ")
     assert warning == (
@@ -500,7 +508,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     """A write that the disk takes only in part leaves nothing of its line, then or later."""
     resource = pytest.importorskip("resource")
     path = tmp_path / METRICS_FILE
-    file = MetricsFile.open(path, 0)
+    file = LinesFile.open(path, 0)
     file.append(entry(1))
     whole = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -520,7 +528,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
 def test_a_full_disk_at_a_resume_leaves_the_file(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / METRICS_FILE
-    file = MetricsFile.open(path, 0)
+    file = LinesFile.open(path, 0)
     for iteration in range(1, 9):
         file.append(entry(iteration))
     file.close()
@@ -529,9 +537,9 @@ def test_a_full_disk_at_a_resume_leaves_the_file(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
         with pytest.raises(ConfigError, match="cannot write to"):
-            MetricsFile.open(path, 7)
+            LinesFile.open(path, 7)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
-    MetricsFile.open(path, 7).close()
+    LinesFile.open(path, 7).close()
     assert iterations(path) == list(range(1, 8))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -21,14 +20,15 @@ from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalar
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from torch.utils.tensorboard import SummaryWriter
 
+from domain_pretrain.commands.main import main
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.flow.publish import Publisher, Record
+from domain_pretrain.records.publisher import open_publisher
+from domain_pretrain.records.reader import METRICS_FILE, read_metrics
+from domain_pretrain.records.record import Record
 from domain_pretrain.report.curves import Curve, moving_average, read_curves
-from domain_pretrain.report.metrics import METRICS_FILE, read_metrics
 from domain_pretrain.report.picture import COLOURS, loss_picture
-from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE, add_parser
 from domain_pretrain.report.spread import spread
-from domain_pretrain.report.table import loss_table, summarise
+from domain_pretrain.report.table import CORPUS_TOKENS_FILE, loss_table, summarise
 from domain_pretrain.stats import SCALE, Column, DomainStats
 
 
@@ -100,7 +100,7 @@ def publish(logdir: Path, weights: dict[str, float] | None) -> None:
     stats = DomainStats(("finance", "general"), sums)
     consumed = {"finance": 1.0, "general": 1.0}
     writer = SummaryWriter(str(logdir))
-    publisher = Publisher(None, writer, None, "token", after_iteration=0)
+    publisher = open_publisher(None, writer, None, "token", after_iteration=0)
     for iteration in (1, 2):
         record = Record("train", iteration, 8, stats, consumed, weights=weights, shares=weights)
         publisher.scalars(record)
@@ -271,11 +271,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
 
 
 def report(*arguments: Any) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(["report", *map(str, arguments)])
-    result: int = args.run(args)
-    return result
+    return main(["report", *map(str, arguments)])
 
 
 def test_the_command_prints_a_table_and_writes_a_picture(
@@ -294,12 +290,12 @@ def test_the_command_prints_a_table_and_writes_a_picture(
 def test_the_command_says_what_is_missing(
     tmp_path: Path, metrics: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report(tmp_path) == 1
+    assert report(tmp_path) == 2
     assert "--domain-log-dir" in capsys.readouterr().err
     metrics("base", *ENTRIES)
     metrics("continued", *ENTRIES)
-    assert report(tmp_path) == 1
+    assert report(tmp_path) == 2
     error = capsys.readouterr().err
     assert f"{tmp_path}/base {tmp_path}/continued" in error
-    assert report(metrics("empty").parent) == 1
+    assert report(metrics("empty").parent) == 2
     assert "no lines yet" in capsys.readouterr().err

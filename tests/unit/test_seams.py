@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.hosts import seams
-from domain_pretrain.hosts.seams import Seam
+from domain_pretrain.seams import seam as seams
+from domain_pretrain.seams.seam import Seam
 
 SOURCE = """
 from json import dumps

@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing
 
 from domain_pretrain.errors import ConfigError, IntegrityError
-from domain_pretrain.flow.step import DomainStep
+from domain_pretrain.flow.domain_step import DomainStep
 
 NAMES = ("finance", "general", "rare")
 GLOBAL = {"strategy": "linupper", "warmup_steps": 0}

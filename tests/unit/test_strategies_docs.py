@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from domain_pretrain.strategies import Observation, build, registry
+from domain_pretrain.strategies import Observation, build
 from domain_pretrain.strategies.multipliers import MultiplierOptions
+from domain_pretrain.strategies.registry import STRATEGIES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
 BUILT_IN = sorted(
-    name for name, (rule, _) in registry._RULES.items() if rule.__module__.startswith("domain_pr")
+    name for name, (rule, _) in STRATEGIES._rules.items() if rule.__module__.startswith("domain_pr")
 )
 
 
@@ -26,7 +27,7 @@ def written(default):
 def test_every_option_of_a_rule_is_on_the_page_with_its_default(name):
     section = PAGE.split(f"\n### `{name}`\n")[1].split("\n### ")[0].split("\n## ")[0]
     section = " ".join(section.split())
-    for key, field in registry._RULES[name][1].model_fields.items():
+    for key, field in STRATEGIES._rules[name][1].model_fields.items():
         default = "required" if field.is_required() else written(field.default)
         assert f"`{key}` ({default})" in section
 
@@ -40,7 +41,7 @@ def test_the_common_options_are_on_the_page_with_their_defaults():
 
 
 def test_the_example_runs(monkeypatch):
-    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    monkeypatch.setattr(STRATEGIES, "_rules", dict(STRATEGIES._rules))
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(code, {"__name__": "example"})
     loss, yes = np.array([1.0, 2.0]), np.ones(2, bool)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain_pretrain.rules import state
 from domain_pretrain.stats import SCALE, Column, DomainStats
-from domain_pretrain.strategies import state
 from domain_pretrain.strategies.ema import Ema, default_horizon, reduced
 
 NAN = math.nan

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.section import parse
 from domain_pretrain.strategies.diagnostics import diagnose
 from domain_pretrain.strategies.multipliers import (
     Bounds,
@@ -15,7 +16,6 @@ from domain_pretrain.strategies.multipliers import (
     blended,
     multipliers,
 )
-from domain_pretrain.strategies.options import parse
 
 FREE = (0.0, 1e9)
 NAMES = ("a", "b", "c")

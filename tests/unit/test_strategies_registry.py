@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.strategies import Observation, Options, available, build, register, registry
-from domain_pretrain.strategies.options import Temperature
+from domain_pretrain.rules import registry
+from domain_pretrain.strategies import Observation, Options, available, build, register
+from domain_pretrain.strategies.registry import STRATEGIES
+from domain_pretrain.strategies.temperature import Temperature
 
 NAMES = ("a", "b")
 SEEN = Observation(
@@ -27,7 +29,7 @@ SEEN = Observation(
 @pytest.fixture
 def rules(monkeypatch):
     """A registry that forgets what the test added."""
-    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    monkeypatch.setattr(STRATEGIES, "_rules", dict(STRATEGIES._rules))
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def installed(monkeypatch, rules):
     """Pretend that packages with these entry points are installed: (name, value) pairs."""
 
     def install(*points):
-        found = [EntryPoint(name, value, registry.GROUP) for name, value in points]
+        found = [EntryPoint(name, value, STRATEGIES.group) for name, value in points]
         monkeypatch.setattr(registry, "entry_points", lambda group: found)
 
     return install
@@ -95,7 +97,7 @@ def test_an_unknown_strategy_suggests_the_nearest():
 
 
 def test_a_name_can_be_taken_once(rules):
-    with pytest.raises(ConfigError, match="two strategies are named 'uniform'"):
+    with pytest.raises(ConfigError, match="two rules are registered as strategy 'uniform'"):
         register("uniform")(lambda seen, state, options: (seen.uniform(), state))
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.section import parse
 from domain_pretrain.strategies import Reweighter, ReweightOptions
-from domain_pretrain.strategies.options import parse
 
 NAMES = ("a", "b", "c")
 NEEDED = {

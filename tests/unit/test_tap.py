@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from domain_pretrain.data.origin import ById, Constant
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.tap import BatchTap, Source
 
 CPU = torch.device("cpu")
-TABLE = Source(domain_of_dataset=torch.tensor([2, 0, 0, 1]))
+TABLE = Source(ById((2, 0, 0, 1)))
 
 
 def batch(ids: list[int] | None, rows: int = 2) -> dict[str, torch.Tensor]:
@@ -50,14 +51,14 @@ def test_other_attributes_are_the_iterators() -> None:
 def test_constant_source_needs_no_ids() -> None:
     tap = BatchTap(iter([batch(None)]))
     next(tap)
-    assert tap.rows(Source(constant=4), CPU).domains.tolist() == [4, 4]
+    assert tap.rows(Source(Constant(4)), CPU).domains.tolist() == [4, 4]
 
 
 @pytest.mark.parametrize(
     ("ids", "source", "message"),
     [
         (None, TABLE, "carries no dataset_id"),
-        ([0, 1], Source(constant=0), "the catalog does not describe the data"),
+        ([0, 1], Source(Constant(0)), "the catalog does not describe the data"),
         ([0, 1, 2], TABLE, "3 entries for 2 rows"),
     ],
 )

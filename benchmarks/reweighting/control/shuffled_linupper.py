@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from domain_pretrain.rules.options import Positive
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies import Options, register
 from domain_pretrain.strategies.loss_shape import shape_weights
-from domain_pretrain.strategies.observation import Array, Observation, State
-from domain_pretrain.strategies.options import Positive
+from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.shapes import linupper
 
 

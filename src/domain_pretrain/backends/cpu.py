@@ -17,7 +17,7 @@ from typing import Any
 
 from domain_pretrain.backends import core_attention, torch_cuda
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.hosts.importhook import after_import
+from domain_pretrain.seams.importhook import after_import
 
 # What a user would type. A flag that this Megatron does not know is skipped.
 FLAGS: tuple[tuple[str, str | None], ...] = (

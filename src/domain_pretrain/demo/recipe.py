@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from domain_pretrain.data.demo import Corpus
-from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
+from domain_pretrain.demo.corpora import Corpus
+from domain_pretrain.report.table import CORPUS_TOKENS_FILE
 
 LAYERS, HIDDEN, HEADS, SEQ_LENGTH = 4, 128, 4, 128
 GLOBAL_BATCH = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -14,14 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from domain_pretrain.data.demo import Corpus, build
+from domain_pretrain.demo.corpora import Corpus, build
 from domain_pretrain.demo.launch import PhaseProgress, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import Phase
-from domain_pretrain.report.metrics import METRICS_FILE, read_metrics
+from domain_pretrain.records.reader import METRICS_FILE, read_metrics
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.report_command import CORPUS_TOKENS_FILE
-from domain_pretrain.report.table import loss_table, summarise
+from domain_pretrain.report.table import corpus_tokens, loss_table, summarise
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,8 @@ class Story:
     def _show_tables(self) -> None:
         for phase in (self.base, self.continued):
             folder = self.out / phase.name
-            corpus_tokens = json.loads((folder / CORPUS_TOKENS_FILE).read_text("utf-8"))
             self.console.print()
-            summaries = summarise(read_metrics(folder), corpus_tokens)
+            summaries = summarise(read_metrics(folder), corpus_tokens(folder))
             self.console.print(loss_table(summaries, title=phase.title))
         self.console.print(
             "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats a byte. A "

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from domain_pretrain.errors import IntegrityError
-from domain_pretrain.flow.ledger import Groups, Ledger
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.loss import count, count_weighted, own_loss, weighted_loss
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import BatchTap, Rows, Source
 from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss
 
-# A loss function with this attribute lets us sum in its place: what it makes of the sums,
+# A loss function with this attribute lets us sum instead of it: what it makes of the sums,
 # ``(loss, report [2], num_tokens) -> (loss, num_tokens, report)``.
 FROM_SUMS = "from_sums"
 
@@ -40,7 +41,7 @@ class Forward:
     def wrap(self, forward_step: Callable[..., Any], source: Source) -> Callable[..., Any]:
         """The host's ``forward_step_func`` with the tap before it and the sums behind it."""
         groups = self.groups
-        needed = groups.counts or (self.steering is not None and groups.last_stage)
+        needed = groups.is_counting or (self.steering is not None and groups.last_stage)
 
         def tapped_forward_step(data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
             # Ranks that read no data (TP rank > 0, middle stages) have no iterator.
@@ -62,7 +63,7 @@ class Forward:
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
-            if finish is not None and self.groups.counts and self.backend.fused:
+            if finish is not None and self.groups.is_counting and self.backend.fused:
                 return finish(*self._own(microbatch, weights))
             try:
                 result = loss_func(output, *args, **kwargs)
@@ -91,7 +92,7 @@ class Forward:
         return self._own(microbatch, weights).loss
 
     def _own(self, microbatch: Microbatch, weights: Weights | None) -> DomainLoss:
-        """Add to the ledger; our own loss in the place of a host's."""
+        """Add to the ledger; our own loss instead of a host's."""
         found = own_loss(self.backend, self.ledger, microbatch, weights)
         self._count_weighted(microbatch, weights)
         return found
@@ -103,12 +104,16 @@ class Forward:
         host: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
         """Add to the ledger, on the ranks that count."""
-        if self.groups.counts:
+        if self.groups.is_counting:
             count(self.backend, self.ledger, microbatch, host)
             self._count_weighted(microbatch, weights)
 
     def _count_weighted(self, microbatch: Microbatch, weights: Weights | None) -> None:
-        if weights is not None and self.steering is not None and self.steering.lasting is None:
+        if (
+            weights is not None
+            and self.steering is not None
+            and self.steering.step_multipliers is None
+        ):
             count_weighted(self.backend, self.ledger, microbatch, weights)
 
     def _rows(self, tap: BatchTap | None, source: Source, device: torch.device) -> Rows:

@@ -65,11 +65,11 @@ def own_loss(
 def weighted_loss(
     backend: Backend, microbatch: Microbatch, weights: Weights, host_loss: torch.Tensor
 ) -> torch.Tensor:
-    """``Σ m·mask·loss``: a fresh fp32 scalar that takes the place of the host's loss sum.
+    """``Σ m·mask·loss``: a fresh fp32 scalar instead of the host's loss sum.
 
     Token counts and reports stay the host's. With multipliers of exactly 1 both the value and the
     gradient have the bits of the host's own ``sum(losses.float() * mask.float())``. One launch on
-    CUDA, and one in backward, in the place of the host's.
+    CUDA, and one in backward, instead of the host's.
 
     Args:
         backend: of the reduction.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from domain_pretrain.errors import IntegrityError
-from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.tap import Rows
 
 

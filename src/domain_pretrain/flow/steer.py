@@ -8,15 +8,14 @@ backward pass. ``Lagged`` knows them before the step begins; ``WithinMicrobatch`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from domain_pretrain.config import DomainConfig, Reweight
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.within import Curve, WithinMicrobatch, WithinSamples
 from domain_pretrain.kernels.domain_reduce import Backend, select
@@ -25,17 +24,20 @@ from domain_pretrain.strategies import Reweighter
 from domain_pretrain.strategies.diagnostics import diagnose
 from domain_pretrain.strategies.ema import default_horizon, reduced
 from domain_pretrain.strategies.multipliers import Bounds
+from domain_pretrain.strategies.section import Reweight
 from domain_pretrain.strategies.shapes import SHAPES
-
-FIXED = SCALE[Column.LOSS]
 
 
 class Steering(Protocol):
     """What a step asks of a way of reweighting. Ranks: the whole last pipeline stage."""
 
     @property
-    def lasting(self) -> torch.Tensor | None:
+    def step_multipliers(self) -> torch.Tensor | None:
         """fp32 ``[D]``, in force for the whole step; None where each microbatch has its own."""
+
+    @property
+    def in_force(self) -> torch.Tensor | None:
+        """fp32, the multipliers that were used last, the same on all ranks; None where unused."""
 
     def weights(self, microbatch: Microbatch) -> Weights:
         """What multiplies the samples' per-token losses. No host sync."""
@@ -73,22 +75,23 @@ class Lagged:
         self._multipliers = torch.ones(len(reweighter.names), device=device)
 
     @property
-    def lasting(self) -> torch.Tensor:
-        """See :class:`Steering`."""
+    def step_multipliers(self) -> torch.Tensor:
+        return self._multipliers
+
+    @property
+    def in_force(self) -> torch.Tensor:
         return self._multipliers
 
     def weights(self, microbatch: Microbatch) -> Weights:
-        """See :class:`Steering`."""
         return Weights(microbatch.rows.domains, self._multipliers)
 
     def commit(self, read: Callable[[], DomainStats]) -> None:
-        """See :class:`Steering`."""
         self.memory = self.reweighter.advance(self.memory, *reduced(read(), self._average))
         self._put()
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
-        """See :class:`Steering`: of the present weights, on the window's tokens."""
-        tokens = stats.sums[:-1, Column.TOKENS] / FIXED
+        # Of the present weights, on the window's tokens.
+        tokens = stats.sums[:-1, Column.TOKENS] / SCALE[Column.TOKENS]
         memory = self.memory
         found = diagnose(memory.weights, memory.multipliers, tokens, self.reweighter.bounds)
         return {
@@ -98,11 +101,9 @@ class Lagged:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`Steering`."""
         return self.reweighter.dump(self.memory)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :class:`Steering`."""
         if "ema" in state:
             self.memory = self.reweighter.load(state)
         else:  # of a run that weighed within the microbatch: estimates begin here
@@ -113,88 +114,84 @@ class Lagged:
         self._multipliers.copy_(torch.from_numpy(self.memory.multipliers.astype(np.float32)))
 
 
-def of_config(
-    config: DomainConfig,
-    section: Reweight | None,
-    names: tuple[str, ...],
-    groups: Groups,
-    device: torch.device,
-    *,
-    tokens_per_step: float,
-    backend: Backend | None,
-) -> Steering | None:
-    """:func:`build`, with what the config says of the domains; None where nothing reweights.
+@dataclass(frozen=True)
+class Reweighting:
+    """What the ``reweight`` section asks for, checked for a run's domains; no device is needed.
 
-    Args:
-        section: ``reweight`` of the config, as the command line changed it.
-    """
-    if section is None:
-        return None
-    domains = config.domains
-    return build(
-        section,
-        names,
-        groups,
-        device,
-        average=config.channel_loss.average,
-        tokens_per_step=tokens_per_step,
-        pinned=[name for name, domain in domains.items() if domain.pinned],
-        floor={name: d.floor for name, d in domains.items() if d.floor is not None},
-        backend=backend,
-    )
-
-
-def build(
-    section: Reweight,
-    names: tuple[str, ...],
-    groups: Groups,
-    device: torch.device,
-    *,
-    average: Average,
-    tokens_per_step: float,
-    pinned: Collection[str] = (),
-    floor: Mapping[str, float] | None = None,
-    backend: Backend | None = None,
-) -> Steering:
-    """The way of reweighting that the config asks for.
-
-    Args:
-        section: ``reweight`` of the config.
+    Attributes:
+        section: of the config.
         names: the domains.
-        groups: where this rank stands.
-        device: where the losses live.
         average: ``channel_loss.average``.
-        tokens_per_step: tokens of a global batch, for the default EMA horizon.
         pinned: domains whose multiplier is always 1.
-        floor: smallest multipliers, by domain.
-        backend: of the reduction; None for the automatic choice.
-
-    Raises:
-        ConfigError: names the key.
+        rule: what weighs whole steps, or what weighs within the forward pass.
     """
-    if floor and section.scope == "microbatch":
-        raise ConfigError(
-            f"domains.{next(iter(floor))}.floor has no effect with scope: microbatch: take it out"
-        )
-    if section.scope == "global_batch":
-        horizon = default_horizon(tokens_per_step, len(names))
-        reweighter = Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
-        return Lagged(reweighter, average, device)
-    options = section.curve()
-    curve = Curve(SHAPES[section.strategy], options.temperature, section.warmup_steps)
-    if section.unit == "sample":
-        if pinned:
+
+    section: Reweight
+    names: tuple[str, ...]
+    average: Average
+    pinned: frozenset[str]
+    rule: Reweighter | Curve
+
+    @classmethod
+    def check(
+        cls,
+        section: Reweight,
+        names: tuple[str, ...],
+        *,
+        average: Average,
+        tokens_per_step: float,
+        pinned: Collection[str] = (),
+        floor: Mapping[str, float] | None = None,
+    ) -> Reweighting:
+        """Find every mistake at start-up.
+
+        Args:
+            section, names, average, pinned: see the attributes.
+            tokens_per_step: tokens of a global batch, for the default EMA horizon.
+            floor: smallest multipliers, by domain.
+
+        Raises:
+            ConfigError: names the key.
+        """
+        rule: Reweighter | Curve
+        if section.scope == "global_batch":
+            horizon = default_horizon(tokens_per_step, len(names))
+            rule = Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
+            return cls(section, names, average, frozenset(pinned), rule)
+        if floor:
+            raise ConfigError(
+                f"domains.{next(iter(floor))}.floor has no effect with scope: microbatch: take it "
+                "out"
+            )
+        if pinned and section.unit == "sample":
             raise ConfigError(
                 f"domains.{next(iter(pinned))}.pinned has no effect with unit: sample: take it out"
             )
-        return WithinSamples(curve, groups, device)
-    Bounds.build(names, section.clip, pinned)  # checks the names
-    return WithinMicrobatch(
-        curve,
-        groups,
-        device,
-        backend or select("auto", device),
-        domains=len(names),
-        pinned=torch.tensor([name in pinned for name in names]),
-        objective=section.objective if "objective" in section.model_fields_set else "domain_mean",
-    )
+        Bounds.build(names, section.clip, pinned)  # checks the names
+        options = section.curve()
+        rule = Curve(SHAPES[section.strategy], options.temperature, section.warmup_steps)
+        return cls(section, names, average, frozenset(pinned), rule)
+
+    def start(self, groups: Groups, device: torch.device, backend: Backend | None) -> Steering:
+        """Before the first step.
+
+        Args:
+            groups: where this rank stands.
+            device: where the losses live.
+            backend: of the reduction; None for the automatic choice.
+        """
+        section, rule = self.section, self.rule
+        if isinstance(rule, Reweighter):
+            return Lagged(rule, self.average, device)
+        if section.unit == "sample":
+            return WithinSamples(rule, groups, device)
+        given = section.model_fields_set
+        return WithinMicrobatch(
+            rule,
+            groups,
+            device,
+            backend or select("auto", device),
+            domains=len(self.names),
+            pinned=torch.tensor([name in self.pinned for name in self.names]),
+            objective=section.objective if "objective" in given else "domain_mean",
+        )

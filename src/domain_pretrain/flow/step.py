@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from domain_pretrain.config import Reweight
 from domain_pretrain.errors import ConfigError, IntegrityError
-from domain_pretrain.flow import steer
+from domain_pretrain.flow.agreement import Agreement, check_agreement
+from domain_pretrain.flow.conservation import check_conservation
 from domain_pretrain.flow.forward import Forward
-from domain_pretrain.flow.ledger import Groups, Ledger, Windows, check_conservation
-from domain_pretrain.flow.publish import Publisher, Record, reweighted
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.ledger import Ledger, Sums
+from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.flow.windows import Windows
 from domain_pretrain.kernels.domain_reduce import Backend, select
-from domain_pretrain.kernels.domain_reduce.probe import require_device
-from domain_pretrain.stats import Average, Column, DomainStats, Split
-from domain_pretrain.strategies.options import parse
+from domain_pretrain.records.exporter import Publisher
+from domain_pretrain.records.record import Record, reweighted
+from domain_pretrain.stats import DomainStats, Split
+from domain_pretrain.watch import Reading, Watch
 
 STATE_VERSION = 1
 # The rerun machine may run a step three times: first, again in place, again from a checkpoint.
 MOST_ATTEMPTS = 4
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where training stands after a step.
-
-    Attributes:
-        iteration: number of the step, from 1.
-        consumed_samples: samples consumed by then, as the host counts them.
-        log, scalars: whether the host prints a line / writes scalars at this step.
-        microbatches: how many the step had per data-parallel rank.
-        skipped: the optimizer skipped the update.
-    """
-
-    iteration: int
-    consumed_samples: int
-    log: bool
-    scalars: bool
-    microbatches: int
-    skipped: bool = False
-
-
-class DomainStep:
+class Step:
     """The plugin's side of one training process: what the seams of every host call.
 
     Every rank has one and calls its methods in the same order; only the ranks that count see
@@ -61,6 +44,7 @@ class DomainStep:
         publisher: Publisher | None = None,
         steering: Steering | None = None,
         backend: Backend | None = None,
+        watch: Watch | None = None,
         *,
         config_hash: str = "",
         allow_domain_change: bool = False,
@@ -70,8 +54,9 @@ class DomainStep:
         self.device = device
         self.publisher = publisher
         self.steering = steering
+        self.watch = watch
         weighted = steering is not None
-        derived = steering is not None and steering.lasting is not None
+        derived = steering is not None and steering.step_multipliers is not None
         self.windows = Windows(names, device, layers=1 + weighted)
         backend = backend or select("auto", device)
         self._train = Forward(
@@ -81,60 +66,11 @@ class DomainStep:
             steering,
         )
         self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
+        self._agreement = Agreement(json.dumps([names, config_hash]), device)
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
         self._proven = False
         self._attempts = 0
-
-    @classmethod
-    def create(
-        cls,
-        names: Sequence[str],
-        reweight: Mapping[str, Any] | None = None,
-        *,
-        tokens_per_step: float,
-        average: Average = "token",
-        pinned: Collection[str] = (),
-        floor: Mapping[str, float] | None = None,
-        device: torch.device | str = "cpu",
-        publisher: Publisher | None = None,
-        allow_domain_change: bool = False,
-    ) -> DomainStep:
-        """For a training loop of one's own: one process, or data parallel over all processes.
-
-        Args:
-            names: the domains.
-            reweight: the ``reweight`` section of the config; None counts, and changes nothing.
-            tokens_per_step: tokens of a global batch, for the default EMA horizon.
-            average: ``channel_loss.average`` of the config.
-            pinned: domains whose multiplier is always 1.
-            floor: smallest multipliers, by domain.
-            device: where the losses live.
-            publisher: takes what :meth:`close` publishes.
-            allow_domain_change: load state of other domains, by name.
-
-        Raises:
-            ConfigError: names the key.
-            UnsupportedError: the device cannot do what is needed of it.
-        """
-        device, names = torch.device(device), tuple(names)
-        require_device(device, reweighting=reweight is not None)
-        groups = Groups.data_parallel(device)
-        steering = None
-        if reweight is not None:
-            steering = steer.build(
-                parse(Reweight, reweight, "reweight"),
-                names,
-                groups,
-                device,
-                average=average,
-                tokens_per_step=tokens_per_step,
-                pinned=pinned,
-                floor=floor,
-            )
-        return cls(
-            names, groups, device, publisher, steering, allow_domain_change=allow_domain_change
-        )
 
     # A training step: open → microbatches → close.
 
@@ -143,13 +79,14 @@ class DomainStep:
 
         Raises:
             IntegrityError: so many attempts without a :meth:`close` that the host's train_step
-                must be going past the plugin.
+                must bypass the plugin.
         """
         self._attempts += 1
         if self._attempts > MOST_ATTEMPTS:
             raise IntegrityError(
                 f"{MOST_ATTEMPTS} training schedules ran, but no step was closed: the script calls "
-                "a train_step of its own, past the plugin's seam; use Megatron's train loop"
+                "a train_step of its own, which bypasses the plugin's seam; use Megatron's train "
+                "loop"
             )
         self._train.ledger.open()
 
@@ -163,122 +100,106 @@ class DomainStep:
         """The host's ``forward_step_func`` with the tap before it and the sums behind it."""
         return (self._train if training else self._evaluate).wrap(forward_step, source)
 
-    def loss(
-        self, losses: torch.Tensor, loss_mask: torch.Tensor, ids: torch.Tensor
-    ) -> torch.Tensor:
-        """Count a training microbatch of a loop of one's own; the loss to differentiate.
-
-        Args:
-            losses: ``[b, s]`` per-token losses, nats, with gradient.
-            loss_mask: ``[b, s]``, 1 where a token counts; fractions are allowed.
-            ids: integer ``[b]``, index of each sample's domain in ``names``.
-
-        Returns:
-            ``Σ m·mask·loss``, an fp32 scalar, m being the multiplier of the sample's domain (1
-            where nothing reweights). Divide it by the tokens of the global batch.
-        """
-        return self._train.loss(losses, loss_mask, ids)
-
-    def end_step(self, *, skipped: bool = False) -> None:
-        """End a step of a loop of one's own, on every rank: what :meth:`close` does, unpublished.
-
-        Args:
-            skipped: no update was made of it (an overflow, say): the weights do not move on.
-        """
-        self._train.ledger.reduce()
-        self._commit(skipped=skipped)
-        for window in (Windows.SCALARS, Windows.LOG):
-            self.windows.restart(window)
-
-    def stats(self) -> DomainStats:
-        """Exact global sums of the step that ended last, on every rank; synchronises.
-
-        Raises:
-            IntegrityError: an id was out of range, or tokens are missing.
-        """
-        stats, host = self._train.ledger.read(self.names)
-        check_conservation(stats, host)
-        return stats
-
-    def multipliers(self) -> dict[str, float]:
-        """By domain, the mean multiplier of its tokens in the step that ended last; synchronises.
-
-        Domains without tokens are left out.
-        """
-        layers = self._train.ledger.sums[:, :-1, Column.TOKENS].tolist()
-        tokens = zip(self.names, layers[0], layers[-1], strict=True)
-        return {name: weighted / counted for name, counted, weighted in tokens if counted}
-
     def close(self, moment: Moment) -> None:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
-        self._train.ledger.reduce()
+        self._reduce()
         if moment.log or not self._proven:
             self._check(moment.microbatches)
         self._commit(skipped=moment.skipped)
-        # Every rank restarts its windows, so that every rank has the same state to checkpoint;
-        # only the publisher's rank has to wait for the numbers.
-        for window, due in ((Windows.SCALARS, moment.scalars), (Windows.LOG, moment.log)):
-            if due and self.publisher is not None:
-                self._publish(self.publisher, window, moment)
-            if due:
-                self.windows.restart(window)
+        # Every rank restarts its windows, so that every rank has the same state to checkpoint.
+        if moment.scalars:
+            if self.publisher is not None:
+                self.publisher.scalars(self._record(Windows.SCALARS, moment))
+            self.windows.restart(Windows.SCALARS)
+        if moment.log:
+            if self.publisher is not None:
+                self.publisher.line(self._record(Windows.LOG, moment))
+            self._look(lambda: self.windows.read(Windows.LOG)[0], "train", moment.iteration)
+            self.windows.restart(Windows.LOG)
 
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
     ) -> None:
         """End an evaluation, on every rank: reduce and publish."""
         self._evaluate.ledger.reduce()
-        stats, host = self._evaluate.ledger.read(self.names)
-        check_conservation(stats, host)
-        if self.publisher is not None and host.microbatches:
-            record = Record(split, iteration, consumed_samples, stats, final=final)
+        sums = self._evaluate.ledger.read(self.names)
+        check_conservation(sums.stats, sums.host)
+        if not sums.host.microbatches:
+            return
+        if self.publisher is not None:
+            record = Record(split, iteration, consumed_samples, sums.stats, final=final)
             self.publisher.scalars(record)
             self.publisher.line(record)
+        self._look(lambda: sums.stats, split, iteration)
+
+    def nonfinite_domains(self, *, training: bool) -> list[str]:
+        """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
+        sums = (self._train if training else self._evaluate).ledger.read(self.names)
+        return [name for name, totals in sums.stats if totals.nonfinite]
+
+    def _reduce(self) -> None:
+        """Make the step's sums global, with a digest of what was in force."""
+        steering, ledger = self.steering, self._train.ledger
+        ledger.sign(self._agreement.digest(None if steering is None else steering.in_force))
+        ledger.reduce()
+
+    def _read(self) -> Sums:
+        """The step's global sums, once the ranks have been proven to agree; synchronises."""
+        sums, steering = self._train.ledger.read(self.names), self.steering
+        # Weights made within the forward pass are known to the last stage alone.
+        everywhere = steering is None or steering.step_multipliers is not None
+        own = sums.words if everywhere or self.groups.last_stage else None
+        check_agreement(own, sums.agreed, self.groups)
+        return sums
+
+    def _check(self, microbatches: int) -> None:
+        sums = self._read()
+        expected = microbatches * self.groups.dp_cp_size
+        if sums.host.microbatches != expected:
+            raise IntegrityError(
+                f"the plugin saw {sums.host.microbatches} of the step's {expected} microbatch "
+                "losses: the script's forward step or schedule bypasses the plugin's seams"
+            )
+        check_conservation(sums.stats, sums.host)
+        self._proven = True
 
     def _commit(self, *, skipped: bool) -> None:
         self._attempts = 0
         ledger = self._train.ledger
-        if self.steering is not None and self.steering.lasting is not None:
-            ledger.weigh(self.steering.lasting)
+        if self.steering is not None and self.steering.step_multipliers is not None:
+            ledger.weigh(self.steering.step_multipliers)
         self.windows.add(ledger.sums, skipped=skipped)
         if self.steering is not None and not skipped:
-            self.steering.commit(lambda: ledger.read(self.names)[0])
+            self.steering.commit(lambda: self._read().stats)
 
-    def _check(self, microbatches: int) -> None:
-        stats, host = self._train.ledger.read(self.names)
-        expected = microbatches * self.groups.dp_cp_size
-        if host.microbatches != expected:
-            raise IntegrityError(
-                f"the plugin saw {host.microbatches} of the step's {expected} microbatch losses: "
-                "the script's forward step or schedule goes past the plugin's seams"
-            )
-        check_conservation(stats, host)
-        self._proven = True
-
-    def _publish(self, publisher: Publisher, window: int, moment: Moment) -> None:
-        publish = publisher.line if window == Windows.LOG else publisher.scalars
+    def _record(self, window: int, moment: Moment) -> Record:
         stats, *weighted = self.windows.read(window)
         tokens, samples = self.windows.consumed()
         record = Record("train", moment.iteration, moment.consumed_samples, stats, tokens, samples)
         if self.steering is not None:
             record = reweighted(record, weighted[0], self.steering.diagnostics(stats))
-        publish(record)
+        return record
 
-    def nonfinite_domains(self, *, training: bool) -> list[str]:
-        """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
-        stats, _ = (self._train if training else self._evaluate).ledger.read(self.names)
-        return [name for name, totals in stats if totals.nonfinite]
+    def _look(self, read: Callable[[], DomainStats], split: Split, iteration: int) -> None:
+        """Ask the alarms, on every rank; the publisher's rank tells what they found."""
+        if self.watch is None:
+            return
+        for finding in self.watch.read(Reading(split, iteration, read())):
+            if self.publisher is not None:
+                self.publisher.finding(finding)
 
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
         """Python primitives, the same on every rank."""
+        watched = {} if self.watch is None else self.watch.state_dict()
         return {
             "version": STATE_VERSION,
             "domains": list(self.names),
             "config_hash": self._config_hash,
             **self.windows.state_dict(),
             **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
+            **({"watch": watched} if watched else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -303,3 +224,5 @@ class DomainStep:
         self.windows.load_state_dict(state)
         if self.steering is not None and "reweight" in state:
             self.steering.load_state_dict(state["reweight"])
+        if self.watch is not None:
+            self.watch.load_state_dict(state.get("watch", {}))

@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from domain_pretrain.data.origin import ById, Constant
 from domain_pretrain.errors import IntegrityError
 
 DATASET_ID = "dataset_id"
 
 
-@dataclass(frozen=True)
 class Source:
-    """How the samples of one split tell their domain.
+    """Batches → domains, for the samples of one schedule.
 
-    Exactly one of the two is set: a table from ``dataset_id`` to domain index, or the one domain
-    of a split that carries no ids (a single plain dataset).
+    Args:
+        origin: of the split. (Of :class:`Sets`, the host reads one set a schedule: a constant.)
     """
 
-    domain_of_dataset: torch.Tensor | None = None
-    constant: int | None = None
-    _tables: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
+    def __init__(self, origin: ById | Constant) -> None:
+        self.origin = origin
+        self._tables: dict[torch.device, torch.Tensor] = {}
 
     def domains(self, dataset_id: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
         """Domain indices of the rows that hold ``tokens [b]``, int32 ``[b]``, beside them.
 
         -1 for an id that the blend does not have; the step's check then stops the run.
         """
-        if self.domain_of_dataset is None:
+        if isinstance(self.origin, Constant):
             if dataset_id is not None:
                 raise IntegrityError(
                     "the batch carries dataset_id, but by the data arguments this split is one "
                     "plain dataset: the catalog does not describe the data that is loaded"
                 )
-            assert self.constant is not None
-            return torch.full_like(tokens, self.constant, dtype=torch.int32)
+            return torch.full_like(tokens, self.origin.domain, dtype=torch.int32)
         if dataset_id is None:
             raise IntegrityError(
                 "the batch carries no dataset_id, although the split is a blend: the samples do "
@@ -46,16 +45,15 @@ class Source:
                 "data through --data-path, or let your dataset return 'dataset_id'"
             )
         ids = dataset_id.reshape(-1).to(tokens.device, torch.int64)
-        table = self._table(tokens.device)
+        table = self._table(self.origin, tokens.device)
         last = table.numel() - 1
         known = (ids >= 0) & (ids <= last)
         return torch.where(known, table[ids.clamp(0, last)], -1)
 
-    def _table(self, device: torch.device) -> torch.Tensor:
+    def _table(self, origin: ById, device: torch.device) -> torch.Tensor:
         """The table where the batches live, copied once: a CUDA graph cannot capture a copy."""
         if device not in self._tables:
-            assert self.domain_of_dataset is not None
-            self._tables[device] = self.domain_of_dataset.to(device, torch.int32)
+            self._tables[device] = torch.tensor(origin.domains, dtype=torch.int32, device=device)
         return self._tables[device]
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.microbatch import microbatch_weights
-from domain_pretrain.strategies.options import Temperature
 from domain_pretrain.strategies.sample import sample_weights
 from domain_pretrain.strategies.shapes import Shape
+from domain_pretrain.strategies.temperature import Temperature
 
 FIXED = SCALE[Column.LOSS]
 
@@ -40,9 +40,10 @@ class Curve:
 
 
 class _Within:
-    """Common to both: a step count, and the temperature as a tensor that follows it."""
+    """A :class:`.steer.Steering`, what both have in common: a step count, and the temperature as a
+    tensor that follows it."""
 
-    lasting = None  # see :class:`.steer.Steering`
+    step_multipliers = None  # see :class:`.steer.Steering`
 
     def __init__(self, curve: Curve, groups: Groups, device: torch.device) -> None:
         self._curve = curve
@@ -50,23 +51,22 @@ class _Within:
         self._step = 0
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
         self._warm = torch.zeros((), dtype=torch.bool, device=device)
+        self.in_force: torch.Tensor | None = None
         self._put()
 
     def commit(self, read: Callable[[], DomainStats]) -> None:
-        """See :class:`.steer.Steering`: weights of the losses at hand need no sums of the step."""
+        # Weights of the losses at hand need no sums of the step.
         self._step += 1
         self._put()
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
-        """See :class:`.steer.Steering`: these weights are gone with their microbatch."""
+        # These weights are gone with their microbatch.
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`.steer.Steering`."""
         return {"step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :class:`.steer.Steering`."""
         self._step = int(state["step"])
         self._put()
 
@@ -75,8 +75,9 @@ class _Within:
         self._temperature.fill_(self._curve.temperature.at(after_warmup))
         self._warm.fill_(after_warmup >= 0)
 
-    def _in_force(self, multipliers: torch.Tensor) -> torch.Tensor:
-        return torch.where(self._warm, multipliers, 1.0).float()
+    def _apply_warmup(self, multipliers: torch.Tensor) -> torch.Tensor:
+        self.in_force = torch.where(self._warm, multipliers, 1.0).float()
+        return self.in_force
 
     def _sum(self, sums: torch.Tensor) -> torch.Tensor:
         """Global sums: one all-reduce a microbatch over this rank's dp_cp group, in place."""
@@ -109,7 +110,6 @@ class WithinMicrobatch(_Within):
         self._objective: Any = objective
 
     def weights(self, microbatch: Microbatch) -> Weights:
-        """See :class:`.steer.Steering`."""
         self._local.zero_()
         self._backend.domain_reduce(self._local, *microbatch.arguments())
         columns = self._local[:-1, [Column.LOSS, Column.TOKENS]]
@@ -125,14 +125,13 @@ class WithinMicrobatch(_Within):
             objective=self._objective,
             pinned=self._pinned,
         )
-        return Weights(microbatch.rows.domains, self._in_force(multipliers))
+        return Weights(microbatch.rows.domains, self._apply_warmup(multipliers))
 
 
 class WithinSamples(_Within):
     """Unit ``sample``: every sample of a microbatch of all ranks is weighed by its own loss."""
 
     def weights(self, microbatch: Microbatch) -> Weights:
-        """See :class:`.steer.Steering`."""
         groups, rows = self._groups, microbatch.rows
         count = rows.tokens.numel()
         # Every data parallel rank fills its own rows, every context parallel rank adds its part:
@@ -155,5 +154,5 @@ class WithinSamples(_Within):
             loss_sum, tokens, shape=self._curve.shape, temperature=self._temperature
         )
         own_rows = torch.arange(count, device=rows.tokens.device)
-        multipliers = self._in_force(multipliers).view(-1, count)[groups.dp_rank]
+        multipliers = self._apply_warmup(multipliers).view(-1, count)[groups.dp_rank]
         return Weights(own_rows, multipliers, by_domain=False)

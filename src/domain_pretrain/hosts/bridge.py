@@ -3,7 +3,7 @@
 ::
 
     domains = BridgeDomains("domains.yaml")
-    pretrain(config, domains.watch(forward_step), callbacks=[domains])
+    pretrain(config, domains.wrap(forward_step), callbacks=[domains])
 
 Callbacks are told apart by their names, so nothing of Megatron-Bridge is imported here.
 """
@@ -18,19 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from domain_pretrain.catalog import Catalog
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
-from domain_pretrain.flow import steer
-from domain_pretrain.flow.metrics_file import check_log_dir
-from domain_pretrain.flow.publish import Publisher
-from domain_pretrain.flow.step import DomainStep, Moment
+from domain_pretrain.flags import PluginArgs
+from domain_pretrain.flow.moment import Moment
+from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
-from domain_pretrain.hosts.support import REFUSED_WITH_WEIGHTS, check_flags
+from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
+from domain_pretrain.hosts.support import Refusal
 from domain_pretrain.stats import Split
 
 STATE_FILE = "domain_pretrain.json"
@@ -45,6 +42,7 @@ class BridgeDomains:
         reweight: as ``--domain-reweight``.
         backend: as ``--domain-backend``.
         allow_domain_change: as ``--allow-domain-change``.
+        allow_unknown_host: as ``--allow-unknown-host``.
     """
 
     def __init__(
@@ -55,24 +53,29 @@ class BridgeDomains:
         reweight: str | None = None,
         backend: str = "auto",
         allow_domain_change: bool = False,
+        allow_unknown_host: bool = False,
     ) -> None:
         self._config = DomainConfig() if config is None else DomainConfig.load(config)
-        self._reweight = self._config.reweighting(reweight)
-        self._given_log_dir = log_dir
-        self._backend = backend
-        self._allow_domain_change = allow_domain_change
-        self._catalog: Catalog | None = None
-        self._step: DomainStep | None = None
+        self._config.reweighting(reweight)  # its mistakes are found here, before Megatron starts
+        self._options = PluginArgs(
+            channel_loss=True,
+            domain_reweight=reweight,
+            domain_log_dir=None if log_dir is None else str(log_dir),
+            domain_backend=backend,
+            allow_domain_change=allow_domain_change,
+            allow_unknown_host=allow_unknown_host,
+        )
+        self._session: Session | None = None
+        self._step: Step | None = None
         self._split: Split | None = None  # what the schedule that runs now reads
         self._source: Source | None = None
-        self._sources: dict[Split, Source] = {}
         self._forwards = 0  # of this attempt at a step
         self._forwards_of_attempt = 0
         self._trained = False
 
     # The forward step.
 
-    def watch(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:
         """``forward_step``, with the ids taken from the batch before it and the sums behind it.
 
         Raises:
@@ -85,7 +88,7 @@ class BridgeDomains:
 
         # Megatron-Bridge looks up parameters of the original to see whether it wants the state.
         @functools.wraps(forward_step)
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs)
             if self._step is None or self._split is None:
                 raise IntegrityError(
@@ -102,12 +105,16 @@ class BridgeDomains:
                 self._open_attempt(self._step)
             if self._source is None:
                 return forward(given.arguments["data_iterator"])
-            wrapped = self._step.wrap_forward_step(forward, self._source, training=training)
-            return wrapped(given.arguments["data_iterator"])
+            counted = self._step.wrap_forward_step(forward, self._source, training=training)
+            return counted(given.arguments["data_iterator"])
 
-        return watched
+        return wrapped
 
-    def _open_attempt(self, step: DomainStep) -> None:
+    def watch(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:
+        """The name of :meth:`wrap` in version 0.1."""
+        return self.wrap(forward_step)
+
+    def _open_attempt(self, step: Step) -> None:
         """The rerun machine may run a step again, unseen by callbacks: an attempt has a known
         number of forward passes."""
         if self._forwards % self._forwards_of_attempt == 0:
@@ -176,16 +183,10 @@ class BridgeDomains:
 
     # The step.
 
-    def _enter(self, split: Split, context: Any) -> DomainStep:
-        if self._step is None:
-            self._step = self._build(context.state)
-        assert self._catalog is not None
-        entry = self._catalog.split(split)
-        if entry is not None and split not in self._sources:
-            table = torch.tensor(entry.domain_of_dataset)
-            by_id = entry.constant_domain is None
-            self._sources[split] = Source(table if by_id else None, entry.constant_domain)
-        self._split, self._source = split, self._sources.get(split)
+    def _enter(self, split: Split, context: Any) -> Step:
+        if self._session is None or self._step is None:
+            self._session, self._step = self._build(context.state)
+        self._split, self._source = split, self._session.source(split)
         return self._step
 
     def _leave_evaluation(self, context: Any) -> None:
@@ -196,72 +197,69 @@ class BridgeDomains:
             split, progress.step, progress.consumed_train_samples, final=self._trained
         )
 
-    def _build(self, state: Any) -> DomainStep:
+    def _build(self, state: Any) -> tuple[Session, Step]:
         """All ranks get here together, at the first callback of a loop."""
-        cfg = state.cfg
-        _refuse(cfg)
-        if self._reweight is not None:
-            check_flags(cfg.model, REFUSED_WITH_WEIGHTS)
-        self._catalog = Catalog.build(
-            cfg.dataset.blend, cfg.dataset.blend_per_split, self._config, mock_data=False
-        )
-        device = device_of(self._backend, reweighting=self._reweight is not None)
-        groups = groups_of(cfg.train.micro_batch_size, device)
-        backend = kernels_of(self._config, device)
-        steering = steer.of_config(
-            self._config,
-            self._reweight,
-            self._catalog.names,
-            groups,
-            device,
-            tokens_per_step=cfg.train.global_batch_size * cfg.model.seq_length,
-            backend=backend,
-        )
-        step = DomainStep(
-            self._catalog.names,
-            groups,
-            device,
-            self._publisher(state) if owns_writers() else None,
-            steering,
-            backend,
-            config_hash=self._config.digest(),
-            allow_domain_change=self._allow_domain_change,
-        )
-        if state.train_state.step > 0:
-            step.load_state_dict(_load(cfg.checkpoint.load, state.train_state.step))
-        return step
-
-    def _publisher(self, state: Any) -> Publisher:
-        cfg = state.cfg
-        folder = self._given_log_dir or cfg.logger.tensorboard_dir or cfg.checkpoint.save
-        log_dir = Path(folder) if folder else None
-        if log_dir is not None:
-            check_log_dir(log_dir)
-        return Publisher(
-            log_dir,
-            state.tensorboard_logger,
-            state.wandb_logger,
-            self._config.channel_loss.average,
-            after_iteration=state.train_state.step,
-        )
+        cfg, started = state.cfg, state.train_state.step
+        if not hasattr(cfg.dataset, "blend"):
+            raise UnsupportedError(
+                f"{type(cfg.dataset).__name__} is no blend of Megatron data: the plugin needs a "
+                "GPTDatasetConfig, whose samples say which prefix they are of"
+            )
+        session = Session(_facts(cfg, self._options), self._options, self._config)
+        step = session.build(state.tensorboard_logger, state.wandb_logger, after_iteration=started)
+        if started > 0:
+            step.load_state_dict(_load(cfg.checkpoint.load, started))
+        return session, step
 
 
-def _refuse(cfg: Any) -> None:
-    if not hasattr(cfg.dataset, "blend"):
-        raise UnsupportedError(
-            f"{type(cfg.dataset).__name__} is no blend of Megatron data: the plugin needs a "
-            "GPTDatasetConfig, whose samples say which prefix they are of"
-        )
-    if getattr(cfg.model, "cuda_graph_impl", None) == "full_iteration":
-        raise UnsupportedError(
-            "cuda_graph_impl full_iteration replays steps without the forward step that the plugin "
-            "watches; use another cuda_graph_impl"
-        )
-    if cfg.dist.use_decentralized_pg:
-        raise UnsupportedError(
-            "use_decentralized_pg: the plugin finds its process groups in megatron.core's "
-            "parallel_state"
-        )
+class _Settings:
+    """The sections of a Megatron-Bridge config as one object, as Megatron-LM has its flags."""
+
+    def __init__(self, *sections: Any) -> None:
+        self._sections = sections
+
+    def __getattr__(self, name: str) -> Any:
+        for section in self._sections:
+            if hasattr(section, name):
+                return getattr(section, name)
+        raise AttributeError(name)
+
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        "model.cuda_graph_impl full_iteration",
+        lambda a: getattr(a, "cuda_graph_impl", None) == "full_iteration",
+        "it replays steps without the forward step that the plugin wraps; use another "
+        "cuda_graph_impl",
+    ),
+    Refusal(
+        "dist.use_decentralized_pg",
+        lambda a: bool(getattr(a, "use_decentralized_pg", False)),
+        "the plugin finds its process groups in megatron.core's parallel_state",
+    ),
+    Refusal(
+        "dataset.multiple_validation_sets",
+        lambda a: bool(getattr(a, "multiple_validation_sets", False)),
+        "callbacks do not say which of the sets an evaluation reads; give one validation blend",
+    ),
+)
+
+
+def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
+    from megatron.core import __version__ as version
+
+    return RunFacts(
+        core_version=version,
+        flags=_Settings(cfg.model, cfg.train, cfg.dataset, cfg.dist, cfg.ddp, cfg.checkpoint),
+        refusals=REFUSALS,
+        blend=cfg.dataset.blend,
+        blend_per_split=cfg.dataset.blend_per_split,
+        validation_set_names=None,
+        micro_batch_size=cfg.train.micro_batch_size,
+        global_batch_size=cfg.train.global_batch_size,
+        seq_length=cfg.model.seq_length,
+        log_dir=log_dir_of(options.domain_log_dir, cfg.logger.tensorboard_dir, cfg.checkpoint.save),
+    )
 
 
 def _state_file(folder: str, step: int) -> Path:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from domain_pretrain.catalog import SPLITS, check_data_path, data_path_arguments
-from domain_pretrain.config import DomainConfig, PluginArgs, add_arguments, plugin_args
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.blend import check_data_path, data_path_arguments
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
+from domain_pretrain.stats import SPLITS
 
 DATA_FLAGS = (
     "--data-path",
@@ -39,8 +41,8 @@ def data_from_config() -> list[str] | None:
     path = flags_of_command_line().domain_config
     if path is None or given & set(DATA_FLAGS):
         return None
-    config = DomainConfig.load(path)
-    return data_path_arguments(config)[1:] if config.domains else None
+    domains = DomainConfig.load(path).domains
+    return data_path_arguments(domains)[1:] if domains else None
 
 
 def check_data_flags(args: Any) -> None:

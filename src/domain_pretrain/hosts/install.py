@@ -10,10 +10,11 @@ from types import ModuleType
 
 from domain_pretrain.backends import cpu, select
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.hosts import mindspeed, seams
+from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.command_line import flags_of_command_line
-from domain_pretrain.hosts.importhook import after_import
 from domain_pretrain.hosts.megatron import SEAMS, clear_exit
+from domain_pretrain.seams.importhook import after_import
+from domain_pretrain.seams.seam import Seam, apply, check, check_undo, undo
 
 _enabled = False
 _checked: set[Path] = set()
@@ -55,14 +56,14 @@ def disable() -> None:
     _enabled = False
 
 
-def _undo(found: Sequence[seams.Seam]) -> None:
+def _undo(found: Sequence[Seam]) -> None:
     imported = [(s, sys.modules[s.module]) for s in reversed(found) if s.module in sys.modules]
-    for step in (seams.check_undo, seams.undo):
+    for step in (check_undo, undo):
         for seam, module in imported:
             step(seam, module)
 
 
-def _apply(found: Sequence[seams.Seam], module: ModuleType) -> None:
+def _apply(found: Sequence[Seam], module: ModuleType) -> None:
     if not _enabled:
         return
     with clear_exit():
@@ -70,7 +71,7 @@ def _apply(found: Sequence[seams.Seam], module: ModuleType) -> None:
     if mindspeed.present():
         return  # its patch manager applies them
     for seam in found:
-        seams.apply(seam, module)
+        apply(seam, module)
 
 
 def _join_mindspeed(module: ModuleType) -> None:
@@ -80,7 +81,7 @@ def _join_mindspeed(module: ModuleType) -> None:
     with clear_exit():
         _check_all([mindspeed.FEATURES], _root(module))
     _undo(SEAMS)
-    seams.apply(mindspeed.FEATURES, module)
+    apply(mindspeed.FEATURES, module)
     if mindspeed.patched():
         mindspeed.hand_over()
 
@@ -89,15 +90,15 @@ def _check_loop(module: ModuleType) -> None:
     problem = mindspeed.check_loop(_root(module))
     if _enabled and problem:
         with clear_exit():
-            raise UnsupportedError(f"this MindSpeed-LLM goes past the plugin's seams: {problem}")
+            raise UnsupportedError(f"this MindSpeed-LLM bypasses the plugin's seams: {problem}")
 
 
 def _refuse(module: ModuleType) -> None:
     if _enabled and flags_of_command_line().channel_loss:
         with clear_exit():
             raise UnsupportedError(
-                f"{module.__name__} is a training loop without Megatron, which the plugin holds on "
-                "to; train with TRAINING_BACKEND=mcore"
+                f"{module.__name__} is a training loop without Megatron, which the plugin hooks "
+                "into; train with TRAINING_BACKEND=mcore"
             )
 
 
@@ -107,14 +108,14 @@ def _root(module: ModuleType) -> Path:
     return path.parents[len(module.__name__.split(".")) - 2]
 
 
-def _check_all(found: Sequence[seams.Seam], root: Path) -> None:
+def _check_all(found: Sequence[Seam], root: Path) -> None:
     """All seams of a package are checked before the first is applied."""
     if root in _checked:
         return
-    problems = [p for p in (seams.check(seam, root) for seam in found) if p]
+    problems = [p for p in (check(seam, root) for seam in found) if p]
     if problems:
         raise UnsupportedError(
-            f"this {root.name} ({root}) does not have what the plugin holds on to:\n  "
+            f"this {root.name} ({root}) does not have what the plugin hooks into:\n  "
             + "\n  ".join(problems)
             + "\nrun `domain-pretrain doctor` and use a supported version"
         )

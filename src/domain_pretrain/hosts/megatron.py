@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
@@ -17,12 +16,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from domain_pretrain.backends import cpu, select
-from domain_pretrain.config import add_arguments
 from domain_pretrain.errors import DomainPretrainError, LogFolderError
+from domain_pretrain.flags import add_arguments
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts.command_line import data_from_config, flags_of_command_line
-from domain_pretrain.hosts.runtime import RUNTIME
-from domain_pretrain.hosts.seams import Seam
+from domain_pretrain.hosts.runtime import Runtime
+from domain_pretrain.process import rank
+from domain_pretrain.seams.seam import Seam
+
+
+class _Current:
+    """The run of this process. Seams live as long as the process, in which several may follow."""
+
+    runtime = Runtime()
 
 
 @contextmanager
@@ -32,7 +38,7 @@ def clear_exit() -> Iterator[None]:
         yield
     except DomainPretrainError as error:
         # Every rank finds the same mistake, and one of them says it.
-        if isinstance(error, LogFolderError) or os.environ.get("RANK", "0") == "0":
+        if isinstance(error, LogFolderError) or rank() == 0:
             print(f"domain_pretrain: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
 
@@ -55,7 +61,7 @@ def _add_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def _say_once(text: str) -> None:
     """Megatron builds its parser several times a run."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         print(text, flush=True)
 
 
@@ -63,7 +69,7 @@ def _validate_args(original: Callable[..., Any]) -> Callable[..., Any]:
     def validate_args(args: Any, *rest: Any, **kwargs: Any) -> Any:
         result = original(args, *rest, **kwargs)
         with clear_exit():
-            RUNTIME.start(args)
+            _Current.runtime = Runtime.of(args)
         return result
 
     return validate_args
@@ -73,18 +79,18 @@ def _get_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_forward_backward_func(*args: Any, **kwargs: Any) -> Any:
         schedule = original(*args, **kwargs)
         _start_if_not_validated()
-        if not RUNTIME.active:
+        if not _Current.runtime.active:
             return schedule
         with clear_exit():
-            step = RUNTIME.step
-        source = RUNTIME.next_source()
+            step = _Current.runtime.step
+        source = _Current.runtime.next_source()
 
         @functools.wraps(schedule)
         def counted_schedule(*args: Any, **kwargs: Any) -> Any:
             forward_step, training = kwargs["forward_step_func"], not kwargs["forward_only"]
             if training:
                 step.open()
-            counted = training or RUNTIME.evaluating
+            counted = training or _Current.runtime.evaluating
             if source is None or not counted or kwargs.get("collect_non_loss_data"):
                 wrapped = _only_tap(forward_step)
             else:
@@ -92,7 +98,7 @@ def _get_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return schedule(*args, **{**kwargs, "forward_step_func": wrapped})
             except Exception:
-                RUNTIME.report_nonfinite(training=training)
+                _Current.runtime.report_nonfinite(training=training)
                 raise
 
         return counted_schedule
@@ -112,19 +118,19 @@ def _only_tap(forward_step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _start_if_not_validated() -> None:
-    """Where ``validate_args`` was bound before our seam, or ``--yaml-cfg`` goes past it."""
+    """Where ``validate_args`` was bound before our seam, or ``--yaml-cfg`` bypasses it."""
     from megatron.training.global_vars import get_args
 
-    if RUNTIME.args is not get_args():
+    if _Current.runtime.args is not get_args():
         with clear_exit():
-            RUNTIME.start(get_args())
+            _Current.runtime = Runtime.of(get_args())
 
 
 def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def train_step(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        if RUNTIME.active:
-            RUNTIME.close_step(result)
+        if _Current.runtime.active:
+            _Current.runtime.close_step(result)
         return result
 
     return train_step
@@ -135,13 +141,13 @@ def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def evaluate_and_print_results(*args: Any, **kwargs: Any) -> Any:
         _start_if_not_validated()
-        if not RUNTIME.active:
+        if not _Current.runtime.active:
             return original(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
-        RUNTIME.open_evaluation(given["prefix"])
+        _Current.runtime.open_evaluation(given["prefix"])
         result = original(*args, **kwargs)
         # Megatron's prefix is "iteration N" while training and "iteration N on … set" at the end.
-        RUNTIME.close_evaluation(given["iteration"], final=" on " in given["prefix"])
+        _Current.runtime.close_evaluation(given["iteration"], final=" on " in given["prefix"])
         return result
 
     return evaluate_and_print_results
@@ -153,7 +159,7 @@ STATE_KEY = "domain_pretrain"
 def _state_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     def state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = original(self, *args, **kwargs)
-        ours = RUNTIME.state_dict() if RUNTIME.active else None
+        ours = _Current.runtime.state_dict() if _Current.runtime.active else None
         return state if ours is None else {**state, STATE_KEY: ours}
 
     return state_dict
@@ -163,8 +169,8 @@ def _load_state_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         state = dict(state_dict)
         ours = state.pop(STATE_KEY, None)
-        if ours is not None and RUNTIME.active:
-            RUNTIME.load_state_dict(ours)
+        if ours is not None and _Current.runtime.active:
+            _Current.runtime.load_state_dict(ours)
         return original(self, state, *args, **kwargs)
 
     return load_state_dict

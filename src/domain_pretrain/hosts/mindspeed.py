@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.hosts import megatron
-from domain_pretrain.hosts.seams import Seam
+from domain_pretrain.seams.seam import Seam
 
 MANAGER = "mindspeed.features_manager.features_manager"
 LOOP = "mindspeed_llm.training.training"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 
-from domain_pretrain.__main__ import OLDEST_BUILT_IN
 from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS
-from domain_pretrain.hosts.versions import HOST_VERSIONS, VERSIONS
+from domain_pretrain.hosts.versions import HOST_VERSIONS, OLDEST_BUILT_IN, VERSIONS
 
 PAGE = """\
 <!-- Made by src/domain_pretrain/hosts/page.py; CONTRIBUTING.md says how. -->

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -10,27 +9,16 @@ import torch.distributed as dist
 from packaging.version import Version
 
 from domain_pretrain.backends import select
-from domain_pretrain.config import DomainConfig
 from domain_pretrain.errors import ConfigError, UnsupportedError
-from domain_pretrain.flow.ledger import Groups
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.kernels import domain_reduce
-from domain_pretrain.kernels.domain_reduce.probe import adds_int64, require_device
-
-
-def rank() -> int:
-    """Global rank of this process."""
-    return int(os.environ.get("RANK", "0"))
+from domain_pretrain.kernels.domain_reduce.device_check import adds_int64, require_device
+from domain_pretrain.process import notice, rank, world_size
 
 
 def owns_writers() -> bool:
     """Whether Megatron's TensorBoard and W&B writers live on this rank: the last one."""
-    return rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1
-
-
-def notice(text: str) -> None:
-    """One line at start-up, from one rank."""
-    if rank() == 0:
-        print(f"domain_pretrain: {text}", flush=True)
+    return rank() == world_size() - 1
 
 
 def device_of(backend: str, *, reweighting: bool) -> torch.device:
@@ -51,13 +39,12 @@ def device_of(backend: str, *, reweighting: bool) -> torch.device:
     return device
 
 
-def kernels_of(config: DomainConfig, device: torch.device) -> domain_reduce.Backend:
+def kernels_of(name: domain_reduce.Name, device: torch.device) -> domain_reduce.Backend:
     """The reduction that ``channel_loss.kernels`` asks for.
 
     Raises:
         ConfigError: it cannot run here.
     """
-    name = config.channel_loss.kernels
     try:
         return domain_reduce.select(name, device)
     except UnsupportedError as error:
@@ -79,24 +66,24 @@ def groups_of(micro_batch_size: int, device: torch.device) -> Groups:
     tensor = mpu.get_tensor_model_parallel_group()
     model_parallel = mpu.get_model_parallel_group()
     last_stage = mpu.is_pipeline_last_stage(ignore_virtual=True)
-    counts = last_stage and mpu.get_tensor_model_parallel_rank() == 0
+    is_counting = last_stage and mpu.get_tensor_model_parallel_rank() == 0
     # Once, at the start: which member counts depends on the host's rank order.
-    flags = [counts]
+    flags = [is_counting]
     if dist.get_world_size(model_parallel) > 1:
         flags = [False] * dist.get_world_size(model_parallel)
-        dist.all_gather_object(flags, counts, group=model_parallel)
+        dist.all_gather_object(flags, is_counting, group=model_parallel)
     exact = adds_int64(device, _unless_alone(dp_cp))
     if not exact:
         notice(f"{device.type} does not add int64 between devices: sums travel as int32 limbs")
     return Groups(
         last_stage=last_stage,
-        counts=counts,
+        is_counting=is_counting,
         dp_cp=_unless_alone(dp_cp),
         adds_int64=exact,
         tensor_parallel=_unless_alone(tensor),
         tensor_source=mpu.get_tensor_model_parallel_src_rank(),
         model_parallel=_unless_alone(model_parallel),
-        source=dist.get_process_group_ranks(model_parallel)[flags.index(True)],
+        counting_rank=dist.get_process_group_ranks(model_parallel)[flags.index(True)],
         dp_cp_size=dist.get_world_size(dp_cp),
         dp_rank=mpu.get_data_parallel_rank(),
         cp_rank=mpu.get_context_parallel_rank(),

@@ -72,6 +72,9 @@ def _range() -> SpecifierSet:
 
 HOST_VERSIONS = _range()
 
+# The first whose wheel holds the training loop, which the built-in GPT entry takes.
+OLDEST_BUILT_IN = Version(next(row.series for row in VERSIONS if row.wheel)).release
+
 
 def find(version: Version) -> HostVersion | None:
     """The row of a version; None where the table does not have it."""

@@ -6,7 +6,6 @@ first, at every start and restart, from which checkpoint it can resume.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from domain_pretrain.__main__ import main as train
@@ -14,6 +13,8 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.checkpoints import repair_tracker
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human
+from domain_pretrain.paths import is_remote
+from domain_pretrain.process import rank
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     """
     try:
         flags = Flags.parse(sys.argv[1:])
-        if os.environ.get("RANK", "0") == "0":
+        if rank() == 0:
             _prepare_resume(flags)
     except ConfigError as error:
         print(f"domain_pretrain: {error}", file=sys.stderr)
@@ -42,7 +43,7 @@ def main() -> None:
 def _tell_of_a_full_disk(flags: Flags) -> None:
     """PyTorch's checkpoint writer says "unexpected pos 704 vs 598" where the disk is full."""
     size = checkpoint_bytes(flags)
-    if flags.save is None or size is None or "://" in str(flags.save):
+    if flags.save is None or size is None or is_remote(flags.save):
         return
     free = free_bytes(flags.save)
     if free < 2 * size:  # an estimate, and what was written of the broken one counts as used
@@ -56,7 +57,7 @@ def _tell_of_a_full_disk(flags: Flags) -> None:
 
 
 def _prepare_resume(flags: Flags) -> None:
-    if flags.load is None or flags.ckpt_step is not None or "://" in str(flags.load):
+    if flags.load is None or flags.ckpt_step is not None or is_remote(flags.load):
         return
     resume = repair_tracker(flags.load)
     for problem in resume.broken:

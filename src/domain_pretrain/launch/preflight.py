@@ -1,53 +1,25 @@
-"""``domain-pretrain preflight``: what can be told about a run before it takes a device."""
+"""What can be told about a run before it takes a device."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.blend import blend_of_words, check_data_path, data_path_arguments
+from domain_pretrain.data.plan import DEFAULT_SPLIT, TokenPlan, plan_tokens
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.flow.metrics_file import check_log_dir
 from domain_pretrain.launch.checkpoints import Resume, find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
-from domain_pretrain.launch.plan import TokenPlan, plan_tokens
 from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human, parameters
+from domain_pretrain.paths import is_remote
+from domain_pretrain.records.writer import check_log_dir
 
 MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add the command to ``domain-pretrain``'s parser."""
-    parser = subparsers.add_parser(
-        "preflight",
-        help="check a training command before it starts",
-        usage="domain-pretrain preflight [--nodes N] [--devices-per-node N] [--quiet] "
-        "-- [SCRIPT.py] <training flags>",
-    )
-    parser.add_argument("--nodes", type=int, default=1, help="machines of the run (default 1)")
-    parser.add_argument(
-        "--devices-per-node", type=int, default=1, help="processes on each of them (default 1)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="print problems only")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- WORDS")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print what the run is going to be, and all that is wrong with it; 2 if anything is."""
-    words = args.words[1:] if args.words[:1] == ["--"] else args.words
-    report = inspect(words, args.nodes, args.devices_per_node)
-    console = Console(stderr=bool(report.problems), soft_wrap=True)
-    if not args.quiet:
-        report.print(console)
-    for problem in report.problems:
-        console.print(f"preflight: {problem}", style="red", markup=False, highlight=False)
-    return 2 if report.problems else 0
 
 
 class Report:
@@ -109,7 +81,7 @@ def _missing_paths(script: str | None, flags: Flags) -> Iterator[str]:
     if flags.tokenizer and "/" in flags.tokenizer:
         paths.append(("the tokenizer", flags.tokenizer))
     for what, path in paths:
-        if path is not None and "://" not in str(path) and not Path(path).exists():
+        if path is not None and not is_remote(path) and not Path(path).exists():
             yield f"{what} {str(path)!r} does not exist"
 
 
@@ -128,12 +100,40 @@ def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int) -> N
     report.problems += layout_problems(flags, world)
     if sizes["TP"] > devices:
         report.warnings.append(
-            f"TP = {sizes['TP']} spans nodes of {devices} devices: it is the most talkative kind"
+            f"TP = {sizes['TP']} spans nodes of {devices} devices: tensor parallelism communicates "
+            "most; keep it within a node"
         )
 
 
+def plan_of_flags(flags: Flags) -> TokenPlan:
+    """The plan of tokens of a command.
+
+    Raises:
+        ConfigError: a flag that it takes is missing; or see :func:`plan_tokens`.
+    """
+    batch, length, iterations = flags.global_batch_size, flags.seq_length, flags.iterations
+    needed = {"--global-batch-size": batch, "--seq-length": length, "--train-iters": iterations}
+    if not (batch and length and iterations):
+        missing = [flag for flag, value in needed.items() if not value]
+        raise ConfigError(f"no plan of tokens without {', '.join(missing)}")
+    domains = DomainConfig.load(flags.domain_config).domains if flags.domain_config else {}
+    words = flags.data_path or flags.train_data_path
+    if words is None and domains:
+        words = tuple(data_path_arguments(domains)[1:])
+    if words is not None:
+        check_data_path(words)
+    only_training = flags.data_path is None and flags.train_data_path is not None
+    return plan_tokens(
+        batch * length,
+        iterations,
+        None if words is None else blend_of_words(words),
+        domains,
+        split=None if only_training else flags.split or DEFAULT_SPLIT,
+    )
+
+
 def _look_at_tokens(report: Report, flags: Flags) -> None:
-    plan = plan_tokens(flags)
+    plan = plan_of_flags(flags)
     report.plan = plan
     report.rows.append(
         (
@@ -150,7 +150,7 @@ def _look_at_tokens(report: Report, flags: Flags) -> None:
 
 
 def _look_at_checkpoints(report: Report, flags: Flags) -> None:
-    if flags.load is None or flags.ckpt_step is not None or "://" in str(flags.load):
+    if flags.load is None or flags.ckpt_step is not None or is_remote(flags.load):
         return
     resume = find_resume(flags.load)
     report.warnings += resume.broken
@@ -176,7 +176,7 @@ def _start(resume: Resume, flags: Flags) -> str:
 
 def _look_at_disk(report: Report, flags: Flags) -> None:
     size = checkpoint_bytes(flags)
-    if flags.save is None or size is None or "://" in str(flags.save):
+    if flags.save is None or size is None or is_remote(flags.save):
         return
     free = free_bytes(flags.save)
     row = f"{(parameters(flags) or 0) / 1e9:.2f}B parameters, about {human(size)} each"

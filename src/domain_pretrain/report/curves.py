@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from domain_pretrain.report.metrics import domain_names, read_metrics
+from domain_pretrain.records.reader import domain_names, read_metrics
 
 XAxis = Literal["tokens", "iterations"]
 

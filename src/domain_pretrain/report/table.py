@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from domain_pretrain.report.metrics import domain_names
+from domain_pretrain.records.reader import domain_names
+from domain_pretrain.stats import perplexity
+
+CORPUS_TOKENS_FILE = "corpus_tokens.json"
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,13 @@ class Summary:
     def ppl(self) -> float | None:
         """Perplexity on the validation set where there is one, else in training."""
         loss = self.end if self.valid is None else self.valid
-        if loss is None or math.isnan(loss):
-            return loss
-        return math.exp(loss) if loss < 700 else math.inf
+        return None if loss is None else perplexity(loss)
+
+
+def corpus_tokens(folder: Path) -> Mapping[str, float] | None:
+    """Tokens of each domain's training data, where the folder of a run tells."""
+    path = folder / CORPUS_TOKENS_FILE
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 def summarise(
@@ -45,7 +54,7 @@ def summarise(
     """The lines of a metrics file, domain by domain.
 
     Args:
-        entries: what :func:`~domain_pretrain.report.metrics.read_metrics` returns.
+        entries: what :func:`~domain_pretrain.records.reader.read_metrics` returns.
         corpus_tokens: tokens in each domain's training data, for the epochs.
     """
     summaries = []

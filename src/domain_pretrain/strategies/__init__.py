@@ -4,6 +4,8 @@
 torch, weigh within the forward pass.
 """
 
+from domain_pretrain.rules.options import Options
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies import (  # noqa: F401 -- importing a rule registers it
     bandit,
     excess,
@@ -13,8 +15,7 @@ from domain_pretrain.strategies import (  # noqa: F401 -- importing a rule regis
     loss_shape,
     velocity,
 )
-from domain_pretrain.strategies.observation import Observation, State
-from domain_pretrain.strategies.options import Options
+from domain_pretrain.strategies.observation import Observation
 from domain_pretrain.strategies.registry import Strategy, available, build, register
 from domain_pretrain.strategies.reweighter import Memory, Reweighter, ReweightOptions
 

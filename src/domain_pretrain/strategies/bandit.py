@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from domain_pretrain.strategies.observation import Array, Observation, State, known
-from domain_pretrain.strategies.options import Fraction, Options
+from domain_pretrain.rules.options import Fraction, Options
+from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.observation import Array, Observation, known
 from domain_pretrain.strategies.registry import register
 
 LARGEST_LOSS = 100.0  # nats; exp() of it is finite, and no model in training is that bad

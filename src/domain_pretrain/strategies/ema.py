@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from domain_pretrain.rules import state
 from domain_pretrain.stats import Average, DomainStats
-from domain_pretrain.strategies import state
 from domain_pretrain.strategies.observation import Array, Mask
 
 # Steps of one domain's tokens that the default horizon spans.

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
+from domain_pretrain.rules.options import Fraction, Options, Positive
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.exponentiated import ascend
-from domain_pretrain.strategies.observation import Array, Observation, State
-from domain_pretrain.strategies.options import Fraction, Options, Positive
+from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.reference import Reference, resolve
 from domain_pretrain.strategies.registry import register
 

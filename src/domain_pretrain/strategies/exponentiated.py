@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain_pretrain.strategies.observation import Array, Observation, State, known
+from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.observation import Array, Observation, known
 
 SMALLEST = np.finfo(np.float64).tiny
 

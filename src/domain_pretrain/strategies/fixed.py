@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import Self
 
-from domain_pretrain.strategies.observation import Array, Observation, State
-from domain_pretrain.strategies.options import Options, Positive, check_domains
+from domain_pretrain.rules.options import Options, Positive, check_domains
+from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import register
 
 

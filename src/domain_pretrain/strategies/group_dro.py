@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from domain_pretrain.rules.options import Fraction, NonNegative, Options, Positive
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.exponentiated import ascend
-from domain_pretrain.strategies.observation import Array, Observation, State
-from domain_pretrain.strategies.options import Fraction, NonNegative, Options, Positive
+from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import register
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain_pretrain.strategies.observation import Array, Observation, State, known
-from domain_pretrain.strategies.options import Fraction, Options, Steps
+from domain_pretrain.rules.options import Fraction, Options, Steps
+from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.observation import Array, Observation, known
 from domain_pretrain.strategies.registry import register
 
 # Exponents that are tried. Below 0.05 a power law cannot be told from a constant in one run, above

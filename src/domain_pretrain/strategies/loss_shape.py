@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from domain_pretrain.rules.options import Options
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies import shapes
-from domain_pretrain.strategies.observation import Array, Observation, State
-from domain_pretrain.strategies.options import CONSTANT_ONE, Options, TemperatureOption
+from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import register
+from domain_pretrain.strategies.temperature import CONSTANT_ONE, TemperatureOption
 
 
 class ShapeOptions(Options):

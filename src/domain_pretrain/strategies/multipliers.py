@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field
 from pydantic.types import Strict
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.rules.options import Fraction, Options, Steps, check_domains
 from domain_pretrain.strategies.observation import Array, Mask
-from domain_pretrain.strategies.options import Fraction, Options, Steps, check_domains
 
 Objective = Literal["token_share", "domain_mean"]
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.rules.state import State
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-# What a rule keeps between steps: numbers, and float64 arrays ``[D, ...]`` whose row NaN means "not
-# known yet". A fresh rule gets {}; a domain that joins later gets a NaN row (see state.py).
-State = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.report.metrics import domain_names, read_metrics
-from domain_pretrain.strategies.options import check_domains
+from domain_pretrain.records.reader import domain_names, read_metrics
+from domain_pretrain.rules.options import check_domains
 
 # Part of a domain's tokens in the baseline run, counted from its end, whose mean is the reference.
 LAST_PART = 0.1

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from domain_pretrain.strategies import state as codec
+from domain_pretrain.rules import state as codec
+from domain_pretrain.rules.options import Positive
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.ema import Ema, finite
 from domain_pretrain.strategies.multipliers import (
     Bounds,
@@ -17,8 +19,7 @@ from domain_pretrain.strategies.multipliers import (
     blended,
     multipliers,
 )
-from domain_pretrain.strategies.observation import Array, Observation, State
-from domain_pretrain.strategies.options import Positive
+from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import Strategy, build
 
 

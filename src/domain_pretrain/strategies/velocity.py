@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
+from domain_pretrain.rules.options import Fraction, Options, Positive
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.exponentiated import ascend
-from domain_pretrain.strategies.observation import Array, Observation, State, known
-from domain_pretrain.strategies.options import Fraction, Options, Positive
+from domain_pretrain.strategies.observation import Array, Observation, known
 from domain_pretrain.strategies.reference import Reference, resolve
 from domain_pretrain.strategies.registry import register
 from domain_pretrain.strategies.shapes import SMALLEST_RANGE

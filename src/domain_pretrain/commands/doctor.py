@@ -1,0 +1,158 @@
+"""``domain-pretrain doctor``: is this machine, and this Megatron, fit for the plugin?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.hosts import mindspeed
+from domain_pretrain.hosts.megatron import SEAMS
+from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED_REFUSALS
+from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS, check_version
+from domain_pretrain.hosts.versions import HOST_VERSIONS, find, host_version
+from domain_pretrain.seams.seam import check
+from domain_pretrain.version import __version__
+
+PACKAGES = ("torch", "megatron-core", "transformer-engine", "tensorboard", "wandb", "torch_npu")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to ``domain-pretrain``'s parser."""
+    parser = subparsers.add_parser("doctor", help="check versions, devices and seams")
+    parser.add_argument(
+        "--host",
+        metavar="PATH",
+        type=Path,
+        help="a checkout of Megatron-LM or MindSpeed-LLM to check instead of the installed "
+        "megatron; not imported",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings; 1 where a run would not be safe, else 0."""
+    console = Console()
+    fit = _print_machine(console) if args.host is None else True
+    root = _find_host(args.host)
+    if root is None:
+        where = args.host or "this Python's path"
+        console.print(f"[red]no megatron/training in {where}[/red]: no Megatron found")
+        return 1
+    mindspeed_llm = next(iter(_find_package("mindspeed_llm", args.host)), None)
+    safe = _print_host(console, root, mindspeed_llm) and fit
+    _print_refusals(console, mindspeed_llm is not None)
+    console.print("[green]fit[/green]" if safe else "[red]not fit: see above[/red]")
+    return 0 if safe else 1
+
+
+def _print_machine(console: Console) -> bool:
+    import torch
+
+    from domain_pretrain.backends import npu
+
+    table = Table("", "found", title="Machine", title_justify="left")
+    table.add_row("Python", platform.python_version())
+    table.add_row("domain-pretrain", __version__)
+    for package in PACKAGES:
+        table.add_row(package, _version(package) or "-")
+    table.add_row("apex", _apex())
+    found = npu.find() if npu.present() else []
+    if found:
+        for finding in found:
+            table.add_row(f"NPU: {finding.question}", finding.answer)
+    elif torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        table.add_row("devices", ", ".join(names))
+    else:
+        table.add_row("devices", "no accelerator: the CPU backend, for demos and tests")
+    console.print(table)
+    return all(finding.fit for finding in found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _apex() -> str:
+    """NVIDIA apex carries amp_C; the PyPI project of the same name is something else."""
+    if PathFinder.find_spec("apex") is None:
+        return "-"
+    if PathFinder.find_spec("amp_C") is not None:
+        return _version("apex") or "found"
+    return "not NVIDIA's (no amp_C): uninstall it, Megatron would import it"
+
+
+def _find_host(checkout: Path | None) -> Path | None:
+    """The ``megatron`` folder that holds ``training``, without importing it.
+
+    A checkout of MindSpeed-LLM may hold a copy, or find one where it is told to.
+    """
+    found = _find_package("megatron", checkout)
+    if checkout is not None and _find_package("mindspeed_llm", checkout):
+        found += _find_package("megatron", os.environ.get("MEGATRON_LM_PATH"))
+    return next((path for path in found if (path / "training").is_dir()), None)
+
+
+def _find_package(name: str, folder: Path | str | None) -> list[Path]:
+    """The folders of a package below ``folder`` or, by default, on this Python's path."""
+    spec = PathFinder.find_spec(name, [str(folder)] if folder else sys.path)
+    return [Path(p) for p in spec.submodule_search_locations or ()] if spec else []
+
+
+def _print_host(console: Console, root: Path, mindspeed_llm: Path | None) -> bool:
+    host = host_version(root)
+    safe = True
+    try:
+        check_version(str(host), allow_unknown=False)
+        verdict = f"within {HOST_VERSIONS}"
+    except UnsupportedError as error:
+        safe, verdict = False, f"[red]{error}[/red]"
+    console.print(f"\nmegatron.core {host} at {root}: {verdict}")
+    needs = find(host)
+    if needs is not None:
+        packages = ", ".join(needs.requirements)
+        console.print(
+            f"it needs Python {needs.python}; tested with {needs.tested_python}, {packages}"
+        )
+    if mindspeed_llm is not None:
+        console.print(f"MindSpeed-LLM at {mindspeed_llm}: MindSpeed's manager applies the seams")
+    table = Table("seam", "target", "fits", title="Seams", title_justify="left")
+    for name, target, problem in _seams(root, mindspeed_llm):
+        safe = safe and problem is None
+        table.add_row(name, target, problem or "yes")
+    console.print(table)
+    return safe
+
+
+def _seams(root: Path, mindspeed_llm: Path | None) -> list[tuple[str, str, str | None]]:
+    """Name, target, and why it does not fit, of all that the plugin holds on to."""
+    seams = SEAMS if mindspeed_llm is None else mindspeed.SEAMS
+    rows = [(seam.name, seam.target, check(seam, root)) for seam in seams]
+    if mindspeed_llm is None:
+        return rows
+    rows.append(("loop", mindspeed.LOOP, mindspeed.check_loop(mindspeed_llm)))
+    problem: str | None = "no package mindspeed: install it, or name its checkout: MINDSPEED_PATH"
+    for package in _find_package("mindspeed", os.environ.get("MINDSPEED_PATH")):
+        problem = check(mindspeed.FEATURES, package)
+    return [*rows, (mindspeed.FEATURES.name, mindspeed.FEATURES.target, problem)]
+
+
+def _print_refusals(console: Console, on_mindspeed: bool) -> None:
+    table = Table("refused with channel loss", "because", title="Limits", title_justify="left")
+    refusals = REFUSALS + REFUSED_WITH_WEIGHTS + (MINDSPEED_REFUSALS if on_mindspeed else ())
+    for refusal in refusals:
+        table.add_row(refusal.flags, refusal.why)
+    console.print(table)

@@ -1,0 +1,39 @@
+"""``domain-pretrain preflight``: check a training command before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from domain_pretrain.launch.preflight import inspect
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to ``domain-pretrain``'s parser."""
+    parser = subparsers.add_parser(
+        "preflight",
+        help="check a training command before it starts",
+        usage="domain-pretrain preflight [--nodes N] [--devices-per-node N] [--quiet] "
+        "-- [SCRIPT.py] <training flags>",
+    )
+    parser.add_argument("--nodes", type=int, default=1, help="machines of the run (default 1)")
+    parser.add_argument(
+        "--devices-per-node", type=int, default=1, help="processes on each of them (default 1)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print problems only")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- WORDS")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the run is going to be, and all that is wrong with it; 2 if anything is."""
+    words = args.words[1:] if args.words[:1] == ["--"] else args.words
+    report = inspect(words, args.nodes, args.devices_per_node)
+    console = Console(stderr=bool(report.problems), soft_wrap=True)
+    if not args.quiet:
+        report.print(console)
+    for problem in report.problems:
+        console.print(f"preflight: {problem}", style="red", markup=False, highlight=False)
+    return 2 if report.problems else 0

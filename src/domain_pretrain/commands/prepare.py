@@ -1,0 +1,135 @@
+"""``domain-pretrain prepare``: text files to a Megatron data set."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from domain_pretrain.prepare.corpus import prepare
+from domain_pretrain.prepare.errors import BadLine
+from domain_pretrain.prepare.manifest import Manifest, manifest_path
+from domain_pretrain.prepare.readers import SUFFIXES
+
+BAD_LINES_SHOWN = 20
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``prepare`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
+    parser = subparsers.add_parser(
+        "prepare",
+        help="make a Megatron data set (.bin, .idx) of text files",
+        description="Make a Megatron data set, PREFIX.bin and PREFIX.idx, of text files.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE",
+        help=f"files or quoted patterns ({', '.join(SUFFIXES)}); a .txt is one document",
+    )
+    parser.add_argument("--output", required=True, metavar="PREFIX", help="files to write")
+    parser.add_argument(
+        "--tokenizer",
+        required=True,
+        metavar="NAME",
+        help="'bytes', or a Hugging Face tokenizer.json or the folder that holds it",
+    )
+    parser.add_argument(
+        "--text-key", default="text", metavar="KEY", help="JSON key or Parquet column (%(default)s)"
+    )
+    parser.add_argument(
+        "--append-eod",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="end every document with the end-of-document token (on)",
+    )
+    parser.add_argument(
+        "--eod-token", metavar="TOKEN", help="that token (the tokenizer's eos_token)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    parser.add_argument("--strict", action="store_true", help="the first bad line is an error")
+    parser.add_argument("--force", action="store_true", help="replace an existing data set")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; an error, or an interruption, leaves nothing written."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    bad_lines = 0
+
+    def on_bad_line(bad: BadLine) -> None:
+        nonlocal bad_lines
+        bad_lines += 1
+        if bad_lines <= BAD_LINES_SHOWN:
+            console.print(f"bad line: {bad}", markup=False)
+        elif bad_lines == BAD_LINES_SHOWN + 1:
+            console.print("bad line: more of them; they are counted, not shown", markup=False)
+
+    with _Bar(console) as bar:
+        manifest = prepare(
+            args.inputs,
+            args.output,
+            args.tokenizer,
+            text_key=args.text_key,
+            append_eod=args.append_eod,
+            eod_token=args.eod_token,
+            workers=args.workers,
+            strict=args.strict,
+            force=args.force,
+            on_progress=bar.show,
+            on_bad_line=on_bad_line,
+        )
+    Console(highlight=False, soft_wrap=True).print(_summary(manifest, args.output), markup=False)
+    return 0
+
+
+class _Bar:
+    """Bytes of the inputs read, documents, tokens and bad lines; silent when not on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("prepare"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, read: int, manifest: Manifest) -> None:
+        """Draw the state."""
+        self._progress.update(
+            self._task,
+            completed=read,
+            total=sum(source.bytes for source in manifest.inputs),
+            description=f"{manifest.documents:,} documents, {manifest.tokens:,} tokens, "
+            f"{manifest.bad_lines:,} bad lines",
+        )
+
+
+def _summary(manifest: Manifest, prefix: str) -> str:
+    left_out = []
+    if manifest.bad_lines:
+        left_out.append(f"{manifest.bad_lines:,} bad lines")
+    if manifest.empty_documents:
+        left_out.append(f"{manifest.empty_documents:,} empty documents")
+    return (
+        f"{prefix}: {manifest.documents:,} documents, {manifest.tokens:,} tokens "
+        f"({manifest.dtype}), {manifest.text_bytes:,} bytes of text from "
+        f"{len(manifest.inputs):,} files"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        + f"\nmanifest: {manifest_path(prefix)}"
+        + f"\ntrain with: --data-path {prefix} {' '.join(manifest.megatron_flags)}"
+    )

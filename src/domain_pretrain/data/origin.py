@@ -1,0 +1,41 @@
+"""How the samples of a split tell their domain: by id, not at all, or by their place in a list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ById:
+    """Batches carry ``dataset_id``: a blend.
+
+    Attributes:
+        domains: domain index of every dataset of the blend, indexed by its id.
+    """
+
+    domains: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Batches carry no id: one plain dataset.
+
+    Attributes:
+        domain: its domain index.
+    """
+
+    domain: int
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Batches carry no id: a list of plain datasets (``--multiple-validation-sets``).
+
+    Attributes:
+        domains: domain index of every dataset, in the order in which the host evaluates them.
+    """
+
+    domains: tuple[int, ...]
+
+
+Origin = ById | Constant | Sets

@@ -1,0 +1,178 @@
+"""One run on any host: facts of the host → checks → the plugin's step. The only assembly.
+
+Megatron-LM, MindSpeed-LLM and Megatron-Bridge gather the same :class:`RunFacts`, each in its own
+way, and get the same checks, notices and step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.blend import Blend
+from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.origin import Constant, Sets
+from domain_pretrain.data.prefixes import check_files
+from domain_pretrain.flags import PluginArgs
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.steer import Reweighting
+from domain_pretrain.flow.step import Step
+from domain_pretrain.flow.tap import Source
+from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
+from domain_pretrain.hosts.support import (
+    REFUSALS,
+    REFUSED_WITH_WEIGHTS,
+    Refusal,
+    check_flags,
+    check_version,
+)
+from domain_pretrain.process import notice
+from domain_pretrain.records.exporter import Publisher, configured
+from domain_pretrain.records.publisher import open_publisher
+from domain_pretrain.records.writer import check_log_dir
+from domain_pretrain.stats import Split
+from domain_pretrain.watch import Watch
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a host tells of a run before it trains.
+
+    Attributes:
+        core_version: of ``megatron.core``.
+        flags: object with the host's settings, under the names of Megatron-LM's flags.
+        refusals: combinations of flags that the host has beside Megatron-LM's own.
+        blend, blend_per_split: as Megatron-LM's ``get_blend_and_blend_per_split`` returns them.
+        validation_set_names: ``--validation-set-names``.
+        micro_batch_size, global_batch_size: samples; the latter of the whole run, at its end.
+        seq_length: tokens of a sample.
+        log_dir: where the metrics file goes; None writes none.
+    """
+
+    core_version: str
+    flags: Any
+    refusals: tuple[Refusal, ...]
+    blend: Blend
+    blend_per_split: Sequence[Blend] | None
+    validation_set_names: Sequence[str] | None
+    micro_batch_size: int
+    global_batch_size: int
+    seq_length: int
+    log_dir: Path | None
+
+    def on(self, flag: str) -> bool:
+        """Whether a switch is given; one that this host does not have is not."""
+        return bool(getattr(self.flags, flag, False))
+
+
+class Session:
+    """A run that has passed all checks.
+
+    Args:
+        facts: of the host.
+        options: the plugin's own flags.
+        config: the YAML file.
+
+    Raises:
+        DomainPretrainError: something is wrong, or cannot be right; no device is touched for it.
+    """
+
+    def __init__(self, facts: RunFacts, options: PluginArgs, config: DomainConfig) -> None:
+        self.facts, self.options, self.config = facts, options, config
+        check_version(facts.core_version, allow_unknown=options.allow_unknown_host)
+        check_flags(facts.flags, REFUSALS + facts.refusals)
+        self.catalog = Catalog.build(
+            facts.blend,
+            facts.blend_per_split,
+            config.domains,
+            mock_data=facts.on("mock_data"),
+            multiple_validation_sets=facts.on("multiple_validation_sets"),
+            validation_set_names=facts.validation_set_names,
+        )
+        names = self.catalog.names
+        self.reweighting = self._check_reweighting(names)
+        self._watch = Watch(config.watch, names)
+        self._exporters = configured(config.exporters, names)
+        if not facts.on("sft"):  # there the prefixes are conversation files
+            for blend in filter(None, (facts.blend, *(facts.blend_per_split or ()))):
+                check_files(blend[0])
+        if owns_writers() and facts.log_dir is not None:
+            check_log_dir(facts.log_dir)
+        self._sources: dict[Split, Source] = {}
+
+    def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:
+        section, facts = self.config.reweighting(self.options.domain_reweight), self.facts
+        if section is None:
+            return None
+        domains = self.config.domains
+        found = Reweighting.check(
+            section,
+            names,
+            average=self.config.channel_loss.average,
+            tokens_per_step=facts.global_batch_size * facts.seq_length,
+            pinned=[name for name, domain in domains.items() if domain.pinned],
+            floor={name: d.floor for name, d in domains.items() if d.floor is not None},
+        )
+        check_flags(facts.flags, REFUSED_WITH_WEIGHTS)
+        if not facts.on("calculate_per_token_loss"):
+            notice(
+                "WARNING: the domains are reweighted without --calculate-per-token-loss: Megatron "
+                "then averages the loss within each microbatch (and CP rank), so a token's weight "
+                "also depends on how many others share its microbatch; give the flag for weights "
+                "that are exact over the global batch (docs/reweighting.md)"
+            )
+        return found
+
+    def build(self, tensorboard: Any, wandb: Any, *, after_iteration: int | None) -> Step:
+        """The step of this process; all ranks get here together, once groups and devices exist.
+
+        Args:
+            tensorboard, wandb: the host's writers, on the rank that owns them.
+            after_iteration: where this run starts; None where it does not train.
+        """
+        device = device_of(self.options.domain_backend, reweighting=self.reweighting is not None)
+        groups: Groups = groups_of(self.facts.micro_batch_size, device)
+        backend = kernels_of(self.config.channel_loss.kernels, device)
+        publisher: Publisher | None = None
+        if owns_writers():
+            publisher = open_publisher(
+                self.facts.log_dir,
+                tensorboard,
+                wandb,
+                self.config.channel_loss.average,
+                after_iteration=after_iteration,
+                others=self._exporters,
+            )
+        return Step(
+            self.catalog.names,
+            groups,
+            device,
+            publisher,
+            None if self.reweighting is None else self.reweighting.start(groups, device, backend),
+            backend,
+            self._watch,
+            config_hash=self.config.digest(),
+            allow_domain_change=self.options.allow_domain_change,
+        )
+
+    def source(self, split: Split, position: int = 0) -> Source | None:
+        """How the samples of one schedule tell their domain; None where the split has no data.
+
+        Args:
+            split: that the schedule reads.
+            position: of several validation sets, which one.
+        """
+        origin = self.catalog.split(split)
+        if isinstance(origin, Sets):
+            return Source(Constant(origin.domains[position]))
+        if origin is not None and split not in self._sources:
+            self._sources[split] = Source(origin)
+        return self._sources.get(split)
+
+
+def log_dir_of(*candidates: str | Path | None) -> Path | None:
+    """The first folder that is given: the plugin's own, TensorBoard's, that of the checkpoints."""
+    return next((Path(folder) for folder in candidates if folder), None)

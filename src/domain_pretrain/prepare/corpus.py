@@ -1,0 +1,164 @@
+"""Text files → one Megatron data set: ``prepare()``."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from domain_pretrain.prepare.encode import Encoder, encode_chunks
+from domain_pretrain.prepare.errors import BadLine, PrepareError
+from domain_pretrain.prepare.manifest import InputFile, Manifest
+from domain_pretrain.prepare.output import CorpusWriter
+from domain_pretrain.prepare.readers import Chunk, HashedFile, check_parquet, kind_of, read_chunks
+from domain_pretrain.prepare.tokenize import Tokenizer, load_tokenizer
+from domain_pretrain.version import __version__
+
+BAD_LINES_KEPT = 20
+"""Bad lines that are named in the manifest; all are counted."""
+
+BYTES_PER_WORKER = 8 << 20
+"""Input that is worth a process of its own."""
+
+
+def prepare(
+    inputs: Sequence[str | Path],
+    prefix: str | Path,
+    tokenizer: str | Tokenizer,
+    *,
+    text_key: str = "text",
+    append_eod: bool = True,
+    eod_token: str | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+    force: bool = False,
+    on_progress: Callable[[int, Manifest], None] = lambda read, manifest: None,
+    on_bad_line: Callable[[BadLine], None] = lambda bad: None,
+) -> Manifest:
+    """Make ``PREFIX.bin``, ``PREFIX.idx`` and ``PREFIX.manifest.json`` of text files.
+
+    The output does not depend on ``workers``. It appears whole or not at all.
+
+    Args:
+        inputs: files, or glob patterns (``**`` included), in the order of the corpus.
+        prefix: path of the output without suffix.
+        tokenizer: ``bytes``, a ``tokenizer.json`` or its folder, or a :class:`Tokenizer`.
+        text_key: JSON key or Parquet column of the text.
+        append_eod: end every document with the end-of-document token.
+        eod_token: Hugging Face only: that token; default: the folder's ``eos_token``.
+        workers: processes; default: one a core, fewer for small inputs.
+        strict: the first bad line is an error.
+        force: replace an existing corpus, and Megatron's index cache beside it.
+        on_progress: called after every chunk with the bytes of the inputs that have been read and
+            the manifest so far.
+        on_bad_line: called for every bad line, in order.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        PrepareError: nothing was written; the message says why.
+    """
+    paths = _resolve(inputs)
+    for path in paths:
+        if kind_of(path) == "cell":
+            check_parquet(path, text_key)
+    if isinstance(tokenizer, str):
+        tokenizer = load_tokenizer(tokenizer, eod_token)
+    if append_eod and tokenizer.eod is None:
+        raise PrepareError(
+            f"tokenizer {tokenizer.name!r} does not say which token ends a document (no eos_token "
+            "in tokenizer_config.json beside it); name it with --eod-token, or --no-append-eod"
+        )
+    sources = [InputFile(path=str(path), bytes=path.stat().st_size) for path in paths]
+    if workers is None:
+        workers = _default_workers(sum(source.bytes for source in sources))
+    if workers < 1:
+        raise PrepareError(f"--workers {workers}: give at least 1")
+
+    writer = CorpusWriter(Path(prefix), vocab_size=tokenizer.vocab_size, force=force)
+    encoder = Encoder(tokenizer, text_key, append_eod, writer.dtype.name)
+    manifest = _new_manifest(encoder, writer, sources)
+    offsets = list(accumulate((source.bytes for source in sources), initial=0))
+    with writer:
+        for encoded in encode_chunks(_read(sources, text_key), encoder, workers):
+            for bad in encoded.bad:
+                if strict:
+                    raise PrepareError(f"{bad} (without --strict this line would be left out)")
+                if len(manifest.first_bad_lines) < BAD_LINES_KEPT:
+                    manifest.first_bad_lines.append(str(bad))
+                on_bad_line(bad)
+            writer.add(encoded.ids, encoded.lengths)
+            sources[encoded.source].add(encoded.counts)
+            manifest.add(encoded.counts)
+            on_progress(offsets[encoded.source] + encoded.position, manifest)
+        if not manifest.documents:
+            raise PrepareError(_why_nothing(manifest))
+        writer.commit(manifest)
+    return manifest
+
+
+def _read(sources: list[InputFile], text_key: str) -> Iterator[Chunk]:
+    """Yield all inputs' chunks in order, noting each input's hash when it has been read whole."""
+    for index, source in enumerate(sources):
+        path = Path(source.path)
+        with HashedFile(path) as raw:
+            yield from read_chunks(index, path, raw, text_key)
+            source.sha256 = raw.sha256()
+
+
+def _resolve(inputs: Sequence[str | Path]) -> list[Path]:
+    """Files of ``inputs`` in order; the files of a pattern are sorted by name."""
+    paths: list[Path] = []
+    for given in map(str, inputs):
+        if os.path.isdir(given):
+            raise PrepareError(
+                f"{given}: a folder; give files or a pattern, such as '{Path(given)}/**/*.jsonl'"
+            )
+        # A file whose name happens to hold a bracket is that file.
+        found = [given] if os.path.exists(given) else sorted(glob.glob(given, recursive=True))
+        files = [Path(path) for path in found if not os.path.isdir(path)]
+        if not files:
+            raise PrepareError(f"{given}: no such file, and no file matches it as a pattern")
+        paths += files
+    if not paths:
+        raise PrepareError("no input; give text files or patterns of them")
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise PrepareError(f"{path}: given twice; its text would count twice")
+        seen.add(path.resolve())
+    return paths
+
+
+def _default_workers(total_bytes: int) -> int:
+    # What is not worth the start of a process is done in this one.
+    return max(1, min(len(os.sched_getaffinity(0)), total_bytes // BYTES_PER_WORKER))
+
+
+def _new_manifest(encoder: Encoder, writer: CorpusWriter, sources: list[InputFile]) -> Manifest:
+    tokenizer = encoder.tokenizer
+    return Manifest(
+        tool=f"domain-pretrain {__version__}",
+        megatron_core=writer.megatron_core,
+        tokenizer=tokenizer.name,
+        tokenizer_sha256=tokenizer.sha256,
+        megatron_flags=tokenizer.megatron_flags(writer.megatron_core),
+        vocab_size=tokenizer.vocab_size,
+        eod=tokenizer.eod,
+        append_eod=encoder.append_eod,
+        dtype=writer.dtype.name,
+        inputs=sources,
+    )
+
+
+def _why_nothing(manifest: Manifest) -> str:
+    message = (
+        f"no document in {len(manifest.inputs)} input files: "
+        f"{manifest.bad_lines} bad lines, {manifest.empty_documents} empty documents"
+    )
+    if manifest.first_bad_lines:
+        message += f"; the first bad line is {manifest.first_bad_lines[0]}"
+    return message

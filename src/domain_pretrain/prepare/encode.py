@@ -1,0 +1,200 @@
+"""Chunks → token ids, in this process or in several, in the order of the chunks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+
+import numpy as np
+
+from domain_pretrain.prepare.errors import BadLine, PrepareError
+from domain_pretrain.prepare.manifest import Counts
+from domain_pretrain.prepare.readers import Chunk
+from domain_pretrain.prepare.tokenize import Tokenizer
+
+
+@dataclass
+class Encoded:
+    """The documents of one chunk.
+
+    Attributes:
+        source: index of the input.
+        position: bytes of it that were read up to here.
+        ids: all documents' token ids, one after another, in the corpus's dtype.
+        lengths: ids of each document, end-of-document token included; their sum is ``len(ids)``.
+        counts: what came of the chunk.
+        bad: the lines left out.
+    """
+
+    source: int
+    position: int
+    ids: np.ndarray
+    lengths: list[int] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    bad: list[BadLine] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns a chunk into token ids; ``dtype`` is the name of a numpy dtype."""
+
+    tokenizer: Tokenizer
+    text_key: str
+    append_eod: bool
+    dtype: str
+
+    def __call__(self, chunk: Chunk) -> Encoded:
+        """Decode, tokenize and count the records of ``chunk``."""
+        dtype = np.dtype(self.dtype)
+        eod = np.array([self.tokenizer.eod] if self.append_eod else [], dtype=dtype)
+        parts: list[np.ndarray] = [np.empty(0, dtype)]
+        result = Encoded(chunk.source, chunk.position, parts[0])
+        for item in documents(chunk, self.text_key):
+            if isinstance(item, BadLine):
+                result.bad.append(item)
+                continue
+            line, text = item
+            try:
+                text_bytes = len(text.encode("utf-8"))
+                ids = np.asarray(self.tokenizer.encode(text) if text else [], dtype=dtype)
+            except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+                result.bad.append(BadLine(chunk.path, line, f"text is not Unicode: {error.reason}"))
+                continue
+            except Exception as error:  # tokenizers raises nothing narrower
+                result.bad.append(BadLine(chunk.path, line, f"tokenizer failed: {error}"))
+                continue
+            if not len(ids):
+                result.counts.empty_documents += 1
+                continue
+            if self.append_eod and ids[-1] == eod:
+                ids = ids[:-1]  # some tokenizers end a text themselves: one end is enough
+            parts += (ids, eod)
+            result.lengths.append(len(ids) + len(eod))
+            result.counts.text_bytes += text_bytes
+        result.ids = np.concatenate(parts)
+        result.counts.documents = len(result.lengths)
+        result.counts.tokens = len(result.ids)
+        result.counts.bad_lines = len(result.bad)
+        return result
+
+
+def documents(chunk: Chunk, text_key: str) -> Iterator[tuple[int, str] | BadLine]:
+    """Yield the (line, text) of every document of ``chunk``, or what is wrong with the line."""
+    if chunk.kind == "text":
+        yield from _text_document(chunk)
+        return
+    for line, record in enumerate(chunk.records, start=chunk.first):
+        try:
+            if chunk.kind == "cell":
+                yield line, _cell(record)
+            elif record is not None and record.strip():
+                yield line, _json_text(_decode(record, line), text_key)
+        except ValueError as error:
+            yield BadLine(chunk.path, line, str(error))
+
+
+def _text_document(chunk: Chunk) -> Iterator[tuple[int, str] | BadLine]:
+    """One document; a line that is not UTF-8 is left out of it."""
+    (record,) = chunk.records
+    assert record is not None
+    try:
+        yield chunk.first, _decode(record, chunk.first)
+    except ValueError:
+        good = []
+        for line, raw in enumerate(io.BytesIO(record), start=chunk.first):
+            try:
+                good.append(_decode(raw, line))
+            except ValueError as error:
+                yield BadLine(chunk.path, line, str(error))
+        yield chunk.first, "".join(good)
+
+
+def _decode(record: bytes, line: int) -> str:
+    """UTF-8 text, without the byte order mark that some editors put at the head of a file."""
+    try:
+        return record.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _json_text(line: str, text_key: str) -> str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"not a JSON object but {type(value).__name__}")
+    if text_key not in value:
+        raise ValueError(f"no key {text_key!r} among {', '.join(map(repr, list(value)[:8]))}")
+    text = value[text_key]
+    if not isinstance(text, str):
+        raise ValueError(f"{text_key!r} is {type(text).__name__}, not a string")
+    return text
+
+
+def _cell(record: bytes | None) -> str:
+    if record is None:
+        raise ValueError("null")
+    return _decode(record, line=0)
+
+
+def encode_chunks(chunks: Iterable[Chunk], encoder: Encoder, workers: int) -> Iterator[Encoded]:
+    """Encode ``chunks`` in ``workers`` processes; results come in the order of the chunks.
+
+    At most four chunks a worker are in flight, so memory does not grow with the input.
+
+    Raises:
+        PrepareError: a worker died.
+    """
+    if workers == 1:
+        yield from map(encoder, chunks)
+        return
+    # spawn: a fork of a process that has started threads (torch, tokenizers) can deadlock.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (encoder,))
+    pending: deque[Future[Encoded]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append(pool.submit(_encode, chunk))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PrepareError(
+            "a worker process died (out of memory? try fewer --workers; a script of your own "
+            "must call prepare() under `if __name__ == '__main__':`)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_encoder: Encoder
+
+
+def _start_worker(encoder: Encoder) -> None:
+    global _encoder
+    _encoder = encoder
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A parent killed by SIGKILL cannot end its workers, and they would wait for work forever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _encode(chunk: Chunk) -> Encoded:
+    return _encoder(chunk)

@@ -1,0 +1,192 @@
+"""Input files → chunks of raw records. The parent process reads; it leaves decoding to workers."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from domain_pretrain.prepare.errors import PrepareError
+
+Kind = Literal["json", "text", "cell"]
+
+KINDS: dict[str, Kind] = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "cell"}
+COMPRESSIBLE = {".txt", ".jsonl", ".json"}
+SUFFIXES = (*KINDS, *(f"{suffix}.gz" for suffix in sorted(COMPRESSIBLE)))
+
+CHUNK_BYTES = 1 << 20
+"""Raw bytes handed to a worker at a time; a longer record is a chunk of its own."""
+
+TEXT_BYTES = 4 << 20
+"""A text file beyond this is cut at line ends, so that memory stays bounded."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive records of one input, as they lie in the file.
+
+    Attributes:
+        source: index of the input.
+        path: its path, for messages.
+        kind: ``json``: a record is a line; ``text``: a piece of text; ``cell``: a Parquet cell.
+        first: number of the first record's first line (Parquet: row), from 1.
+        records: raw bytes; None for a null cell.
+        position: bytes of the input file read so far, compressed as it lies on disk.
+    """
+
+    source: int
+    path: str
+    kind: Kind
+    first: int
+    records: list[bytes | None]
+    position: int
+
+
+class HashedFile(io.RawIOBase):
+    """A file read once, front to back, hashed on the way: the data is what the hash says."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._sha256 = hashlib.sha256()
+        self.position = 0
+
+    def readable(self) -> bool:
+        """A stream for reading."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to ``len(buffer)`` bytes."""
+        count = self._file.readinto(buffer)
+        self._sha256.update(memoryview(buffer)[:count])
+        self.position += count
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+    def drain(self) -> None:
+        """Read what is left."""
+        while self.read(CHUNK_BYTES):
+            pass
+
+    def sha256(self) -> str:
+        """Hash of what was read."""
+        return self._sha256.hexdigest()
+
+
+def kind_of(path: Path) -> Kind:
+    """Kind of the records in ``path``, by its suffix.
+
+    Raises:
+        PrepareError: the suffix is unknown.
+    """
+    stem = path.name[:-3] if path.name.endswith(".gz") else path.name
+    suffix = Path(stem).suffix
+    if suffix not in KINDS or (stem != path.name and suffix not in COMPRESSIBLE):
+        raise PrepareError(f"{path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
+    return KINDS[suffix]
+
+
+def read_chunks(source: int, path: Path, raw: HashedFile, text_key: str) -> Iterator[Chunk]:
+    """Yield the chunks of one input, in file order; at the end ``raw`` has been read whole.
+
+    Args:
+        source: index of the input, passed on.
+        path: the input.
+        raw: the same file, opened; closed at the end.
+        text_key: the Parquet column that holds the text.
+
+    Raises:
+        PrepareError: the compressed stream is broken, or the Parquet file is.
+    """
+    kind = kind_of(path)
+    if kind == "cell":
+        yield from _parquet_chunks(source, path, text_key)
+        raw.drain()
+        return
+    read = _line_chunks if kind == "json" else _text_chunks
+    stream: io.BufferedReader = io.BufferedReader(raw, CHUNK_BYTES)
+    if path.name.endswith(".gz"):
+        # The outer buffer splits lines in C, which GzipFile does not.
+        unzipped: Any = gzip.GzipFile(fileobj=stream)
+        stream = io.BufferedReader(unzipped, CHUNK_BYTES)
+    try:
+        for first, records in read(stream):
+            yield Chunk(source, str(path), kind, first, records, raw.position)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise PrepareError(
+            f"{path}: the gzip stream is broken ({error}); fetch the file again or leave it out"
+        ) from error
+
+
+def _line_chunks(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes | None]]]:
+    first = 1
+    while lines := stream.readlines(CHUNK_BYTES):
+        yield first, list(lines)
+        first += len(lines)
+
+
+def _text_chunks(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes | None]]]:
+    first = 1
+    while piece := stream.read(TEXT_BYTES):
+        piece += stream.readline(TEXT_BYTES)
+        # A line longer still is cut inside: never within a character, though.
+        while (following := stream.peek(1)[:1]) and 0x80 <= following[0] < 0xC0:
+            piece += stream.read(1)
+        yield first, [piece]
+        first += piece.count(b"\n")
+
+
+def _parquet_chunks(source: int, path: Path, text_key: str) -> Iterator[Chunk]:
+    pyarrow, parquet = _import_pyarrow(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            size, rows, row = path.stat().st_size, max(1, file.metadata.num_rows), 1
+            for batch in file.iter_batches(batch_size=512, columns=[text_key]):
+                # As binary, so that one cell of invalid UTF-8 is one bad row and not an exception.
+                cells = batch.column(0).cast(pyarrow.large_binary()).to_pylist()
+                position = size * (row - 1 + len(cells)) // rows
+                yield Chunk(source, str(path), "cell", row, cells, position)
+                row += len(cells)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def check_parquet(path: Path, text_key: str) -> None:
+    """Check that ``path`` holds a column ``text_key`` of strings.
+
+    Raises:
+        PrepareError: pyarrow is missing, the file is broken, or the column is absent or no string.
+    """
+    pyarrow, parquet = _import_pyarrow(path)
+    try:
+        schema = parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
+    if text_key not in schema.names:
+        raise PrepareError(
+            f"{path}: no column {text_key!r}; choose one with --text-key: {', '.join(schema.names)}"
+        )
+    kind = schema.field(text_key).type
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        raise PrepareError(f"{path}: column {text_key!r} is {kind}, not a string")
+
+
+def _import_pyarrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise PrepareError(
+            f"{path}: reading Parquet needs pyarrow; pip install 'domain-pretrain[prepare]'"
+        ) from error
+    return pyarrow, pyarrow.parquet

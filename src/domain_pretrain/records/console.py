@@ -1,0 +1,125 @@
+"""What a person at the terminal sees: one line a logged step, one table an evaluation."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from domain_pretrain.records.exporter import Exporter
+from domain_pretrain.records.record import Finding, Record
+from domain_pretrain.stats import Average, DomainStats, DomainTotals
+
+Row = tuple[str, DomainTotals]
+
+ALL_UP_TO = 12  # so many domains are all shown, in the order of the config;
+SHOWN = 8  # of more, these with the highest loss
+PLAIN = str.maketrans({"▼": "v", "▲": "^", "…": "...", "×": "x"})
+
+
+def say(text: str) -> None:
+    """Print now, on any terminal: one that cannot show a character must not end a training run."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        print(text.translate(PLAIN).encode(encoding, "replace").decode(encoding), flush=True)
+
+
+class Console(Exporter):
+    """Turns stats into text; remembers each domain's last loss, to point up or down from it."""
+
+    def __init__(self, average: Average, out: Callable[[str], None] = say) -> None:
+        self._average = average
+        self._out = out
+        self._previous: dict[tuple[str, str], float] = {}
+        self._found: Counter[tuple[str, int]] = Counter()
+
+    def line(self, record: Record) -> None:
+        """One line for a window, a table for an evaluation."""
+        self._found.clear()
+        if record.split == "train":
+            self._out(self.train_line(record.stats, record.weights, record.reweighting))
+        else:
+            self._out(self.evaluation_table(record.split, record.iteration, record.stats))
+
+    def finding(self, finding: Finding) -> None:
+        """One line each; of one rule and window, no more than a person reads."""
+        self._found[finding.rule, finding.iteration] += 1
+        count = self._found[finding.rule, finding.iteration]
+        if count <= SHOWN:
+            self._out(f"channel loss | {finding.severity.upper()}: {finding.message}")
+        elif count == SHOWN + 1:
+            self._out(f"channel loss | … more of {finding.rule} at iteration {finding.iteration}")
+
+    def train_line(
+        self,
+        stats: DomainStats,
+        weights: Mapping[str, float] | None = None,
+        reweighting: Mapping[str, float] | None = None,
+    ) -> str:
+        """``channel loss | finance 2.131 ▼ | general 1.870 ▲``; absent domains are left out.
+
+        With multipliers in force: ``finance 2.131 ▼ ×1.24 | … | weighted 1.957, effective domains
+        1.9, clipped 0%``.
+        """
+        rows, hidden = self._select(stats)
+        cells = []
+        for name, totals in rows:
+            weight = "" if weights is None else f" ×{weights[name]:.2f}"
+            cells.append(f"{name} {self._loss('train', name, totals)}{weight}")
+        if hidden:
+            cells.append(f"… {hidden} more")
+        if reweighting is not None and rows:
+            cells.append(_summary(reweighting))
+        self._remember("train", stats)
+        return " | ".join(["channel loss", *(cells or ["no tokens"])])
+
+    def evaluation_table(self, split: str, iteration: int, stats: DomainStats) -> str:
+        """A header and a line for each domain: loss, perplexity, tokens."""
+        rows, hidden = self._select(stats)
+        width = max([len("domain"), *(len(name) for name, _ in rows)])
+        lines = [
+            f"channel loss ({split}) at iteration {iteration}",
+            f"  {'domain':<{width}}  {'loss':<9} {'ppl':>10} {'tokens':>15}",
+        ]
+        for name, totals in rows:
+            loss = self._loss(split, name, totals)
+            ppl = f"{totals.ppl(self._average):,.2f}"
+            lines.append(f"  {name:<{width}}  {loss:<9} {ppl:>10} {totals.tokens:>15,.0f}")
+        if hidden:
+            lines.append(f"  … {hidden} more")
+        self._remember(split, stats)
+        return "\n".join(lines)
+
+    def _select(self, stats: DomainStats) -> tuple[Sequence[Row], int]:
+        """The domains to show, and how many are left out."""
+        rows = list(stats)
+        if len(rows) <= ALL_UP_TO:
+            return rows, 0
+        rows.sort(key=lambda row: (row[1].nonfinite == 0, -row[1].loss(self._average)))
+        return rows[:SHOWN], len(rows) - SHOWN
+
+    def _loss(self, split: str, name: str, totals: DomainTotals) -> str:
+        loss = totals.loss(self._average)
+        if math.isnan(loss):
+            return "NaN"
+        previous = self._previous.get((split, name), math.nan)
+        arrow = " ▼" if loss < previous else " ▲" if loss > previous else ""
+        return f"{loss:.3f}{arrow}"
+
+    def _remember(self, split: str, stats: DomainStats) -> None:
+        for name, totals in stats:
+            self._previous[split, name] = totals.loss(self._average)
+
+
+def _summary(numbers: Mapping[str, float]) -> str:
+    """What reweighting does, from ``Record.reweighting``; some ways know the loss only."""
+    loss = numbers["weighted_loss"]
+    words = ["weighted NaN" if math.isnan(loss) else f"weighted {loss:.3f}"]
+    if "effective_domains" in numbers:
+        words.append(f"effective domains {numbers['effective_domains']:.1f}")
+    if "clip_rate" in numbers:
+        words.append(f"clipped {numbers['clip_rate']:.0%}")
+    return ", ".join(words)

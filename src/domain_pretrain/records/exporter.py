@@ -1,0 +1,90 @@
+"""Where records go: one interface for TensorBoard, W&B, files, the console, and others' own.
+
+An exporter of another package is a function that makes one from its options::
+
+    @EXPORTERS.register("mlflow", MlflowOptions)
+    def mlflow(options: MlflowOptions) -> Exporter: ...
+
+Its module is an entry point of the group ``domain_pretrain.exporters``, and the config asks for it
+by name: ``exporters: {mlflow: {uri: …}}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from domain_pretrain.records.record import Finding, Record
+from domain_pretrain.rules.registry import Configured, Registry
+
+
+class Exporter:
+    """What happens to records; what an exporter does not override, it leaves out.
+
+    All methods are called on one rank, the one that owns the host's writers. What they raise ends
+    the run: one that may fail has to catch it.
+    """
+
+    def scalars(self, record: Record) -> None:
+        """Points for curves, at the host's TensorBoard interval."""
+
+    def line(self, record: Record) -> None:
+        """A line for a log, at the host's logging interval, and for every evaluation."""
+
+    def finding(self, finding: Finding) -> None:
+        """What an alarm has found, right after the line of the window it was found in."""
+
+    def close(self) -> None:
+        """Training has ended; called once."""
+
+
+MakeExporter = Callable[[Any], Exporter]
+EXPORTERS: Registry[MakeExporter] = Registry("exporter", "domain_pretrain.exporters")
+
+
+def configured(
+    section: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]
+) -> list[Configured[MakeExporter]]:
+    """The exporters that the config asks for, with checked options; nothing is opened yet.
+
+    Args:
+        section: ``exporters`` of the config.
+        names: the domains.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    return [
+        EXPORTERS.build(name, given, names, key="exporters", where=f"exporters.{name}")
+        for name, given in section.items()
+    ]
+
+
+class Publisher(Exporter):
+    """Hands everything on to several exporters.
+
+    Lives on the one rank that owns the host's writers, from the moment its checkpoint is loaded.
+    """
+
+    def __init__(self, exporters: Iterable[Exporter]) -> None:
+        self.exporters = tuple(exporters)
+
+    def scalars(self, record: Record) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.scalars(record)
+
+    def line(self, record: Record) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.line(record)
+
+    def finding(self, finding: Finding) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.finding(finding)
+
+    def close(self) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.close()

@@ -1,0 +1,51 @@
+"""The exporters of a run, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from domain_pretrain.records.console import Console, say
+from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher
+from domain_pretrain.records.metrics_file import MetricsFile
+from domain_pretrain.records.scalars import TensorBoard, WandB
+from domain_pretrain.rules.registry import Configured
+from domain_pretrain.stats import Average
+
+
+def open_publisher(
+    log_dir: Path | None,
+    tensorboard: Any | None,
+    wandb: Any | None,
+    average: Average,
+    out: Callable[[str], None] = say,
+    *,
+    after_iteration: int | None,
+    others: Iterable[Configured[MakeExporter]] = (),
+) -> Publisher:
+    """Open everything that a run writes to.
+
+    Args:
+        log_dir: folder of ``domain_metrics.jsonl``; None writes no file.
+        tensorboard: the host's ``SummaryWriter``, or None.
+        wandb: the host's ``wandb`` module, or None.
+        average: whether a domain's loss is the mean over tokens or over samples.
+        out: takes the console's text.
+        after_iteration: where this run starts, as :meth:`LinesFile.open` takes it.
+        others: exporters of other packages.
+
+    Raises:
+        LogFolderError: ``log_dir`` cannot be used.
+    """
+    exporters: list[Exporter] = []
+    if tensorboard is not None:
+        exporters.append(TensorBoard(tensorboard, average, out))
+    if wandb is not None:
+        exporters.append(WandB(wandb, average))
+    if log_dir is not None:
+        # Before the console: what a person has read is in the file.
+        exporters.append(MetricsFile(log_dir, average, after_iteration=after_iteration))
+    exporters.append(Console(average, out))
+    exporters += [one.rule(one.options) for one in others]
+    return Publisher(exporters)

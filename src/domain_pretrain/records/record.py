@@ -1,0 +1,88 @@
+"""What is published: a logging window or an evaluation, and what a rule found in one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from domain_pretrain.stats import DomainStats, Split
+
+Severity = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A logging window or an evaluation, ready to be published.
+
+    Attributes:
+        split: where its tokens come from.
+        iteration: the last training iteration it knows of.
+        consumed_samples: the host's count of training samples at that iteration.
+        stats: sums of the window or evaluation.
+        consumed_tokens: training tokens so far by domain; None for an evaluation.
+        consumed_domain_samples: training samples so far by domain; None for an evaluation.
+        weights: the loss multipliers that were in force, by domain, a mean over the window's
+            tokens; None where nothing reweights.
+        reweighting: numbers about all of them by name, ``weighted_loss`` (nats, beside the raw
+            loss) among them; None where nothing reweights.
+        shares: each domain's part of the weighted tokens; None where nothing reweights.
+        final: an evaluation after the end of training, hence after the last checkpoint: a run
+            that resumes at this iteration does not take it over.
+    """
+
+    split: Split
+    iteration: int
+    consumed_samples: int
+    stats: DomainStats
+    consumed_tokens: Mapping[str, float] | None = None
+    consumed_domain_samples: Mapping[str, int] | None = None
+    weights: Mapping[str, float] | None = None
+    reweighting: Mapping[str, float] | None = None
+    shares: Mapping[str, float] | None = None
+    final: bool = False
+
+
+def reweighted(record: Record, weighted: DomainStats, numbers: Mapping[str, float]) -> Record:
+    """The record with what reweighting did to its window.
+
+    Args:
+        record: of the window.
+        weighted: its sums with every token's mask times its multiplier.
+        numbers: the strategy's own.
+    """
+    total, weights, shares = weighted.total, {}, {}
+    parts = dict(weighted)
+    for name, totals in record.stats:
+        # A domain whose multiplier was 0 has no weighted tokens, hence no totals.
+        tokens = parts[name].tokens if name in parts else 0.0
+        weights[name] = tokens / totals.tokens if totals.tokens else math.nan
+        shares[name] = tokens / total.tokens if total.tokens else math.nan
+    tokens = record.stats.total.tokens
+    loss = total.loss_sum / tokens if tokens and not total.nonfinite else math.nan
+    summary = {"weighted_loss": loss, **numbers}
+    return replace(record, weights=weights, shares=shares, reweighting=summary)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a domain that a person should know; see the package ``watch``.
+
+    Attributes:
+        rule: name of the alarm that found it.
+        domain: the domain; None where all are concerned.
+        iteration: the training iteration at which it was found.
+        severity: how bad it is.
+        message: one sentence for a person, which names domain and numbers.
+        cause: the likely cause, in a few words; empty where there is none to tell.
+        evidence: the numbers behind it, by name.
+    """
+
+    rule: str
+    domain: str | None
+    iteration: int
+    severity: Severity
+    message: str
+    cause: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,83 @@
+"""A record as points of TensorBoard and W&B, and the exporters that write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from domain_pretrain.records.charts import add_layout
+from domain_pretrain.records.exporter import Exporter
+from domain_pretrain.records.record import Record
+from domain_pretrain.stats import Average
+
+
+class TensorBoard(Exporter):
+    """Writes into the host's own event file.
+
+    Args:
+        writer: the host's ``SummaryWriter``.
+        average: whether a domain's loss is the mean over tokens or over samples.
+        out: takes a note for the console.
+    """
+
+    def __init__(self, writer: Any, average: Average, out: Callable[[str], None]) -> None:
+        self._writer = writer
+        self._average = average
+        self._out = out
+        self._layout_written = False
+
+    def scalars(self, record: Record) -> None:
+        """Points, and before the first of them the layout of the charts."""
+        if not self._layout_written:
+            note = add_layout(self._writer, weights=record.weights is not None)
+            if note:
+                self._out(note)
+            self._layout_written = True
+        for tag, value in scalar_values(record, self._average).items():
+            self._writer.add_scalar(tag, value, record.iteration)
+        if record.final:  # the host may end before the writer's own thread gets to it
+            self._writer.flush()
+
+
+class WandB(Exporter):
+    """Writes into the host's own run.
+
+    Args:
+        wandb: the host's ``wandb`` module.
+        average: whether a domain's loss is the mean over tokens or over samples.
+    """
+
+    def __init__(self, wandb: Any, average: Average) -> None:
+        self._wandb = wandb
+        self._average = average
+
+    def scalars(self, record: Record) -> None:
+        """Points."""
+        values = scalar_values(record, self._average)
+        if values:
+            self._wandb.log(values, step=record.iteration)
+
+
+def scalar_values(record: Record, average: Average) -> dict[str, float]:
+    """``tag → value``; an absent domain has no tag, a non-finite one NaN (docs/metrics.md)."""
+    train = record.split == "train"
+    suffix = "" if train else f"-{record.split}"
+    window_tokens = record.stats.total.tokens
+    values: dict[str, float] = {}
+    for name, totals in record.stats:
+        values[f"channel-loss{suffix}/{name}"] = totals.loss(average)
+        values[f"channel-ppl{suffix}/{name}"] = totals.ppl(average)
+        if not train:
+            continue
+        if window_tokens:
+            values[f"channel-tokens/{name}"] = totals.tokens / window_tokens
+        values[f"channel-samples/{name}"] = totals.samples
+        if record.weights is not None:
+            values[f"channel-weight/{name}"] = record.weights[name]
+        if record.shares is not None:
+            values[f"channel-share/{name}"] = record.shares[name]
+        if record.consumed_tokens is not None:
+            values[f"channel-consumed/{name}"] = record.consumed_tokens[name]
+    for name, value in (record.reweighting or {}).items():
+        values[f"reweighting/{name.replace('_', '-')}"] = value
+    return values
