@@ -28,6 +28,7 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
 from domain_pretrain.hosts.support import Refusal
+from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
 STATE_FILE = "domain_pretrain.json"
@@ -112,6 +113,7 @@ class BridgeDomains:
 
     def watch(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:
         """The name of :meth:`wrap` in version 0.1."""
+        notice("BridgeDomains.watch is called wrap now; the old name still works")
         return self.wrap(forward_step)
 
     def _open_attempt(self, step: Step) -> None:
