@@ -166,7 +166,7 @@ def main() -> None:
     import torch
     from megatron.training import training
 
-    from domain_pretrain.hosts.gpt import entry as gpt
+    from domain_pretrain.hosts.gpt.entry import entry as gpt
 
     pairs = Pairs()
     training.train_step = pairs.wrap(training.train_step)

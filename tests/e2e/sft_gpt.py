@@ -10,7 +10,7 @@ import numpy as np
 import recording_gpt
 from megatron.training.datasets import sft_dataset
 
-from domain_pretrain.hosts.gpt import data as gpt_data
+from domain_pretrain.hosts.gpt.entry import data as gpt_data
 
 
 class Tokenizer:

@@ -92,7 +92,15 @@ def within_the_forward_pass(rank: int) -> None:
                 microbatch = Microbatch.build(*shape, whole, groups)
                 found = steering.weights(microbatch).of_samples()
                 assert counts == {"all_reduce": 1}, counts
-                assert torch.equal(found, expected), (seed, unit, found, expected)
+                # From the same sums, but each by its own softmax in float64 (over the domains
+                # present, or over all with gaps): on the way to fp32 they may round apart, once.
+                torch.testing.assert_close(
+                    found,
+                    expected,
+                    rtol=2**-23,
+                    atol=0,
+                    msg=lambda m, at=(seed, unit): f"{at}: {m}",
+                )
 
 
 def by_domain(

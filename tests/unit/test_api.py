@@ -16,7 +16,9 @@ from domain_pretrain.flow.moment import Moment
 from domain_pretrain.records.publisher import open_publisher
 
 ROOT = Path(__file__).parents[2]
-(LOOP,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+(LOOP,) = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from domain_pretrain.stats import SCALE, Column
 
 FEW = settings(
     max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    # A backend keeps nothing from one example to the next.
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 
 
@@ -277,8 +277,9 @@ def test_multipliers_of_one_give_the_hosts_bits(backend: Backend, case: Case, sc
         assert torch.equal(losses.grad, host_losses.grad)  # type: ignore[arg-type]
         if again:
             assert torch.equal(loss, host_loss)
-        else:  # n roundings of half a unit, and one to fp32
-            bound = case.losses.numel() * 2**-25 + abs(host_loss.item()) * 2**-20
+        else:  # n roundings of half a unit, and in fp32 one and those of the host's n additions
+            count = case.losses.numel()
+            bound = count * 2**-25 + (count + 1) * 2**-24 * abs(host_loss.item())
             assert abs(loss.item() - host_loss.item()) <= bound
 
 

@@ -163,7 +163,7 @@ def test_processes_that_start_at_once_share_one_entry(cache_home: Path) -> None:
     processes = [context.Process(target=_compile_at_once, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    codes = {queue.get(timeout=60) for _ in processes}
+    codes = {queue.get(timeout=600) for _ in processes}
     for process in processes:
         process.join()
     assert len(codes) == 1

@@ -73,14 +73,20 @@ def straightforward(losses, ids, domains, temperature):
     return sums, counts, weights
 
 
+# Both score the same means, but one softmax runs over the domains present and the other over all
+# with gaps, so they differ in what a vector of the CPU holds: each an ulp of exp, up to five
+# roundings in the sum of six terms, one in the quotient, of 2^-24 relative (exp: 2^-23) each.
+SOFTMAX_FP32 = 2 * (2 + 5 + 1) * 2**-24
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_bit_for_bit_as_written_down_straightforwardly(seed):
+def test_as_written_down_straightforwardly(seed):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 6, (12,), generator=generator)
     losses = torch.rand(12, generator=generator) * 9
     sums, counts, weights = straightforward(losses, ids, 8, 1.0)
     found = microbatch_weights(sums, counts)
-    assert torch.equal(found.weights, weights)
+    torch.testing.assert_close(found.weights, weights, rtol=SOFTMAX_FP32, atol=0)
 
 
 @pytest.mark.parametrize("objective", ["token_share", "domain_mean"])
@@ -126,7 +132,8 @@ def test_temperature_as_a_tensor():
     given_sums = tensors([1, 2, 3], [1, 2, 3])
     as_float = microbatch_weights(*given_sums, temperature=0.4)
     as_tensor = microbatch_weights(*given_sums, temperature=torch.tensor(0.4, dtype=F64))
-    assert torch.equal(as_float.weights, as_tensor.weights)
+    # A division by a number may be a product with its inverse: an ulp or two of the scores.
+    torch.testing.assert_close(as_float.weights, as_tensor.weights, rtol=1e-14, atol=0)
 
 
 rows = st.lists(
@@ -134,7 +141,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=rows,
     shape=st.sampled_from(sorted(SHAPES)),

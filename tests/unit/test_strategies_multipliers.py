@@ -123,7 +123,7 @@ def cases(draw, largest=12):
     return weights, active, share, clip, floor, objective
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases())
 @example(
     case=(  # a subnormal share
@@ -147,7 +147,7 @@ def test_the_sum_is_one_and_the_bounds_hold(case):
     assert (m[~active] == 1).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_more_weight_is_never_a_smaller_multiplier(case):
     weights, active, share, clip, _, _ = case
@@ -169,7 +169,7 @@ def test_a_thousand_domains():
         assert m.max() <= 3.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_equal_weights_are_exactly_ones_under_token_share(case):
     _, active, share, clip, floor, _ = case

@@ -88,14 +88,17 @@ def test_a_domain_never_seen_has_one_until_it_is():
     assert memory.multipliers[2] != 1
     later = run(rule, [([1, 3, 9], [20, 10, 0])], memory)  # absent again: its loss is remembered
     assert later.ema.loss[2] == 9
-    assert later.weights[2] == memory.weights[2]
+    # The others' losses stay 1 and 3 but for the rounding of their sums and counts.
+    assert later.weights[2] == pytest.approx(memory.weights[2], rel=1e-13)
 
 
 def test_a_domain_with_a_nan_keeps_its_last_estimate():
     rule = reweighter()
     memory = run(rule, [([1, 3, 5], [10, 10, 10])] * 2)
     after = run(rule, [([1, 3, math.nan], [10, 10, 10])], memory)
-    np.testing.assert_array_equal(after.multipliers, memory.multipliers)
+    assert after.ema.loss[2] == memory.ema.loss[2]
+    # The others' losses and shares are the same but for the rounding of their sums and counts.
+    np.testing.assert_allclose(after.multipliers, memory.multipliers, rtol=1e-13)
     never = run(rule, [([1, 3, math.inf], [10, 10, 10])] * 2)
     assert never.multipliers[2] == 1
     assert abs(never.ema.share @ never.multipliers - 1) <= 1e-12
@@ -113,8 +116,9 @@ def test_no_tokens_at_all():
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "static"])
 def test_equal_losses_leave_the_host_as_it_is(name):
-    # Tokens that are powers of two, so that equal losses are equal after the division too.
-    memory = run(ALL[name], [([2.5, 2.5, 2.5], [8, 4, 2])] * 6)
+    # A loss that is a power of two: whatever is rounded in a sum of tokens is rounded alike in the
+    # sum of losses, so that equal losses are equal after the division too.
+    memory = run(ALL[name], [([2.0, 2.0, 2.0], [8, 5, 3])] * 6)
     assert memory.multipliers.tolist() == [1, 1, 1]
 
 
@@ -139,7 +143,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(RULES), history=steps)
 def test_the_sum_rule_and_the_bounds_at_every_step(name, history):
     rule = ALL[name]
@@ -154,7 +158,7 @@ def test_the_sum_rule_and_the_bounds_at_every_step(name, history):
         assert (m[~memory.ema.seen] == 1).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=st.sampled_from(RULES), history=steps, kill=st.integers(0, 6))
 def test_resume_is_bit_identical(name, history, kill):
     rule = ALL[name]
