@@ -26,6 +26,8 @@ class HostVersion:
         tested_python: the Python that ``make hosts`` tests it with.
         looked_up: releases in whose sources every seam was looked up.
         wheel: whether its wheel on PyPI holds the training loop.
+        oldest_torch: a minor version of PyTorch, older than ``torch`` says, that ``make hosts`` tests
+            its checkout with besides: the oldest that the package admits, ``2.4``.
     """
 
     series: str
@@ -35,6 +37,7 @@ class HostVersion:
     tested_python: str
     looked_up: tuple[str, ...]
     wheel: bool = False
+    oldest_torch: str = ""
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -53,7 +56,7 @@ _OLDER = ("torch>=2.6", ("six", "regex", *_ALL), "3.11")
 _NEWER = ("torch>=2.6", _ALL, "3.12")
 
 VERSIONS: tuple[HostVersion, ...] = (
-    HostVersion("0.12", ">=3.10", *_OLDEST, ("0.12.3",)),
+    HostVersion("0.12", ">=3.10", *_OLDEST, ("0.12.3",), oldest_torch="2.4"),
     HostVersion("0.13", ">=3.10", *_OLDEST, ("0.13.1",)),
     HostVersion("0.14", ">=3.10", *_OLDEST, ("0.14.0",)),
     HostVersion("0.15", ">=3.10", *_OLDER, ("0.15.3",)),
