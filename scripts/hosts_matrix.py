@@ -221,7 +221,7 @@ def report(folder: Path) -> int:
     """Print the page; 0 only if every host ran every check, and all of them passed."""
     names = [line.split()[0] for line in (folder / "plan").read_text().splitlines()]
     results = [read(name, folder) for name in names]
-    print(render(results), end="")
+    sys.stdout.buffer.write(render(results).encode())  # whatever the locale
     return int(any(result.problem or any(result.outcomes.values()) for result in results))
 
 

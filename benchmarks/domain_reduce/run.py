@@ -207,7 +207,7 @@ def machine(device: str) -> dict[str, Any]:
         return {**info, "device": properties.name, "driver": driver.splitlines()[:1]}
     names = [
         line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
     return {**info, "device": f"{names[0]}, {len(names)} cores"}

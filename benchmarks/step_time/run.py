@@ -125,7 +125,7 @@ def machine() -> dict[str, str]:
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
     return f"{os.cpu_count()} x {model or platform.processor()}"
 
@@ -166,7 +166,7 @@ def main() -> None:
     import torch
     from megatron.training import training
 
-    from domain_pretrain.hosts.gpt.entry import entry as gpt
+    from domain_pretrain.hosts.gpt import entry as gpt
 
     pairs = Pairs()
     training.train_step = pairs.wrap(training.train_step)

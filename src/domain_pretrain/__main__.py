@@ -86,7 +86,7 @@ def _run_built_in() -> None:
             f"the built-in GPT entry needs megatron-core >= 0.17, found {version[0]}.{version[1]}; "
             "give the checkout's own script first: -m domain_pretrain path/to/pretrain_gpt.py ..."
         )
-    from domain_pretrain.hosts.gpt.entry import entry as gpt
+    from domain_pretrain.hosts.gpt import entry as gpt
 
     gpt.main()
 

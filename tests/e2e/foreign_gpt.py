@@ -2,7 +2,7 @@
 
 import os
 
-from domain_pretrain.hosts.gpt.entry import entry as gpt
+from domain_pretrain.hosts.gpt import entry as gpt
 
 datasets, loss_func = gpt.datasets, gpt.loss_func
 

@@ -16,7 +16,7 @@ from megatron.training import training
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from domain_pretrain.hosts.gpt.entry import entry as gpt
+from domain_pretrain.hosts.gpt import entry as gpt
 
 FOLDER = Path(os.environ["RECORD_DIR"])
 WEIGHTS = torch.tensor(json.loads(os.environ["WEIGHTS"]), dtype=torch.float64)

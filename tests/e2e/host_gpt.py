@@ -151,7 +151,7 @@ def main():
     if SCRIPT.is_file():
         runpy.run_path(str(SCRIPT), run_name="__main__")
     else:
-        from domain_pretrain.hosts.gpt.entry import entry as gpt
+        from domain_pretrain.hosts.gpt import entry as gpt
 
         gpt.main()
     if records:

@@ -5,7 +5,7 @@ import signal
 
 import torch
 
-from domain_pretrain.hosts.gpt.entry import entry as gpt
+from domain_pretrain.hosts.gpt import entry as gpt
 
 forward_step = gpt.forward_step
 passes = 0

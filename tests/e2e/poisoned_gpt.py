@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from domain_pretrain.hosts.gpt.entry import entry as gpt
+from domain_pretrain.hosts.gpt import entry as gpt
 
 DOMAIN = 1  # "general": in every batch
 FROM_STEP, MICROBATCHES = 2, 8

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from domain_pretrain.hosts.gpt.entry import entry as gpt
+from domain_pretrain.hosts.gpt import entry as gpt
 
 records: list[dict[str, np.ndarray]] = []
 tokens: list[torch.Tensor] = []

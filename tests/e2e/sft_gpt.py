@@ -10,7 +10,7 @@ import numpy as np
 import recording_gpt
 from megatron.training.datasets import sft_dataset
 
-from domain_pretrain.hosts.gpt.entry import data as gpt_data
+from domain_pretrain.hosts.gpt import data as gpt_data
 
 
 class Tokenizer:
@@ -27,7 +27,9 @@ class Tokenizer:
 
 
 def read(path, config):
-    return [json.loads(line)["messages"] for line in Path(path).read_text().splitlines()]
+    return [
+        json.loads(line)["messages"] for line in Path(path).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 gpt_data.build_tokenizer = lambda args: Tokenizer()

@@ -49,7 +49,7 @@ def launch(nproc: int, *words: str | Path, **env: str) -> subprocess.CompletedPr
 
 
 def checkout_version() -> tuple[int, int]:
-    text = Path(str(CHECKOUT), "megatron/core/package_info.py").read_text()
+    text = Path(str(CHECKOUT), "megatron/core/package_info.py").read_text(encoding="utf-8")
     major, minor = (re.search(rf"^{name} = (\d+)", text, re.M) for name in ("MAJOR", "MINOR"))
     assert major and minor
     return int(major[1]), int(minor[1])

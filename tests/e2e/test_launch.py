@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
 
 
 def write_command(path: Path, body: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{body}\n")
+    path.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{body}\n", encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 

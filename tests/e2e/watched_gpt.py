@@ -53,7 +53,7 @@ def main():
     training.training_log = end_of_step(training.training_log)
     gpt.main()
     path = Path(os.environ["RECORD_DIR"], f"rank{os.environ['RANK']}.json")
-    path.write_text(json.dumps([*steps, counts]))
+    path.write_text(json.dumps([*steps, counts]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def command(tmp_path: Path) -> dict[str, str]:
 
 
 def run(command: dict[str, str], gradients: str = "") -> tuple[int, str]:
-    Path(command["REPORT"]).write_text(REPORT.replace("GRADIENTS", gradients))
+    Path(command["REPORT"]).write_text(REPORT.replace("GRADIENTS", gradients), encoding="utf-8")
     script = ROOT / "scripts" / "test_hosts.sh"
     done = subprocess.run([script], env=command, capture_output=True, text=True, timeout=600)
     matrix = Path(command["MATRIX"])
@@ -111,7 +111,7 @@ def test_the_oldest_pytorch_is_tested_too(command: dict[str, str]) -> None:
     name = f"{row.tested_python}-torch{oldest}"
     _, ready = command["ENVIRONMENTS"].split("=")
     code, page = run({**command, "ENVIRONMENTS": f"{name}={ready}"})
-    plan = Path(command["CACHE"], "results", "plan").read_text().splitlines()
+    plan = Path(command["CACHE"], "results", "plan").read_text(encoding="utf-8").splitlines()
     assert [line.split()[0] for line in plan] == ["old", f"old-torch{oldest}"]
     words = plan[1].split()
     assert words[1] == str(Path(command["CHECKOUTS"], "old"))

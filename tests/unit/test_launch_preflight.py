@@ -57,7 +57,8 @@ def test_only_the_training_split_is_read() -> None:
 def test_the_config_supplies_the_blend() -> None:
     Path("domains.yaml").write_text(
         "domains:\n  money: {data: [finance, news], weight: 1}\n"
-        "  general: {data: [general], weight: 5}\n"
+        "  general: {data: [general], weight: 5}\n",
+        encoding="utf-8",
     )
     found = epochs("--domain-config domains.yaml --split 100,0,0")
     assert found == pytest.approx({"money": 200 / 400, "general": 1})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
@@ -89,4 +90,4 @@ def _with_code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    sys.stdout.buffer.write(render().encode())  # whatever the locale

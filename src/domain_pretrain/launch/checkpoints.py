@@ -82,7 +82,7 @@ def repair_tracker(folder: Path) -> Resume:
     resume = find_resume(folder)
     if resume.tracker is not None:
         temporary = folder / f"{TRACKER}.tmp"
-        with open(temporary, "w") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(resume.tracker)
             file.flush()
             os.fsync(file.fileno())

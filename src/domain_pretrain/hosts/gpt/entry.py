@@ -25,8 +25,8 @@ from torch import Tensor
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.forward import FROM_SUMS
-from domain_pretrain.hosts.gpt.entry.batch import get_batch, is_packed
-from domain_pretrain.hosts.gpt.entry.data import datasets
+from domain_pretrain.hosts.gpt.batch import get_batch, is_packed
+from domain_pretrain.hosts.gpt.data import datasets
 
 # What this version of Megatron has.
 BUILDS_MODEL = hasattr(argument_utils, "gpt_config_from_args")  # since 0.19
@@ -182,7 +182,7 @@ def refuse_unsupported(args: Namespace) -> None:
 
 
 def _model_provider() -> Any:
-    from domain_pretrain.hosts.gpt.entry.model import model_provider
+    from domain_pretrain.hosts.gpt.model import model_provider
 
     return model_provider
 
