@@ -1,7 +1,6 @@
 """The built-in entry as it runs on a GPU: our sums in the place of its loss function's."""
 
 from domain_pretrain.hosts.gpt.entry import main
-
 from domain_pretrain.kernels.domain_reduce import Backend
 
 if __name__ == "__main__":

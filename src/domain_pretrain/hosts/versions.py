@@ -26,8 +26,8 @@ class HostVersion:
         tested_python: the Python that ``make hosts`` tests it with.
         looked_up: releases in whose sources every seam was looked up.
         wheel: whether its wheel on PyPI holds the training loop.
-        oldest_torch: a minor version of PyTorch, older than ``torch`` says, that ``make hosts`` tests
-            its checkout with besides: the oldest that the package admits, ``2.4``.
+        oldest_torch: the oldest PyTorch that the package admits, ``2.4``, where ``make hosts``
+            tests the checkout with it, too; else empty.
     """
 
     series: str
