@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("records", "seams"),
     ("kernels", "prepare"),
-    ("data", "strategies", "watch"),
+    ("data", "strategies", "watch", "evaluate"),
     ("backends", "report"),
     ("config",),
     ("flow",),
