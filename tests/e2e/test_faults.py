@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from launch import MODEL, environment, train
+from support.fork_server import free_port
+from support.launch import MODEL, environment, train
 
 pytestmark = pytest.mark.megatron
 slow = pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: set SLOW=1")
@@ -94,9 +94,7 @@ class Cluster:
     """Two nodes and the folder that they share."""
 
     def __init__(self, folder: Path, words: list[str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.run = folder / "run"
         self.env_file = folder / "my.env"
