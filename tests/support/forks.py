@@ -46,7 +46,7 @@ class ForkServer:
         nproc: int = 1,
         cwd: Path | None = None,
         stdin: str = "",
-        timeout: float = 300,
+        timeout: float = 600,
     ) -> tuple[int, str]:
         """Exit code and output of ``python WORDS``, or of ``nproc`` ranks of it under torchrun.
 

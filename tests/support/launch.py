@@ -92,7 +92,7 @@ def start(
     nproc: int,
     *words: str | Path,
     plugin: bool = True,
-    timeout: float = 300,
+    timeout: float = 600,
     env: dict[str, str] | None = None,
     real: bool = False,
 ) -> tuple[int, str]:
@@ -122,7 +122,7 @@ def train(
     plugin: bool = True,
     installed: bool = True,
     expect: int | None = 0,
-    timeout: float = 300,
+    timeout: float = 600,
     env: dict[str, str] | None = None,
     real: bool = False,
 ) -> Run:
