@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch import environment
+from support.launch import environment
 
 from domain_pretrain.demo.launch import PhaseFailed, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores

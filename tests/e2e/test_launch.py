@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch import environment
+from support.launch import environment, start_many
 
 pytestmark = pytest.mark.megatron
 
@@ -185,14 +185,5 @@ def test_megatron_takes_every_preset(clone: Path) -> None:
             # It asks the GPU for its compute capability.
             words = [word for word in words if word != "--moe-grouped-gemm"]
             cases.append({"words": words, "env": {"WORLD_SIZE": str(8 * nodes)}})
-    done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "start_many.py"],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    outcomes = json.loads(done.stdout.splitlines()[-1])
-    assert [outcome["code"] for outcome in outcomes] == [None] * len(cases)
+    outcomes = start_many(cases)
+    assert [outcome["code"] for outcome in outcomes] == [None] * len(cases), outcomes

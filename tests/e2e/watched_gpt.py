@@ -19,7 +19,7 @@ cpu.install()
 
 from megatron.training import training  # noqa: E402
 
-from domain_pretrain.hosts import gpt  # noqa: E402
+from domain_pretrain.hosts.gpt import entry as gpt  # noqa: E402
 
 counts: Counter[str] = Counter()
 steps: list[Counter[str]] = []
