@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -10,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.launch import environment
 
-from domain_pretrain.demo.launch import PhaseFailed, run, torchrun
+from domain_pretrain.demo.launch import PhaseFailed, PhaseProgress, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import phases
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import read_metrics
+from domain_pretrain.records.reader import METRICS_FILE, read_metrics
 
 DOMAINS = ["general", "code", "maths", "dirty"]
 
@@ -139,6 +141,59 @@ def test_a_failed_phase_shows_the_end_of_its_log_and_the_exit_code(tmp_path: Pat
     assert message.endswith("  started\n  the reason")
     assert "ChildFailedError" in log.read_text()
     assert log.read_text().splitlines()[1:] == lines
+
+
+def test_progress_follows_the_metrics_file(tmp_path: Path) -> None:
+    """From before it exists, over a line that is written in two parts, to what came last."""
+
+    def line(iteration: int, split: str, loss: float | None) -> str:
+        domains = {"general": {"loss": loss}, "dirty": {"loss": 5.0}}
+        return json.dumps({"iteration": iteration, "split": split, "domains": domains}) + "\n"
+
+    out = io.StringIO()
+    file = tmp_path / METRICS_FILE
+    with PhaseProgress(Console(file=out, width=100), "base", 10, tmp_path) as progress:
+        progress.update()
+        for text in (line(1, "train", 4.5) + line(1, "valid", 9.0) + '{"itera', 'tion": 2'):
+            with file.open("a") as growing:
+                growing.write(text)
+            progress.update()
+        with file.open("a") as growing:
+            growing.write(line(2, "train", None)[len('{"iteration": 2') :])
+            growing.write(line(10, "train", 3.0))
+    assert out.getvalue().splitlines() == [
+        "base          1/10  general 4.50  dirty 5.00",
+        "base          2/10  general NaN  dirty 5.00",
+        "base         10/10  general 3.00  dirty 5.00",
+    ]
+
+
+def test_says_that_there_is_no_megatron(tmp_path: Path) -> None:
+    code = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "megatron":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+from domain_pretrain.commands.main import main
+
+sys.exit(main(["demo", "--out", sys.argv[1], "--nproc", "1"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("domain-pretrain demo: error: megatron-core cannot be imported")
+    assert "pip install" in message
 
 
 def test_refuses_to_replace_what_no_demo_wrote(tmp_path: Path) -> None:

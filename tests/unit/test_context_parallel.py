@@ -16,6 +16,7 @@ from torch import Tensor
 from domain_pretrain.backends import context_parallel as cp_attention
 from domain_pretrain.backends.core_attention import block_mask
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.zigzag import natural_order, zigzag_order
 
 WORLD = 4
 MODES = {
@@ -95,12 +96,12 @@ def by_definition(case: Case) -> list[Tensor]:
 
 def on_this_rank(case: Case, group: dist.ProcessGroup) -> list[Tensor]:
     """The rank's part of what :func:`by_definition` returns."""
-    parts = [cp_attention.zigzag_order(x, case.cp)[group.rank()] for x in inputs(case)]
+    parts = [zigzag_order(x, case.cp)[group.rank()] for x in inputs(case)]
     query, key, value = (x.requires_grad_() for x in parts[:3])
     documents = torch.tensor(case.documents) if case.documents else None
     blocked = block_mask(case.length, causal=True, documents=documents)
     if case.mode == "allgather":
-        blocked = cp_attention.zigzag_order(blocked, case.cp)[group.rank()]
+        blocked = zigzag_order(blocked, case.cp)[group.rank()]
     scale = 1 / math.sqrt(case.head_size)
     result = MODES[case.mode](query, key, value, blocked[None, None], group, scale=scale)
     result.backward(parts[3])
@@ -134,7 +135,7 @@ def test_equals_attention_in_one_process(
     parts = zip(*(parallel[rank][case.name] for rank in range(case.cp)), strict=True)
     names = ("result", "query.grad", "key.grad", "value.grad")
     for name, part, expected in zip(names, parts, by_definition(case), strict=True):
-        whole = cp_attention.natural_order(torch.stack(part))
+        whole = natural_order(torch.stack(part))
         torch.testing.assert_close(whole, expected, rtol=1e-12, atol=1e-12, msg=name)
 
 
@@ -149,13 +150,13 @@ def test_ulysses_names_heads_that_cannot_be_divided() -> None:
 def test_zigzag_order(cp: int, half: int, width: int) -> None:
     length = 2 * cp * half
     position = torch.arange(length)[:, None].expand(length, width)
-    by_rank = cp_attention.zigzag_order(position, cp)
+    by_rank = zigzag_order(position, cp)
     for rank in range(cp):
         mirror = 2 * cp - 1 - rank
         first = range(rank * half, (rank + 1) * half)
         second = range(mirror * half, (mirror + 1) * half)
         assert by_rank[rank, :, 0].tolist() == [*first, *second]
-    assert torch.equal(cp_attention.natural_order(by_rank), position)
+    assert torch.equal(natural_order(by_rank), position)
 
 
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4), rest=st.integers(0, 3))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
 from domain_pretrain.backends import cpu, select
+from domain_pretrain.backends.cpu_seams import SEAMS
 from domain_pretrain.backends.torch_cuda import OnCpu
 from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.seams.seam import Seam, check
 
 
 def parser() -> ArgumentParser:
@@ -53,6 +57,23 @@ def test_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "megatron.core", sys)
     with pytest.raises(UnsupportedError, match=r"before megatron\.core is imported"):
         cpu.install()
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)
+def test_every_target_is_there(seam: Seam) -> None:
+    spec = find_spec(seam.module.split(".")[0])
+    if spec is None:
+        pytest.skip("no megatron")
+    (folder, *_) = spec.submodule_search_locations or ()
+    assert check(seam, Path(folder)) is None
+    if "megatron" in seam.module and not seam.absent:
+        # Also where the installed one happens to have it: only the training loop may be missing.
+        assert seam.module.startswith("megatron.core.")
+
+
+def test_names_and_targets_are_unique() -> None:
+    for values in ([seam.name for seam in SEAMS], [seam.target for seam in SEAMS]):
+        assert len(set(values)) == len(values)
 
 
 def test_unknown_backend() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from domain_pretrain.backends import select
+from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS
 from domain_pretrain.commands.main import main
 
 
@@ -62,6 +64,7 @@ def test_no_host(tmp_path: Path) -> None:
     assert main(["doctor", "--host", str(tmp_path)]) == 1
 
 
-def test_the_installed_megatron() -> None:
+def test_the_installed_megatron(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("megatron.core")
     assert main(["doctor"]) == 0
+    assert (CUDA_EXTENSIONS.target in capsys.readouterr().out) == (select() == "cpu")

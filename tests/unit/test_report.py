@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from domain_pretrain.commands.main import main
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.publisher import open_publisher
-from domain_pretrain.records.reader import METRICS_FILE, read_metrics
+from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_metrics
 from domain_pretrain.records.record import Record
 from domain_pretrain.report.curves import Curve, moving_average, read_curves
 from domain_pretrain.report.picture import COLOURS, loss_picture
@@ -72,6 +72,18 @@ def test_a_spoilt_line_before_the_last_is_named(metrics: Callable[..., Path]) ->
 def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--channel-loss"):
         read_metrics(tmp_path)
+
+
+def test_a_growing_file_is_followed_line_by_line(tmp_path: Path) -> None:
+    tail, path = MetricsTail(tmp_path), tmp_path / METRICS_FILE
+    assert tail.read() == []
+    whole = "".join(json.dumps(line(i, a=1.0)) + "\n" for i in (1, 2)).encode()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        expected = [ends.index(size) + 1] if size in ends else []
+        assert [entry["iteration"] for entry in tail.read()] == expected
+    assert tail.read() == []
 
 
 # --- TensorBoard ------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ SOURCE = """
 from json import dumps
 def step(batch, *, scale=1): return [batch * scale]
 class Scheduler:
-    def state_dict(self): return {"step": 3}
+    def __init__(self, step=3): self.step = step
+    def state_dict(self): return {"step": self.step}
 """
 
 
@@ -38,6 +39,16 @@ def with_key(original: Callable[..., Any]) -> Callable[..., Any]:
 
 STEP = Seam("step", "host.loop:step", ("batch", "scale"), "why", tenfold)
 SAVE = Seam("save", "host.loop:Scheduler.state_dict", ("self",), "why", with_key)
+
+
+def doubled(original: None) -> property:
+    assert original is None
+    return property(
+        lambda self: vars(self)["step"], lambda self, step: vars(self).update(step=2 * step)
+    )
+
+
+COUNT = Seam("count", "host.loop:Scheduler.step", (), "why", doubled, assigned=True)
 
 
 @pytest.fixture
@@ -99,6 +110,29 @@ def test_apply_and_undo(host: ModuleType) -> None:
         seams.undo(seam, host)
     assert host.step is step
     assert host.Scheduler.state_dict is state_dict
+
+
+def test_an_attribute_that_the_class_assigns(root: Path, host: ModuleType) -> None:
+    assert seams.check(COUNT, root) is None
+    elsewhere = Seam("x", "host.loop:Scheduler.steps", (), "why", doubled, assigned=True)
+    problem = seams.check(elsewhere, root)
+    assert problem is not None and "never assigns Scheduler.steps" in problem
+    for _ in range(2):
+        seams.apply(COUNT, host)
+        assert host.Scheduler(3).step == 6
+    for _ in range(2):
+        seams.undo(COUNT, host)
+        assert host.Scheduler(3).step == 3
+
+
+@pytest.mark.parametrize("target", ["host.loop:gone", "host.loop:Gone.state_dict"])
+def test_a_target_that_may_be_absent(target: str, root: Path, host: ModuleType) -> None:
+    """Skipped where the seam says so, and never silently."""
+    optional = Seam("x", target, (), "why", tenfold, absent="older hosts, which need it not")
+    assert seams.check(optional, root) is None
+    seams.apply(optional, host)
+    with pytest.raises(UnsupportedError, match=f"this version of host .*{target}"):
+        seams.apply(Seam("x", target, (), "why", tenfold), host)
 
 
 def test_twice_is_once(host: ModuleType) -> None:

@@ -1,4 +1,13 @@
-"""Where Megatron runs: on an accelerator, which needs nothing from us, or on the CPU."""
+"""Where Megatron runs: on an accelerator, which needs nothing from us, or on the CPU.
+
+``select`` names the backend. Only the CPU's does something, in this order, before ``megatron`` is
+imported: ``torch_cuda`` answers for CUDA; ``cpu`` supplies flags and registers ``cpu_seams``, what
+stands instead of functions that are wrong on a CPU, among them ``core_attention``, to which
+``context_parallel`` adds what Megatron leaves to Transformer Engine. ``npu`` only asks a device
+what it can do, for ``doctor``.
+
+Imported by ``hosts`` and ``commands``; it knows nothing of domains or losses.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Attention over a sequence that is divided among context-parallel ranks, in plain PyTorch.
 
-Rank r of cp holds two of the sequence's ``2·cp`` chunks, r and ``2·cp - 1 - r`` ("zigzag"), so
-that causal attention costs every rank the same. Two ways to see the whole sequence: every rank
-gets all keys and values (``allgather``), or all positions of its share of the heads (``ulysses``,
-arXiv:2309.14509). Both are one differentiable all-to-all and a matter of order.
+Two ways to see the whole sequence: every rank gets all keys and values (``allgather``), or all
+positions of its share of the heads (``ulysses``, arXiv:2309.14509). Both are one differentiable
+all-to-all and a matter of order (:mod:`domain_pretrain.zigzag`).
 
 Shapes: s positions of the whole sequence, l = s / cp of this rank, b batch, h query heads,
 g key/value heads (h is a multiple of g), d and e head sizes of query/key and of value.
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.zigzag import natural_order, zigzag_order
 
 Group = dist.ProcessGroup
 
@@ -105,18 +105,6 @@ def check_heads(heads: int, cp: int) -> None:
 def gather_sequence(x: Tensor, group: Group) -> Tensor:
     """``[l, ...]`` of every rank to the whole ``[s, ...]``, in the order of positions."""
     return natural_order(exchange(x.expand(group.size(), *x.shape), group))
-
-
-def natural_order(x: Tensor) -> Tensor:
-    """``[cp, l, ...]``, by rank, to ``[s, ...]``, by position."""
-    halves = x.unflatten(1, (2, -1))
-    return torch.cat((halves[:, 0], halves[:, 1].flip(0))).flatten(0, 1)
-
-
-def zigzag_order(x: Tensor, cp: int) -> Tensor:
-    """``[s, ...]``, by position, to ``[cp, l, ...]``, by rank."""
-    chunks = x.unflatten(0, (2 * cp, -1))
-    return torch.stack((chunks[:cp], chunks[cp:].flip(0)), dim=1).flatten(1, 2)
 
 
 def exchange(x: Tensor, group: Group) -> Tensor:

@@ -8,9 +8,8 @@ packing, Megatron's code runs. ``--cp-comm-type a2a`` chooses Ulysses, anything 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
-from functools import wraps
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,18 +20,17 @@ from domain_pretrain.backends.context_parallel import (
     check_heads,
     gather_sequence,
     ulysses_attention,
-    zigzag_order,
 )
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.zigzag import zigzag_order
+
+Function = Callable[..., Any]
 
 
-def install(module: ModuleType) -> None:
-    """Extend ``DotProductAttention`` of ``megatron.core.transformer.dot_product_attention``."""
-    cls: Any = module.DotProductAttention
-    init, forward = cls.__init__, cls.forward
+def init_with_cp(init: Function) -> Function:
+    """``DotProductAttention.__init__``, told of no context parallelism."""
 
-    @wraps(init)
-    def init_with_cp(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         # All that keeps the constructor from context parallelism is an assertion on this number.
         alone = copy(config)
         alone.context_parallel_size = 1
@@ -42,8 +40,13 @@ def install(module: ModuleType) -> None:
         if self.cp_ulysses:
             check_heads(self.num_attention_heads_per_partition, config.context_parallel_size)
 
-    @wraps(forward)
-    def forward_with_cp(
+    return __init__
+
+
+def forward_with_cp(forward: Function) -> Function:
+    """``DotProductAttention.forward``, or ours for context parallelism or packed sequences."""
+
+    def forward_or_ours(
         self: Any,
         query: Tensor,
         key: Tensor,
@@ -59,7 +62,7 @@ def install(module: ModuleType) -> None:
             )
         return _forward(self, query, key, value, attention_mask, packed_seq_params)
 
-    cls.__init__, cls.forward = init_with_cp, forward_with_cp
+    return forward_or_ours
 
 
 def _forward(

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from domain_pretrain.backends import select
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.megatron import SEAMS
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     mindspeed_llm = next(iter(_find_package("mindspeed_llm", args.host)), None)
     safe = _print_host(console, root, mindspeed_llm) and fit
+    if args.host is None and select() == "cpu":
+        safe = _print_cpu(console, root) and safe
     _print_refusals(console, mindspeed_llm is not None)
     console.print("[green]fit[/green]" if safe else "[red]not fit: see above[/red]")
     return 0 if safe else 1
@@ -148,6 +151,21 @@ def _seams(root: Path, mindspeed_llm: Path | None) -> list[tuple[str, str, str |
     for package in _find_package("mindspeed", os.environ.get("MINDSPEED_PATH")):
         problem = check(mindspeed.FEATURES, package)
     return [*rows, (mindspeed.FEATURES.name, mindspeed.FEATURES.target, problem)]
+
+
+def _print_cpu(console: Console, root: Path) -> bool:
+    """What the CPU backend replaces in the host and in PyTorch."""
+    import torch
+
+    from domain_pretrain.backends.cpu_seams import SEAMS as CPU_SEAMS
+
+    roots = {"megatron": root, "torch": Path(torch.__file__).parent}
+    table = Table("seam", "target", "fits", title="CPU backend", title_justify="left")
+    problems = [check(seam, roots[seam.module.split(".")[0]]) for seam in CPU_SEAMS]
+    for seam, problem in zip(CPU_SEAMS, problems, strict=True):
+        table.add_row(seam.name, seam.target, problem or "yes")
+    console.print(table)
+    return not any(problems)
 
 
 def _print_refusals(console: Console, on_mindspeed: bool) -> None:

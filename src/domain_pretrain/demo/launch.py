@@ -1,4 +1,7 @@
-"""Run one phase: torchrun as a child process, its output in a file, its progress on the screen."""
+"""Run one phase: torchrun as a child process, its output in a file, its progress on the screen.
+
+The progress is what the phase writes into its metrics file; its output is for people.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,8 @@ from rich.progress import (
 )
 
 from domain_pretrain.errors import DomainPretrainError
+from domain_pretrain.records.reader import MetricsTail
 
-ITERATION = re.compile(r"iteration +(\d+)/ *\d+ \|")
-LOSSES = "channel loss | "
-LOSS = re.compile(r"([\w.-]+) (\d+\.\d+|NaN)")
 ELASTIC_REPORT = re.compile(r"torch/distributed/elastic/.*(failed \(exitcode|Sending process)")
 TAIL = 30
 SAID = 10  # progress lines a phase, where there is no terminal
@@ -81,9 +82,17 @@ def _tail(log: Path) -> str:
 
 
 class PhaseProgress:
-    """A bar with the domains' losses; where there is no terminal, a line now and then."""
+    """A bar with the domains' losses; where there is no terminal, a line now and then.
 
-    def __init__(self, console: Console, name: str, iterations: int) -> None:
+    Args:
+        console: where it is shown.
+        name: of the phase.
+        iterations: how many it has.
+        folder: where it writes its metrics file.
+    """
+
+    def __init__(self, console: Console, name: str, iterations: int, folder: Path) -> None:
+        self._tail = MetricsTail(folder)
         self._console = console
         self._name = name
         self._iterations = iterations
@@ -111,16 +120,17 @@ class PhaseProgress:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
+            self.update()
             self._show(self._iterations)  # the last ones may be fewer than a logging interval
         self._progress.stop()
 
-    def read(self, line: str) -> None:
-        """Take what ``line`` of the training's output tells."""
-        if line.startswith(LOSSES) and (pairs := LOSS.findall(line)):
-            # Megatron's own line on the same iteration comes next.
-            self._losses = "  ".join(f"{name} {float(loss):.2f}" for name, loss in pairs)
-        elif found := ITERATION.search(line):
-            self._show(int(found[1]))
+    def update(self) -> None:
+        """Show what the phase has written since the last call."""
+        for entry in self._tail.read():
+            if entry["split"] == "train":
+                losses = ((name, domain["loss"]) for name, domain in entry["domains"].items())
+                self._losses = "  ".join(f"{name} {_number(loss)}" for name, loss in losses)
+                self._show(entry["iteration"])
 
     def _show(self, iteration: int) -> None:
         self._progress.update(self._task, completed=iteration, description=self._losses)
@@ -129,3 +139,7 @@ class PhaseProgress:
             self._said = step
             count = f"{iteration:>5}/{self._iterations}"
             self._console.print(f"{self._name:<9} {count}  {self._losses}", soft_wrap=True)
+
+
+def _number(loss: float | None) -> str:
+    return "NaN" if loss is None else f"{loss:.2f}"

@@ -75,9 +75,9 @@ class Story:
         words += [*phase.flags(folder, self.layout.tp), *self.layout.flags(), *tokenizer, *flags]
         command = torchrun(self.layout.nproc, words)
         environment = {"OMP_NUM_THREADS": str(self.layout.threads), **os.environ}
-        with PhaseProgress(self.console, phase.name, phase.iterations) as progress:
-            for line in run(command, environment, folder / "train.log"):
-                progress.read(line)
+        with PhaseProgress(self.console, phase.name, phase.iterations, folder) as progress:
+            for _ in run(command, environment, folder / "train.log"):
+                progress.update()
 
     def _show_tables(self) -> None:
         for phase in (self.base, self.continued):

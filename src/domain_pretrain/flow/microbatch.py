@@ -9,6 +9,7 @@ import torch
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.tap import Rows
+from domain_pretrain.zigzag import zigzag_order
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,8 @@ class Weights:
 def row_of_token(rows: int, local: int, groups: Groups, device: torch.device) -> torch.Tensor:
     """The sample of each of this CP rank's ``local`` tokens, where samples were concatenated.
 
-    The host joins the rows first and cuts for context parallelism afterwards: rank r holds chunks
-    r and 2·cp − 1 − r of 2·cp (zigzag, so that causal attention is balanced).
+    The host joins the rows first and cuts for context parallelism afterwards.
     """
     total = local * groups.cp_size
     row = torch.arange(total, device=device) // (total // rows)
-    if groups.cp_size == 1:
-        return row
-    chunks = row.view(2 * groups.cp_size, -1)
-    return torch.cat([chunks[groups.cp_rank], chunks[2 * groups.cp_size - 1 - groups.cp_rank]])
+    return row if groups.cp_size == 1 else zigzag_order(row, groups.cp_size)[groups.cp_rank]

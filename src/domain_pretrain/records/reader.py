@@ -63,6 +63,31 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
+class MetricsTail:
+    """What was added to a growing metrics file since one looked last.
+
+    Args:
+        folder: a run's ``--domain-log-dir``; folder and file may be yet to come.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS_FILE
+        self._read = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines that are whole by now, in order; a torn last one waits for its end."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                added = file.read()
+        except FileNotFoundError:
+            return []
+        whole = added[: added.rfind(b"\n") + 1]
+        self._read += len(whole)
+        entries = (parse_line(line) for line in whole.splitlines())
+        return [entry for entry in entries if entry is not None]
+
+
 def domain_names(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Every domain that occurs, in order of first appearance."""
     return list(dict.fromkeys(name for entry in entries for name in entry["domains"]))

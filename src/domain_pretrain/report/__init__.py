@@ -1,0 +1,9 @@
+"""After a run: what became of every domain, from nothing but its metrics file.
+
+``records.reader`` reads the lines; ``table`` sums them up, a row for each domain; ``curves`` joins
+several runs on one axis of tokens or iterations, and ``picture`` draws them (with ``spread`` for
+labels that would cover each other).
+
+Imported by ``commands.report`` and ``demo``. What happens during a run does not import it: the
+format of the file belongs to ``records``.
+"""

@@ -16,7 +16,7 @@ from typing import Any
 
 from domain_pretrain.errors import UnsupportedError
 
-Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+Wrapper = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class Seam:
         target: ``module:attribute`` or ``module:Class.attribute``.
         parameters: parameters that the wrapper binds by name.
         why: why this place and not another.
-        wrap: original → replacement; must call the original.
+        wrap: original → replacement, which calls the original; where it must not, ``why`` says so.
+        absent: which hosts lack the target, and why that does no harm; empty: it must be there.
+        assigned: the target is an attribute that a class's methods assign to ``self``, so nothing
+            stands in the class yet: ``wrap`` gets None and returns a property.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Seam:
     parameters: tuple[str, ...]
     why: str
     wrap: Wrapper = field(repr=False)
+    absent: str = ""
+    assigned: bool = False
 
     @property
     def module(self) -> str:
@@ -52,10 +57,13 @@ def check(seam: Seam, root: Path) -> str | None:
     """Why ``seam`` does not fit the host whose ``megatron`` folder is ``root``; None if it does."""
     path = root.joinpath(*seam.module.split(".")[1:]).with_suffix(".py")
     if not path.is_file():
-        return f"{seam.target}: the host has no {path}"
+        return None if seam.absent else f"{seam.target}: the host has no {path}"
+    if seam.assigned:
+        assigned = _assigns(_parse(path), *seam.attribute.split("."))
+        return None if assigned else f"{seam.target}: {path} never assigns {seam.attribute}"
     found = _find(_parse(path), seam.attribute.split("."))
     if found is None:
-        return f"{seam.target}: {path} does not define {seam.attribute}"
+        return None if seam.absent else f"{seam.target}: {path} does not define {seam.attribute}"
     if isinstance(found, ast.ImportFrom):
         return None  # bound here, defined elsewhere: its parameters are not ours to bind
     arguments = found.args
@@ -86,7 +94,21 @@ def _find(tree: ast.Module, path: list[str]) -> ast.FunctionDef | ast.ImportFrom
     return None
 
 
-# target → what stands there now and what stood there before.
+def _assigns(tree: ast.Module, owner: str, attribute: str) -> bool:
+    """Whether a method of the class ``owner`` assigns ``self.attribute``."""
+    bodies = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == owner)
+    return any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and node.attr == attribute
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+        for body in bodies
+        for node in ast.walk(body)
+    )
+
+
+# target → what stands there now and what stood there before (None: nothing did).
 _applied: dict[str, tuple[Any, Any]] = {}
 
 
@@ -94,13 +116,28 @@ def apply(seam: Seam, module: ModuleType) -> None:
     """Replace the seam's target in its imported module.
 
     A no-op while our wrapper stands there, or under somebody's patch; after a host restored its
-    own function (MindSpeed's ``repatch``), it is applied again.
+    own function (MindSpeed's ``repatch``), it is applied again. A no-op, too, where the host lacks
+    the target and the seam says that it may.
+
+    Raises:
+        UnsupportedError: the target is not there.
     """
-    owner, attribute = _owner(seam, module)
-    original = getattr(owner, attribute)
-    if _ours(seam) in _chain(original):
+    try:
+        owner, attribute = _owner(seam, module)
+        original = None if seam.assigned else getattr(owner, attribute)
+    except AttributeError as error:
+        if seam.absent:
+            return
+        package = seam.module.split(".")[0]
+        raise UnsupportedError(
+            f"this version of {package} does not have what the plugin hooks into: {seam.target} "
+            f"(seam {seam.name!r}): {error}; use a supported version"
+        ) from None
+    if _ours(seam) in _chain(getattr(owner, attribute, None)):
         return
-    wrapper = functools.wraps(original)(seam.wrap(original))
+    wrapper: Any = seam.wrap(original)
+    if original is not None:
+        wrapper = functools.wraps(original)(wrapper)
     setattr(owner, attribute, wrapper)
     _applied[seam.target] = (wrapper, original)
 
@@ -112,7 +149,7 @@ def check_undo(seam: Seam, module: ModuleType) -> None:
         UnsupportedError: undoing would drop that patch.
     """
     owner, attribute = _owner(seam, module)
-    current, ours = getattr(owner, attribute), _ours(seam)
+    current, ours = getattr(owner, attribute, None), _ours(seam)
     if current is not ours and ours in _chain(current):
         raise UnsupportedError(
             f"cannot undo seam {seam.name!r}: {seam.target} was patched again after us (now "
@@ -128,8 +165,13 @@ def undo(seam: Seam, module: ModuleType) -> None:
     """
     check_undo(seam, module)
     owner, attribute = _owner(seam, module)
-    if getattr(owner, attribute) is _ours(seam):
-        setattr(owner, attribute, _applied.pop(seam.target)[1])
+    if getattr(owner, attribute, None) is not _ours(seam):
+        return
+    _, original = _applied.pop(seam.target)
+    if original is None:
+        delattr(owner, attribute)
+    else:
+        setattr(owner, attribute, original)
 
 
 def _ours(seam: Seam) -> Any:

@@ -66,6 +66,8 @@ def final_losses(path: Path) -> dict[str, float]:
     losses = {}
     for name in domain_names(lines):
         rows = [entry["domains"][name] for entry in lines if name in entry["domains"]]
+        # Where a token was not finite, the file holds the sum of the others.
+        rows = [row for row in rows if not row.get("nonfinite")]
         pairs = [(row.get("loss_sum"), row.get("tokens")) for row in rows]
         pairs = [(s, n) for s, n in pairs if n and s is not None and math.isfinite(s)]
         enough = LAST_PART * sum(n for _, n in pairs)
