@@ -138,20 +138,6 @@ def oracle(case: Case) -> torch.Tensor:
     return torch.tensor(cells)
 
 
-def oracle_squares(case: Case) -> torch.Tensor:
-    """Σ mask·loss² of every domain, saturating at 2^20 nats² a token, in units of 2^-20."""
-    sums = [0] * (case.domains + 1)
-    losses, mask = _fp32(case.losses), _fp32(case.mask)
-    ids = np.broadcast_to(_per_token(case.ids), losses.shape)
-    with np.errstate(all="ignore"):
-        products = losses * mask
-        squares = np.clip(losses * products, -LIMIT, LIMIT)
-    for index in np.ndindex(*losses.shape):
-        if abs(products[index]) <= LIMIT and not np.isnan(squares[index]):
-            sums[_row(ids[index], case.domains)] += _units(squares[index], 2**20)
-    return torch.tensor(sums)
-
-
 def oracle_loss(case: Case, *, weighted: bool = True) -> tuple[float, float, float, int]:
     """(loss, unweighted loss, tokens, num_tokens)."""
     losses, mask = _fp32(case.losses), _fp32(case.mask)

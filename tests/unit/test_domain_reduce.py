@@ -9,7 +9,7 @@ import domain_reduce_cases as dr
 import pytest
 import torch
 from cuda_emulator import EmulatedDevice
-from domain_reduce_cases import Case, cases, make_case, oracle, oracle_loss, oracle_squares
+from domain_reduce_cases import Case, cases, make_case, oracle, oracle_loss
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,19 +85,6 @@ def test_long_rows_keep_warps_on_several_tiles(
     assert torch.equal(reduce(backend, case), oracle(case))
     if backend.name == "cuda":
         assert emulated_device.launches[-1].arguments.tiles_per_warp > 1
-
-
-@FEW
-@given(case=cases(special=True))
-def test_squares_equal_the_oracle(backend: Backend, case: Case) -> None:
-    squares = torch.zeros(case.domains + 1, dtype=torch.int64)
-    accumulator = case.accumulator()
-    backend.domain_reduce(
-        accumulator, case.losses, case.mask, case.ids, case.inverse, squares=squares
-    )
-    assert torch.equal(squares, oracle_squares(case))
-    accumulator[:, Column.SAMPLES] = oracle(case)[:, Column.SAMPLES]
-    assert torch.equal(accumulator, oracle(case))
 
 
 @FEW
@@ -348,10 +335,6 @@ HOST = {
         ({"host_tokens": torch.ones((), dtype=torch.int32)}, "must be given together, or none"),
         ({**HOST, "totals": torch.zeros(3)}, r"totals must be contiguous int64 \[3\]"),
         ({**HOST, "host_tokens": torch.ones(())}, "host_tokens must be a scalar of torch.int32"),
-        (
-            {"squares": torch.zeros(4, dtype=torch.int64)},
-            r"squares must be int64 \[D \+ 1\] = \[5\]",
-        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_errors(

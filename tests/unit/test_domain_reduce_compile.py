@@ -24,14 +24,12 @@ def test_opcheck(per_token: bool, dtype: torch.dtype) -> None:
     case = make_case(per_token=per_token, dtype=dtype)
     tokens = (case.losses, case.mask, case.ids)
     acc = case.accumulator
-    squares = torch.zeros(case.domains + 1, dtype=torch.int64)
     w = case.multipliers
     rows = torch.zeros(3, dtype=torch.int64), torch.ones(3)
     check = torch.library.opcheck
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, case.row_tokens, *[None] * 4))
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, squares, *[None] * 3))
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, case.row_tokens, *[None] * 3))
     host = torch.zeros(3, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1).int()
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, None, *host))
+    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, *host))
     check(cuda.count_samples, (acc(), *rows))
     check(cuda.domain_loss, (acc(), *tokens, case.inverse, w, case.row_tokens, None, host[0]))
     check(cuda.domain_loss, (None, *tokens, None, w, None, torch.tensor(1.0), None))

@@ -36,8 +36,7 @@ VARIANTS = [
         for kernel in ("reduce_and_loss", "gradient")
         for loss in (torch.bfloat16, torch.float16)
     ),
-    Variant("reduce", squares=True),
-    Variant("reduce", torch.bfloat16, torch.int32, vec=1, squares=True),
+    Variant("reduce", torch.bfloat16, torch.int32, vec=1),
 ]
 
 

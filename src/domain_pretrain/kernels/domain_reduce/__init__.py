@@ -33,11 +33,9 @@ import torch
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import autograd, reference
-from domain_pretrain.kernels.domain_reduce.contract import LIMIT, SQUARE_SCALE, DomainLoss
+from domain_pretrain.kernels.domain_reduce.contract import DomainLoss
 
 __all__ = [
-    "LIMIT",
-    "SQUARE_SCALE",
     "Backend",
     "DomainLoss",
     "select",
@@ -73,7 +71,6 @@ class Backend:
         inverse_row_tokens: torch.Tensor,
         *,
         row_tokens: torch.Tensor | None = None,
-        squares: torch.Tensor | None = None,
         totals: torch.Tensor | None = None,
         host_loss: torch.Tensor | None = None,
         host_tokens: torch.Tensor | None = None,
@@ -81,8 +78,6 @@ class Backend:
         """Add the sums of one microbatch to ``accumulator``. CUDA: one launch.
 
         Args:
-            squares: int64 ``[D + 1]``: also add Σ mask·loss², in units of 1 / ``SQUARE_SCALE``; a
-                token's square saturates at ``LIMIT`` nats².
             totals: with ``host_loss`` and ``host_tokens``, which are added to it.
         """
         self._kernels.domain_reduce(
@@ -92,7 +87,6 @@ class Backend:
             ids,
             inverse_row_tokens,
             row_tokens,
-            squares,
             totals,
             host_loss,
             host_tokens,

@@ -22,9 +22,6 @@ TOTAL_LIMIT = 2.0**38
 SAMPLE_SCALE = SCALE[Column.SAMPLE_LOSS] / FIXED
 """From the grid of the losses to that of the samples' means."""
 
-SQUARE_SCALE = 2**20
-"""Units per nat² of the sums of squares; one token's square saturates at ``LIMIT`` nats²."""
-
 
 class DomainLoss(NamedTuple):
     """The loss of one microbatch, as Megatron's schedules take it from a loss function.
@@ -48,7 +45,6 @@ def check_reduce(
     ids: torch.Tensor,
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None,
-    squares: torch.Tensor | None,
 ) -> None:
     """Raise ValueError unless all arguments of a reduction fit together."""
     check_accumulator(accumulator)
@@ -61,13 +57,6 @@ def check_reduce(
         )
     if row_tokens is not None:
         check_samples(ids, row_tokens)
-    if squares is not None and (
-        squares.dtype != torch.int64 or squares.shape != accumulator.shape[:1]
-    ):
-        raise ValueError(
-            f"squares must be int64 [D + 1] = [{accumulator.shape[0]}], "
-            f"got {squares.dtype} {tuple(squares.shape)}"
-        )
 
 
 def check_loss(
@@ -87,7 +76,7 @@ def check_loss(
     else:
         if inverse_row_tokens is None:
             raise ValueError("an accumulator needs inverse_row_tokens, too")
-        check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None)
+        check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
     if multipliers is not None:
         domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
         if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):

@@ -24,7 +24,7 @@ def _define(schema: str) -> None:
 
 _define(
     "domain_reduce(Tensor(a!) accumulator, Tensor losses, Tensor mask, Tensor ids, "
-    "Tensor inverse_row_tokens, Tensor? row_tokens, Tensor(b!)? squares, Tensor(c!)? totals, "
+    "Tensor inverse_row_tokens, Tensor? row_tokens, Tensor(b!)? totals, "
     "Tensor? host_loss, Tensor? host_tokens) -> ()"
 )
 _define("count_samples(Tensor(a!) accumulator, Tensor ids, Tensor row_tokens) -> ()")
@@ -51,13 +51,12 @@ def launch_reduce(
     ids: torch.Tensor,
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None,
-    squares: torch.Tensor | None,
     totals: torch.Tensor | None,
     host_loss: torch.Tensor | None,
     host_tokens: torch.Tensor | None,
 ) -> None:
     """``domain_reduce`` in one launch."""
-    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
     contract.check_host(totals, host_loss, host_tokens)
     tensors = Tensors(
         losses=_floating(losses),
@@ -68,7 +67,6 @@ def launch_reduce(
         host_loss=host_loss,
         host_tokens=host_tokens,
         accumulator=accumulator,
-        squares=squares,
         totals=totals,
     )
     device = driver.device(losses.device.index)

@@ -20,7 +20,7 @@ enum : int {
   TILE = 32 * VEC,  // tokens that a warp reads at once
   PEEL = 4,         // domains of one tile that are reduced by shuffles; the rest by atomics
   NONE = 0x7fffffff,
-  TERMS = 4 + SQUARES,
+  TERMS = 4,        // columns that are summed by token
 };
 
 // Partial scalars of the blocks of one launch; all zero before and after it.
@@ -41,7 +41,6 @@ struct Arguments {
   const float* host_loss;    // scalar, or null
   const int* host_tokens;    // scalar, or null
   u64* accumulator;          // [D + 1, COLUMNS]
-  u64* squares;              // [D + 1], with SQUARES
   u64* totals;               // [3], or null: loss, tokens, microbatches
   float* loss;               // scalar
   float* report;             // [2]
@@ -96,7 +95,7 @@ __device__ __forceinline__ i64 warp_sum(i64 v) {
 }
 
 struct Token {
-  float loss, tokens, sample, square;  // in units of their grids, not rounded yet
+  float loss, tokens, sample;  // in units of their grids, not rounded yet
   bool flagged;
   int domain;
 };
@@ -109,7 +108,6 @@ struct Sums {
     term[1] += __float2ll_rn(t.tokens);
     term[2] += __float2ll_rn(t.sample);
     term[3] += t.flagged;
-    if (SQUARES) term[TERMS - 1] += __float2ll_rn(t.square);
   }
   __device__ __forceinline__ void reduce() {
 #pragma unroll
@@ -123,8 +121,7 @@ __device__ __forceinline__ void store(const Arguments& a, int domain, int k, i64
                      : k == 1 ? COLUMN_TOKENS
                      : k == 2 ? COLUMN_SAMPLE_LOSS
                               : COLUMN_NONFINITE;
-  u64* cell = k == 4 ? a.squares + domain : a.accumulator + (i64)domain * COLUMNS + column;
-  atomicAdd(cell, (u64)sum);
+  atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
 }
 
 // The scalars as the host's schedule takes them; one thread of a launch.
@@ -159,17 +156,11 @@ __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[V
   if (SUMS) inverse = read(a.inverse, a.inverse_row, a.inverse_column, row, column);
 #pragma unroll
   for (int i = 0; i < VEC; i++) {
-    const float loss = widen(losses.v[i]);
     t[i].tokens = mask.v[i] * FIXED;
-    t[i].loss = loss * t[i].tokens;
+    t[i].loss = widen(losses.v[i]) * t[i].tokens;
     t[i].flagged = !in_range(t[i].loss);
     if (t[i].flagged) t[i].loss = 0.f;
     t[i].sample = t[i].loss * (inverse.v[i] * SAMPLE_SCALE);
-    if (SQUARES) {
-      const float square = loss * t[i].loss * (SQUARE_SCALE / FIXED);
-      const float top = LIMIT * SQUARE_SCALE;
-      t[i].square = t[i].flagged ? 0.f : fminf(fmaxf(square, -top), top);
-    }
     t[i].domain = row_of(ids.v[i], a.domains);
   }
 }

@@ -30,7 +30,6 @@ class Variant(NamedTuple):
     loss: torch.dtype = torch.float32
     ids: torch.dtype = torch.int64
     vec: int = VEC
-    squares: bool = False
 
     def macros(self) -> dict[str, object]:
         """The macros of ``domain_reduce.cu``; columns and scales come from the one place."""
@@ -41,13 +40,11 @@ class Variant(NamedTuple):
             "LOSS_BRAIN": brain,
             "ID_BITS": ID_TYPES[self.ids],
             "VEC": self.vec,
-            "SQUARES": int(self.squares),
             "THREADS": THREADS,
             "FIXED": f"{float(contract.FIXED)}f",
             "LIMIT": f"{contract.LIMIT}f",
             "TOTAL_LIMIT": f"{contract.TOTAL_LIMIT}f",
             "SAMPLE_SCALE": f"{float(contract.SAMPLE_SCALE)}f",
-            "SQUARE_SCALE": f"{float(contract.SQUARE_SCALE)}f",
             "COLUMNS": len(Column),
             **{f"COLUMN_{column.name}": column.value for column in Column},
         }
@@ -65,7 +62,6 @@ class Tensors(NamedTuple):
     host_loss: torch.Tensor | None = None
     host_tokens: torch.Tensor | None = None
     accumulator: torch.Tensor | None = None
-    squares: torch.Tensor | None = None
     totals: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     report: torch.Tensor | None = None
@@ -145,7 +141,6 @@ def plan(
         torch.float32 if losses is None else losses.dtype,
         tensors.ids.dtype,  # type: ignore[union-attr]
         vec,
-        tensors.squares is not None,
     )
     arguments = Arguments(*pointers, workspace, *strides, rows, columns, tiles_per_warp, domains)
     return Launch(variant, -(-tiles // (tiles_per_warp * WARPS)) or 1, arguments, tensors)

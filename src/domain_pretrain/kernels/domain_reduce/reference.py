@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import hardshrink, pad
 
 from domain_pretrain.kernels.domain_reduce import contract
-from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, SQUARE_SCALE
+from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT
 from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
@@ -31,19 +31,18 @@ def domain_reduce(
     ids: torch.Tensor,
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None = None,
-    squares: torch.Tensor | None = None,
     totals: torch.Tensor | None = None,
     host_loss: torch.Tensor | None = None,
     host_tokens: torch.Tensor | None = None,
 ) -> None:
     """Add the sums of one microbatch to ``accumulator``: see the package for the contract."""
-    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
     contract.check_host(totals, host_loss, host_tokens)
     if totals is not None and host_loss is not None and host_tokens is not None:
         _add_host(totals, host_loss, host_tokens)
     for block in _blocks(losses, mask, ids, inverse_row_tokens):
         losses, mask, ids, inverse_row_tokens = block
-        _reduce_block(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
+        _reduce_block(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens)
         row_tokens = None  # counted, once
 
 
@@ -54,7 +53,6 @@ def _reduce_block(
     ids: torch.Tensor,
     inverse_row_tokens: torch.Tensor,
     row_tokens: torch.Tensor | None,
-    squares: torch.Tensor | None,
 ) -> None:
     loss, tokens, excess = _on_grid(losses, mask)
     if inverse_row_tokens.dim() == 1:
@@ -63,8 +61,6 @@ def _reduce_block(
     # One term an id: rows are summed first where a row has one domain.
     per_id = _sum_rows if ids.dim() == 1 else _flatten
     rows = _rows(ids, accumulator.shape[0] - 1)
-    if squares is not None:
-        squares.index_add_(0, rows, per_id(_squares(losses, loss)))
     columns = {
         Column.LOSS: per_id(loss.round_()),
         Column.TOKENS: per_id(tokens.round_()),
@@ -192,13 +188,6 @@ def _on_grid(
 def _within(values: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
     """``values``, in place, with 0 where ``excess`` (their hardshrink) is not 0."""
     return values.sub_(excess).nan_to_num_(0.0, 0.0, 0.0)
-
-
-def _squares(losses: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-    """mask·loss² in units of ``SQUARE_SCALE``, saturated; 0 where the token was flagged."""
-    squares = losses.float() * loss * (SQUARE_SCALE / FIXED)
-    top = LIMIT * SQUARE_SCALE
-    return squares.nan_to_num_(0.0).clamp_(-top, top).round_()
 
 
 def _weights(ids: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
