@@ -1,4 +1,4 @@
-"""Inputs for the per-domain sums, and an oracle that shares no code and no torch with them."""
+"""Inputs for the per-domain sums, and an oracle that shares neither code nor torch with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from domain_pretrain.kernels.domain_reduce import Tokens
 from domain_pretrain.stats import Column
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Case:
     def accumulator(self) -> torch.Tensor:
         shape = (self.domains + 1, len(Column))
         return torch.zeros(shape, dtype=torch.int64, device=self.losses.device)
+
+    def tokens(self, losses: torch.Tensor | None = None) -> Tokens:
+        """With samples to count; ``losses``, if given, instead of the case's own."""
+        losses = self.losses if losses is None else losses
+        return Tokens(losses, self.mask, self.ids, self.inverse, self.row_tokens)
 
     def to(self, device: str) -> Case:
         moved = {

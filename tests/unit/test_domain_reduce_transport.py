@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
-from domain_pretrain.kernels.domain_reduce import device_check, reference
+from domain_pretrain.kernels.domain_reduce import Tokens, device_check, reference
 from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -94,9 +94,8 @@ def _rank(rank: int, store: str, results) -> None:  # type: ignore[no-untyped-de
     for all_reduce in (exact, _refusing_int64(exact), _through_float64(exact)):
         dist.all_reduce = all_reduce
         ledger = Ledger(case.domains, _groups(device_check.all_reduces_int64(CPU)), CPU)
-        reference.domain_reduce(
-            ledger.sums[0], case.losses[mine], case.mask[mine], case.ids[mine], case.inverse[mine]
-        )
+        tokens = (case.losses[mine], case.mask[mine], case.ids[mine], case.inverse[mine])
+        reference.domain_reduce(ledger.sums[0], Tokens(*tokens))
         ledger.reduce()
         found.append((ledger._groups.adds_int64, ledger.sums[0].tolist()))
     results.put(found)

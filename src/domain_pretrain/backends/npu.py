@@ -67,10 +67,8 @@ def _sums(device: torch.device) -> Finding:
 
 
 def _float64(device: torch.device) -> Finding:
-    answer = (
-        "yes" if computes_float64(device) else "missing: channel loss runs, reweighting does not"
-    )
-    return Finding("float64", answer)
+    missing = "missing: channel loss runs, reweighting does not"
+    return Finding("float64", "yes" if computes_float64(device) else missing)
 
 
 def _all_reduce(kind: str, backend: str, ranks: int) -> Finding:

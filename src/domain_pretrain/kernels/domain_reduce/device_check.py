@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
+from domain_pretrain.kernels.domain_reduce.contract import Tokens
 from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
 from domain_pretrain.stats import Column
 
@@ -99,7 +100,7 @@ def all_reduces_int64(device: torch.device, group: Any = None) -> bool:
 
 
 def _sums(device: torch.device) -> torch.Tensor:
-    """All operations of the reference on values that a detour through fp32 would spoil; result on CPU."""
+    """All operations of the reference on values that fp32 cannot hold; the result on CPU."""
     losses = torch.tensor([[0.1, 2.5, 3e6, 7.0], [torch.nan, torch.inf, 1e-3, 1e5]])
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.5, 1.0]])
     ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]])
@@ -107,7 +108,7 @@ def _sums(device: torch.device) -> torch.Tensor:
     accumulator = torch.full((4, len(Column)), 2**40 + 1, dtype=torch.int64, device=device)
     row_tokens = mask.sum(dim=1)
     for domains in (ids, ids[:, 1].contiguous()):
-        reference.domain_reduce(accumulator, losses, mask, domains, 1.0 / row_tokens)
+        reference.domain_reduce(accumulator, Tokens(losses, mask, domains, 1.0 / row_tokens))
     reference.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
     return torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)]).cpu()

@@ -1,7 +1,7 @@
 // Per-domain sums of the language-model loss, the weighted loss, and its gradient.
 //
 // All sums are int64 fixed point, so atomics in any order give the same bits. Compiled by NVRTC
-// without host headers; macros in capitals that are not defined here are given by launch.py.
+// without host headers; macros in capitals that are not defined here are given by kernel_launch.py.
 #include "scalar.cuh"
 
 using i64 = long long;
@@ -29,8 +29,8 @@ struct Workspace {
   u32 flagged, ticket;
 };
 
-// Mirrored field by field by Arguments in launch.py. Strides are in elements; a column stride
-// of 0 stands for one value a row.
+// Mirrored field by field by Arguments in kernel_launch.py. Strides are in elements; a column stride
+// of 0 stands for one value per row.
 struct Arguments {
   const Loss* losses;        // [b, s]
   const float* mask;         // [b, s]
@@ -60,7 +60,7 @@ struct alignas(sizeof(T) * VEC < 16 ? sizeof(T) * VEC : 16) Pack {
 };
 
 // VEC neighbours of one row. With VEC > 1 the column stride is 1 and the address aligned, or it
-// is 0: launch.py chose VEC by that.
+// is 0: kernel_launch.py chose VEC by that.
 template <class T>
 __device__ __forceinline__ Pack<T> read(const T* base, i64 row_stride, i64 column_stride, u32 row,
                                         u32 column) {
@@ -165,7 +165,7 @@ __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[V
   }
 }
 
-// Adds one tile to the warp's run of a domain. Documents are longer than a tile as a rule: then the
+// Adds one tile to the warp's run of a domain. Most documents are longer than a tile: then the
 // first pass takes all tokens, and nothing leaves the registers.
 __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC], u32 pending,
                                          Sums& run, int& current) {
@@ -287,7 +287,7 @@ __device__ __forceinline__ void forward(const Arguments& a) {
       sum = 0;
     }
   }
-  if (SCALARS && threadIdx.x == THREADS - 1) {  // another warp than the one above
+  if (SCALARS && threadIdx.x == THREADS - 1) {  // not in the warp that stores above
     i64 sum[4] = {};
     for (int w = 0; w < WARPS; w++) {
 #pragma unroll
@@ -299,7 +299,7 @@ __device__ __forceinline__ void forward(const Arguments& a) {
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 2)
 
-// One kernel a cubin: what a run does not use, it does not compile.
+// One kernel per cubin: what a run does not use, it does not compile.
 #if defined(REDUCE)
 KERNEL reduce(const __grid_constant__ Arguments a) { forward<true, false>(a); }
 #elif defined(LOSS)
