@@ -63,13 +63,7 @@ def check(backend: str, device: str) -> None:
         case = host.to(device)
         sums, losses = case.accumulator(), case.losses.requires_grad_()
         got = select(backend).domain_loss(  # type: ignore[arg-type]
-            sums,
-            losses,
-            case.mask,
-            case.ids,
-            case.inverse,
-            case.multipliers,
-            row_tokens=case.row_tokens,
+            sums, case.tokens(losses), case.multipliers
         )
         got.loss.backward()
         ids = case.ids if per_token else case.ids[:, None]

@@ -49,12 +49,7 @@ class NoDevice:
 
 def host_backend() -> Backend:
     """The ``cuda`` backend up to the driver's launch, which is 2.1 µs more (docs/kernels.md)."""
-    kernels = type("Kernels", (), {})()
-    kernels.domain_reduce = cuda.launch_reduce
-    kernels.count_samples = cuda.launch_count
-    kernels.domain_loss = cuda.launch_loss
-    kernels.loss_gradient = cuda.launch_gradient
-    return Backend("cuda", kernels)
+    return Backend("cuda", cuda)
 
 
 def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:

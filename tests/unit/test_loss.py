@@ -16,7 +16,7 @@ from domain_pretrain.flow.forward import FROM_SUMS, Forward
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.tap import BatchTap, Source
-from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
+from domain_pretrain.kernels.domain_reduce import Backend, operators, select
 from domain_pretrain.stats import Column
 from domain_pretrain.strategies.section import Reweight
 
@@ -25,7 +25,7 @@ NAMES = ("finance", "general", "rare")
 SOURCE = Source(ById((1, 0, 2)))
 # 48 losses added up in fp32, in an order that is the CPU's: each addition rounds by 2^-24 at most.
 ROUNDING = 48 * 2**-24
-BACKENDS = {"reference": select("reference"), "operators": Backend("cuda", cuda)}
+BACKENDS = {"reference": select("reference"), "operators": Backend("cuda", operators)}
 
 
 def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
@@ -183,7 +183,7 @@ def launches(plugin: Forward | None, function: Callable[..., Any]) -> list[str]:
 
 def test_what_is_launched() -> None:
     """The table of docs/kernels.md; the rows are made on the CPU, where the batch is."""
-    backend = Backend("cuda", cuda)
+    backend = Backend("cuda", operators)
     vanilla = launches(None, loss_func)
     beside = launches(forward(backend), loss_func)
     weighted = launches(forward(backend, "lagged"), loss_func)
@@ -201,7 +201,7 @@ def launches_of_rows() -> list[str]:
     """Operations on the host's side of a real run."""
     counter = Launches()
     _, batch = microbatch()
-    plugin = forward(Backend("cuda", cuda))
+    plugin = forward(Backend("cuda", operators))
     tap = BatchTap(iter([batch]))
     next(tap)
     with counter:
