@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.process import notice
@@ -32,7 +33,11 @@ class Section(BaseModel):
         given = dict(given)
         for old, new in cls.renamed.items():
             if old in given and new in given:
-                raise ValueError(f"{old} is the old name of {new}: give {new} alone")
+                raise PydanticCustomError(
+                    "renamed",
+                    "{old} is the old name of {new}: give {new} alone",
+                    {"old": old, "new": new},
+                )
             if old in given:
                 given[new] = given.pop(old)
                 notice(f"the config's key {old!r} is called {new!r} now; the old name still works")

@@ -36,7 +36,7 @@ CONFIG = {
     "strategy": "static",
     "weights": WEIGHTS,
     "warmup_steps": 0,
-    "blend": 0,
+    "uniform_part": 0,
     "clip": [0, 1000],
 }
 STEPS = 4

@@ -20,7 +20,7 @@ Gradients = dict[str, np.ndarray]
 
 WEIGHTS = {"finance": 3.0, "general": 0.7, "code": 1.9, "maths": 0.2, "rare": 5.0}
 GLOBAL = f"""
-reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, blend: 0,
+reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, uniform_part: 0,
            clip: [0, 1000]}}
 """
 WITHIN = "reweight: {scope: microbatch, strategy: linupper, warmup_steps: 0}"

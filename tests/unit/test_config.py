@@ -103,6 +103,20 @@ def test_a_wrong_key_or_value_is_named_by_its_path(tmp_path: Path, text: str, me
         load(tmp_path, text)
 
 
+def test_a_key_of_an_earlier_version_still_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load(tmp_path, "reweight: {blend: 0.5}")
+    assert config == load(tmp_path, "reweight: {uniform_part: 0.5}")
+    assert config.reweighting("linupper") == DomainConfig.model_validate(
+        {"reweight": {"strategy": "linupper", "uniform_part": 0.5}}
+    ).reweighting(None)
+    (notice,) = capsys.readouterr().out.splitlines()
+    assert "key 'blend' is called 'uniform_part' now; the old name still works" in notice
+    with pytest.raises(ConfigError, match="reweight: blend is the old name of uniform_part: give "):
+        load(tmp_path, "reweight: {blend: 0.5, uniform_part: 0.5}")
+
+
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "{domain: 1, channel: 2, channel_loss: {average: 3}}")

@@ -217,7 +217,10 @@ BAD = {
     "clip": ({**GLOBAL, "clip": [2, 3]}, r"reweight\.clip: .*0 <= low <= 1 <= high"),
     "warm-up": ({**GLOBAL, "warmup_steps": -1}, r"reweight\.warmup_steps: .*greater than or equal"),
     "sample": ({**GLOBAL, "unit": "sample"}, "unit: sample needs scope: microbatch"),
-    "idle key": ({**WITHIN, "blend": 0.5}, "blend has no effect with scope: microbatch"),
+    "idle key": (
+        {**WITHIN, "uniform_part": 0.5},
+        "uniform_part has no effect with scope: microbatch",
+    ),
     "idle objective": ({**SAMPLE, "objective": "token_share"}, "objective has no effect with"),
 }
 

@@ -60,10 +60,10 @@ def test_a_bad_schedule_names_the_key(change):
 
 def test_an_unknown_key_suggests_the_nearest_and_lists_the_known():
     with pytest.raises(ConfigError) as error:
-        build("linupper", {"temprature": 1.0}, NAMES, also=("strategy", "blend"))
+        build("linupper", {"temprature": 1.0}, NAMES, also=("strategy", "clip"))
     assert str(error.value) == (
         "reweight.temprature: unknown key; did you mean 'temperature'? "
-        "(known keys: temperature, strategy, blend)"
+        "(known keys: temperature, strategy, clip)"
     )
     with pytest.raises(ConfigError, match=r"^reweight\.temperature: unknown key"):
         build("uniform", {"temperature": 1.0}, NAMES)

@@ -52,9 +52,9 @@ def assert_same(one, other):
 
 
 def test_by_hand():
-    # Losses 1, 3, 5: h = −1, 0, 1, scores 0, 1, 1; no blend: w ∝ 1, e, e.
+    # Losses 1, 3, 5: h = −1, 0, 1, scores 0, 1, 1; no uniform part: w ∝ 1, e, e.
     # Shares 1/2, 1/4, 1/4: c·(1/2 + e/2) = 1 → m = 2/(1 + e) and e times that.
-    memory = run(reweighter(blend=0), [([1, 3, 5], [20, 10, 10])])
+    memory = run(reweighter(uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     m = 2 / (1 + math.e)
     np.testing.assert_allclose(memory.multipliers, [m, math.e * m, math.e * m], rtol=1e-14)
 
@@ -70,7 +70,7 @@ def test_ones_until_the_warm_up_ends():
 
 
 def test_pinned_domains_have_one_and_no_say():
-    memory = run(reweighter(pinned=["a"], blend=0), [([1, 3, 5], [20, 10, 10])])
+    memory = run(reweighter(pinned=["a"], uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     # Without a: losses 3, 5, scores 0, 1; w = 1 : e on equal shares: m = 2/(1 + e), 2e/(1 + e).
     np.testing.assert_allclose(
         memory.multipliers, [1, 2 / (1 + math.e), 2 * math.e / (1 + math.e)], rtol=1e-14
@@ -225,5 +225,5 @@ def test_errors_at_start_up_name_the_key():
         reweighter("linuper")
     with pytest.raises(ConfigError, match=r"^reweight\.ema_tokens: "):
         reweighter(ema_tokens=0)
-    with pytest.raises(ConfigError, match="did you mean 'blend'"):
-        reweighter(blned=0.1)
+    with pytest.raises(ConfigError, match="did you mean 'uniform_part'"):
+        reweighter(unifrom_part=0.1)

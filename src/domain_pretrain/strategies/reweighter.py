@@ -16,7 +16,7 @@ from domain_pretrain.strategies.ema import Ema, finite
 from domain_pretrain.strategies.multipliers import (
     Bounds,
     MultiplierOptions,
-    blended,
+    mixed,
     multipliers,
 )
 from domain_pretrain.strategies.observation import Array, Observation
@@ -43,7 +43,7 @@ class Memory:
         step: optimizer steps that were folded in.
         ema: losses and shares.
         state: the rule's own.
-        weights: ``[D]``, the rule's, blended; 0 for domains that are not weighed.
+        weights: ``[D]``, the rule's with the uniform part; 0 for domains that are not weighed.
         multipliers: ``[D]``, for the *next* step.
     """
 
@@ -122,7 +122,7 @@ class Reweighter:
             tokens=ema.consumed,
         )
         weights, state = self.strategy(seen, memory.state)
-        weights = blended(weights, seen.active, self.options.blend)
+        weights = mixed(weights, seen.active, self.options.uniform_part)
         scaled = multipliers(weights, seen.active, ema.share, self.bounds, self.options.objective)
         in_force = np.ones_like(scaled) if seen.warming else scaled
         return Memory(memory.step + 1, ema, state, weights, in_force)

@@ -31,7 +31,7 @@ class Reweight(ReweightOptions):
             if self.unit == "sample":
                 raise PydanticCustomError("unit", "unit: sample needs scope: microbatch")
             return self
-        idle = self.model_fields_set & {"blend", "clip", "ema_tokens"}
+        idle = self.model_fields_set & {"uniform_part", "clip", "ema_tokens"}
         if self.unit == "sample":
             idle |= self.model_fields_set & {"objective"}
         if idle:
