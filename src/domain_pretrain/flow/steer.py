@@ -8,7 +8,7 @@ backward pass. ``Lagged`` knows them before the step begins; ``WithinMicrobatch`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,12 +93,8 @@ class Lagged:
         # Of the present weights, on the window's tokens.
         tokens = stats.sums[:-1, Column.TOKENS] / SCALE[Column.TOKENS]
         memory = self.memory
-        found = diagnose(memory.weights, memory.multipliers, tokens, self.reweighter.bounds)
-        return {
-            "effective_domains": found.effective_domains,
-            "effective_tokens": found.effective_tokens,
-            "clip_rate": found.clip_rate,
-        }
+        bounds = self.reweighter.bounds
+        return asdict(diagnose(memory.weights, memory.multipliers, tokens, bounds))
 
     def state_dict(self) -> dict[str, Any]:
         return self.reweighter.dump(self.memory)
