@@ -16,8 +16,7 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.stats import SCALE, Column, DomainStats
-from domain_pretrain.strategies.microbatch import microbatch_weights
-from domain_pretrain.strategies.sample import sample_weights
+from domain_pretrain.strategies.microbatch import microbatch_multipliers, sample_multipliers
 from domain_pretrain.strategies.shapes import Shape
 from domain_pretrain.strategies.temperature import Temperature
 
@@ -117,7 +116,7 @@ class WithinMicrobatch(_Within):
         bad = self._local[:-1, Column.NONFINITE, None]
         sums = self._sum(torch.cat([columns, bad * FIXED], dim=1))
         loss_sum = torch.where(sums[:, 2] > 0, torch.nan, sums[:, 0])
-        _, multipliers = microbatch_weights(
+        multipliers = microbatch_multipliers(
             loss_sum,
             sums[:, 1],
             shape=self._curve.shape,
@@ -150,7 +149,7 @@ class WithinSamples(_Within):
         if groups.cp_rank == 0:
             own[:, 1] = torch.round(rows.tokens * FIXED).to(torch.int64)
         loss_sum, tokens = self._sum(sums).reshape(-1, 2).unbind(1)
-        _, multipliers = sample_weights(
+        multipliers = sample_multipliers(
             loss_sum, tokens, shape=self._curve.shape, temperature=self._temperature
         )
         own_rows = torch.arange(count, device=rows.tokens.device)

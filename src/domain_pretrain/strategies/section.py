@@ -8,9 +8,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from domain_pretrain.section import parse
-from domain_pretrain.strategies.loss_shape import ShapeOptions
 from domain_pretrain.strategies.reweighter import ReweightOptions
-from domain_pretrain.strategies.shapes import SHAPES
+from domain_pretrain.strategies.shapes import SHAPES, ShapeOptions
 
 
 class Reweight(ReweightOptions):
