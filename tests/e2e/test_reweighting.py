@@ -127,8 +127,8 @@ MISTAKES = {
     "reweight: {scope: microbatch, temperature: 0}": "reweight.temperature: ",
     "reweight: {strategy: linuper}": "reweight.strategy: unknown strategy 'linuper'; did you mean",
     "reweight: {strategy: excess, reference: {finance: 2.0}}": "reweight.reference: no value for ",
-    "reweight: {unit: sample}": "reweight: unit: sample needs scope: microbatch",
-    "reweight: {scope: microbatch, strategy: bandit}": "strategy 'bandit' needs the losses of",
+    "reweight: {unit: sample}": "reweight.unit: sample needs scope: microbatch",
+    "reweight: {scope: microbatch, strategy: bandit}": "reweight.strategy: needs the losses of",
     "{domains: {finance: {data: [DATA/finance], floor: 0.5}, general: {data: [DATA/general]}},"
     " reweight: {scope: microbatch}}": "domains.finance.floor has no effect with scope: microbatch",
 }

@@ -18,7 +18,7 @@ from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.tap import BatchTap, Source
 from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
 from domain_pretrain.stats import Column
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import parse_reweight
 
 CPU = torch.device("cpu")
 NAMES = ("finance", "general", "rare")
@@ -50,7 +50,7 @@ def steering(kind: str | None, device: torch.device) -> steer.Steering | None:
     if kind != "lagged":
         options = {"scope": "microbatch", "unit": kind, "warmup_steps": 0}
     checked = steer.Reweighting.check(
-        Reweight(**options), NAMES, average="token", tokens_per_step=100.0
+        parse_reweight(options), NAMES, average="token", tokens_per_step=100.0
     )
     made = checked.start(Groups(), device, None)
     if isinstance(made, steer.Lagged):

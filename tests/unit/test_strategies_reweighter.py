@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.section import parse
-from domain_pretrain.strategies import Reweighter, ReweightOptions
+from domain_pretrain.strategies import Reweighter
+from domain_pretrain.strategies.section import parse_reweight
 
 NAMES = ("a", "b", "c")
 NEEDED = {
@@ -28,8 +28,8 @@ RULES = (
 def reweighter(strategy="linupper", names=NAMES, pinned=(), floor=None, horizon=1e3, **options):
     given_options = {"strategy": strategy, "warmup_steps": 0, **options}
     given_options.update(NEEDED.get(strategy, {}))
-    parsed = parse(ReweightOptions, given_options, "reweight")
-    return Reweighter.build(parsed, names, horizon=horizon, pinned=pinned, floor=floor)
+    section = parse_reweight(given_options)
+    return Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
 
 
 ALL = {name: reweighter(name, warmup_steps=1) for name in RULES}

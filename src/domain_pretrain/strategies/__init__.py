@@ -17,13 +17,12 @@ from domain_pretrain.strategies import (  # noqa: F401 -- importing a rule regis
 )
 from domain_pretrain.strategies.observation import Observation
 from domain_pretrain.strategies.registry import Strategy, available, build, register
-from domain_pretrain.strategies.reweighter import Memory, Reweighter, ReweightOptions
+from domain_pretrain.strategies.reweighter import Memory, Reweighter
 
 __all__ = [
     "Memory",
     "Observation",
     "Options",
-    "ReweightOptions",
     "Reweighter",
     "State",
     "Strategy",

@@ -15,7 +15,13 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.rules.options import Fraction, Options, Steps, check_domains
 from domain_pretrain.strategies.observation import Array, Mask
 
-Objective = Literal["token_share", "domain_mean"]
+Objective = Annotated[
+    Literal["token_share", "domain_mean"],
+    Field(description="What equal weights mean: every token counts the same, or every domain."),
+]
+WarmupSteps = Annotated[
+    Steps, Field(description="First optimizer steps, in which every multiplier is exactly 1.")
+]
 
 # Weights that differ by more count as if they differed by this much: any bound stays reachable.
 LARGEST_RATIO = 1e12
@@ -42,14 +48,8 @@ class MultiplierOptions(Options):
 
     renamed: ClassVar[Mapping[str, str]] = {"blend": "uniform_part"}
 
-    objective: Objective = Field(
-        default="token_share",
-        description="What equal weights mean: every token counts the same, or every domain.",
-    )
-    warmup_steps: Steps = Field(
-        default=200,
-        description="First optimizer steps, in which every multiplier is exactly 1.",
-    )
+    objective: Objective = "token_share"
+    warmup_steps: WarmupSteps = 200
     uniform_part: Fraction = Field(
         default=0.01, description="Part of the uniform weights that is mixed in."
     )

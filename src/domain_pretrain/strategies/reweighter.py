@@ -7,32 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, Field
 
 from domain_pretrain.rules import state as codec
-from domain_pretrain.rules.options import Positive
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.ema import Ema, finite
-from domain_pretrain.strategies.multipliers import (
-    Bounds,
-    MultiplierOptions,
-    mixed,
-    multipliers,
-)
+from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import Strategy, build
-
-
-class ReweightOptions(MultiplierOptions):
-    """The options that all strategies share. Further keys belong to the strategy."""
-
-    model_config = ConfigDict(extra="allow")
-
-    strategy: str = Field(default="linupper", description="The rule (docs/strategies.md).")
-    ema_tokens: Positive | None = Field(
-        default=None,
-        description="Horizon of the loss estimates, in tokens of a domain; none: 16 steps' worth.",
-    )
+from domain_pretrain.strategies.section import LaggedReweight
 
 
 @dataclass(frozen=True)
@@ -60,14 +42,14 @@ class Reweighter:
 
     names: tuple[str, ...]
     strategy: Strategy
-    options: MultiplierOptions
+    options: LaggedReweight
     bounds: Bounds
     horizon: float
 
     @classmethod
     def build(
         cls,
-        options: ReweightOptions,
+        options: LaggedReweight,
         names: tuple[str, ...],
         *,
         horizon: float,
