@@ -140,7 +140,7 @@ def run_weights(plugin: Forward) -> torch.Tensor:
     return seen[0]
 
 
-def test_a_lasting_multiplier_weighs_the_sums_of_the_step() -> None:
+def test_step_multipliers_weigh_the_sums_of_the_step() -> None:
     plugin = forward(select("reference"), "lagged")
     run(plugin, loss_func)
     assert plugin.steering is not None and plugin.steering.step_multipliers is not None
