@@ -28,7 +28,7 @@ from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.record import Record, reweighted
 from domain_pretrain.stats import SCALE, Column, DomainStats
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import LaggedReweight
 
 CPU = torch.device("cpu")
 ROWS, LENGTH = 4, 128  # the losses are not touched: launches return at once
@@ -66,7 +66,7 @@ def make_step(domains: int, weighted: bool, publisher: Publisher | None = None) 
     steering = None
     if weighted:
         steering = steer.Reweighting.check(
-            Reweight(), names, average="token", tokens_per_step=2**22
+            LaggedReweight(), names, average="token", tokens_per_step=2**22
         ).start(Groups(), CPU, None)
     return DomainStep(names, Groups(), CPU, publisher, steering, host_backend())
 

@@ -33,7 +33,7 @@ CONFIG = {
     "strategy": "static",
     "weights": WEIGHTS,
     "warmup_steps": 0,
-    "blend": 0,
+    "uniform_part": 0,
     "clip": [0, 1000],
 }
 METRICS = "domain_metrics.jsonl"

@@ -146,7 +146,7 @@ def test_reweighting_is_megatrons(start: Any, tmp_path: Path) -> None:
     """Under weights that change the training: as in Megatron's own script, without MindSpeed."""
     config = tmp_path / "weights.yaml"
     weights = dict(zip(DOMAINS, (3.0, 0.7, 1.9, 0.2, 5.0), strict=True))
-    rule = {"strategy": "static", "weights": weights, "warmup_steps": 0, "blend": 0}
+    rule = {"strategy": "static", "weights": weights, "warmup_steps": 0, "uniform_part": 0}
     config.write_text(json.dumps({"reweight": rule}))
     flags = (*BASE, "--domain-config", config)
     mindspeed = start(tmp_path / "mindspeed", *flags)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.megatron
 
 WEIGHTS = {"finance": 3.0, "general": 0.7, "code": 1.9, "maths": 0.2, "rare": 5.0}
 GLOBAL = f"""
-reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, blend: 0,
+reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, uniform_part: 0,
            clip: [0, 1000]}}
 """
 WITHIN = "reweight: {scope: microbatch, strategy: linupper, warmup_steps: 0}"
@@ -103,8 +103,8 @@ MISTAKES = {
     "reweight: {scope: microbatch, temperature: 0}": "reweight.temperature: ",
     "reweight: {strategy: linuper}": "reweight.strategy: unknown strategy 'linuper'; did you mean",
     "reweight: {strategy: excess, reference: {finance: 2.0}}": "reweight.reference: no value for ",
-    "reweight: {unit: sample}": "reweight: unit: sample needs scope: microbatch",
-    "reweight: {scope: microbatch, strategy: bandit}": "strategy 'bandit' needs the losses of",
+    "reweight: {unit: sample}": "reweight.unit: sample needs scope: microbatch",
+    "reweight: {scope: microbatch, strategy: bandit}": "reweight.strategy: needs the losses of",
     "{domains: {finance: {data: [DATA/finance], floor: 0.5}, general: {data: [DATA/general]}},"
     " reweight: {scope: microbatch}}": "domains.finance.floor has no effect with scope: microbatch",
 }

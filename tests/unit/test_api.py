@@ -99,7 +99,12 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_it_can_publish(tmp_path: Path) -> None:
     said: list[str] = []
     publisher = open_publisher(tmp_path, None, None, "token", said.append, after_iteration=0)
-    section = {"strategy": "static", "weights": {"a": 3, "b": 1}, "warmup_steps": 0, "blend": 0}
+    section = {
+        "strategy": "static",
+        "weights": {"a": 3, "b": 1},
+        "warmup_steps": 0,
+        "uniform_part": 0,
+    }
     step = DomainStep.create(("a", "b"), section, tokens_per_step=8, publisher=publisher)
     for iteration in (1, 2):
         step.open()

@@ -18,7 +18,7 @@ from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.tap import BatchTap, Source
 from domain_pretrain.kernels.domain_reduce import Backend, operators, select
 from domain_pretrain.stats import Column
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import parse_reweight
 
 CPU = torch.device("cpu")
 NAMES = ("finance", "general", "rare")
@@ -52,7 +52,7 @@ def steering(kind: str | None, device: torch.device) -> steer.Steering | None:
     if kind != "lagged":
         options = {"scope": "microbatch", "unit": kind, "warmup_steps": 0}
     checked = steer.Reweighting.check(
-        Reweight(**options), NAMES, average="token", tokens_per_step=100.0
+        parse_reweight(options), NAMES, average="token", tokens_per_step=100.0
     )
     made = checked.start(Groups(), device, None)
     if isinstance(made, steer.Lagged):
@@ -144,7 +144,7 @@ def run_weights(plugin: Forward) -> torch.Tensor:
     return seen[0]
 
 
-def test_a_lasting_multiplier_weighs_the_sums_of_the_step() -> None:
+def test_step_multipliers_weigh_the_sums_of_the_step() -> None:
     plugin = forward(select("reference"), "lagged")
     run(plugin, loss_func)
     assert plugin.steering is not None and plugin.steering.step_multipliers is not None

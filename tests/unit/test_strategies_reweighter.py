@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.section import parse
-from domain_pretrain.strategies import Reweighter, ReweightOptions
+from domain_pretrain.strategies import Reweighter
+from domain_pretrain.strategies.section import parse_reweight
 
 NAMES = ("a", "b", "c")
 NEEDED = {
@@ -28,8 +28,8 @@ RULES = (
 def reweighter(strategy="linupper", names=NAMES, pinned=(), floor=None, horizon=1e3, **options):
     given_options = {"strategy": strategy, "warmup_steps": 0, **options}
     given_options.update(NEEDED.get(strategy, {}))
-    parsed = parse(ReweightOptions, given_options, "reweight")
-    return Reweighter.build(parsed, names, horizon=horizon, pinned=pinned, floor=floor)
+    section = parse_reweight(given_options)
+    return Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
 
 
 ALL = {name: reweighter(name, warmup_steps=1) for name in RULES}
@@ -52,9 +52,9 @@ def assert_same(one, other):
 
 
 def test_by_hand():
-    # Losses 1, 3, 5: h = −1, 0, 1, scores 0, 1, 1; no blend: w ∝ 1, e, e.
+    # Losses 1, 3, 5: h = −1, 0, 1, scores 0, 1, 1; no uniform part: w ∝ 1, e, e.
     # Shares 1/2, 1/4, 1/4: c·(1/2 + e/2) = 1 → m = 2/(1 + e) and e times that.
-    memory = run(reweighter(blend=0), [([1, 3, 5], [20, 10, 10])])
+    memory = run(reweighter(uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     m = 2 / (1 + math.e)
     np.testing.assert_allclose(memory.multipliers, [m, math.e * m, math.e * m], rtol=1e-14)
 
@@ -70,7 +70,7 @@ def test_ones_until_the_warm_up_ends():
 
 
 def test_pinned_domains_have_one_and_no_say():
-    memory = run(reweighter(pinned=["a"], blend=0), [([1, 3, 5], [20, 10, 10])])
+    memory = run(reweighter(pinned=["a"], uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     # Without a: losses 3, 5, scores 0, 1; w = 1 : e on equal shares: m = 2/(1 + e), 2e/(1 + e).
     np.testing.assert_allclose(
         memory.multipliers, [1, 2 / (1 + math.e), 2 * math.e / (1 + math.e)], rtol=1e-14
@@ -229,5 +229,5 @@ def test_errors_at_start_up_name_the_key():
         reweighter("linuper")
     with pytest.raises(ConfigError, match=r"^reweight\.ema_tokens: "):
         reweighter(ema_tokens=0)
-    with pytest.raises(ConfigError, match="did you mean 'blend'"):
-        reweighter(blned=0.1)
+    with pytest.raises(ConfigError, match="did you mean 'uniform_part'"):
+        reweighter(unifrom_part=0.1)
