@@ -4,7 +4,7 @@
 
 Pieces are measured on this machine: the host's time for a microbatch, for the end of a step and
 for a logged step, memory, bytes, gloo among many processes. The rest is a model, in ``model.py``,
-whose assumptions are flags. Prints the tables of docs/scaling.md.
+whose assumptions are flags. Prints the tables of results/cpu.md.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 
 def tables(found: dict[str, Any], network: Network) -> str:
-    """The tables of docs/scaling.md."""
+    """The tables of results/cpu.md."""
     rank = table(
-        ["domains", "reweighting", "µs a microbatch", "µs a step", "bytes sent a step",
+        ["domains", "reweighting", "µs per microbatch", "µs per step", "bytes sent per step",
          "device memory", "in a checkpoint"],
         [
             [p["domains"], "yes" if p["weighted"] else "no", round(p["microbatch_us"]),

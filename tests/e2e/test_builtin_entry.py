@@ -125,7 +125,7 @@ def test_thin_script_is_the_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--hybrid-context-parallel", "does not do --hybrid-context-parallel"),
+        ("--hybrid-context-parallel", "does not support --hybrid-context-parallel"),
         (
             "--sft --micro-batch-size 2 --pipeline-model-parallel-size 2",
             "use --micro-batch-size 1",

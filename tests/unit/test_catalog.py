@@ -331,7 +331,7 @@ def test_count_tokens_says_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="dtype code 77"):
         count_tokens("odd")
     Path("x.idx").write_bytes(b"MMIDIDX")
-    with pytest.raises(ConfigError, match=r"'x.idx' is not an index"):
+    with pytest.raises(ConfigError, match=r"'x.idx' is not a Megatron index"):
         count_tokens("x")
     with pytest.raises(ConfigError, match="cannot tell the size of 'y'"):
         count_tokens("y")

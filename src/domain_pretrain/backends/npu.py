@@ -1,6 +1,6 @@
-"""What an Ascend NPU does of what the plugin needs, found out by trying: for ``doctor``.
+"""Whether an Ascend NPU can do what the plugin needs, found out by trying: for ``doctor``.
 
-A run asks the same at its start, and settles it for itself.
+A run asks the same at its start, and decides for itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``domain-pretrain``: the commands beside training itself."""
+"""``domain-pretrain``: the commands besides training itself."""
 
 from __future__ import annotations
 
