@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import IntegrityError
-from domain_pretrain.flow.agreement import PRIME, WORDS, Agreement, check_agreement, moments
+from domain_pretrain.flow.agreement import check_agreement
 from domain_pretrain.flow.groups import Groups
+from domain_pretrain.kernels.digest import PRIME, WORDS, Digest, moments
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,7 @@ def sums(ranks: list[torch.Tensor]) -> list[int]:
 
 
 def digest(values: list[float], constants: str = "config") -> torch.Tensor:
-    return Agreement(constants, CPU).digest(torch.tensor(values))
+    return Digest(constants, CPU).of(torch.tensor(values))
 
 
 VALUES = st.lists(st.floats(0, 3, width=32), min_size=1, max_size=40)
@@ -47,9 +48,9 @@ def test_values_that_changed_places_are_other_values() -> None:
 
 
 def test_the_constants_count_where_nothing_is_in_force() -> None:
-    one, two = (Agreement(text, CPU).digest(None) for text in ("config", "another"))
+    one, two = (Digest(text, CPU).of(None) for text in ("config", "another"))
     assert (one != two).any()
-    assert torch.equal(one, Agreement("config", CPU).digest(None))
+    assert torch.equal(one, Digest("config", CPU).of(None))
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**63 - 1))

@@ -13,6 +13,7 @@ import pytest
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.evaluate.probe import PROBES
 from domain_pretrain.records.exporter import EXPORTERS, configured
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.record import Finding, Record
@@ -67,7 +68,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(f"[{group}]\n{lines}" for group, lines in points).replace('"', "")
     (info / "entry_points.txt").write_text(text)
     registry: Registry[Any]
-    for registry in (STRATEGIES, ALARMS, EXPORTERS):
+    for registry in (STRATEGIES, ALARMS, PROBES, EXPORTERS):
         monkeypatch.setattr(registry, "_rules", dict(registry._rules))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -79,7 +80,7 @@ def test_the_page_shows_every_file_of_the_package() -> None:
     assert set(FILES) == {
         "pyproject.toml",
         "domains.yaml",
-        *(f"my_rules/{name}.py" for name in ("steep", "forgetting", "csv_file")),
+        *(f"my_rules/{name}.py" for name in ("steep", "forgetting", "rank", "csv_file")),
     }
 
 
@@ -129,6 +130,14 @@ def test_an_alarm_reaches_the_exporters(capsys: pytest.CaptureFixture[str]) -> N
     publisher = open_publisher(None, None, None, "token", after_iteration=0)
     publisher.finding(space["finding"])
     assert f"WARNING: {space['finding'].message}" in capsys.readouterr().out
+
+
+def test_probe() -> None:
+    space: dict[str, Any] = {}
+    exec(trial("A probe"), space)
+    score = space["score"]
+    assert (score.name, score.domain, score.sum, score.count) == ("beats", "letters", 1, 2)
+    assert f"# {score.mean}\n" in PAGE
 
 
 def test_exporter(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from domain_pretrain.flow.agreement import WORDS, moments
 from domain_pretrain.flow.conservation import HostSums
 from domain_pretrain.flow.groups import Groups
+from domain_pretrain.kernels.digest import WORDS, moments
 from domain_pretrain.stats import SCALE, Column, DomainStats
 
 # What lies before the sums: own words, their moments over all ranks, the host's totals.
@@ -83,7 +83,7 @@ class Ledger:
         """Add this rank's digest of what was in force, before :meth:`reduce`.
 
         Args:
-            words: see :meth:`.agreement.Agreement.digest`.
+            words: see :meth:`.Digest.of`.
         """
         self.words.copy_(words)
         self._moments.copy_(moments(words))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from domain_pretrain.errors import ConfigError, IntegrityError
-from domain_pretrain.flow.agreement import Agreement, check_agreement
+from domain_pretrain.flow.agreement import check_agreement
 from domain_pretrain.flow.conservation import check_conservation
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
@@ -18,6 +18,7 @@ from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.flow.windows import Windows
+from domain_pretrain.kernels.digest import Digest
 from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.record import Record, reweighted
@@ -66,7 +67,7 @@ class Step:
             steering,
         )
         self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
-        self._agreement = Agreement(json.dumps([names, config_hash]), device)
+        self._digest = Digest(json.dumps([names, config_hash]), device)
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
         self._proven = False
@@ -140,7 +141,7 @@ class Step:
     def _reduce(self) -> None:
         """Make the step's sums global, with a digest of what was in force."""
         steering, ledger = self.steering, self._train.ledger
-        ledger.sign(self._agreement.digest(None if steering is None else steering.in_force))
+        ledger.sign(self._digest.of(None if steering is None else steering.in_force))
         ledger.reduce()
 
     def _read(self) -> Sums:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels.digest import Digest, moments
 from domain_pretrain.kernels.domain_reduce import reference
 from domain_pretrain.kernels.domain_reduce.contract import Tokens
 from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
@@ -55,8 +56,8 @@ def check_device(device: torch.device) -> None:
         got = _sums(device)
     except (RuntimeError, NotImplementedError) as error:
         raise UnsupportedError(
-            f"{device} cannot run the per-domain sums, which need int64 index_add_, shifts and "
-            f"exact rounding to int64: {error}"
+            f"{device} cannot run the per-domain sums, which need int64 index_add_, shifts, "
+            f"remainders and exact rounding to int64: {error}"
         ) from error
     if not torch.equal(got, expected):
         raise UnsupportedError(
@@ -100,7 +101,7 @@ def all_reduces_int64(device: torch.device, group: Any = None) -> bool:
 
 
 def _sums(device: torch.device) -> torch.Tensor:
-    """All operations of the reference on values that fp32 cannot hold; the result on CPU."""
+    """All operations of the reference, on values that fp32 cannot hold, and of a digest; on CPU."""
     losses = torch.tensor([[0.1, 2.5, 3e6, 7.0], [torch.nan, torch.inf, 1e-3, 1e5]])
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.5, 1.0]])
     ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]])
@@ -111,4 +112,6 @@ def _sums(device: torch.device) -> torch.Tensor:
         reference.domain_reduce(accumulator, Tokens(losses, mask, domains, 1.0 / row_tokens))
     reference.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
-    return torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)]).cpu()
+    words = moments(Digest("check", device).of(losses[0]))
+    sums = torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)])
+    return torch.cat([sums.flatten(), words]).cpu()

@@ -1,0 +1,57 @@
+"""A digest of a vector, made where the vector is, in exact integers.
+
+It is what ranks compare to prove that they agree: see ``flow/agreement.py``. Three words d of 20
+bits; all N ranks have the same exactly if N·Σd² = (Σd)², which needs nothing but sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+WORDS = 3
+# The largest prime below 2^20: Σd² over 2^20 ranks stays in int64.
+PRIME = 2**20 - 3
+
+
+class Digest:
+    """Digests of what is in force on this rank.
+
+    Args:
+        constants: what must be the same on every rank all run long: the config, the domains.
+        device: where the digests are made, without reading anything back.
+    """
+
+    def __init__(self, constants: str, device: torch.device) -> None:
+        digest = hashlib.sha256(constants.encode(errors="surrogatepass")).digest()
+        salt = [int.from_bytes(digest[4 * k : 4 * k + 4], "big") % PRIME for k in range(WORDS)]
+        self._salt = torch.tensor(salt, device=device)
+        self._coefficients = torch.empty(0)
+
+    def of(self, in_force: torch.Tensor | None) -> torch.Tensor:
+        """int64 ``[WORDS]``, each in [0, PRIME).
+
+        Args:
+            in_force: fp32 ``[n]``; None where the constants are all there is.
+        """
+        if in_force is None:
+            return self._salt
+        bits = in_force.detach().float().contiguous().view(torch.int32).to(torch.int64)
+        halves = torch.stack([bits & 0xFFFF, (bits >> 16) & 0xFFFF])  # [2, n]
+        return ((self._factors(halves) * halves).sum(dim=(1, 2)) + self._salt) % PRIME
+
+    def _factors(self, halves: torch.Tensor) -> torch.Tensor:
+        """``[WORDS, 2, n]`` fixed factors in [1, PRIME): products of 36 bits, sums that fit."""
+        shape = (WORDS, *halves.shape)
+        if self._coefficients.shape != shape:
+            places = torch.arange(1, 1 + WORDS * halves.numel(), dtype=torch.int64)
+            mixed = (places * 1_103_515_245 + 12_345) % (2**31)
+            factors = 1 + (mixed * 31 + places) % (PRIME - 1)
+            self._coefficients = factors.view(shape).to(halves.device)
+        return self._coefficients
+
+
+def moments(words: torch.Tensor) -> torch.Tensor:
+    """int64 ``[2 * WORDS]``: the words and their squares, to be summed over ranks."""
+    return torch.cat([words, words * words])
