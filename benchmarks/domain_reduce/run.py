@@ -3,8 +3,8 @@
     python benchmarks/domain_reduce/run.py [--device cpu|cuda] [--quick] [--out FILE.json]
     python benchmarks/domain_reduce/step.py    # a whole step of several ranks, with its collectives
 
-Needs only this repository, torch and numpy (on a GPU also cuda-bindings, which torch's CUDA builds
-bring along). Ratios are times of the other divided by ours: above 1 ours is faster.
+Needs only this repository, torch and numpy (on a GPU also cuda-bindings, which CUDA builds of
+torch install). Ratios are times of the other divided by ours: above 1, ours is faster.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The loss of a microbatch beside the host's and in its place, and what either launches."""
+"""The loss of a microbatch beside the host's or instead of it, and what each launches."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def own_loss(
 ) -> DomainLoss:
     """Add one microbatch to the ledger and return its loss: one launch on CUDA, one in backward.
 
-    For loss functions that need no other: its report is unweighted, as the host's would be.
+    It stands in for the host's loss function: its report is unweighted, as the host's would be.
     """
     found = backend.domain_loss(
         ledger.sums[0],
@@ -57,7 +57,7 @@ def own_loss(
 def weighted_loss(
     backend: Backend, microbatch: Microbatch, weights: Weights, host_loss: torch.Tensor
 ) -> torch.Tensor:
-    """``Σ m·mask·loss``: a fresh fp32 scalar instead of the host's loss sum.
+    """``Σ m·mask·loss``: a new fp32 scalar instead of the host's loss sum.
 
     Token counts and reports stay the host's. With multipliers of exactly 1 both the value and the
     gradient have the bits of the host's own ``sum(losses.float() * mask.float())``. One launch on

@@ -50,7 +50,7 @@ class Backend:
         Args:
             accumulator: see the class.
             tokens: of the microbatch, with ``inverse_row_tokens``.
-            host: is added to its own totals, in the same launch.
+            host: is added to its totals, in the same launch.
         """
         self._kernels.domain_reduce(accumulator, tokens, host)
 
@@ -96,7 +96,7 @@ class Backend:
     ) -> DomainLoss:
         """``domain_reduce`` and the loss at once. CUDA: one launch, and one in backward.
 
-        For a loss function that needs no other: it replaces the host's sums and casts.
+        It replaces the sums and casts of the host's loss function.
 
         Args:
             accumulator: see the class.

@@ -34,8 +34,8 @@ class Tokens(NamedTuple):
             the token sum.
         ids: integer, ``[b]`` (one domain per row) or ``[b, s]``.
         inverse_row_tokens: ``[b]`` or ``[b, s]``, finite: 1 / (loss tokens of the token's whole
-            sample, before context parallelism cut it), for the sample average. Only the loss alone
-            does without.
+            sample, before context parallelism cut it), for the sample average. Not needed for the
+            loss alone.
         row_tokens: ``[b]``, loss tokens of each whole row: its sample is counted if it has any.
             Given on the one context-parallel rank that counts samples, and only with ids ``[b]``;
             packed samples are counted by ``count_samples``.
@@ -67,8 +67,8 @@ class DomainLoss(NamedTuple):
     """The loss of one microbatch, as Megatron's schedules take it from a loss function.
 
     Attributes:
-        loss: fp32 scalar, Σ w[domain]·mask·loss; carries the gradient. A tensor of its own, not a
-            view: the schedules divide it in place.
+        loss: fp32 scalar, Σ w[domain]·mask·loss; carries the gradient. Not a view: the
+            schedules divide it in place.
         report: fp32 ``[2]``: Σ mask·loss, unweighted, and Σ mask. No gradient.
         num_tokens: int32 scalar, Σ mask, rounded toward zero. No gradient.
     """
