@@ -1,6 +1,8 @@
 """What ``make hosts`` runs, and the page that it writes: docs/hosts-matrix.md.
 
-``plan CHECKOUTS`` prints a line per host: name, folder (or ``wheel:SERIES``), Python, requirements.
+``plan CHECKOUTS`` prints a line per host: name, folder (or ``wheel:SERIES``), environment,
+requirements. An environment is named by its Python, and by its PyTorch where that is not the
+newest that the host runs with: ``3.12``, ``3.10-torch2.4``.
 ``report RESULTS`` makes the page of pytest's own JUnit files and fails unless every check passed.
 """
 
@@ -117,7 +119,10 @@ class Result:
 
 
 def plan(checkouts: Path, wheels: list[str]) -> Iterator[str]:
-    """A line per host, in the order of versions; each has a row in the table of versions."""
+    """A line per host, in the order of versions; each has a row in the table of versions.
+
+    The oldest PyTorch has a line of its own, where a checkout of its version is at hand.
+    """
     found = []
     for root in sorted(checkouts.glob("*/megatron")):
         if (root / "core" / "package_info.py").is_file():
@@ -129,6 +134,11 @@ def plan(checkouts: Path, wheels: list[str]) -> Iterator[str]:
         if row is None:
             sys.exit(f"{folder}: megatron.core {version} is not in hosts/versions.py")
         yield f"{folder.name} {folder} {row.tested_python} {' '.join(row.requirements)}"
+        if row.oldest_torch:
+            name = f"{folder.name}-torch{row.oldest_torch}"
+            environment = f"{row.tested_python}-torch{row.oldest_torch}"
+            requirements = " ".join((f"torch=={row.oldest_torch}.*", *row.packages))
+            yield f"{name} {folder} {environment} {requirements}"
     for row in VERSIONS:
         if row.series in wheels:
             requirements = " ".join(row.requirements)
@@ -211,7 +221,7 @@ def report(folder: Path) -> int:
     """Print the page; 0 only if every host ran every check, and all of them passed."""
     names = [line.split()[0] for line in (folder / "plan").read_text().splitlines()]
     results = [read(name, folder) for name in names]
-    print(render(results), end="")
+    sys.stdout.buffer.write(render(results).encode())  # whatever the locale
     return int(any(result.problem or any(result.outcomes.values()) for result in results))
 
 

@@ -62,7 +62,7 @@ def tensorboard(logdir: Path, timeout_s: float = 60) -> Iterator[str]:
     # A relative folder: the page shows it.
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.resolve().name]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, cwd=logdir.resolve().parent
         )

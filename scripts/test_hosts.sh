@@ -5,7 +5,7 @@
 #   CHECKOUTS=dir     a folder of Megatron-LM checkouts; their versions are read, not their names
 #   WHEELS="0.19 …"   PyPI wheels to test besides (default: all that hold the training loop)
 #   CACHE=dir         keeps environments, wheels and results (default: .hosts)
-#   ENVIRONMENTS=…    environments to use as they are, "3.12=/path/to/python 3.10=…"
+#   ENVIRONMENTS=…    environments to use as they are, "3.12=/path/to/python 3.10-torch2.4=…"
 #   MATRIX=file       where the result goes (default: docs/hosts-matrix.md)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,15 +37,15 @@ install() { # INTERPRETER ARGUMENT... of pip install
   fi
 }
 
-environment() { # PYTHON REQUIREMENT... → the interpreter of an environment that has them
-  local version=$1 given venv interpreter
+environment() { # NAME REQUIREMENT... → the interpreter of an environment that has them
+  local version=${1%%-*} given venv interpreter # of 3.10-torch2.4
   for given in ${ENVIRONMENTS:-}; do
-    if [[ ${given%%=*} == "$version" ]]; then
+    if [[ ${given%%=*} == "$1" ]]; then
       echo "${given#*=}"
       return
     fi
   done
-  venv=$cache/python$version
+  venv=$cache/python$1
   if [[ -f $venv/made-of && $(<"$venv/made-of") == "$*" ]]; then
     echo "$venv/bin/python"
     return
@@ -62,7 +62,7 @@ environment() { # PYTHON REQUIREMENT... → the interpreter of an environment th
   echo "$venv/bin/python"
 }
 
-test_host() { # NAME FOLDER PYTHON REQUIREMENT...: its outcome is NAME.xml, or NAME.error
+test_host() { # NAME FOLDER ENVIRONMENT REQUIREMENT...: its outcome is NAME.xml, or NAME.error
   local name=$1 folder=$2 interpreter
   git describe --always --dirty --exclude '*' >"$results/$name.commit" || echo unknown >"$results/$name.commit"
   if ! interpreter=$(environment "${@:3}" 2> >(tee "$results/$name.error" >&2)); then
@@ -85,9 +85,9 @@ test_host() { # NAME FOLDER PYTHON REQUIREMENT...: its outcome is NAME.xml, or N
 }
 
 "$python" scripts/hosts_matrix.py plan "$checkouts" ${WHEELS+--wheels="$WHEELS"} >"$results/plan"
-while read -r name folder version requirements; do
+while read -r name folder environment requirements; do
   # shellcheck disable=SC2086  # a list
-  test_host "$name" "$folder" "$version" $requirements </dev/null
+  test_host "$name" "$folder" "$environment" $requirements </dev/null
 done <"$results/plan"
 "$python" scripts/hosts_matrix.py report "$results" >"$matrix.new" && failed=0 || failed=$?
 mv "$matrix.new" "$matrix"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from domain_pretrain.kernels.domain_reduce import select
+from domain_pretrain.kernels.domain_reduce import Tokens, select
 
 
 class Bincount:
@@ -62,7 +62,7 @@ class Ours:
 
     def __call__(self, losses, mask, ids, inverse, row_tokens):  # type: ignore[no-untyped-def]
         rows = row_tokens if ids.dim() == 1 else None
-        self._reduce(self.sums, losses, mask, ids, inverse, row_tokens=rows)
+        self._reduce(self.sums, Tokens(losses, mask, ids, inverse, rows))
 
 
 class EmptyKernel:

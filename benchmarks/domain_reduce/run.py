@@ -63,13 +63,7 @@ def check(backend: str, device: str) -> None:
         case = host.to(device)
         sums, losses = case.accumulator(), case.losses.requires_grad_()
         got = select(backend).domain_loss(  # type: ignore[arg-type]
-            sums,
-            losses,
-            case.mask,
-            case.ids,
-            case.inverse,
-            case.multipliers,
-            row_tokens=case.row_tokens,
+            sums, case.tokens(losses), case.multipliers
         )
         got.loss.backward()
         ids = case.ids if per_token else case.ids[:, None]
@@ -207,7 +201,7 @@ def machine(device: str) -> dict[str, Any]:
         return {**info, "device": properties.name, "driver": driver.splitlines()[:1]}
     names = [
         line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
     return {**info, "device": f"{names[0]}, {len(names)} cores"}

@@ -80,5 +80,5 @@ def reweight(treatment: str, seed: int, average: Mapping[str, float] | None) -> 
     if treatment == "shuffled":
         return {"strategy": "shuffled_linupper", "shift": 1 + seed % 2, **REWEIGHT}
     if treatment == "static" and average is not None:
-        return {"strategy": "static", "weights": dict(average), "blend": 0.0, **REWEIGHT}
+        return {"strategy": "static", "weights": dict(average), "uniform_part": 0.0, **REWEIGHT}
     raise ValueError(f"no treatment {treatment!r} with average {average}")

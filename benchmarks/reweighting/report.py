@@ -20,7 +20,7 @@ def write(results: Path) -> None:
     Args:
         results: ``RESULTS.json``, as run.py wrote it.
     """
-    result = json.loads(results.read_text())
+    result = json.loads(results.read_text(encoding="utf-8"))
     text = table.page(result)
     print(text)
     results.with_suffix(".md").write_text(text)

@@ -129,11 +129,11 @@ def result_of(run: Run, corpora: Path, tokenizer: Sequence[str], root: Path) -> 
 def _train(words: list[str], log: Path) -> None:
     path = os.pathsep.join(filter(None, [str(CONTROL), os.environ.get("PYTHONPATH")]))
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         command = [sys.executable, *words]
         code = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
     if code:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
         raise RuntimeError(f"training ended with exit code {code}; the end of {log}:\n{tail}")
 
 

@@ -28,7 +28,7 @@ from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.record import Record, reweighted
 from domain_pretrain.stats import SCALE, Column, DomainStats
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import LaggedReweight
 
 CPU = torch.device("cpu")
 ROWS, LENGTH = 4, 128  # the losses are not touched: launches return at once
@@ -49,12 +49,7 @@ class NoDevice:
 
 def host_backend() -> Backend:
     """The ``cuda`` backend up to the driver's launch, which is 2.1 µs more (docs/kernels.md)."""
-    kernels = type("Kernels", (), {})()
-    kernels.domain_reduce = cuda.launch_reduce
-    kernels.count_samples = cuda.launch_count
-    kernels.domain_loss = cuda.launch_loss
-    kernels.loss_gradient = cuda.launch_gradient
-    return Backend("cuda", kernels)
+    return Backend("cuda", cuda)
 
 
 def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
@@ -71,7 +66,7 @@ def make_step(domains: int, weighted: bool, publisher: Publisher | None = None) 
     steering = None
     if weighted:
         steering = steer.Reweighting.check(
-            Reweight(), names, average="token", tokens_per_step=2**22
+            LaggedReweight(), names, average="token", tokens_per_step=2**22
         ).start(Groups(), CPU, None)
     return DomainStep(names, Groups(), CPU, publisher, steering, host_backend())
 

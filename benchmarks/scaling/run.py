@@ -4,7 +4,7 @@
 
 Pieces are measured on this machine: the host's time for a microbatch, for the end of a step and
 for a logged step, memory, bytes, gloo among many processes. The rest is a model, in ``model.py``,
-whose assumptions are flags. Prints the tables of docs/scaling.md.
+whose assumptions are flags. Prints the tables of results/cpu.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measure(quick: bool) -> dict[str, Any]:
     gloo_ranks = GLOO_RANKS[:2] if quick else GLOO_RANKS
     domains = DOMAINS[:2] if quick else DOMAINS
     # Forked processes must not inherit the threads that later measurements start.
-    sizes = tuple(8 * ((d + 1) * 5 + 3) for d in (8, 1000))
+    sizes = tuple(8 * ((d + 1) * 5 + 9) for d in (8, 1000))
     gloo = {ranks: all_reduce_us(ranks, sizes) for ranks in gloo_ranks}
     torch.set_num_threads(1)
     commit = subprocess.run(
@@ -66,9 +66,9 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 
 def tables(found: dict[str, Any], network: Network) -> str:
-    """The tables of docs/scaling.md."""
+    """The tables of results/cpu.md."""
     rank = table(
-        ["domains", "reweighting", "µs a microbatch", "µs a step", "bytes sent a step",
+        ["domains", "reweighting", "µs per microbatch", "µs per step", "bytes sent per step",
          "device memory", "in a checkpoint"],
         [
             [p["domains"], "yes" if p["weighted"] else "no", round(p["microbatch_us"]),

@@ -125,7 +125,7 @@ def machine() -> dict[str, str]:
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
     return f"{os.cpu_count()} x {model or platform.processor()}"
 

@@ -13,7 +13,7 @@ from domain_pretrain.data.domain import Domain, check_names, check_weights
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.kernels.section import ChannelLoss
 from domain_pretrain.section import Section, parse
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import Reweight, parse_reweight
 from domain_pretrain.watch.section import Watching
 from domain_pretrain.yaml_file import read_yaml
 
@@ -77,7 +77,7 @@ class DomainConfig(Section):
                 f"--domain-reweight {strategy} and reweight.strategy: {given['strategy']} of the "
                 "config disagree: take one out"
             )
-        return parse(Reweight, given, "reweight")
+        return parse_reweight(given)
 
     def digest(self) -> str:
         """sha256 of what the file says, hexadecimal.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.process import notice
@@ -19,10 +20,12 @@ class Section(BaseModel):
 
     Attributes:
         renamed: old name → name, of keys that an earlier version knew by another one.
+        idle: key → when it has no effect, of keys that another model of the same mapping knows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     renamed: ClassVar[Mapping[str, str]] = {}
+    idle: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -32,7 +35,11 @@ class Section(BaseModel):
         given = dict(given)
         for old, new in cls.renamed.items():
             if old in given and new in given:
-                raise ValueError(f"{old} is the old name of {new}: give {new} alone")
+                raise PydanticCustomError(
+                    "renamed",
+                    "{old} is the old name of {new}: give {new} alone",
+                    {"old": old, "new": new},
+                )
             if old in given:
                 given[new] = given.pop(old)
                 notice(f"the config's key {old!r} is called {new!r} now; the old name still works")
@@ -60,29 +67,47 @@ def parse(
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _describe(problem: Any, model: type[BaseModel], where: str, also: tuple[str, ...]) -> str:
-    path = [str(part) for part in problem["loc"] if part != "[key]"]
-    message = problem["msg"]
+def _describe(problem: Any, model: type[Section], where: str, also: tuple[str, ...]) -> str:
+    path, section = _locate(model, problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        known = list(_section_at(model, path[:-1]).model_fields)
+        key, known = path[-1], list(section.model_fields)
         known += also if len(path) == 1 else ()
-        message = f"unknown key{did_you_mean(path[-1], known)} (known keys: {', '.join(known)})"
+        if key in section.idle:
+            message = f"has no effect {section.idle[key]}: take it out"
+        else:
+            message = f"unknown key{did_you_mean(key, known)} (known keys: {', '.join(known)})"
     elif not isinstance(problem["input"], (dict, BaseModel)):
         message += f" (given: {problem['input']!r})"
     return f"{'.'.join(filter(None, [where, *path])) or 'top level'}: {message}"
 
 
-def _section_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """The model of the mapping at ``path``; a name among several leads to what it names."""
-    for key in path:
-        if key in model.model_fields:
-            model = next(_models(model.model_fields[key].annotation), model)
-    return model
+def _locate(
+    model: type[Section], location: tuple[int | str, ...]
+) -> tuple[list[str], type[Section]]:
+    """The keys down to a problem, and the model of the last mapping on the way.
+
+    A name among several leads to what it names. Where a key has one of several models, pydantic
+    puts the one that it took behind the key.
+    """
+    path: list[str] = []
+    models: list[type[Section]] = []
+    for part in location:
+        taken = [found for found in models if found.__name__ == part]
+        if len(models) > 1 and taken:
+            model, models = taken[0], []
+            continue
+        if part != "[key]":
+            path.append(str(part))
+        field = model.model_fields.get(str(part))
+        models = [] if field is None else list(_models(field.annotation))
+        model = next(iter(models), model)
+    return path, model
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models(annotation: Any) -> Iterator[type[Section]]:
     for part in get_args(annotation) or (annotation,):
-        if isinstance(part, type) and issubclass(part, BaseModel):
+        if isinstance(part, type) and issubclass(part, Section):
             yield part
         elif get_args(part):
             yield from _models(part)

@@ -38,7 +38,7 @@ HOW = {
     "load": False,
     "parallel": {},
     "rerun": {},  # of RerunStateMachineConfig
-    **json.loads(Path(sys.argv[1]).read_text()),
+    **json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")),
 }
 FOLDER = Path(HOW["folder"])
 RANK = int(os.environ["RANK"])

@@ -6,20 +6,18 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch import MODEL, Run, environment
-from test_off_is_off import Observed
+from support.corpora import DOMAINS
+from support.forks import fork_server
+from support.launch import MODEL, SCRIPTS, Run, environment
+from support.observe import STEPS, Observed
 
 from domain_pretrain.hosts.versions import host_version
-
-HERE = Path(__file__).parent
+from domain_pretrain.process import SINGLE_PROCESS
 
 PP2 = "--pipeline-model-parallel-size 2"
 LAYOUTS = {
@@ -30,16 +28,14 @@ LAYOUTS = {
     "PP2xVPP2": (2, f"{PP2} --num-layers-per-virtual-pipeline-stage 1"),
     "CP2": (2, "--context-parallel-size 2"),
 }
-DOMAINS = ("finance", "general", "code", "maths", "rare")
-WEIGHTS = {"finance": 3.0, "general": 0.7, "code": 1.9, "maths": 0.2, "rare": 5.0}
+WEIGHTS = dict(zip(DOMAINS, (3.0, 0.7, 1.9, 0.2, 5.0), strict=True))
 CONFIG = {
     "strategy": "static",
     "weights": WEIGHTS,
     "warmup_steps": 0,
-    "blend": 0,
+    "uniform_part": 0,
     "clip": [0, 1000],
 }
-STEPS = 4
 METRICS = "domain_metrics.jsonl"
 # The padded vocabulary takes part in the softmax: it must not depend on the TP size or tokenizer.
 COMMON = shlex.split(
@@ -57,10 +53,9 @@ PLAIN = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --save-interva
 class Host:
     """Runs of one Megatron, each made once and shared by the checks."""
 
-    def __init__(
-        self, host: Path, folder: Path, blend: list[str], corpora: Path, server: Any
-    ) -> None:
-        self.folder, self.blend, self.corpora, self.server = folder, blend, corpora, server
+    def __init__(self, host: Path, folder: Path, blend: list[str], corpora: Path) -> None:
+        self.folder, self.blend, self.corpora = folder, blend, corpora
+        self.env = host_environment(host, folder)
         self.runs: dict[tuple[str, str], Observed] = {}
         script = host / "pretrain_gpt.py"
         self.script = [script] if script.is_file() else []
@@ -81,20 +76,11 @@ class Host:
         folder = self.folder / f"{name}-{layout}"
         folder.mkdir(exist_ok=True)
         nproc, flags = LAYOUTS[layout]
-        words = (*words, *flags.split())
-        job = {
-            "module": "domain_pretrain" if plugin else None,
-            "words": [str(word) for word in words],
-            "env": env,
-            "nproc": nproc,
-            "log": str(folder / "output.txt"),
-            "timeout": 240,
-        }
-        self.server.stdin.write(json.dumps(job) + "\n")
-        self.server.stdin.flush()
-        codes = json.loads(self.server.stdout.readline())
-        output = (folder / "output.txt").read_text(errors="replace")
-        return Observed(Run(max(map(abs, codes)), output, folder), folder)
+        words = (*(("-m", "domain_pretrain") if plugin else ()), *words, *flags.split())
+        env = {**self.env, **(SINGLE_PROCESS if nproc == 1 else {}), **env}
+        given = [str(word) for word in words]
+        code, output = fork_server(env).run(given, nproc=nproc, env=env)
+        return Observed(Run(code, output, folder), folder)
 
     def _weighted(self, name: str, layout: str) -> list[str | Path]:
         config = self.folder / "weighted.yaml"
@@ -107,7 +93,7 @@ class Host:
         """Reweighted training, with losses and gradients recorded."""
         log = self.folder / f"weighted-{layout}"
         env = {"RECORD_DIR": str(log), "WEIGHTS": json.dumps(list(WEIGHTS.values()))}
-        words = [HERE / "host_gpt.py", *self._weighted("weighted", layout)]
+        words = [SCRIPTS / "host_gpt.py", *self._weighted("weighted", layout)]
         return self._start("weighted", layout, *words, plugin=True, **env)
 
     def resumed(self, layout: str) -> Observed:
@@ -131,7 +117,7 @@ class Host:
 
     def alone(self, layout: str) -> Observed:
         """The host without the plugin; only the CPU backend, which it needs to run here."""
-        words = [HERE / "host_gpt.py", *self._plain("alone", layout)]
+        words = [SCRIPTS / "host_gpt.py", *self._plain("alone", layout)]
         return self._start("alone", layout, *words, plugin=False)
 
     def counted(self, layout: str) -> Observed:
@@ -150,22 +136,13 @@ RUNS = {
 }
 
 
-@contextmanager
-def fork_server(host: Path, folder: Path) -> Iterator[Any]:
-    """A process that starts ranks with the Megatron in ``host``; ``folder`` is for its files."""
+def host_environment(host: Path, folder: Path) -> dict[str, str]:
+    """Of runs with the Megatron in ``host``; ``folder`` is for its files."""
     python_path = os.pathsep.join([str(host), os.environ.get("PYTHONPATH", "")])
     path = os.pathsep.join([str(tools(folder / "bin")), os.environ["PATH"]])
     # Megatron's bytecode is kept, but not in the user's checkout.
     bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-    compiler = {"TORCHDYNAMO_DISABLE": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, HERE / "fork_server.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(PYTHONPATH=python_path, PATH=path, **compiler, **bytecode),
-    ) as server:
-        yield server
+    return environment(PYTHONPATH=python_path, PATH=path, **bytecode)
 
 
 def tools(folder: Path) -> Path:

@@ -33,7 +33,7 @@ def recording_pretrain(datasets, model_provider, model_type, forward_step):
     if "RECORD_DIR" in os.environ:
         path = Path(os.environ["RECORD_DIR"], f"rank{os.environ['RANK']}")
         np.savez(f"{path}.npz", **{f"{key}{i}": r[key] for i, r in enumerate(records) for key in r})
-        Path(f"{path}.json").write_text(json.dumps(seams()))
+        Path(f"{path}.json").write_text(json.dumps(seams()), encoding="utf-8")
 
 
 def recording(forward_step):

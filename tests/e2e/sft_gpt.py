@@ -27,7 +27,9 @@ class Tokenizer:
 
 
 def read(path, config):
-    return [json.loads(line)["messages"] for line in Path(path).read_text().splitlines()]
+    return [
+        json.loads(line)["messages"] for line in Path(path).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 gpt_data.build_tokenizer = lambda args: Tokenizer()

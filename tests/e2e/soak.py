@@ -23,11 +23,14 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from fork_server import PRELOAD, become_rank, free_port
-
 ROOT = Path(__file__).parents[2]
+sys.path.insert(1, str(ROOT / "tests"))
+
+from support.fork_server import Job, fork_ranks, preload  # noqa: E402
+
 METRICS = "domain_metrics.jsonl"
 TRACKER = "latest_checkpointed_iteration.txt"
 RANKS = 2
@@ -74,18 +77,16 @@ class Attempt:
         self.log = log
         self._metrics = folder / METRICS
         self.began = time.monotonic()
-        job = {"words": words, "module": "domain_pretrain.launch", "nproc": RANKS, "log": str(log)}
-        job["env"] = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        port = free_port()
-        self.ranks: list[int] = []
-        for rank in range(RANKS):
-            process = os.fork()
-            if process == 0:
-                os.setpgid(0, 0)  # as under torchrun: its checkpoint writers go with it
-                become_rank(job, rank, port)
-                sys.stdout.flush()
-                os._exit(0)
-            self.ranks.append(process)
+        job: Job = {
+            "words": ["-m", "domain_pretrain.launch", *words],
+            "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            "cwd": str(Path.cwd()),
+            "nproc": RANKS,
+            "log": str(log),
+            "stdin": os.devnull,
+            "timeout": 0,  # nobody asks
+        }
+        self.ranks = fork_ranks(job)
 
     def text(self) -> str:
         """What the ranks have said so far."""
@@ -105,7 +106,8 @@ class Attempt:
         return any(os.waitid(os.P_PID, r, os.WEXITED | os.WNOWAIT | os.WNOHANG) for r in self.ranks)
 
     def kill(self, ranks: list[int]) -> None:
-        """SIGKILL to these ranks' process groups; the others follow, as torchrun has it."""
+        """SIGKILL to these ranks' process groups, their checkpoint writers among them; the others
+        follow, as torchrun has it."""
         for position in ranks:
             _kill_group(self.ranks[position])
         if len(ranks) < RANKS:
@@ -121,10 +123,8 @@ class Attempt:
 
 
 def _kill_group(process: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
-    except ProcessLookupError:
-        os.kill(process, signal.SIGKILL)  # it has not made its group yet
 
 
 def words_of(folder: Path, data: Path, iterations: int) -> list[str]:
@@ -229,11 +229,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True, help="an empty or new folder")
     options = parser.parse_args()
-    for name in PRELOAD:
-        try:
-            __import__(name)
-        except ImportError:
-            continue
+    preload()
     work, dice = options.work.resolve(), random.Random(options.seed)
     data, broken, unbroken = work / "data", work / "broken", work / "unbroken"
     for folder in (broken, unbroken):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from launch import MODEL, environment, train
+from support.launch import MODEL, start_many, train
 
 pytestmark = pytest.mark.megatron
 
@@ -154,22 +151,11 @@ def outcomes(
     given = []
     for case in cases.values():
         words = [*MODEL, "--train-iters", "4", "--channel-loss", *case.words.split()]
-        optional = {"version": case.version} if case.version else {}
-        given.append({**asdict(case), "words": words} | optional)
-        given[-1].pop("version") if not case.version else None
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("start_many.py")],
-        input=json.dumps(given),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=300,
-        env=environment(),
-    )
-    assert done.returncode == 0
-    results = json.loads(done.stdout.splitlines()[-1])
+        version = {"version": case.version} if case.version else {}
+        given.append({"words": words, "env": case.env, **version})
     return {
         name: (case, result["code"], result["message"])
-        for (name, case), result in zip(cases.items(), results, strict=True)
+        for (name, case), result in zip(cases.items(), start_many(given), strict=True)
     }
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DOMAINS
-from launch import Run, command, environment
+from support.launch import SCRIPTS, Run
+from support.launch import start as start_process
+from support.losses import assert_evaluations_add_up, assert_sums, mean, sums_by_domain
 
 
 def _installed(name: str) -> bool:
@@ -42,17 +42,11 @@ def start(blend: list[str]) -> Any:
     def start(folder: Path, nproc: int = 1, **how: Any) -> Run:
         folder.mkdir(exist_ok=True)
         (folder / "how.json").write_text(json.dumps({"folder": str(folder), "data": data, **how}))
-        words = (Path(__file__).parent / "bridge_gpt.py", folder / "how.json")
-        done = subprocess.run(
-            command(nproc, *words, plugin=False),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-            env=environment(),
-        )
-        assert done.returncode == 0, done.stdout[-8000:]
-        return Run(done.returncode, done.stdout, folder)
+        words = (SCRIPTS / "bridge_gpt.py", folder / "how.json")
+        # The script's stand-ins must come before all that looks for what they stand in for.
+        code, output = start_process(nproc, *words, plugin=False, real=True)
+        assert code == 0, output[-8000:]
+        return Run(code, output, folder)
 
     return start
 
@@ -69,26 +63,16 @@ def printed(run: Run) -> list[str]:
     return re.findall(r"(?:lm loss|lm loss value|grad norm): (\S+) ", run.output)
 
 
-def ratio(entry: dict[str, Any]) -> float:
-    domains = entry["domains"].values()
-    return sum(d["loss_sum"] for d in domains) / sum(d["tokens"] for d in domains)
-
-
 def test_oracle(alone: Run) -> None:
     """Domains told by the text itself: a corpus has an alphabet of 50 tokens."""
     record = np.load(alone.log_dir / "rank0.npz")
     assert len(alone.metrics()) == STEPS
     for step, entry in enumerate(alone.metrics()):
-        sums = {name: np.zeros(2) for name in DOMAINS}
-        for i in range(8 * step, 8 * step + 8):
-            labels, mask = record[f"labels{i}"][0], record[f"mask{i}"][0].astype(np.float64)
-            losses = record[f"losses{i}"].reshape(mask.shape).astype(np.float64)
-            sums[DOMAINS[int(labels[labels < 250][0]) // 50]] += (losses @ mask, mask.sum())
-        present = {name: values for name, values in sums.items() if values[1]}
-        assert entry["domains"].keys() == present.keys()
-        for name, (loss_sum, tokens) in present.items():
-            assert entry["domains"][name]["tokens"] == tokens
-            assert abs(entry["domains"][name]["loss_sum"] - loss_sum) <= tokens * 2**-25
+        rows = [
+            (record[f"losses{i}"], record[f"mask{i}"][0], record[f"labels{i}"][0])
+            for i in range(8 * step, 8 * step + 8)
+        ]
+        assert_sums(entry, sums_by_domain(rows))
 
 
 def test_domains_add_up_to_the_hosts_loss(alone: Run) -> None:
@@ -136,10 +120,9 @@ def test_resume(alone: Run, start: Any, tmp_path: Path) -> None:
 
 def assert_adds_up(run: Run) -> None:
     """Iterations 3 and 4: at 2, Megatron's printed mean still holds iteration 1."""
-    losses = [ratio(entry) for entry in run.metrics()]
+    losses = [mean(entry) for entry in run.metrics()]
     assert [float(v) for v in run.host_losses()][2:] == pytest.approx(losses[2:], rel=1e-6)
-    evaluations = [ratio(entry) for entry in run.metrics(None) if entry["split"] != "train"]
-    assert [float(v) for v in run.host_evaluations()] == pytest.approx(evaluations, rel=1e-6)
+    assert_evaluations_add_up(run)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from launch import MODEL, command, environment, train
+from support.launch import MODEL, environment, start, train
 
 from domain_pretrain import __main__ as launcher
 from domain_pretrain.errors import UnsupportedError
@@ -35,21 +35,14 @@ LAYOUTS = {
 }
 
 
-def launch(nproc: int, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+def launch(nproc: int, *words: str | Path, real: bool = False, **env: str) -> tuple[int, str]:
     """``-m domain_pretrain WORDS``, with the interpreter that a checkout's ``make`` needs first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        command(nproc, *words),
-        env=environment(PATH=path, **env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+    return start(nproc, *words, env={"PATH": path, **env}, real=real)
 
 
 def checkout_version() -> tuple[int, int]:
-    text = Path(str(CHECKOUT), "megatron/core/package_info.py").read_text()
+    text = Path(str(CHECKOUT), "megatron/core/package_info.py").read_text(encoding="utf-8")
     major, minor = (re.search(rf"^{name} = (\d+)", text, re.M) for name in ("MAJOR", "MINOR"))
     assert major and minor
     return int(major[1]), int(minor[1])
@@ -79,9 +72,9 @@ def test_equals_megatrons_own_script(layout: str, blend: list[str], tmp_path: Pa
     for name, script in (("own", []), ("host", [Path(str(CHECKOUT), "pretrain_gpt.py")])):
         save = ["--save", tmp_path / name, "--save-interval", "3"]
         save += ["--ckpt-format", "torch", "--train-iters", "3"]
-        done = launch(nproc, *script, *MODEL, *data, *save, *flags.split())
-        assert done.returncode == 0, done.stdout[-8000:]
-        printed = re.findall(r"(?:lm loss|grad norm|mtp_1 loss|lm loss value): (\S+)", done.stdout)
+        code, output = launch(nproc, *script, *MODEL, *data, *save, *flags.split())
+        assert code == 0, output[-8000:]
+        printed = re.findall(r"(?:lm loss|grad norm|mtp_1 loss|lm loss value): (\S+)", output)
         states = {
             f"{file.parent.name}{key}": tensor
             for file in sorted((tmp_path / name).glob("iter_*/*/model_optim_rng.pt"))
@@ -103,9 +96,9 @@ def test_equals_megatrons_own_script(layout: str, blend: list[str], tmp_path: Pa
 def test_older_checkout_is_told_to_bring_its_script() -> None:
     if checkout_version() >= launcher.OLDEST_BUILT_IN:
         pytest.skip("this checkout is new enough for the built-in entry")
-    done = launch(1, *MODEL, "--mock-data", "--train-iters", "1")
-    assert done.returncode == 2
-    assert "needs megatron-core >= 0.17" in done.stdout
+    code, output = launch(1, *MODEL, "--mock-data", "--train-iters", "1")
+    assert code == 2
+    assert "needs megatron-core >= 0.17" in output
 
 
 @pytest.mark.megatron
@@ -132,7 +125,7 @@ def test_thin_script_is_the_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--hybrid-context-parallel", "does not do --hybrid-context-parallel"),
+        ("--hybrid-context-parallel", "does not support --hybrid-context-parallel"),
         (
             "--sft --micro-batch-size 2 --pipeline-model-parallel-size 2",
             "use --micro-batch-size 1",
@@ -140,10 +133,10 @@ def test_thin_script_is_the_entry(tmp_path: Path) -> None:
     ],
 )
 def test_unsupported_flags_stop_the_run_at_start_up(flags: str, message: str) -> None:
-    done = launch(1, *MODEL, "--mock-data", "--train-iters", "1", *flags.split())
-    assert done.returncode == 2, done.stdout[-4000:]
-    assert message in done.stdout
-    assert "Traceback" not in done.stdout
+    code, output = launch(1, *MODEL, "--mock-data", "--train-iters", "1", *flags.split())
+    assert code == 2, output[-4000:]
+    assert message in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -155,10 +148,10 @@ def test_unsupported_flags_stop_the_run_at_start_up(flags: str, message: str) ->
     ],
 )
 def test_wrong_command_line(words: list[str], env: dict[str, str], message: str) -> None:
-    done = launch(1, *words, **env)
-    assert done.returncode == 2
-    assert message in done.stdout
-    assert "Traceback" not in done.stdout
+    code, output = launch(1, *words, real=True, **env)
+    assert code == 2
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_missing_megatron_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

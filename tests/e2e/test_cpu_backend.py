@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launch import Run, train
+from support.launch import Run, train
 
 pytestmark = pytest.mark.megatron
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch import environment
 from rich.console import Console
+from support.launch import environment
 
 from domain_pretrain.demo.launch import PhaseFailed, PhaseProgress, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores

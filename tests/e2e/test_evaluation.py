@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from launch import Run, train
+from support.launch import train
+from support.losses import assert_evaluations_add_up
 
 pytestmark = pytest.mark.megatron
-
-
-def mean(entry: dict[str, Any]) -> float:
-    domains = entry["domains"].values()
-    return sum(d["loss_sum"] for d in domains) / sum(d["tokens"] for d in domains)
-
-
-def assert_adds_up(run: Run) -> list[dict[str, Any]]:
-    """The domains of every evaluation add up to the loss that Megatron printed (7 digits)."""
-    entries = [entry for entry in run.metrics(None) if entry["split"] != "train"]
-    printed = [float(loss) for loss in run.host_evaluations()]
-    assert [mean(entry) for entry in entries] == pytest.approx(printed, rel=2e-6)
-    return entries
 
 
 def test_points_and_sums(blend: list[str], tmp_path: Path) -> None:
@@ -30,7 +17,7 @@ def test_points_and_sums(blend: list[str], tmp_path: Path) -> None:
     (tmp_path / "blend.txt").write_text(" ".join(blend[3:]))
     data = [*blend[:2], "--data-args-path", tmp_path / "blend.txt"]
     run = train(tmp_path, *data, "--eval-interval", "2", nproc=2)
-    entries = assert_adds_up(run)
+    entries = assert_evaluations_add_up(run)
     points = [(e["split"], e["iteration"], e.get("final", False)) for e in entries]
     assert points == [
         ("valid", 2, False),
@@ -75,11 +62,11 @@ def test_one_prefix(corpora: Path, tmp_path: Path) -> None:
     """A plain dataset gives no ids: all of its samples are of one domain."""
     data = ["--data-path", corpora / "maths", "--split", "80,10,10"]
     run = train(tmp_path, *data, iterations=1)
-    assert_adds_up(run)
+    assert_evaluations_add_up(run)
     assert {name for e in run.metrics(None) for name in e["domains"]} == {"maths"}
 
 
 def test_mock_data(tmp_path: Path) -> None:
     run = train(tmp_path, "--mock-data", iterations=1)
-    assert_adds_up(run)
+    assert_evaluations_add_up(run)
     assert {name for e in run.metrics(None) for name in e["domains"]} == {"mock"}

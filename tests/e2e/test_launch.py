@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch import environment
+from support.launch import environment, start_many
 
 pytestmark = pytest.mark.megatron
 
@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
 
 
 def write_command(path: Path, body: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{body}\n")
+    path.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{body}\n", encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
@@ -185,14 +185,5 @@ def test_megatron_takes_every_preset(clone: Path) -> None:
             # It asks the GPU for its compute capability.
             words = [word for word in words if word != "--moe-grouped-gemm"]
             cases.append({"words": words, "env": {"WORLD_SIZE": str(8 * nodes)}})
-    done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "start_many.py"],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    outcomes = json.loads(done.stdout.splitlines()[-1])
-    assert [outcome["code"] for outcome in outcomes] == [None] * len(cases)
+    outcomes = start_many(cases)
+    assert [outcome["code"] for outcome in outcomes] == [None] * len(cases), outcomes

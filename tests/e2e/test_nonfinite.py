@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import Run, train
+from support.launch import Run, train
 
 pytestmark = pytest.mark.megatron
 

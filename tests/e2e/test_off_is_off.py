@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from launch import CPU_FLAGS, Run, train
+from support.launch import CPU_FLAGS
+from support.observe import (
+    STEPS,
+    Observed,
+    assert_collectives,
+    assert_same_training,
+    observe,
+)
 
 pytestmark = pytest.mark.megatron
 
@@ -20,84 +21,13 @@ pytestmark = pytest.mark.megatron
 SINGLE = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --eval-interval 2")
 PARALLEL = shlex.split("--bf16 --eval-iters 0 --split 100,0,0")
 TP2 = [*PARALLEL, *shlex.split("--tensor-model-parallel-size 2 --global-batch-size 4")]
-STEPS = 4
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What can be compared of a run."""
-
-    run: Run
-    folder: Path
-
-    def printed(self) -> list[Any]:
-        """Every loss, gradient norm and evaluation that Megatron printed."""
-        return [self.run.host_losses(), self.run.host_grad_norms(), self.run.host_evaluations()]
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Everything in the final checkpoint, by path, but for the arguments."""
-        leaves: dict[str, Any] = {}
-        for file in sorted(self.folder.glob("checkpoint/iter_*/**/*.pt")):
-            content = torch.load(file, weights_only=False)
-            del content["args"]
-            content["opt_param_scheduler"].pop("domain_pretrain", None)
-            leaves.update(_leaves(content, file.parent.name))
-        return leaves
-
-    def steps(self) -> list[list[Counter[str]]]:
-        """For every rank, the calls counted in each step, and then those after the last one."""
-        files = sorted(self.folder.glob("rank*.json"))
-        return [[Counter(step) for step in json.loads(file.read_text())] for file in files]
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (list, tuple)):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}")
-    else:
-        yield path, value
-
-
-def observe(folder: Path, *flags: str | Path, nproc: int, env: Any = None, **how: Any) -> Observed:
-    save = ["--save", folder / "checkpoint", "--save-interval", "100", "--ckpt-format", "torch"]
-    env = {"RECORD_DIR": str(folder), **(env or {})}
-    script = "watched_gpt.py"
-    folder.mkdir(exist_ok=True)
-    run = train(folder, *flags, *save, nproc=nproc, iterations=STEPS, script=script, env=env, **how)
-    return Observed(run, folder)
-
-
-def assert_same_training(got: Observed, expected: Observed) -> None:
-    assert len(expected.run.host_losses()) == len(expected.run.host_grad_norms()) == STEPS
-    assert got.printed() == expected.printed()
-    assert_same_checkpoint(got, expected)
-
-
-def assert_same_checkpoint(got: Observed, expected: Observed, leave_out: str | None = None) -> None:
-    """All but the paths with ``leave_out`` in them."""
-    want, have = expected.checkpoint(), got.checkpoint()
-    assert any("exp_avg" in path for path in want), "the optimizer's state is compared too"
-    assert have.keys() == want.keys()
-    different = [
-        path
-        for path, value in want.items()
-        if not (leave_out and leave_out in path)
-        and not (
-            torch.equal(value, have[path])
-            if isinstance(value, torch.Tensor)
-            else str(value) == str(have[path])
-        )
-    ]
-    assert not different
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Observed:
-    """The host without the plugin, one process."""
+    """The host without the plugin, one process: Python's own, forked from nothing."""
     folder = tmp_path_factory.mktemp("alone")
-    return observe(folder, *blend, *SINGLE, nproc=1, plugin=False, installed=False)
+    return observe(folder, *blend, *SINGLE, nproc=1, plugin=False, installed=False, real=True)
 
 
 def test_channel_loss(alone: Observed, blend: list[str], tmp_path: Path) -> None:
@@ -150,12 +80,3 @@ def test_a_thousand_domains(blend: list[str], corpora: Path, tmp_path: Path) -> 
     entry = many.run.metrics()[-1]
     assert len(entry["domains"]) == 16  # equal weights: a sample from each domain in turn
     assert {domain["tokens"] for domain in entry["domains"].values()} == {32}
-
-
-def assert_collectives(got: Observed, expected: Observed, more: list[dict[str, int]]) -> None:
-    """Each rank calls exactly ``more`` in each step. The first step is left out: there the plugin
-    finds out, once, which rank counts."""
-    assert len(got.steps()) == len(expected.steps()) == len(more)
-    for have, want, difference in zip(got.steps(), expected.steps(), more, strict=True):
-        for step in range(1, STEPS):
-            assert have[step] == want[step] + Counter(difference)

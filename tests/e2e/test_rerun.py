@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import train
+from support.launch import train
 
 pytestmark = pytest.mark.megatron
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import Run, train
+from support.corpora import DOMAINS
+from support.launch import Run, train
 
 pytestmark = pytest.mark.megatron
 
@@ -137,7 +138,7 @@ def test_without_the_plugin_and_back(single: Run, stopped: Path, blend: list[str
 
 def write_config(folder: Path, corpora: Path, rename: dict[str, str]) -> Path:
     lines = ["domains:"]
-    for name in ("finance", "general", "code", "maths", "rare"):
+    for name in DOMAINS:
         lines.append(f"  {rename.get(name, name)}: {{data: [{corpora / name}]}}")
     (folder / "domains.yaml").write_text("\n".join(lines))
     return folder / "domains.yaml"

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from launch import MODEL, Run, environment, train
-from test_off_is_off import assert_collectives, assert_same_training, observe
+from support.gradients import assert_gradients, error, load
+from support.launch import MODEL, Run, start_many, train
+from support.observe import assert_collectives, assert_same_training, observe
 
 pytestmark = pytest.mark.megatron
 
-Gradients = dict[str, np.ndarray]
-
 WEIGHTS = {"finance": 3.0, "general": 0.7, "code": 1.9, "maths": 0.2, "rare": 5.0}
 GLOBAL = f"""
-reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, blend: 0,
+reweight: {{strategy: static, weights: {json.dumps(WEIGHTS)}, warmup_steps: 0, uniform_part: 0,
            clip: [0, 1000]}}
 """
 WITHIN = "reweight: {scope: microbatch, strategy: linupper, warmup_steps: 0}"
@@ -58,28 +54,8 @@ def formula(tmp_path_factory: pytest.TempPathFactory, still: list[str]) -> Path:
     return folder
 
 
-def load(path: Path) -> Gradients:
-    with np.load(path) as file:
-        return dict(file)
-
-
-def error(got: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-
-
-def assert_gradients(folder: Path, expected: Gradients, nproc: int = 1) -> None:
-    """Every parameter of every rank has its part of the gradient."""
-    found = set()
-    for rank in range(nproc):
-        for key, got in load(folder / f"rank{rank}.npz").items():
-            name, dim, part = key.split("@")
-            want = expected[name]
-            if int(dim) >= 0:
-                parts = want.shape[int(dim)] // got.shape[int(dim)]
-                want = np.split(want, parts, int(dim))[int(part)]
-            assert error(got, want) <= 1e-5, (rank, name)
-            found.add(name)
-    assert found == expected.keys()
+def ranks(folder: Path, nproc: int) -> list[Path]:
+    return [folder / f"rank{rank}.npz" for rank in range(nproc)]
 
 
 def test_accumulated_gradient(formula: Path) -> None:
@@ -87,7 +63,7 @@ def test_accumulated_gradient(formula: Path) -> None:
     for other in ("plain", "averaged", "microbatch"):  # else a wrong one would pass, too
         for name, gradient in load(formula / f"{other}.npz").items():
             assert error(gradient, expected[name]) > 1e-3, (other, name)
-    assert_gradients(formula, expected)
+    assert_gradients(ranks(formula, 1), expected)
 
 
 LAYOUTS = {
@@ -102,20 +78,20 @@ LAYOUTS = {
 def test_gradient(layout: str, formula: Path, still: list[str], tmp_path: Path) -> None:
     flags = [*still, *LAYOUTS[layout], "--calculate-per-token-loss"]
     second_step(tmp_path, GLOBAL, *flags, nproc=2)
-    assert_gradients(tmp_path, load(formula / "global_batch.npz"), nproc=2)
+    assert_gradients(ranks(tmp_path, 2), load(formula / "global_batch.npz"))
 
 
 def test_gradient_within_microbatches(formula: Path, still: list[str], tmp_path: Path) -> None:
     """The original recipe, with four rows a microbatch that CP cuts in two."""
     flags = [*still, *CP2, "--micro-batch-size", "4", "--calculate-per-token-loss"]
     second_step(tmp_path, WITHIN, *flags, nproc=2)
-    assert_gradients(tmp_path, load(formula / "microbatch.npz"), nproc=2)
+    assert_gradients(ranks(tmp_path, 2), load(formula / "microbatch.npz"))
 
 
 def test_gradient_averaged_by_the_host(formula: Path, still: list[str], tmp_path: Path) -> None:
     """Without --calculate-per-token-loss the host divides by each microbatch's own tokens."""
     run = second_step(tmp_path, GLOBAL, *still)
-    assert_gradients(tmp_path, load(formula / "averaged.npz"))
+    assert_gradients(ranks(tmp_path, 1), load(formula / "averaged.npz"))
     assert run.output.count("WARNING: the domains are reweighted without") == 1
 
 
@@ -127,8 +103,8 @@ MISTAKES = {
     "reweight: {scope: microbatch, temperature: 0}": "reweight.temperature: ",
     "reweight: {strategy: linuper}": "reweight.strategy: unknown strategy 'linuper'; did you mean",
     "reweight: {strategy: excess, reference: {finance: 2.0}}": "reweight.reference: no value for ",
-    "reweight: {unit: sample}": "reweight: unit: sample needs scope: microbatch",
-    "reweight: {scope: microbatch, strategy: bandit}": "strategy 'bandit' needs the losses of",
+    "reweight: {unit: sample}": "reweight.unit: sample needs scope: microbatch",
+    "reweight: {scope: microbatch, strategy: bandit}": "reweight.strategy: needs the losses of",
     "{domains: {finance: {data: [DATA/finance], floor: 0.5}, general: {data: [DATA/general]}},"
     " reweight: {scope: microbatch}}": "domains.finance.floor has no effect with scope: microbatch",
 }
@@ -143,16 +119,8 @@ def test_mistakes_stop_the_run_at_its_start(corpora: Path, tmp_path: Path) -> No
         words = [*MODEL, "--train-iters", "4", *data, "--domain-config", str(config)]
         cases.append({"words": words})
     cases.append({"words": [*MODEL, "--train-iters", "4", *data, "--domain-reweight", "linuper"]})
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("start_many.py")],
-        input=json.dumps(cases),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=300,
-        env=environment(),
-    )
-    results = json.loads(done.stdout.splitlines()[-1])
-    for result, says in zip(results, [*MISTAKES.values(), "unknown strategy"], strict=True):
+    expected = [*MISTAKES.values(), "unknown strategy"]
+    for result, says in zip(start_many(cases), expected, strict=True):
         if says is None:
             assert result == {"code": None, "message": ""}
         else:

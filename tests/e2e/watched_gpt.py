@@ -19,7 +19,7 @@ cpu.install()
 
 from megatron.training import training  # noqa: E402
 
-from domain_pretrain.hosts import gpt  # noqa: E402
+from domain_pretrain.hosts.gpt import entry as gpt  # noqa: E402
 
 counts: Counter[str] = Counter()
 steps: list[Counter[str]] = []
@@ -53,7 +53,7 @@ def main():
     training.training_log = end_of_step(training.training_log)
     gpt.main()
     path = Path(os.environ["RECORD_DIR"], f"rank{os.environ['RANK']}.json")
-    path.write_text(json.dumps([*steps, counts]))
+    path.write_text(json.dumps([*steps, counts]), encoding="utf-8")
 
 
 if __name__ == "__main__":

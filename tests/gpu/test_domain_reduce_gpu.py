@@ -14,7 +14,7 @@ import torch
 UNIT = Path(__file__).parents[1] / "unit"
 sys.path.append(str(UNIT))
 
-from domain_reduce_cases import Case, make_case, oracle, oracle_loss, oracle_squares  # noqa: E402
+from domain_reduce_cases import Case, make_case, oracle, oracle_loss  # noqa: E402
 
 from domain_pretrain.kernels.domain_reduce import Backend, driver, select  # noqa: E402
 
@@ -58,22 +58,12 @@ def workspaces_stay_zero() -> Iterator[None]:
 
 
 def reduce(backend: Backend, case: Case, accumulator: torch.Tensor) -> None:
-    backend.domain_reduce(
-        accumulator, case.losses, case.mask, case.ids, case.inverse, row_tokens=case.row_tokens
-    )
+    backend.domain_reduce(accumulator, case.tokens())
 
 
 def full_step(backend: Backend, case: Case, accumulator: torch.Tensor) -> torch.Tensor:
     losses = case.losses.detach().requires_grad_()
-    output = backend.domain_loss(
-        accumulator,
-        losses,
-        case.mask,
-        case.ids,
-        case.inverse,
-        case.multipliers,
-        row_tokens=case.row_tokens,
-    )
+    output = backend.domain_loss(accumulator, case.tokens(losses), case.multipliers)
     (gradient,) = torch.autograd.grad(output.loss, losses)
     return gradient
 
@@ -88,23 +78,11 @@ def test_sums_and_loss_equal_the_oracle(backend: Backend, case: Case, dtype: tor
     host = Case(**{**vars(case), "losses": case.losses.to(dtype)})
     case = host.to("cuda")
     accumulator = case.accumulator()
-    squares = torch.zeros(case.domains + 1, dtype=torch.int64, device="cuda")
     reduce(backend, case, accumulator)
     assert torch.equal(accumulator.cpu(), oracle(host))
-    backend.domain_reduce(
-        accumulator, case.losses, case.mask, case.ids, case.inverse, squares=squares
-    )
-    assert torch.equal(squares.cpu(), oracle_squares(host))
     accumulator.zero_()
-    got = backend.domain_loss(
-        accumulator,
-        case.losses,
-        case.mask,
-        case.ids.int(),
-        case.inverse,
-        case.multipliers,
-        row_tokens=case.row_tokens,
-    )
+    tokens = case.tokens()._replace(ids=case.ids.int())
+    got = backend.domain_loss(accumulator, tokens, case.multipliers)
     assert torch.equal(accumulator.cpu(), oracle(host))
     values = (got.loss.item(), *got.report.tolist(), got.num_tokens.item())
     assert all(map(same, values, oracle_loss(host))), (values, oracle_loss(host))
@@ -117,7 +95,7 @@ def test_strided_and_misaligned_views_equal_contiguous_ones(cuda: Backend) -> No
     padded[:, 5:517] = case.losses
     for losses in (case.losses.t().contiguous().t(), padded[:, 5:517]):
         accumulator = case.accumulator()
-        cuda.domain_reduce(accumulator, losses, case.mask, case.ids, case.inverse)
+        cuda.domain_reduce(accumulator, case.tokens(losses))
         assert torch.equal(accumulator.cpu(), oracle(host))
 
 
@@ -130,7 +108,7 @@ def test_gradient_equals_torchs(cuda: Backend, dtype: torch.dtype, columns: int)
     host = torch.sum(losses.float() * case.mask)
     (expected,) = torch.autograd.grad(host / 7, losses)
     for multipliers in (ones, case.multipliers):
-        loss = cuda.weighted_loss(losses, case.mask, case.ids, multipliers, host_loss=host.detach())
+        loss = cuda.weighted_loss(case.tokens(losses), multipliers, host_loss=host.detach())
         (gradient,) = torch.autograd.grad(loss / 7, losses)
         if multipliers is ones:
             assert torch.equal(gradient, expected)
@@ -215,13 +193,11 @@ def test_launches_are_counted(cuda: Backend) -> None:
     one = torch.ones((), device="cuda")
 
     def weighted() -> None:
-        loss = cuda.weighted_loss(losses, case.mask, case.ids, case.multipliers)
+        loss = cuda.weighted_loss(case.tokens(losses), case.multipliers)
         torch.autograd.grad(loss, losses, one)
 
     def fused() -> None:
-        out = cuda.domain_loss(
-            accumulator, losses, case.mask, case.ids, case.inverse, case.multipliers
-        )
+        out = cuda.domain_loss(accumulator, case.tokens(losses), case.multipliers)
         torch.autograd.grad(out.loss, losses, one)
 
     def vanilla() -> None:
@@ -247,9 +223,7 @@ def test_streams_do_not_share_a_workspace(cuda: Backend) -> None:
         losses = []
         for case, stream in zip(on_device, streams, strict=True):
             with torch.cuda.stream(stream):
-                losses.append(
-                    cuda.weighted_loss(case.losses, case.mask, case.ids, case.multipliers)
-                )
+                losses.append(cuda.weighted_loss(case.tokens(), case.multipliers))
         torch.cuda.synchronize()
         for loss, case in zip(losses, cases, strict=True):
             assert loss.item() == oracle_loss(case)[0]
@@ -273,15 +247,7 @@ def test_inductor_compiles_to_one_graph(name: str) -> None:
 def full_step_loss(
     backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor
 ) -> torch.Tensor:
-    return backend.domain_loss(
-        accumulator,
-        losses,
-        case.mask,
-        case.ids,
-        case.inverse,
-        case.multipliers,
-        row_tokens=case.row_tokens,
-    ).loss
+    return backend.domain_loss(accumulator, case.tokens(losses), case.multipliers).loss
 
 
 SANITIZED = f"""
@@ -293,10 +259,7 @@ for per_token, columns in ((False, 2048), (True, 2051)):
     host = make_case(1, 4, columns, 8, per_token=per_token, special=True)
     case = host.to("cuda")
     losses, sums = case.losses.requires_grad_(), case.accumulator()
-    out = select("cuda").domain_loss(
-        sums, losses, case.mask, case.ids, case.inverse, case.multipliers,
-        row_tokens=case.row_tokens,
-    )
+    out = select("cuda").domain_loss(sums, case.tokens(losses), case.multipliers)
     out.loss.backward()
     assert (sums.cpu() == oracle(host)).all()
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from domain_pretrain.kernels import domain_reduce
-from domain_pretrain.kernels.domain_reduce.launch import Arguments, Launch, Variant
+from domain_pretrain.kernels.domain_reduce.kernel_launch import Arguments, KernelLaunch, Variant
 
 SOURCES = Path(domain_reduce.__file__).parent
 
@@ -62,7 +62,7 @@ class EmulatedDevice:
 
     def __init__(self, folder: Path, processors: int = 1) -> None:
         self.processors = processors
-        self.launches: list[Launch] = []
+        self.launches: list[KernelLaunch] = []
         self.seed = 0
         self._folder = folder
         self._workspace = torch.zeros(4, dtype=torch.int64)
@@ -70,7 +70,7 @@ class EmulatedDevice:
     def workspace(self) -> int:
         return self._workspace.data_ptr()
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: KernelLaunch) -> None:
         library = compile_for_cpu(launch.variant, self._folder)
         self.launches.append(launch)
         self.seed += 1

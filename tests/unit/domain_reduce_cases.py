@@ -1,4 +1,4 @@
-"""Inputs for the per-domain sums, and an oracle that shares no code and no torch with them."""
+"""Inputs for the per-domain sums, and an oracle that shares neither code nor torch with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from domain_pretrain.kernels.domain_reduce import Tokens
 from domain_pretrain.stats import Column
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Case:
     def accumulator(self) -> torch.Tensor:
         shape = (self.domains + 1, len(Column))
         return torch.zeros(shape, dtype=torch.int64, device=self.losses.device)
+
+    def tokens(self, losses: torch.Tensor | None = None) -> Tokens:
+        """With samples to count; ``losses``, if given, instead of the case's own."""
+        losses = self.losses if losses is None else losses
+        return Tokens(losses, self.mask, self.ids, self.inverse, self.row_tokens)
 
     def to(self, device: str) -> Case:
         moved = {
@@ -136,20 +142,6 @@ def oracle(case: Case) -> torch.Tensor:
         if case.row_tokens is not None and case.row_tokens[r] > 0:
             cells[_row(ids[r, 0], case.domains)][Column.SAMPLES] += 1
     return torch.tensor(cells)
-
-
-def oracle_squares(case: Case) -> torch.Tensor:
-    """Σ mask·loss² of every domain, saturating at 2^20 nats² a token, in units of 2^-20."""
-    sums = [0] * (case.domains + 1)
-    losses, mask = _fp32(case.losses), _fp32(case.mask)
-    ids = np.broadcast_to(_per_token(case.ids), losses.shape)
-    with np.errstate(all="ignore"):
-        products = losses * mask
-        squares = np.clip(losses * products, -LIMIT, LIMIT)
-    for index in np.ndindex(*losses.shape):
-        if abs(products[index]) <= LIMIT and not np.isnan(squares[index]):
-            sums[_row(ids[index], case.domains)] += _units(squares[index], 2**20)
-    return torch.tensor(sums)
 
 
 def oracle_loss(case: Case, *, weighted: bool = True) -> tuple[float, float, float, int]:

@@ -14,7 +14,7 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.tap import Rows
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import parse_reweight
 
 NAMES = tuple(f"d{i}" for i in range(6))  # "d5" is always absent
 B, S, CP = 3, 16, 2
@@ -81,9 +81,8 @@ def within_the_forward_pass(rank: int) -> None:
         # Packed rows are joined first, then cut.
         flat = tuple(cut(t.reshape(1, -1), cp_rank) for t in (losses, mask))
         for unit, straightforward in (("domain", by_domain), ("sample", by_sample)):
-            section = Reweight(
-                scope="microbatch", unit=unit, warmup_steps=0, temperature=TEMPERATURE
-            )
+            how = {"scope": "microbatch", "warmup_steps": 0, "temperature": TEMPERATURE}
+            section = parse_reweight({**how, "unit": unit})
             checked = Reweighting.check(section, NAMES, average="token", tokens_per_step=1.0)
             steering = checked.start(groups, torch.device("cpu"), None)
             expected = straightforward(*part, ids, cp_group, dp_group, dp_rank)
@@ -92,7 +91,15 @@ def within_the_forward_pass(rank: int) -> None:
                 microbatch = Microbatch.build(*shape, whole, groups)
                 found = steering.weights(microbatch).of_samples()
                 assert counts == {"all_reduce": 1}, counts
-                assert torch.equal(found, expected), (seed, unit, found, expected)
+                # From the same sums, but each by its own softmax in float64 (over the domains
+                # present, or over all with gaps): on the way to fp32 they may round apart, once.
+                torch.testing.assert_close(
+                    found,
+                    expected,
+                    rtol=2**-23,
+                    atol=0,
+                    msg=lambda m, at=(seed, unit): f"{at}: {m}",
+                )
 
 
 def by_domain(
@@ -165,7 +172,7 @@ def lagged(rank: int) -> None:
 
 def one_process(section: dict[str, Any]) -> DomainStep:
     checked = Reweighting.check(
-        Reweight(**section), NAMES, average="token", tokens_per_step=2 * 4 * B * S
+        parse_reweight(section), NAMES, average="token", tokens_per_step=2 * 4 * B * S
     )
     reweighting = checked.start(Groups(), torch.device("cpu"), None)
     step = DomainStep(NAMES, Groups(), torch.device("cpu"), None, reweighting)

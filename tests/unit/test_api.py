@@ -16,7 +16,9 @@ from domain_pretrain.flow.moment import Moment
 from domain_pretrain.records.publisher import open_publisher
 
 ROOT = Path(__file__).parents[2]
-(LOOP,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+(LOOP,) = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,12 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_it_can_publish(tmp_path: Path) -> None:
     said: list[str] = []
     publisher = open_publisher(tmp_path, None, None, "token", said.append, after_iteration=0)
-    section = {"strategy": "static", "weights": {"a": 3, "b": 1}, "warmup_steps": 0, "blend": 0}
+    section = {
+        "strategy": "static",
+        "weights": {"a": 3, "b": 1},
+        "warmup_steps": 0,
+        "uniform_part": 0,
+    }
     step = DomainStep.create(("a", "b"), section, tokens_per_step=8, publisher=publisher)
     for iteration in (1, 2):
         step.open()

@@ -111,7 +111,8 @@ def test_shuffled_weights_are_linuppers_on_other_domains(monkeypatch: Any) -> No
     for seed in (1, 2):
         options = {key: reweight("shuffled", seed, None)[key] for key in ("shift",)}
         wrong = build("shuffled_linupper", options, DOMAINS)(seen, {})[0]
-        assert sorted(wrong) == sorted(right)
+        # Normalised again in another order: a few roundings.
+        np.testing.assert_allclose(sorted(wrong), sorted(right), rtol=1e-15)
         assert not np.isclose(wrong, right).any()
 
 

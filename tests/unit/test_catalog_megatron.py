@@ -216,7 +216,7 @@ blends = st.one_of(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(blends.filter(lambda blend: len(blend[0]) <= 6), st.none() | blends, st.booleans())
 def test_any_blend(train: Any, valid: Any, per_split: bool) -> None:
     prove(*((None, [train, valid, None]) if per_split else (train,)))
@@ -225,7 +225,7 @@ def test_any_blend(train: Any, valid: Any, per_split: bool) -> None:
 tokens = st.lists(st.sampled_from(["1", "0.5", "0", "-1", "nan", "inf", "1e-3", "a", "b", " c"]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tokens)
 def test_check_data_path_refuses_what_megatron_would_misread(tokens: list[str]) -> None:
     try:

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.domain import Domain
@@ -19,6 +20,7 @@ from domain_pretrain.errors import ConfigError, DomainPretrainError
 from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
 from domain_pretrain.kernels.section import ChannelLoss
 from domain_pretrain.stats import Average
+from domain_pretrain.strategies.shapes import ShapeOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,9 +80,11 @@ def test_sample_configs_load() -> None:
         ("domains: {a: {data: [x], floor: 2}}", r"domains\.a\.floor: .*less than or equal to 1"),
         ("reweight: {clip: [2, 3]}", r"reweight\.clip: .*0 <= low <= 1 <= high"),
         ("reweight: {scope: batch}", r"reweight\.scope: .*'global_batch' or 'microbatch'"),
-        ("reweight: {unit: sample}", r"reweight: unit: sample needs scope: microbatch"),
-        ("reweight: {scope: microbatch, clip: [0, 2]}", r"clip has no effect with scope: microb"),
-        ("reweight: {scope: microbatch, strategy: excess}", r"strategy 'excess' needs the losses"),
+        ("reweight: {unit: sample}", r"reweight\.unit: sample needs scope: microbatch"),
+        ("reweight: {scope: microbatch, clip: [0, 2]}", r"reweight\.clip: has no effect with sc"),
+        ("reweight: {scope: microbatch, clp: 2}", r"reweight\.clp: unknown key \(known keys: temp"),
+        ("reweight: {scope: microbatch, temperature: 0}", r"reweight\.temperature: .*greater than"),
+        ("reweight: {scope: microbatch, strategy: excess}", r"strategy: needs the losses of whole"),
         ("channel_loss: {average: tokens}", r"average: .*'token' or 'sample' \(given: 'tokens'\)"),
         ("domains: {a: {data: x}}", r"domains\.a\.data: Input should be a valid list"),
         ("domains: {a: {data: []}}", r"domains\.a\.data: List should have at least 1 item"),
@@ -101,6 +105,20 @@ def test_sample_configs_load() -> None:
 def test_a_wrong_key_or_value_is_named_by_its_path(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text)
+
+
+def test_a_key_of_an_earlier_version_still_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load(tmp_path, "reweight: {blend: 0.5}")
+    assert config == load(tmp_path, "reweight: {uniform_part: 0.5}")
+    assert config.reweighting("linupper") == DomainConfig.model_validate(
+        {"reweight": {"strategy": "linupper", "uniform_part": 0.5}}
+    ).reweighting(None)
+    (notice,) = capsys.readouterr().out.splitlines()
+    assert "key 'blend' is called 'uniform_part' now; the old name still works" in notice
+    with pytest.raises(ConfigError, match="reweight: blend is the old name of uniform_part: give "):
+        load(tmp_path, "reweight: {blend: 0.5, uniform_part: 0.5}")
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
@@ -223,7 +241,9 @@ def test_the_reweight_section_and_its_flag(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--domain-reweight excess and reweight\.strategy: quad"):
         config.reweighting("excess")
     config = load(tmp_path, "reweight: {scope: microbatch}")
-    with pytest.raises(ConfigError, match="strategy 'excess' needs the losses of whole steps"):
+    with pytest.raises(
+        ConfigError, match=r"reweight\.strategy: needs the losses of whole.*'excess'"
+    ):
         config.reweighting("excess")
 
 
@@ -251,24 +271,46 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def schema(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, default, description) of every key of the file, sections before what they hold."""
+def written(field: FieldInfo) -> str:
+    """A default as the page shows it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+    return (
+        "none" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    )
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in get_args(annotation) for model in models(part)]
+
+
+def schema(
+    model: type[BaseModel], *others: type[BaseModel], at: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """(key, default, description) of every key of the file, sections before what they hold.
+
+    Others: what the mapping may be instead with another ``scope``.
+    """
     for name, field in model.model_fields.items():
-        if field.is_required():
-            default = "required"
-        else:
-            value = field.get_default(call_default_factory=True)
-            if isinstance(value, BaseModel):
-                value = value.model_dump(exclude_defaults=True)
-            shown = value if isinstance(value, str) else json.dumps(value)
-            default = "none" if value is None else f"`{shown}`"
-        assert field.description
-        yield f"`{at}{name}`", default, field.description
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and not get_args(part) and issubclass(part, BaseModel):
-                mapping = get_origin(field.annotation) is dict
-                inner = f"{at}{name}.<name>." if mapping else f"{at}{name}."
-                yield from schema(part, inner)
+        default, text = written(field), field.description
+        for other in others:
+            (scope,) = get_args(other.model_fields["scope"].annotation)
+            if name not in other.model_fields:
+                text = f"{text} Not with `scope: {scope}`."
+            elif name != "scope" and written(other.model_fields[name]) != default:
+                default += f"; {written(other.model_fields[name])} with `scope: {scope}`"
+        assert text
+        yield f"`{at}{name}`", default, text
+        inner = f"{at}{name}.<name>." if get_origin(field.annotation) is dict else f"{at}{name}."
+        if found := models(field.annotation):
+            yield from schema(*found, at=inner)
+    for other in others:  # the options of the strategies are on their own page
+        assert other.model_fields.keys() <= {*model.model_fields, *ShapeOptions.model_fields}
 
 
 def test_the_docs_list_every_key_with_its_default_and_meaning() -> None:

@@ -162,7 +162,7 @@ def test_launch_commands_take_the_flags_shown() -> None:
     if not (find_spec("megatron") and find_spec("megatron.training")):
         pytest.skip("megatron-core is not installed")
     done = subprocess.run(
-        [sys.executable, "-c", PRINT_FLAGS], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PRINT_FLAGS], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-2000:]
     known = set(FLAG.findall(done.stdout))

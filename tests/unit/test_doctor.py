@@ -11,12 +11,6 @@ from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS
 from domain_pretrain.commands.main import main
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No message is cut at the edge of the terminal."""
-    monkeypatch.setenv("COLUMNS", "400")
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
     """A made-up checkout in which every seam fits."""

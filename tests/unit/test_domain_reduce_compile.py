@@ -9,9 +9,9 @@ import torch
 from domain_reduce_cases import Case, make_case, oracle, oracle_loss
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels.domain_reduce import Backend, cuda, select
+from domain_pretrain.kernels.domain_reduce import Backend, Tokens, operators, select
 
-BACKENDS = [select("reference"), Backend("cuda", cuda)]
+BACKENDS = [select("reference"), Backend("cuda", operators)]
 
 
 def ids_of(backend: Backend) -> str:
@@ -22,31 +22,26 @@ def ids_of(backend: Backend) -> str:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(per_token: bool, dtype: torch.dtype) -> None:
     case = make_case(per_token=per_token, dtype=dtype)
-    tokens = (case.losses, case.mask, case.ids)
+    tokens, alone = case.tokens(), Tokens(case.losses, case.mask, case.ids)
     acc = case.accumulator
-    squares = torch.zeros(case.domains + 1, dtype=torch.int64)
     w = case.multipliers
     rows = torch.zeros(3, dtype=torch.int64), torch.ones(3)
     check = torch.library.opcheck
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, case.row_tokens, *[None] * 4))
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, squares, *[None] * 3))
+    check(operators.reduce_operator, (acc(), *tokens, None, None, None))
     host = torch.zeros(3, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1).int()
-    check(cuda.domain_reduce, (acc(), *tokens, case.inverse, None, None, *host))
-    check(cuda.count_samples, (acc(), *rows))
-    check(cuda.domain_loss, (acc(), *tokens, case.inverse, w, case.row_tokens, None, host[0]))
-    check(cuda.domain_loss, (None, *tokens, None, w, None, torch.tensor(1.0), None))
-    check(cuda.loss_gradient, (torch.tensor(0.5), case.mask, case.ids, w, dtype))
+    check(operators.reduce_operator, (acc(), *tokens._replace(row_tokens=None), *host))
+    check(operators.count_samples, (acc(), *rows))
+    check(operators.loss_operator, (acc(), *tokens, w, None, host[0]))
+    check(operators.loss_operator, (None, *alone, w, torch.tensor(1.0), None))
+    check(operators.loss_gradient, (torch.tensor(0.5), case.mask, case.ids, w, dtype))
 
 
 def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor):  # type: ignore[no-untyped-def]
     """What a loss function of Megatron's and its schedule do with the loss."""
     losses = losses * 1.0
-    backend.domain_reduce(
-        accumulator, losses, case.mask, case.ids, case.inverse, row_tokens=case.row_tokens
-    )
-    loss, report, num_tokens = backend.domain_loss(
-        accumulator, losses, case.mask, case.ids, case.inverse, case.multipliers
-    )
+    backend.domain_reduce(accumulator, case.tokens(losses))
+    tokens = Tokens(losses, case.mask, case.ids, case.inverse)
+    loss, report, num_tokens = backend.domain_loss(accumulator, tokens, case.multipliers)
     loss /= num_tokens
     return loss, report
 
@@ -65,6 +60,7 @@ def test_compiles_to_one_graph(backend: Backend, compiler: str, per_token: bool)
         loss.backward()
         results.append((accumulator, loss, report, losses.grad))
     for eager, graph in zip(*results, strict=True):
+        # The same roundings of single products; what is added up is int64.
         assert torch.equal(eager, graph)
     once = oracle(case)
     once[:, 2] = 0
@@ -75,15 +71,7 @@ def test_compiles_to_one_graph(backend: Backend, compiler: str, per_token: bool)
 def test_the_operators_fall_back_to_the_reference_on_cpu(backend: Backend) -> None:
     case = make_case(special=True)
     accumulator = case.accumulator()
-    got = backend.domain_loss(
-        accumulator,
-        case.losses,
-        case.mask,
-        case.ids,
-        case.inverse,
-        case.multipliers,
-        row_tokens=case.row_tokens,
-    )
+    got = backend.domain_loss(accumulator, case.tokens(), case.multipliers)
     assert torch.equal(accumulator, oracle(case))
     assert got.loss.isnan()
     assert got.num_tokens.item() == oracle_loss(case)[3]

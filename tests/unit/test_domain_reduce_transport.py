@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
-from domain_pretrain.kernels.domain_reduce import device_check as probe
-from domain_pretrain.kernels.domain_reduce import reference
+from domain_pretrain.kernels.domain_reduce import Tokens, device_check, reference
 from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -94,10 +93,9 @@ def _rank(rank: int, store: str, results) -> None:  # type: ignore[no-untyped-de
     exact = dist.all_reduce
     for all_reduce in (exact, _refusing_int64(exact), _through_float64(exact)):
         dist.all_reduce = all_reduce
-        ledger = Ledger(case.domains, _groups(probe.probe_all_reduce(CPU)), CPU)
-        reference.domain_reduce(
-            ledger.sums[0], case.losses[mine], case.mask[mine], case.ids[mine], case.inverse[mine]
-        )
+        ledger = Ledger(case.domains, _groups(device_check.all_reduces_int64(CPU)), CPU)
+        tokens = (case.losses[mine], case.mask[mine], case.ids[mine], case.inverse[mine])
+        reference.domain_reduce(ledger.sums[0], Tokens(*tokens))
         ledger.reduce()
         found.append((ledger._groups.adds_int64, ledger.sums[0].tolist()))
     results.put(found)
@@ -115,7 +113,7 @@ def test_four_ranks_equal_one_rank_however_the_sums_travel(tmp_path: Path) -> No
     ]
     for process in processes:
         process.start()
-    got = [results.get(timeout=60) for _ in processes]
+    got = [results.get(timeout=600) for _ in processes]
     for process in processes:
         process.join()
     case = make_case(12, rows=RANKS, columns=64, domains=5, per_token=True, special=True)
@@ -124,11 +122,11 @@ def test_four_ranks_equal_one_rank_however_the_sums_travel(tmp_path: Path) -> No
 
 
 def test_a_device_that_computes_exactly_passes() -> None:
-    probe.probe_device(torch.device("cpu"))
+    device_check.check_device(torch.device("cpu"))
 
 
 def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    sums, exact = probe._sums, torch.Tensor.index_add_
+    sums, exact = device_check._sums, torch.Tensor.index_add_
 
     def through_fp32(self, dim, index, source):  # type: ignore[no-untyped-def]
         return self.copy_(exact(self.float(), dim, index, source.float()).long())
@@ -140,11 +138,11 @@ def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
             patch.setattr(torch.Tensor, "index_add_", through_fp32)
             return sums(device)
 
-    monkeypatch.setattr(probe, "_sums", sums_of_device)
+    monkeypatch.setattr(device_check, "_sums", sums_of_device)
     with pytest.raises(UnsupportedError, match="cpu:0 does not compute the per-domain sums exact"):
-        probe.probe_device(torch.device("cpu", 0))
+        device_check.check_device(torch.device("cpu", 0))
 
 
 def test_a_device_without_an_operation_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="meta cannot run the per-domain sums"):
-        probe.probe_device(torch.device("meta"))
+        device_check.check_device(torch.device("meta"))

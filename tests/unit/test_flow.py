@@ -78,7 +78,8 @@ def moment(iteration: int, **how: Any) -> Moment:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "domain_metrics.jsonl").read_text().splitlines()]
+    path = folder / "domain_metrics.jsonl"
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def test_step(tmp_path: Path) -> None:

@@ -68,11 +68,11 @@ def command(tmp_path: Path) -> dict[str, str]:
 
 
 def run(command: dict[str, str], gradients: str = "") -> tuple[int, str]:
-    Path(command["REPORT"]).write_text(REPORT.replace("GRADIENTS", gradients))
+    Path(command["REPORT"]).write_text(REPORT.replace("GRADIENTS", gradients), encoding="utf-8")
     script = ROOT / "scripts" / "test_hosts.sh"
-    done = subprocess.run([script], env=command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([script], env=command, capture_output=True, text=True, timeout=600)
     matrix = Path(command["MATRIX"])
-    return done.returncode, matrix.read_text() if matrix.exists() else done.stderr
+    return done.returncode, matrix.read_text(encoding="utf-8") if matrix.exists() else done.stderr
 
 
 def test_all_passed(command: dict[str, str]) -> None:
@@ -104,6 +104,30 @@ def test_no_environment(command: dict[str, str]) -> None:
     assert "| checkout 0.19.1 |" in page
 
 
+def test_the_oldest_pytorch_is_tested_too(command: dict[str, str]) -> None:
+    """A host of its own, in an environment of its own, with the oldest that the package admits."""
+    checkout(Path(command["CHECKOUTS"], "old"), "0.12.3")
+    ((row, oldest),) = [(row, row.oldest_torch) for row in VERSIONS if row.oldest_torch]
+    name = f"{row.tested_python}-torch{oldest}"
+    _, ready = command["ENVIRONMENTS"].split("=")
+    code, page = run({**command, "ENVIRONMENTS": f"{name}={ready}"})
+    plan = Path(command["CACHE"], "results", "plan").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[0] for line in plan] == ["old", f"old-torch{oldest}"]
+    words = plan[1].split()
+    assert words[1] == str(Path(command["CHECKOUTS"], "old"))
+    assert words[2:] == [name, f"torch=={oldest}.*", *row.packages]
+    assert code == 1, "there is no environment for the other"
+    assert "* checkout old: nothing was run: error: no wheels" in page
+    assert "| checkout 0.19.1 | 3.12.9 | 2.9.0 |" in page, "what the tests of this one said"
+
+
+def test_the_oldest_pytorch_is_the_packages() -> None:
+    (bound,) = re.findall(r'"torch>=([^"]*)"', (ROOT / "pyproject.toml").read_text())
+    (row,) = [row for row in VERSIONS if row.oldest_torch]
+    assert row.oldest_torch == bound
+    assert Version(f"{bound}.99") not in Requirement(row.torch).specifier
+
+
 @pytest.mark.parametrize("version", [None, "0.11.0"])
 def test_nothing_to_run(version: str | None, command: dict[str, str]) -> None:
     folder = Path(command["CHECKOUTS"])
@@ -130,7 +154,9 @@ def test_the_wheels_are_what_the_package_asks_for() -> None:
     """The first is the oldest of the built-in entry; the extra installs these and no other."""
     wheels = [row for row in VERSIONS if row.wheel]
     assert Version(wheels[0].series).release == OLDEST_BUILT_IN
-    (extra,) = re.findall(r'"(megatron-core[^;"]*)', (ROOT / "pyproject.toml").read_text())
+    (extra,) = re.findall(
+        r'"(megatron-core[^;"]*)', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    )
     assert {
         row.series for row in VERSIONS if Version(f"{row.series}.0") in Requirement(extra).specifier
     } == {row.series for row in wheels}

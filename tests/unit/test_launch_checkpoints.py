@@ -172,7 +172,7 @@ def test_lost_checkpoints_are_an_error(tmp_path: Path) -> None:
     checkpoint = save_distributed(tmp_path, 4)
     (checkpoint / ".metadata").unlink()
     with pytest.raises(
-        ConfigError, match=r"(?s)no checkpoint in .*metadata is missing.*begin again"
+        ConfigError, match=r"(?s)no checkpoint in .*metadata is missing.*start over"
     ):
         repair_tracker(tmp_path)
     assert (tmp_path / TRACKER).read_text() == "4"

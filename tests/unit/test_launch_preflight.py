@@ -57,7 +57,8 @@ def test_only_the_training_split_is_read() -> None:
 def test_the_config_supplies_the_blend() -> None:
     Path("domains.yaml").write_text(
         "domains:\n  money: {data: [finance, news], weight: 1}\n"
-        "  general: {data: [general], weight: 5}\n"
+        "  general: {data: [general], weight: 5}\n",
+        encoding="utf-8",
     )
     found = epochs("--domain-config domains.yaml --split 100,0,0")
     assert found == pytest.approx({"money": 200 / 400, "general": 1})
@@ -117,7 +118,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(["preflight", "--nodes", "2", "--devices-per-node", "2", "--", *words.split()])
     out = capsys.readouterr().out
     assert code == 0
-    for text in ("2 x 2 = 4 = TP 1 x PP 1 x CP 1 x DP 4", "40 a step x 30 steps = 1,200"):
+    for text in ("2 x 2 = 4 = TP 1 x PP 1 x CP 1 x DP 4", "40 per step x 30 steps = 1,200"):
         assert text in out
     assert "random weights" in out
     assert cli.main(["preflight", "--nodes", "3", "--quiet", "--", *words.split()]) == 2

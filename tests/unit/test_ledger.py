@@ -108,7 +108,7 @@ EVENT = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(EVENT, max_size=12))
 def test_windows(events: list[tuple]) -> None:
     """Against plain sums, with checkpoints into a new process at any time."""

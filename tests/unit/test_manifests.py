@@ -222,7 +222,7 @@ class AscendJob(Strict):
 
 
 def load(name: str) -> Any:
-    return yaml.safe_load((FOLDER / name).read_text())
+    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def check_volumes(pod: PodSpec) -> None:

@@ -48,7 +48,7 @@ def test_every_refusal_applies_to_its_flags_alone() -> None:
 
 
 def test_the_page_lists_every_refusal() -> None:
-    page = " ".join(DOCS.read_text().replace("`", "").split())
+    page = " ".join(DOCS.read_text(encoding="utf-8").replace("`", "").split())
     for refusal in REFUSALS:
         assert f"| {refusal.flags} | {refusal.why} |" in page
 
@@ -94,7 +94,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("MINDSPEED_PATH", str(tmp_path))
     yield tmp_path
     for name in [n for n in sys.modules if n.split(".")[0] == "mindspeed_llm"]:

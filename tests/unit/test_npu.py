@@ -23,7 +23,7 @@ def test_a_device_that_can_do_everything(two_devices: None) -> None:
 
 
 def test_a_device_that_lacks_some_of_it(two_devices: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npu, "probe_float64", lambda device: False)
+    monkeypatch.setattr(npu, "computes_float64", lambda device: False)
     monkeypatch.setattr(npu.mp, "spawn", lambda *args, **kwargs: None)  # nobody says "exact"
     _, float64, all_reduce = npu.find("cpu", "gloo")
     assert (float64.answer, float64.fit) == (

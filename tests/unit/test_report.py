@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -220,7 +221,9 @@ def test_of_many_domains_the_broken_and_the_worst_have_a_colour(
     losses: dict[str, float | None] = {f"d{i:02}": float(i) for i in range(30)}
     path = metrics("run", line(1, **losses), line(2, **{**losses, "d03": None}))
     loss_picture(path, tmp_path / "x.svg")
-    svg = (tmp_path / "x.svg").read_text()  # each label stands in a comment of the SVG
+    svg = (tmp_path / "x.svg").read_text(
+        encoding="utf-8"
+    )  # each label stands in a comment of the SVG
     labels = {name for name in losses if f"<!-- {name}  " in svg}
     assert labels == {"d03", *(f"d{i}" for i in range(24, 30))}
     assert "<!-- d03  NaN -->" in svg and "<!-- and 23 more -->" in svg
@@ -256,7 +259,7 @@ ENTRIES = [
 
 
 def text_of(*args: Any) -> str:
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(loss_table(*args))
     return console.export_text()
 

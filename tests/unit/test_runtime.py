@@ -93,7 +93,7 @@ def run(code: str) -> None:
         [sys.executable, "-c", PRELUDE + code],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -180,7 +180,7 @@ def test_applied_again_after_the_host_restored_its_own(host: ModuleType) -> None
 
 def run(code: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -206,7 +206,19 @@ BAD = {
         r"reweight\.temperature\.start: .*greater than 0 \(given: 0\)",
     ),
     "strategy": ({"strategy": "linuper"}, r"reweight\.strategy: .*'linuper'; did you mean 'linupp"),
-    "strategy within": ({**WITHIN, "strategy": "bandit"}, "strategy 'bandit' needs the losses of"),
+    "strategy within": (
+        {**WITHIN, "strategy": "bandit"},
+        r"reweight\.strategy: needs the losses of whole steps\. With scope: microbatch use one of "
+        r"linupper, quadratic, extremes \(given: 'bandit'\)",
+    ),
+    "unknown within": (
+        {**WITHIN, "strategy": "linuper"},
+        r"reweight\.strategy: unknown strategy; did you mean 'linupper'\? With scope: microbatch u",
+    ),
+    "key within": (
+        {**WITHIN, "temprature": 1},
+        r"reweight\.temprature: .*did you mean 'temperature'\? \(known keys: temperature, scope, u",
+    ),
     "key": ({**GLOBAL, "temprature": 1}, r"reweight\.temprature: .*did you mean 'temperature'"),
     "reference": (
         {"strategy": "excess", "reference": {"finance": 2.0, "rare": 2.0}},
@@ -217,8 +229,15 @@ BAD = {
     "clip": ({**GLOBAL, "clip": [2, 3]}, r"reweight\.clip: .*0 <= low <= 1 <= high"),
     "warm-up": ({**GLOBAL, "warmup_steps": -1}, r"reweight\.warmup_steps: .*greater than or equal"),
     "sample": ({**GLOBAL, "unit": "sample"}, "unit: sample needs scope: microbatch"),
-    "idle key": ({**WITHIN, "blend": 0.5}, "blend has no effect with scope: microbatch"),
-    "idle objective": ({**SAMPLE, "objective": "token_share"}, "objective has no effect with"),
+    "idle key": (
+        {**WITHIN, "uniform_part": 0.5},
+        r"reweight\.uniform_part: has no effect with scope: microbatch: take it out",
+    ),
+    "idle old key": ({**WITHIN, "blend": 0.5}, r"reweight\.blend: has no effect with scope: micro"),
+    "idle objective": (
+        {**SAMPLE, "objective": "token_share"},
+        r"reweight\.objective: has no effect with scope: microbatch and unit: sample: take it out",
+    ),
 }
 
 

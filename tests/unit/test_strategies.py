@@ -425,7 +425,7 @@ def test_smoothing_bounds_the_way_back():
 losses = st.lists(st.floats(0, 50) | st.just(math.nan), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(BUILT_IN), history=st.lists(losses, min_size=1, max_size=5))
 def test_weights_are_a_distribution_whatever_is_seen(name, history):
     rule, state, known = READY_SIX[name], {}, np.full(6, np.nan)
@@ -441,7 +441,7 @@ def test_weights_are_a_distribution_whatever_is_seen(name, history):
         assert weights.sum() == pytest.approx(1.0 if seen.active.any() else 0.0, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(BUILT_IN),
     loss=st.lists(st.floats(0.1, 15), min_size=3, max_size=3),

@@ -13,7 +13,7 @@ from domain_pretrain.strategies.diagnostics import diagnose
 from domain_pretrain.strategies.multipliers import (
     Bounds,
     MultiplierOptions,
-    blended,
+    mixed,
     multipliers,
 )
 
@@ -81,13 +81,13 @@ def test_a_domain_never_seen_has_multiplier_one():
     np.testing.assert_allclose(m, [0.5, 1.5, 1], rtol=1e-15)
 
 
-def test_blend():
+def test_the_uniform_part():
     # (1 − 0.1)·(0, 1) + 0.05, over the two active ones.
-    w = blended(np.array([0, 0, 1.0]), np.array([True, False, True]), 0.1)
+    w = mixed(np.array([0, 0, 1.0]), np.array([True, False, True]), 0.1)
     np.testing.assert_allclose(w, [0.05, 0, 0.95], rtol=1e-15)
 
 
-def test_a_zero_weight_without_blend_can_still_reach_the_sum():
+def test_a_zero_weight_alone_can_still_reach_the_sum():
     # The only weighted domain has a tenth of the tokens: at 3 it gives 0.3, so the others, of
     # weight 0, are needed for the other 0.7.
     m = scale([1.0, 0.0, 0.0], [0.1, 0.5, 0.4])
@@ -123,7 +123,7 @@ def cases(draw, largest=12):
     return weights, active, share, clip, floor, objective
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases())
 @example(
     case=(  # a subnormal share
@@ -147,7 +147,7 @@ def test_the_sum_is_one_and_the_bounds_hold(case):
     assert (m[~active] == 1).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_more_weight_is_never_a_smaller_multiplier(case):
     weights, active, share, clip, _, _ = case
@@ -169,7 +169,7 @@ def test_a_thousand_domains():
         assert m.max() <= 3.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_equal_weights_are_exactly_ones_under_token_share(case):
     _, active, share, clip, floor, _ = case
@@ -188,11 +188,11 @@ def test_equal_weights_are_exactly_ones_under_token_share(case):
         ({"clip": [1.2, 3.0]}, "reweight.clip"),
         ({"clip": [0.2, 0.9]}, "reweight.clip"),
         ({"clip": [-0.1, 2]}, "reweight.clip"),
-        ({"blend": 1.5}, "reweight.blend"),
+        ({"uniform_part": 1.5}, "reweight.uniform_part"),
         ({"warmup_steps": -1}, "reweight.warmup_steps"),
         ({"warmup_steps": 1.5}, "reweight.warmup_steps"),
         ({"objective": "tokens"}, "reweight.objective"),
-        ({"blend": True}, "reweight.blend"),
+        ({"uniform_part": True}, "reweight.uniform_part"),
         ({"clip": [0.2, math.inf]}, "reweight.clip"),
     ],
 )
@@ -224,16 +224,13 @@ def test_diagnostics():
     assert found.effective_domains == pytest.approx(1.470588, abs=1e-6)
     assert found.effective_tokens == pytest.approx(470**2 / (400 * 679), rel=1e-14)
     assert found.clip_rate == 0.5
-    assert found.mean_multiplier == pytest.approx(1.175, rel=1e-14)
-    np.testing.assert_allclose(found.share, [20 / 470, 450 / 470, 0], rtol=1e-14)
 
 
 def test_diagnostics_of_nothing():
     zeros, ones = np.zeros(3), np.ones(3)
     found = diagnose(zeros, ones, zeros, Bounds.build(NAMES, (0.2, 3.0)))
     assert (found.effective_domains, found.clip_rate) == (0, 0)
-    assert (found.effective_tokens, found.mean_multiplier) == (1, 1)
-    assert found.share.tolist() == [0, 0, 0]
+    assert found.effective_tokens == 1
 
 
 def test_free_range_is_the_formula_itself():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.section import parse
-from domain_pretrain.strategies import Reweighter, ReweightOptions
+from domain_pretrain.strategies import Reweighter
+from domain_pretrain.strategies.section import parse_reweight
 
 NAMES = ("a", "b", "c")
 NEEDED = {
@@ -28,8 +28,8 @@ RULES = (
 def reweighter(strategy="linupper", names=NAMES, pinned=(), floor=None, horizon=1e3, **options):
     given_options = {"strategy": strategy, "warmup_steps": 0, **options}
     given_options.update(NEEDED.get(strategy, {}))
-    parsed = parse(ReweightOptions, given_options, "reweight")
-    return Reweighter.build(parsed, names, horizon=horizon, pinned=pinned, floor=floor)
+    section = parse_reweight(given_options)
+    return Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
 
 
 ALL = {name: reweighter(name, warmup_steps=1) for name in RULES}
@@ -52,9 +52,9 @@ def assert_same(one, other):
 
 
 def test_by_hand():
-    # Losses 1, 3, 5: h = −1, 0, 1, scores 0, 1, 1; no blend: w ∝ 1, e, e.
+    # Losses 1, 3, 5: h = −1, 0, 1, scores 0, 1, 1; no uniform part: w ∝ 1, e, e.
     # Shares 1/2, 1/4, 1/4: c·(1/2 + e/2) = 1 → m = 2/(1 + e) and e times that.
-    memory = run(reweighter(blend=0), [([1, 3, 5], [20, 10, 10])])
+    memory = run(reweighter(uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     m = 2 / (1 + math.e)
     np.testing.assert_allclose(memory.multipliers, [m, math.e * m, math.e * m], rtol=1e-14)
 
@@ -70,7 +70,7 @@ def test_ones_until_the_warm_up_ends():
 
 
 def test_pinned_domains_have_one_and_no_say():
-    memory = run(reweighter(pinned=["a"], blend=0), [([1, 3, 5], [20, 10, 10])])
+    memory = run(reweighter(pinned=["a"], uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     # Without a: losses 3, 5, scores 0, 1; w = 1 : e on equal shares: m = 2/(1 + e), 2e/(1 + e).
     np.testing.assert_allclose(
         memory.multipliers, [1, 2 / (1 + math.e), 2 * math.e / (1 + math.e)], rtol=1e-14
@@ -88,14 +88,17 @@ def test_a_domain_never_seen_has_one_until_it_is():
     assert memory.multipliers[2] != 1
     later = run(rule, [([1, 3, 9], [20, 10, 0])], memory)  # absent again: its loss is remembered
     assert later.ema.loss[2] == 9
-    assert later.weights[2] == memory.weights[2]
+    # The others' losses stay 1 and 3 but for the rounding of their sums and counts.
+    assert later.weights[2] == pytest.approx(memory.weights[2], rel=1e-13)
 
 
 def test_a_domain_with_a_nan_keeps_its_last_estimate():
     rule = reweighter()
     memory = run(rule, [([1, 3, 5], [10, 10, 10])] * 2)
     after = run(rule, [([1, 3, math.nan], [10, 10, 10])], memory)
-    np.testing.assert_array_equal(after.multipliers, memory.multipliers)
+    assert after.ema.loss[2] == memory.ema.loss[2]
+    # The others' losses and shares are the same but for the rounding of their sums and counts.
+    np.testing.assert_allclose(after.multipliers, memory.multipliers, rtol=1e-13)
     never = run(rule, [([1, 3, math.inf], [10, 10, 10])] * 2)
     assert never.multipliers[2] == 1
     assert abs(never.ema.share @ never.multipliers - 1) <= 1e-12
@@ -113,8 +116,9 @@ def test_no_tokens_at_all():
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "static"])
 def test_equal_losses_leave_the_host_as_it_is(name):
-    # Tokens that are powers of two, so that equal losses are equal after the division too.
-    memory = run(ALL[name], [([2.5, 2.5, 2.5], [8, 4, 2])] * 6)
+    # A loss that is a power of two: whatever is rounded in a sum of tokens is rounded alike in the
+    # sum of losses, so that equal losses are equal after the division too.
+    memory = run(ALL[name], [([2.0, 2.0, 2.0], [8, 5, 3])] * 6)
     assert memory.multipliers.tolist() == [1, 1, 1]
 
 
@@ -139,7 +143,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(RULES), history=steps)
 def test_the_sum_rule_and_the_bounds_at_every_step(name, history):
     rule = ALL[name]
@@ -154,7 +158,7 @@ def test_the_sum_rule_and_the_bounds_at_every_step(name, history):
         assert (m[~memory.ema.seen] == 1).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=st.sampled_from(RULES), history=steps, kill=st.integers(0, 6))
 def test_resume_is_bit_identical(name, history, kill):
     rule = ALL[name]
@@ -225,5 +229,5 @@ def test_errors_at_start_up_name_the_key():
         reweighter("linuper")
     with pytest.raises(ConfigError, match=r"^reweight\.ema_tokens: "):
         reweighter(ema_tokens=0)
-    with pytest.raises(ConfigError, match="did you mean 'blend'"):
-        reweighter(blned=0.1)
+    with pytest.raises(ConfigError, match="did you mean 'uniform_part'"):
+        reweighter(unifrom_part=0.1)

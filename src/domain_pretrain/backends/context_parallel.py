@@ -1,4 +1,4 @@
-"""Attention over a sequence that is divided among context-parallel ranks, in plain PyTorch.
+"""Attention over a sequence that is divided among context parallel ranks, in plain PyTorch.
 
 Two ways to see the whole sequence: every rank gets all keys and values (``allgather``), or all
 positions of its share of the heads (``ulysses``, arXiv:2309.14509). Both are one differentiable
@@ -97,7 +97,7 @@ def check_heads(heads: int, cp: int) -> None:
     if heads % cp:
         raise UnsupportedError(
             f"--cp-comm-type a2a divides the {heads} attention heads of a tensor-parallel rank "
-            f"among {cp} context-parallel ranks: {heads} is no multiple of {cp}; "
+            f"among {cp} context parallel ranks: {heads} is not a multiple of {cp}; "
             "use --cp-comm-type all_gather"
         )
 

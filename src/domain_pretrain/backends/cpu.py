@@ -1,8 +1,8 @@
 """Megatron on CPUs: gloo instead of NCCL, its own unfused layers instead of Transformer Engine.
 
-For demos and tests: every parallel layout runs, none of them fast. Megatron's code stays as it
-is; what it cannot do without CUDA is answered by :mod:`.torch_cuda`, and the few of its functions
-that are wrong here (:mod:`.cpu_seams`) are wrapped when it is imported.
+For demos and tests: every parallel layout runs, none of them fast. Megatron's code is
+unchanged; what it cannot do without CUDA is provided by :mod:`.torch_cuda`, and the few of its
+functions that are wrong here (:mod:`.cpu_seams`) are wrapped when it is imported.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def skip_cuda_extensions() -> None:
 
 
 def add_default_flags(parser: ArgumentParser) -> dict[str, str]:
-    """Make :data:`FLAGS` the defaults of Megatron's ``parser``; the command line still wins.
+    """Make :data:`FLAGS` the defaults of Megatron's ``parser``; the command line takes precedence.
 
     Returns:
-        What was supplied, option to value (empty for a switch), without what the user gave.
+        What was supplied, option to value (empty for a switch), without those that the user gave.
     """
     actions = parser._option_string_actions
     typed = {word.split("=", 1)[0] for word in sys.argv[1:]}

@@ -1,6 +1,6 @@
-"""What an Ascend NPU does of what the plugin needs, found out by trying: for ``doctor``.
+"""Whether an Ascend NPU can do what the plugin needs, found out by trying: for ``doctor``.
 
-A run asks the same at its start, and settles it for itself.
+A run asks the same at its start, and decides for itself.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch.multiprocessing as mp
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce.device_check import (
-    probe_all_reduce,
-    probe_device,
-    probe_float64,
+    all_reduces_int64,
+    check_device,
+    computes_float64,
 )
 
 LIMBS = "missing: sums travel as int32 limbs, with the same result"
@@ -60,15 +60,15 @@ def present() -> bool:
 def _sums(device: torch.device) -> Finding:
     question = "sums in int64 (index_add_, shifts)"
     try:
-        probe_device(device)
+        check_device(device)
     except UnsupportedError as error:
         return Finding(question, str(error), fit=False)
     return Finding(question, "exact")
 
 
 def _float64(device: torch.device) -> Finding:
-    answer = "yes" if probe_float64(device) else "missing: channel loss runs, reweighting does not"
-    return Finding("float64", answer)
+    missing = "missing: channel loss runs, reweighting does not"
+    return Finding("float64", "yes" if computes_float64(device) else missing)
 
 
 def _all_reduce(kind: str, backend: str, ranks: int) -> Finding:
@@ -91,6 +91,6 @@ def _rank(rank: int, kind: str, backend: str, ranks: int, folder: str) -> None:
     accelerator.set_device(rank)
     store = Path(folder, "store").as_uri()
     dist.init_process_group(backend, init_method=store, rank=rank, world_size=ranks)
-    if probe_all_reduce(torch.device(kind, rank)) and rank == 0:
+    if all_reduces_int64(torch.device(kind, rank)) and rank == 0:
         Path(folder, "exact").touch()
     dist.destroy_process_group()

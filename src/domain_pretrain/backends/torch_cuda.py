@@ -1,9 +1,9 @@
-"""``torch.cuda`` on a machine without CUDA: what Megatron calls there, answered by the CPU.
+"""``torch.cuda`` on a machine without CUDA: what Megatron calls there, provided by the CPU.
 
 Streams and events do nothing, tensors that are sent to the GPU stay where they are, and the
 "CUDA" random state is a constant: every random number comes from PyTorch's CPU generator, whose
 sequence therefore depends on the model alone. ``torch.cuda.is_available()`` stays False, so code
-that asks first still hears the truth.
+that asks first still gets the right answer.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         ("tp", "tensor parallelism"),
         ("pp", "pipeline stages"),
         ("cp", "context parallelism"),
-        ("vpp", "virtual stages a pipeline rank"),
+        ("vpp", "virtual stages per pipeline rank"),
     ):
         layout.add_argument(f"--{name}", type=int, default=1, metavar=name[0].upper(), help=text)
     parser.add_argument(
@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         default=Path("demo-run"),
         metavar="DIR",
-        help="folder for all that it writes (%(default)s); an earlier demo's content is replaced",
+        help="folder for everything it writes (%(default)s); an earlier demo's content is replaced",
     )
     parser.add_argument(
         "--iterations",
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         Story(console, args.out, layout, *phases(args.iterations), args.script).tell()
     except KeyboardInterrupt:
-        console.print(f"interrupted; what there is lies in {args.out}", markup=False)
+        console.print(f"interrupted; what was written is in {args.out}", markup=False)
         return 130
     return 0
 
@@ -102,7 +102,7 @@ def _choose_megatron(script: Path | None) -> None:
         raise ConfigError(f"--script {script}: no such file")
     folders = [script and script.resolve().parent, os.environ.get("MEGATRON_LM_PATH")]
     sys.path[:0] = [str(folder) for folder in reversed(folders) if folder]
-    # Megatron's import probes CUDA; the first line of output says already what there is.
+    # Megatron's import probes CUDA; the first line of output already says what there is.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 

@@ -141,7 +141,7 @@ def _print_host(console: Console, root: Path, mindspeed_llm: Path | None) -> boo
 
 
 def _seams(root: Path, mindspeed_llm: Path | None) -> list[tuple[str, str, str | None]]:
-    """Name, target, and why it does not fit, of all that the plugin holds on to."""
+    """Name, target, and why it does not fit, of every place where the plugin hooks in."""
     seams = SEAMS if mindspeed_llm is None else mindspeed.SEAMS
     rows = [(seam.name, seam.target, check(seam, root)) for seam in seams]
     if mindspeed_llm is None:

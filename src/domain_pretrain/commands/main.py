@@ -1,8 +1,9 @@
-"""``domain-pretrain``: the commands beside training itself."""
+"""``domain-pretrain``: the commands besides training itself."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for command in COMMANDS:
         command.add_parser(subparsers)
+    _print_whatever_the_terminal()
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
@@ -34,3 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"domain-pretrain {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _print_whatever_the_terminal() -> None:
+    """A terminal that cannot show a character must not end a command: it shows ``?`` instead."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the run is going to be, and all that is wrong with it; 2 if anything is."""
+    """Print what the run will be, and everything that is wrong with it; 2 if anything is."""
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     report = inspect(words, args.nodes, args.devices_per_node)
     console = Console(stderr=bool(report.problems), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``domain-pretrain prepare``: text files to a Megatron data set."""
+"""``domain-pretrain prepare``: text files to a Megatron dataset."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the ``prepare`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "prepare",
-        help="make a Megatron data set (.bin, .idx) of text files",
-        description="Make a Megatron data set, PREFIX.bin and PREFIX.idx, of text files.",
+        help="make a Megatron dataset (.bin, .idx) from text files",
+        description="Make a Megatron dataset, PREFIX.bin and PREFIX.idx, from text files.",
     )
     parser.add_argument(
         "inputs",
@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
     parser.add_argument("--strict", action="store_true", help="the first bad line is an error")
-    parser.add_argument("--force", action="store_true", help="replace an existing data set")
+    parser.add_argument("--force", action="store_true", help="replace an existing dataset")
     parser.set_defaults(run=run)
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         if bad_lines <= BAD_LINES_SHOWN:
             console.print(f"bad line: {bad}", markup=False)
         elif bad_lines == BAD_LINES_SHOWN + 1:
-            console.print("bad line: more of them; they are counted, not shown", markup=False)
+            console.print("bad line: more of them, which are counted but not shown", markup=False)
 
     with _Bar(console) as bar:
         manifest = prepare(

@@ -18,8 +18,8 @@ Blend = tuple[list[str], list[float] | None] | None
 def check_data_path(tokens: Sequence[str], flag: str = "--data-path") -> None:
     """Check the values of a data flag, before Megatron reads them.
 
-    Megatron takes values of an odd number for prefixes, whatever they look like. Of an even number
-    it takes every first of two as a weight if all of them are numbers; if none is, all are
+    Megatron takes an odd number of values as prefixes, whatever they look like. In an even number
+    it takes the first of every two as a weight if all of them are numbers; if none is, all are
     prefixes; if some are, it stops at a bare assert.
 
     Args:
@@ -66,7 +66,7 @@ def check_blend(blend: Blend, source: str) -> None:
 
 
 def blend_of_words(words: Sequence[str]) -> tuple[list[str], list[float] | None]:
-    """Prefixes and weights of a data flag, as Megatron takes them apart.
+    """Prefixes and weights of a data flag, as Megatron separates them.
 
     Args:
         words: that :func:`check_data_path` has passed.

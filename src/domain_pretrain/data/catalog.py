@@ -21,8 +21,8 @@ class Catalog:
     """All domains of a run and where each split's samples belong.
 
     Attributes:
-        names: the D domain names; a domain's index is its place here. In the order of the config,
-            else of first appearance over the train, valid and test blends.
+        names: the D domain names; a domain's index is its position here. In the order of the
+            config, otherwise of first appearance over the train, valid and test blends.
         splits: one per name in :data:`SPLITS`; None where the split has no data of its own.
     """
 
@@ -32,7 +32,7 @@ class Catalog:
     def split(self, name: Split) -> Origin | None:
         """Where the samples of a split come from; None where it has no data.
 
-        A blend that ``--split`` cuts into three is the blend of all three, also of one that gets
+        A blend that ``--split`` cuts into three is the blend of all three, also of one that has
         no share: Megatron then builds no dataset for it.
         """
         return self.splits[SPLITS.index(name)]

@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from domain_pretrain.section import Section
 
-# What writers of TensorBoard tags keep as it is (some turn all else into "_"), without the "/" that
-# would open a new section.
+# What writers of TensorBoard tags keep as it is (some turn everything else into "_"), without the
+# "/" that would open a new section.
 NAME = re.compile(r"\w[\w.-]*")
 
 

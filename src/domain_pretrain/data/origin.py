@@ -1,4 +1,4 @@
-"""How the samples of a split tell their domain: by id, not at all, or by their place in a list."""
+"""How a sample's domain is known: by its id, by its split, or by its dataset's place in a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of tokens: how many a step and the run take, and how often each domain is read."""
+"""The plan of tokens: how many each step and the run take, and how often each domain is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DomainPlan:
     Attributes:
         name: of the domain.
         share: of the run's tokens, 0 to 1.
-        tokens: that the run takes of it.
+        tokens: that the run takes from it.
         corpus: tokens of its training split on disk.
     """
 

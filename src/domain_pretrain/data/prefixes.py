@@ -29,7 +29,7 @@ def expand(pattern: str) -> list[str]:
     Args:
         pattern: a prefix, taken as it is, whether or not its files exist; or a glob (``*``, ``?``,
             ``[…]``, ``**`` for any depth), matched against the ``.idx`` files on disk. A trailing
-            ``.idx`` or ``.bin`` is cut off. Relative to the current directory, as Megatron's.
+            ``.idx`` or ``.bin`` is dropped. Relative to the current directory, as Megatron's.
 
     Returns:
         Prefixes; those of a glob sorted. Empty where a glob matches nothing.
@@ -110,7 +110,7 @@ def count_tokens(prefix: str) -> int:
     except OSError as error:
         raise ConfigError(f"cannot tell the size of {prefix!r}: {error}") from error
     if len(header) <= _DTYPE_CODE_AT or not header.startswith(_INDEX_MAGIC):
-        raise ConfigError(f"{prefix + '.idx'!r} is not an index of Megatron's")
+        raise ConfigError(f"{prefix + '.idx'!r} is not a Megatron index")
     item_size = _ITEM_SIZE.get(header[_DTYPE_CODE_AT])
     if item_size is None or size % item_size:
         raise ConfigError(

@@ -27,7 +27,7 @@ from domain_pretrain.records.reader import MetricsTail
 
 ELASTIC_REPORT = re.compile(r"torch/distributed/elastic/.*(failed \(exitcode|Sending process)")
 TAIL = 30
-SAID = 10  # progress lines a phase, where there is no terminal
+SAID = 10  # progress lines per phase, where there is no terminal
 
 
 class PhaseFailed(DomainPretrainError):
@@ -65,7 +65,7 @@ def run(command: list[str], environment: Mapping[str, str], log: Path) -> Iterat
                 file.write(line)
                 file.flush()
                 yield line.rstrip("\n")
-        except BaseException:  # Ctrl-C, say: torchrun takes its workers with it
+        except BaseException:  # such as Ctrl-C: torchrun takes its workers with it
             process.terminate()
             raise
     if process.returncode:
@@ -82,7 +82,7 @@ def _tail(log: Path) -> str:
 
 
 class PhaseProgress:
-    """A bar with the domains' losses; where there is no terminal, a line now and then.
+    """A bar with the domains' losses; without a terminal, a line now and then.
 
     Args:
         console: where it is shown.

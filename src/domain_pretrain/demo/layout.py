@@ -41,7 +41,7 @@ class Layout:
         shares = [
             ("attention heads", HEADS, self.tp, f"--tp {self.tp}"),
             ("layers", LAYERS, self.pp * self.vpp, f"--pp {self.pp} --vpp {self.vpp}"),
-            ("sequence length", SEQ_LENGTH, 2 * self.cp, f"--cp {self.cp} (two parts a rank)"),
+            ("sequence length", SEQ_LENGTH, 2 * self.cp, f"--cp {self.cp} (two parts per rank)"),
             (
                 "global batch",
                 GLOBAL_BATCH,
@@ -73,7 +73,7 @@ class Layout:
 
     @property
     def model_parallel(self) -> int:
-        """Processes that hold one copy of the model and of a sequence."""
+        """Processes that share one copy of the model and of a sequence."""
         return self.tp * self.pp * self.cp
 
     @property
@@ -88,11 +88,11 @@ class Layout:
 
     @property
     def threads(self) -> int:
-        """Threads for each process, so that all together have one a core."""
+        """Threads for each process, so that all together have one per core."""
         return max(1, cores() // self.nproc)
 
     def flags(self) -> list[str]:
-        """Megatron's flags for the layout, and for the device where it needs some."""
+        """Megatron's flags for the layout, and for the device, where it needs any."""
         flags = {
             "--tensor-model-parallel-size": self.tp,
             "--pipeline-model-parallel-size": self.pp,
@@ -133,7 +133,7 @@ def cores() -> int:
 
 
 def default_nproc(device: str, model_parallel: int) -> int:
-    """What the layout needs; without one, two on a CPU, where one alone uses the cores badly."""
+    """What the layout needs; without one, two on a CPU, where a single one uses the cores badly."""
     if model_parallel != 1:
         return model_parallel
     return 2 if device == "cpu" and cores() > 1 else 1

@@ -11,7 +11,7 @@ THINGS = ("apples", "bolts", "books", "coins", "lamps", "pages", "seeds", "shirt
 
 
 def maths_documents(random: Random) -> Iterator[str]:
-    """Yield documents without end, each a few problems of mixed kinds."""
+    """Yield endless documents, each with a few problems of mixed kinds."""
     while True:
         problems = [random.choice(TEMPLATES)(random) for _ in range(random.randint(2, 5))]
         yield "\n\n".join(problems) + "\n"

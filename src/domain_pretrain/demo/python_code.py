@@ -1,4 +1,4 @@
-"""Text that every Python installation holds: the standard library's source and documentation."""
+"""Text that every Python installation contains: the standard library's source and documentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from domain_pretrain.prepare.errors import PrepareError
 
-# Not the standard library's own prose and code: tests, what users installed, generated tables.
+# Not the standard library's own prose and code: tests, installed packages, generated tables.
 LEFT_OUT = {
     "__pycache__",
     "dist-packages",
@@ -30,7 +30,7 @@ def standard_library() -> dict[str, Path]:
         ".".join(path.relative_to(root).with_suffix("").parts): path
         for path in sorted(root.rglob("*.py"))
         if not LEFT_OUT.intersection(path.relative_to(root).parts)
-        # Generated where Python was built: names that machine.
+        # Generated where Python was built: contains that machine's names.
         and not path.name.startswith(("_sysconfigdata", "sitecustomize", "usercustomize"))
     }
     if not files:
@@ -49,7 +49,7 @@ def documentation_topics() -> Iterator[str]:
 
 
 def split_source(module: str, source: str) -> tuple[str, list[str]]:
-    """Part one module's source, without running it.
+    """Split one module's source, without running it.
 
     Returns:
         the source without docstrings, and the docstrings, each under its qualified name: no text

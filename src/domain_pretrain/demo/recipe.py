@@ -1,4 +1,4 @@
-"""What the demo trains: a small model of bytes, first on general text alone, then on a blend."""
+"""What the demo trains: a small model of bytes, first on general text only, then on a blend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain_pretrain.report.table import CORPUS_TOKENS_FILE
 
 LAYERS, HIDDEN, HEADS, SEQ_LENGTH = 4, 128, 4, 128
 GLOBAL_BATCH = 16
-TRAIN_PERCENT = 90  # of each corpus's documents; the rest validates
+TRAIN_PERCENT = 90  # of each corpus's documents; the rest is for validation
 
 MODEL = shlex.split(
     f"--num-layers {LAYERS} --hidden-size {HIDDEN} --num-attention-heads {HEADS} "
@@ -33,7 +33,7 @@ class Phase:
 
     Attributes:
         name: of its folder.
-        title: above its part of the picture.
+        title: shown above its part of the picture.
         weights: the blend, by domain.
         iterations: optimizer steps.
         peak_lr: learning rate after the warm-up; it decays to a tenth of that.

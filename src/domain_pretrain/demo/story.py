@@ -28,7 +28,7 @@ class Story:
 
     Attributes:
         out: an empty folder.
-        base, continued: the phases, of which the second starts from the first one's checkpoint.
+        base, continued: the phases; the second starts from the first one's checkpoint.
         script: run instead of the built-in entry.
     """
 
@@ -86,7 +86,7 @@ class Story:
             summaries = summarise(read_metrics(folder), corpus_tokens(folder))
             self.console.print(loss_table(summaries, title=phase.title))
         self.console.print(
-            "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats a byte. A "
+            "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats per byte. A "
             "loss that stays high while the others fall is what channel loss is there to show.\n"
         )
 

@@ -14,9 +14,8 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.windows import Windows
 from domain_pretrain.kernels.domain_reduce.device_check import require_device
 from domain_pretrain.records.exporter import Publisher
-from domain_pretrain.section import parse
 from domain_pretrain.stats import Average, Column, DomainStats
-from domain_pretrain.strategies.section import Reweight
+from domain_pretrain.strategies.section import parse_reweight
 
 
 class DomainStep(Step):
@@ -59,7 +58,7 @@ class DomainStep(Step):
         steering = None
         if reweight is not None:
             checked = Reweighting.check(
-                parse(Reweight, dict(reweight), "reweight"),
+                parse_reweight(reweight),
                 names,
                 average=average,
                 tokens_per_step=tokens_per_step,

@@ -6,7 +6,7 @@ import torch
 
 from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.microbatch import Microbatch, Weights
-from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss
+from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss, HostResult, Tokens
 
 
 def count(
@@ -23,18 +23,15 @@ def count(
         microbatch: of this rank.
         host: ``(loss_sum, num_tokens)`` of the host's loss function; None if it failed.
     """
-    losses, mask, ids, inverse = microbatch.arguments()
-    scalars = {}
+    result = None
     if host is not None:
-        loss, tokens = host
-        scalars = {
-            "totals": ledger.totals,
-            "host_loss": loss.detach().float().reshape(()),
-            "host_tokens": tokens.to(torch.int32).reshape(()),
-        }
-    backend.domain_reduce(
-        ledger.sums[0], losses, mask, ids, inverse, row_tokens=_row_tokens(microbatch), **scalars
-    )
+        loss, num_tokens = host
+        result = HostResult(
+            ledger.totals,
+            loss.detach().float().reshape(()),
+            num_tokens.to(torch.int32).reshape(()),
+        )
+    backend.domain_reduce(ledger.sums[0], _tokens(microbatch), result)
     _count_packed(backend, ledger, microbatch)
 
 
@@ -45,15 +42,10 @@ def own_loss(
 
     For loss functions that need no other: its report is unweighted, as the host's would be.
     """
-    losses, mask, ids, inverse = microbatch.arguments()
     found = backend.domain_loss(
         ledger.sums[0],
-        losses,
-        mask,
-        ids,
-        inverse,
+        _tokens(microbatch),
         weights.multipliers if weights is not None and weights.by_domain else None,
-        row_tokens=_row_tokens(microbatch),
         totals=ledger.totals,
     )
     _count_packed(backend, ledger, microbatch)
@@ -78,9 +70,7 @@ def weighted_loss(
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
     return backend.weighted_loss(
-        microbatch.losses,
-        microbatch.mask,
-        microbatch.spread(weights.ids),
+        Tokens(microbatch.losses, microbatch.mask, microbatch.spread(weights.ids)),
         weights.multipliers,
         host_loss=host_loss.detach().float().reshape(()),
     )
@@ -89,16 +79,20 @@ def weighted_loss(
 def count_weighted(
     backend: Backend, ledger: Ledger, microbatch: Microbatch, weights: Weights
 ) -> None:
-    """Add to the ledger's second layer, where every microbatch has multipliers of its own."""
-    losses, mask, ids, inverse = microbatch.arguments()
-    mask = mask.float() * microbatch.per_token(weights.of_samples())
-    backend.domain_reduce(ledger.sums[1], losses, mask, ids, inverse)
+    """Add to the ledger's second layer, where every microbatch has its own multipliers."""
+    mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples())
+    backend.domain_reduce(ledger.sums[1], microbatch.tokens()._replace(mask=mask))
 
 
-def _row_tokens(microbatch: Microbatch) -> torch.Tensor | None:
-    """All context parallel ranks hold the same samples: one of them counts."""
-    counts = microbatch.groups.cp_rank == 0 and not microbatch.flattened
-    return microbatch.rows.tokens if counts else None
+def _tokens(microbatch: Microbatch) -> Tokens:
+    """With the samples to count: all context parallel ranks hold the same, so one of them counts.
+
+    Samples that share a row are counted by :func:`_count_packed`.
+    """
+    tokens = microbatch.tokens()
+    if microbatch.groups.cp_rank != 0 or microbatch.flattened:
+        return tokens
+    return tokens._replace(row_tokens=microbatch.rows.tokens)
 
 
 def _count_packed(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:

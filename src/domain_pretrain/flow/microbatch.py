@@ -9,6 +9,7 @@ import torch
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.tap import Rows
+from domain_pretrain.kernels.domain_reduce import Tokens
 from domain_pretrain.zigzag import zigzag_order
 
 
@@ -72,10 +73,10 @@ class Microbatch:
             return torch.arange(rows, device=device)[:, None].expand(height, width)
         return row_of_token(rows, width, self.groups, device)[None]
 
-    def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What ``domain_reduce`` takes after the accumulator."""
+    def tokens(self) -> Tokens:
+        """The tokens beside their domains, as the kernels take them; counts no samples."""
         rows = self.rows
-        return self.losses, self.mask, self.spread(rows.domains), self.spread(rows.inverse)
+        return Tokens(self.losses, self.mask, self.spread(rows.domains), self.spread(rows.inverse))
 
 
 @dataclass(frozen=True)

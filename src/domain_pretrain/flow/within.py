@@ -1,13 +1,12 @@
 """Weights made within the forward pass: of one microbatch of all ranks, by domain or by sample.
 
-One exact int64 all-reduce a microbatch, between its forward and its backward pass; everything after
-it stays on the device.
+Each microbatch costs one exact int64 all-reduce over the dp_cp group, between its forward and its
+backward pass. What follows stays on the device: no value is read back by the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,37 +15,22 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.stats import SCALE, Column, DomainStats
-from domain_pretrain.strategies.microbatch import microbatch_weights
-from domain_pretrain.strategies.sample import sample_weights
-from domain_pretrain.strategies.shapes import Shape
-from domain_pretrain.strategies.temperature import Temperature
+from domain_pretrain.strategies.microbatch import microbatch_multipliers, sample_multipliers
+from domain_pretrain.strategies.section import WithinReweight
+from domain_pretrain.strategies.shapes import SHAPES
 
 FIXED = SCALE[Column.LOSS]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """What the two scopes inside the forward pass can be told.
-
-    Attributes:
-        shape: of strategies/shapes.py.
-        temperature: number or schedule.
-        warmup_steps: first optimizer steps, in which every multiplier is exactly 1.
-    """
-
-    shape: Shape
-    temperature: Temperature
-    warmup_steps: int
-
-
 class _Within:
-    """A :class:`.steer.Steering`, what both have in common: a step count, and the temperature as a
-    tensor that follows it."""
+    """What both ways share of a :class:`.steer.Steering`: the count of steps, and the temperature
+    that follows it, as a tensor."""
 
-    step_multipliers = None  # see :class:`.steer.Steering`
+    step_multipliers = None  # each microbatch has its own
 
-    def __init__(self, curve: Curve, groups: Groups, device: torch.device) -> None:
-        self._curve = curve
+    def __init__(self, section: WithinReweight, groups: Groups, device: torch.device) -> None:
+        self._section = section
+        self._shape = SHAPES[section.strategy]
         self._groups = groups
         self._step = 0
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
@@ -55,12 +39,12 @@ class _Within:
         self._put()
 
     def commit(self, read: Callable[[], DomainStats]) -> None:
-        # Weights of the losses at hand need no sums of the step.
+        # The weights come from each microbatch: the step's sums are not needed.
         self._step += 1
         self._put()
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
-        # These weights are gone with their microbatch.
+        # These weights went with their microbatch.
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,8 +55,8 @@ class _Within:
         self._put()
 
     def _put(self) -> None:
-        after_warmup = self._step - self._curve.warmup_steps
-        self._temperature.fill_(self._curve.temperature.at(after_warmup))
+        after_warmup = self._step - self._section.warmup_steps
+        self._temperature.fill_(self._section.temperature.at(after_warmup))
         self._warm.fill_(after_warmup >= 0)
 
     def _apply_warmup(self, multipliers: torch.Tensor) -> torch.Tensor:
@@ -80,62 +64,68 @@ class _Within:
         return self.in_force
 
     def _sum(self, sums: torch.Tensor) -> torch.Tensor:
-        """Global sums: one all-reduce a microbatch over this rank's dp_cp group, in place."""
+        """Global sums, in place: one all-reduce per microbatch over the dp_cp group."""
         self._groups.add(sums)
         return sums.double() / FIXED
 
 
 class WithinMicrobatch(_Within):
-    """Scope ``microbatch``: the original recipe, over one microbatch of all ranks.
+    """Unit ``domain``: the original recipe, over one microbatch of all ranks.
 
-    Sums go over context parallel and data parallel ranks in one exact int64 all-reduce; then
-    channel loss, normalisation, shape and softmax, all on the device.
+    The sums of all context parallel and data parallel ranks, then channel loss, normalisation,
+    shape and softmax.
     """
 
     def __init__(
         self,
-        curve: Curve,
+        section: WithinReweight,
         groups: Groups,
         device: torch.device,
         backend: Backend,
         *,
-        domains: int,
         pinned: torch.Tensor,
-        objective: str,
     ) -> None:
-        super().__init__(curve, groups, device)
-        self._local = torch.zeros(domains + 1, len(Column), dtype=torch.int64, device=device)
+        """Before the first step.
+
+        Args:
+            section: of the config.
+            groups: where this rank stands.
+            device: where the losses live.
+            backend: of the reduction.
+            pinned: bool ``[D]``, the domains that are left as they are.
+        """
+        super().__init__(section, groups, device)
+        self._local = torch.zeros(len(pinned) + 1, len(Column), dtype=torch.int64, device=device)
         self._backend = backend
         self._pinned = pinned.to(device)
-        self._objective: Any = objective
 
     def weights(self, microbatch: Microbatch) -> Weights:
         self._local.zero_()
-        self._backend.domain_reduce(self._local, *microbatch.arguments())
+        self._backend.domain_reduce(self._local, microbatch.tokens())
         columns = self._local[:-1, [Column.LOSS, Column.TOKENS]]
         # A loss that is not finite adds nothing to its sum: such a domain is left out instead.
         bad = self._local[:-1, Column.NONFINITE, None]
         sums = self._sum(torch.cat([columns, bad * FIXED], dim=1))
         loss_sum = torch.where(sums[:, 2] > 0, torch.nan, sums[:, 0])
-        _, multipliers = microbatch_weights(
+        multipliers = microbatch_multipliers(
             loss_sum,
             sums[:, 1],
-            shape=self._curve.shape,
+            shape=self._shape,
             temperature=self._temperature,
-            objective=self._objective,
+            objective=self._section.objective,
             pinned=self._pinned,
         )
         return Weights(microbatch.rows.domains, self._apply_warmup(multipliers))
 
 
 class WithinSamples(_Within):
-    """Unit ``sample``: every sample of a microbatch of all ranks is weighed by its own loss."""
+    """Unit ``sample``: each sample of a microbatch of all ranks is weighed by its own loss."""
 
     def weights(self, microbatch: Microbatch) -> Weights:
         groups, rows = self._groups, microbatch.rows
         count = rows.tokens.numel()
-        # Every data parallel rank fills its own rows, every context parallel rank adds its part:
-        # one exact all-reduce makes all samples complete on all ranks.
+        # Each data parallel rank fills its own rows, each context parallel rank adds its part of
+        # them: one exact all-reduce completes all samples on all ranks.
         sums = torch.zeros(
             groups.dp_cp_size // groups.cp_size,
             count,
@@ -150,8 +140,8 @@ class WithinSamples(_Within):
         if groups.cp_rank == 0:
             own[:, 1] = torch.round(rows.tokens * FIXED).to(torch.int64)
         loss_sum, tokens = self._sum(sums).reshape(-1, 2).unbind(1)
-        _, multipliers = sample_weights(
-            loss_sum, tokens, shape=self._curve.shape, temperature=self._temperature
+        multipliers = sample_multipliers(
+            loss_sum, tokens, shape=self._shape, temperature=self._temperature
         )
         own_rows = torch.arange(count, device=rows.tokens.device)
         multipliers = self._apply_warmup(multipliers).view(-1, count)[groups.dp_rank]

@@ -28,6 +28,7 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
 from domain_pretrain.hosts.support import Refusal
+from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
 STATE_FILE = "domain_pretrain.json"
@@ -37,7 +38,7 @@ class BridgeDomains:
     """A callback of Megatron-Bridge, and the wrapper of the forward step that goes with it.
 
     Args:
-        config: the YAML file; without it every prefix of the blend is a domain.
+        config: the YAML file; without it, every prefix of the blend is a domain.
         log_dir: for the metrics file; default: the TensorBoard folder, else the save folder.
         reweight: as ``--domain-reweight``.
         backend: as ``--domain-backend``.
@@ -67,9 +68,9 @@ class BridgeDomains:
         )
         self._session: Session | None = None
         self._step: Step | None = None
-        self._split: Split | None = None  # what the schedule that runs now reads
+        self._split: Split | None = None  # what the present schedule reads
         self._source: Source | None = None
-        self._forwards = 0  # of this attempt at a step
+        self._forwards = 0  # in this attempt at a step
         self._forwards_of_attempt = 0
         self._trained = False
 
@@ -112,6 +113,7 @@ class BridgeDomains:
 
     def watch(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:
         """The name of :meth:`wrap` in version 0.1."""
+        notice("BridgeDomains.watch is called wrap now; the old name still works")
         return self.wrap(forward_step)
 
     def _open_attempt(self, step: Step) -> None:
@@ -132,7 +134,7 @@ class BridgeDomains:
         self._forwards_of_attempt = get_num_microbatches() * len(context.model)
 
     def on_train_step_end(self, context: Any) -> None:
-        """Reduce, publish, move the weights on."""
+        """Reduce, publish, update the weights."""
         from megatron.core.num_microbatches_calculator import get_num_microbatches
 
         assert self._step is not None
@@ -202,8 +204,8 @@ class BridgeDomains:
         cfg, started = state.cfg, state.train_state.step
         if not hasattr(cfg.dataset, "blend"):
             raise UnsupportedError(
-                f"{type(cfg.dataset).__name__} is no blend of Megatron data: the plugin needs a "
-                "GPTDatasetConfig, whose samples say which prefix they are of"
+                f"{type(cfg.dataset).__name__} is not a blend of Megatron data: the plugin needs a "
+                "GPTDatasetConfig, whose samples say which prefix they come from"
             )
         session = Session(_facts(cfg, self._options), self._options, self._config)
         step = session.build(state.tensorboard_logger, state.wandb_logger, after_iteration=started)
@@ -271,7 +273,7 @@ def _load(folder: str, step: int) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             f"{path} is missing: the checkpoint was written without the plugin; start with "
-            "finetune, or train on without it"
+            "finetune, or continue without the plugin"
         )
     state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return state

@@ -52,7 +52,7 @@ def check_data_flags(args: Any) -> None:
         args: Megatron's.
 
     Raises:
-        ConfigError: names the flag and the word; Megatron would stop at a bare assert, or go on.
+        ConfigError: names the flag and the word; Megatron would stop at a bare assert, or continue.
     """
     for split in ("", "train-", "valid-", "test-"):
         words = getattr(args, f"{split}data-path".replace("-", "_"), None)

@@ -23,8 +23,8 @@ _checked: set[Path] = set()
 def enable(backend: str | None = None) -> None:
     """Install the plugin: before or after ``import megatron``, once or more often.
 
-    Nothing is imported and nothing changes until Megatron's modules load; and what they do stays
-    as it is until ``--channel-loss`` or ``--domain-config`` is given.
+    Nothing is imported and nothing changes until Megatron's modules load; and their behaviour stays
+    the same until ``--channel-loss`` or ``--domain-config`` is given.
 
     Args:
         backend: ``auto`` (the accelerator, else the CPU), ``cpu``, ``cuda`` or ``npu``; default:

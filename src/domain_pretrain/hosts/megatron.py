@@ -1,8 +1,8 @@
 """The seams of Megatron-LM: what is wrapped, and why there.
 
 Each wrapper calls the original and passes on what it does not know. None of ``get_batch``,
-``loss_func``, ``training_log`` and ``pretrain`` is touched: their signatures and homes move from
-version to version, while the places below have stood since core 0.12.
+``loss_func``, ``training_log`` and ``pretrain`` is touched: their signatures and places change from
+version to version, while the targets below have been stable since core 0.12.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from domain_pretrain.seams.seam import Seam
 
 
 class _Current:
-    """The run of this process. Seams live as long as the process, in which several may follow."""
+    """The run of this process. Seams live as long as the process, which may have several runs."""
 
     runtime = Runtime()
 
@@ -60,7 +60,7 @@ def _add_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _say_once(text: str) -> None:
-    """Megatron builds its parser several times a run."""
+    """Megatron builds its parser several times per run."""
     if rank() == 0:
         print(text, flush=True)
 
@@ -220,7 +220,7 @@ SEAMS: tuple[Seam, ...] = (
         "save",
         f"{_SCHEDULER}.state_dict",
         (),
-        "travels in every checkpoint format, and vanilla Megatron ignores a further key",
+        "is part of every checkpoint format, and plain Megatron ignores an additional key",
         _state_dict,
     ),
     Seam(

@@ -3,8 +3,8 @@
 MindSpeed rewrites Megatron through a manager of patches. It rebinds a function wherever its name
 was copied to (MindSpeed-LLM's training loop copies ``train_step``), stacks functions that are
 called ``…wrapper``, and starts over from the originals it saved when ``repatch`` is called. A
-wrapper it does not know of hides its patches or is dropped by it. So in its presence the seams
-are patches of the manager's, the last and therefore the outermost ones, registered anew each time
+wrapper that it does not know hides its patches or is dropped by it. So in its presence the seams
+are patches of the manager, the last and therefore the outermost ones, registered anew each time
 it applies its features.
 """
 
@@ -25,7 +25,7 @@ MANAGER = "mindspeed.features_manager.features_manager"
 LOOP = "mindspeed_llm.training.training"
 FSDP2 = "mindspeed_llm.fsdp2.train.trainer"
 
-# Where MindSpeed itself holds on: it replaces schedules here, and the manager rebinds the copies
+# Where MindSpeed itself hooks in: it replaces schedules here, and the manager rebinds the copies
 # that Megatron's training loop and its own ones made.
 _TARGETS = {"schedule": "megatron.core.pipeline_parallel.schedules:get_forward_backward_func"}
 
@@ -53,7 +53,7 @@ FEATURES = Seam(
 
 
 def present() -> bool:
-    """Whether this process runs under MindSpeed, as far as it has got with its imports."""
+    """Whether this process runs under MindSpeed, as far as its imports have come."""
     return MANAGER in sys.modules
 
 
@@ -86,7 +86,7 @@ def _manager() -> Any:
 
 @functools.cache
 def _wrappers() -> dict[str, Callable[..., Any]]:
-    """Dotted path → wrapper, always the same objects: the manager tells by them what is new."""
+    """Dotted path → wrapper, always the same objects: by them the manager knows what is new."""
     return {seam.target.replace(":", "."): _wrapper(seam) for seam in SEAMS}
 
 

@@ -1,4 +1,4 @@
-"""What the plugin refuses of MindSpeed and MindSpeed-LLM, beside Megatron's own flags."""
+"""What the plugin refuses in MindSpeed and MindSpeed-LLM, besides Megatron's own flags."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ REFUSALS: tuple[Refusal, ...] = (
             and a.tensor_model_parallel_size == 1
             and a.context_parallel_size == 1
         ),
-        "the model then returns one loss instead of one a token; use --loss-compute-mode default",
+        "the model then returns a single loss instead of one per token; use --loss-compute-mode "
+        "default",
     ),
     Refusal(
         "--enable-high-availability",

@@ -1,4 +1,4 @@
-"""``docs/hosts.md``, made of the tables that the plugin itself runs by.
+"""``docs/hosts.md``, made from the tables that the plugin itself uses.
 
 ``python -m domain_pretrain.hosts.page > docs/hosts.md``
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
@@ -13,13 +14,13 @@ from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS
 from domain_pretrain.hosts.versions import HOST_VERSIONS, OLDEST_BUILT_IN, VERSIONS
 
 PAGE = """\
-<!-- Made by src/domain_pretrain/hosts/page.py; CONTRIBUTING.md says how. -->
+<!-- Made by src/domain_pretrain/hosts/page.py; docs/extending.md says how. -->
 # Supported hosts
 
 {versions}
 
-A checkout runs its own `pretrain_gpt.py`, a wheel from PyPI the built-in GPT entry; either runs a
-script of your own. The wheels before {built_in} hold no training loop. Versions within
+A checkout runs its own `pretrain_gpt.py`, a wheel from PyPI the built-in GPT entry; either runs
+your own script. Wheels before {built_in} contain no training loop. Versions within
 `{range}` are supported; any other is refused, unless `--allow-unknown-host` is given and every
 seam fits.
 
@@ -35,15 +36,15 @@ domain-pretrain doctor --host /path/to/Megatron-LM  # a checkout; read, not impo
 
 ## Seams
 
-All that the plugin holds on to. Every seam is checked before the first one is applied; one that
-does not fit stops the run at start-up. A wrapper always calls the original, and passes on what it
-does not know.
+Every place where the plugin hooks into Megatron. All seams are checked before the first one is
+applied; one that does not fit stops the run at start-up. A wrapper always calls the original, and
+passes on what it does not know.
 
 {seams}
 
 ## Refused with channel loss
 
-What would give wrong numbers ends before training, with the reason:
+A run that would give wrong numbers ends before training, with the reason:
 
 {refusals}
 """
@@ -89,4 +90,4 @@ def _with_code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    sys.stdout.buffer.write(render().encode())  # whatever the locale

@@ -26,7 +26,7 @@ def device_of(backend: str, *, reweighting: bool) -> torch.device:
 
     Args:
         backend: ``--domain-backend``.
-        reweighting: whether domains are weighed, too.
+        reweighting: whether the domains are also reweighted.
 
     Raises:
         UnsupportedError: the device cannot do what the run needs of it.

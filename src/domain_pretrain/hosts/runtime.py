@@ -17,11 +17,11 @@ from domain_pretrain.stats import Split
 
 
 class Runtime:
-    """A run of Megatron's, from its validated args on.
+    """A run of Megatron, from its validated args on.
 
     Args:
         args: the host's.
-        session: the run, checked; None where channel loss is not asked for: nothing is done then.
+        session: the run, checked; None without channel loss: then nothing is done.
     """
 
     def __init__(self, args: Any = None, session: Session | None = None) -> None:
@@ -136,7 +136,7 @@ class Runtime:
         return self._evaluation is not None
 
     def open_evaluation(self, prefix: str) -> None:
-        """Before the host evaluates; its ``prefix`` says what on."""
+        """Before the host evaluates; its ``prefix`` says on what."""
         self._evaluation = "test" if "test set" in prefix else "valid"
         self._evaluation_sets = 0
         self.step.open_evaluation()

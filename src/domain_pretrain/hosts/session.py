@@ -43,12 +43,12 @@ class RunFacts:
 
     Attributes:
         core_version: of ``megatron.core``.
-        flags: object with the host's settings, under the names of Megatron-LM's flags.
-        refusals: combinations of flags that the host has beside Megatron-LM's own.
+        flags: an object with the host's settings, under the names of Megatron-LM's flags.
+        refusals: refused combinations of the host's flags, besides Megatron-LM's own.
         blend, blend_per_split: as Megatron-LM's ``get_blend_and_blend_per_split`` returns them.
         validation_set_names: ``--validation-set-names``.
-        micro_batch_size, global_batch_size: samples; the latter of the whole run, at its end.
-        seq_length: tokens of a sample.
+        micro_batch_size, global_batch_size: in samples; the latter after any ramp-up.
+        seq_length: tokens per sample.
         log_dir: where the metrics file goes; None writes none.
     """
 
@@ -77,7 +77,7 @@ class Session:
         config: the YAML file.
 
     Raises:
-        DomainPretrainError: something is wrong, or cannot be right; no device is touched for it.
+        DomainPretrainError: something is wrong, or cannot be right; no device has been touched.
     """
 
     def __init__(self, facts: RunFacts, options: PluginArgs, config: DomainConfig) -> None:
@@ -127,7 +127,7 @@ class Session:
         return found
 
     def build(self, tensorboard: Any, wandb: Any, *, after_iteration: int | None) -> Step:
-        """The step of this process; all ranks get here together, once groups and devices exist.
+        """The step of this process; all ranks call this together, once groups and devices exist.
 
         Args:
             tensorboard, wandb: the host's writers, on the rank that owns them.
@@ -163,7 +163,7 @@ class Session:
 
         Args:
             split: that the schedule reads.
-            position: of several validation sets, which one.
+            position: which one of several validation sets.
         """
         origin = self.catalog.split(split)
         if isinstance(origin, Sets):

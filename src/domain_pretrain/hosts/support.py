@@ -18,7 +18,7 @@ class Refusal:
     """A combination of Megatron's flags that cannot be right with the plugin.
 
     Attributes:
-        flags: what the user gave, as it is typed.
+        flags: what the user gave, as typed.
         applies: Megatron's args → whether the combination is on.
         why: the reason, and what to do instead.
     """
@@ -62,7 +62,7 @@ REFUSALS: tuple[Refusal, ...] = (
         "--data-path or --data-args-path together with data of a split's own "
         "(--train-data-path, --per-split-data-args-path, …)",
         _names_data_twice,
-        "the host leaves one of the two out, in some combinations without a word; give one",
+        "the host ignores one of the two, in some combinations silently; give one",
     ),
     Refusal(
         "--hybrid-context-parallel",
@@ -90,7 +90,7 @@ REFUSALS: tuple[Refusal, ...] = (
             and a.micro_batch_size > 1
             and a.pipeline_model_parallel_size > 1
         ),
-        "since 0.19 the host lays packed rows end to end, but hands them on between stages side by "
+        "since 0.19 the host lays packed rows end to end, but passes them between stages side by "
         "side, and crashes; use --micro-batch-size 1",
     ),
     Refusal(
@@ -122,7 +122,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--gtp-weight-remat-size > 1",
         lambda a: getattr(a, "gtp_weight_remat_size", 1) > 1,
-        "its ranks hold samples outside of the data-parallel group that the sums travel in",
+        "its ranks hold samples outside of the data-parallel group over which the sums are reduced",
     ),
 )
 

@@ -1,7 +1,7 @@
 """The versions of Megatron that the plugin is made for, and what each needs to run.
 
-The only such list: the range that a run is held against, ``doctor``, ``docs/hosts.md`` and
-``make hosts`` are made of it.
+The only such list: the supported range, ``doctor``, ``docs/hosts.md`` and ``make hosts`` are all
+derived from it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ class HostVersion:
         series: its number, ``0.12``; the highest is the development branch.
         python: what it says it runs on.
         torch: PyTorch that it was made with, and that ``make hosts`` tests it with.
-        packages: what it imports beside PyTorch and does not say, or not in every file.
+        packages: what it imports besides PyTorch without declaring it, or not in every file.
         tested_python: the Python that ``make hosts`` tests it with.
         looked_up: releases in whose sources every seam was looked up.
-        wheel: whether its wheel on PyPI holds the training loop.
+        wheel: whether its wheel on PyPI contains the training loop.
+        oldest_torch: the oldest PyTorch that the package admits, ``2.4``, where ``make hosts``
+            tests the checkout with it, too; else empty.
     """
 
     series: str
@@ -35,6 +37,7 @@ class HostVersion:
     tested_python: str
     looked_up: tuple[str, ...]
     wheel: bool = False
+    oldest_torch: str = ""
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -53,7 +56,7 @@ _OLDER = ("torch>=2.6", ("six", "regex", *_ALL), "3.11")
 _NEWER = ("torch>=2.6", _ALL, "3.12")
 
 VERSIONS: tuple[HostVersion, ...] = (
-    HostVersion("0.12", ">=3.10", *_OLDEST, ("0.12.3",)),
+    HostVersion("0.12", ">=3.10", *_OLDEST, ("0.12.3",), oldest_torch="2.4"),
     HostVersion("0.13", ">=3.10", *_OLDEST, ("0.13.1",)),
     HostVersion("0.14", ">=3.10", *_OLDEST, ("0.14.0",)),
     HostVersion("0.15", ">=3.10", *_OLDER, ("0.15.3",)),
@@ -72,7 +75,7 @@ def _range() -> SpecifierSet:
 
 HOST_VERSIONS = _range()
 
-# The first whose wheel holds the training loop, which the built-in GPT entry takes.
+# The first whose wheel contains the training loop, which the built-in GPT entry needs.
 OLDEST_BUILT_IN = Version(next(row.series for row in VERSIONS if row.wheel)).release
 
 

@@ -1,7 +1,7 @@
 """One process of a run that scripts/pretrain_*.sh started.
 
-``torchrun … -m domain_pretrain.launch [SCRIPT.py] <flags>`` is ``-m domain_pretrain`` that looks
-first, at every start and restart, from which checkpoint it can resume.
+``torchrun … -m domain_pretrain.launch [SCRIPT.py] <flags>`` is ``-m domain_pretrain`` that first
+finds out, at every start and restart, from which checkpoint it can resume.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
 
     No other rank can read the tracker too early: Megatron reads it after the process group has
     formed, for which rank 0 is needed. (With ``--use-checkpoint-args`` it reads before; a start
-    that fails for that is repeated, and then the tracker is right.)
+    that fails because of that is repeated, and then the tracker is right.)
     """
     try:
         flags = Flags.parse(sys.argv[1:])
@@ -35,7 +35,7 @@ def main() -> None:
         train()
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException:  # PyTorch's CheckpointException is no Exception
+    except BaseException:  # PyTorch's CheckpointException is not an Exception
         _tell_of_a_full_disk(flags)
         raise
 

@@ -1,11 +1,11 @@
-"""``python -m domain_pretrain.launch.agent <torchrun's words>``: torchrun, with an honest ending.
+"""``python -m domain_pretrain.launch.agent <words>``: torchrun, with meaningful exit codes.
 
-torchrun itself ends with 1 whatever happened, and a traceback of its own. Here the exit code is
+torchrun itself always ends with 1 and a traceback of its own. Here the exit code is
 that of the process that failed first (128 + the signal that killed it, as in a shell), and the
 last words say which rank it was and where its log is.
 
-And every start gets a store of its own, on its rank 0. By default torchrun's agents keep one for
-all starts, in which processes may find the addresses that those of the start before have left:
+And every start gets its own store, on its rank 0. By default torchrun's agents keep one for all
+starts, in which processes may find the addresses that the previous start has left:
 "connection refused", restart after restart (pytorch/pytorch#135712, and seen with 2.13).
 """
 
@@ -62,7 +62,7 @@ def _watch_the_first_node(words: Sequence[str]) -> None:
         say(f"this node lost the others: {host}:{port} cannot be reached for {patience_s:.0f} s")
         say(AGAIN)
         kill_children()
-        os._exit(1)  # the main thread waits for an answer that does not come
+        os._exit(1)  # the main thread waits for an answer that will not come
 
     Lifeline(host, int(port), patience_s, give_up).start()
 

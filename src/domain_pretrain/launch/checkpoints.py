@@ -2,7 +2,7 @@
 
 Megatron saves all files of ``iter_0000100``, then writes 100 into ``latest_checkpointed_iteration
 .txt``, in place and without fsync. So a kill leaves an incomplete folder that nothing names, which
-is harmless; a full disk can leave the tracker empty, at which Megatron ends *with exit code 0*;
+is harmless; a full disk can leave the tracker empty, and Megatron then ends *with exit code 0*;
 and a crash of the machine can leave a tracker that names files that never reached the disk.
 """
 
@@ -30,8 +30,8 @@ class Resume:
 
     Attributes:
         iteration: of the newest good checkpoint; None where there is none to resume from.
-        broken: why newer ones are not good, a sentence each.
-        tracker: what the tracker has to say so that Megatron loads it; None: it says so already.
+        broken: why newer ones are not good, one sentence each.
+        tracker: what the tracker must say so that Megatron loads it; None: it already does.
     """
 
     iteration: int | None
@@ -42,15 +42,15 @@ class Resume:
 def find_resume(folder: Path) -> Resume:
     """The newest good checkpoint of ``folder``; reads only.
 
-    The tracker is right where what it names is good: a user who has set it back, to skip a spike
-    say, keeps that. Otherwise it is the newest good one up to what it names.
+    The tracker is right if what it names is good: a user who has set it back, for example to skip
+    a spike, keeps that. Otherwise it is the newest good one up to what it names.
 
     Args:
-        folder: as ``--load`` takes it; need not exist. An object store is not looked into.
+        folder: as ``--load`` takes it; need not exist. An object store is not inspected.
 
     Raises:
-        ConfigError: the tracker says that there were checkpoints, and none is good: to begin
-            again from nothing is not for a machine to decide.
+        ConfigError: the tracker says that there were checkpoints, and none is good: starting
+            over is not for a machine to decide.
     """
     tracker = folder / TRACKER
     said = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
@@ -70,7 +70,7 @@ def find_resume(folder: Path) -> Resume:
         return Resume(None, tuple(broken))
     raise ConfigError(
         "\n  ".join([f"no checkpoint in {folder} can be resumed from:", *broken])
-        + f"\n  {tracker} names one: bring it back, or move the folder away to begin again"
+        + f"\n  {tracker} names one: bring it back, or move the folder away to start over"
     )
 
 
@@ -82,7 +82,7 @@ def repair_tracker(folder: Path) -> Resume:
     resume = find_resume(folder)
     if resume.tracker is not None:
         temporary = folder / f"{TRACKER}.tmp"
-        with open(temporary, "w") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(resume.tracker)
             file.flush()
             os.fsync(file.fileno())
@@ -143,7 +143,7 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
 class _IndexReader(pickle.Unpickler):
     """Reads a ``.metadata``, whose sizes are PyTorch's own classes.
 
-    Objects of Megatron's may lie beside them. They are skipped, not imported: Megatron must
+    Megatron's own objects may be stored beside them. They are skipped, not imported: Megatron must
     not be imported before the plugin is enabled, and may not be on the path yet.
     """
 

@@ -1,4 +1,4 @@
-"""What a preflight has to know of a training command's flags."""
+"""What a preflight has to know about a training command's flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Words = tuple[str, ...]
 
 
 class Flags(BaseModel):
-    """Megatron's flags and ours, by the names that argparse gives them; others are not looked at.
+    """Megatron's flags and ours, by the names that argparse gives them; others are ignored.
 
     A default is Megatron's; None stands for "not given".
     """

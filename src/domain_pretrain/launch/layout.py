@@ -8,7 +8,7 @@ from domain_pretrain.launch.flags import Flags
 
 
 def data_parallel_size(flags: Flags, world: int) -> int:
-    """DP of ``world`` = TP x PP x CP x DP; rounded down where that does not come out even."""
+    """DP of ``world`` = TP x PP x CP x DP; rounded down where it is not an integer."""
     return world // model_parallel_size(flags)
 
 
@@ -22,10 +22,10 @@ def model_parallel_size(flags: Flags) -> int:
 
 
 def layout_problems(flags: Flags, world: int) -> Iterator[str]:
-    """What is wrong, a sentence each; nothing where the layout is right.
+    """What is wrong, one sentence each; nothing where the layout is right.
 
     Args:
-        flags: of the command; what they leave open is not checked.
+        flags: of the command; what they do not say is not checked.
         world: number of processes, one per device.
     """
     yield from _devices(flags, world)

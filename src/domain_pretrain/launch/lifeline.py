@@ -1,4 +1,4 @@
-"""Notices that this node is cut off from the first one, where torchrun's store sits.
+"""Notices that this node is cut off from the first one, where torchrun's store is.
 
 The store's client waits in ``recv`` until the kernel gives up on the connection, which takes
 Linux about 15 minutes (``net.ipv4.tcp_retries2``), whatever timeouts torchrun was given.
@@ -16,14 +16,14 @@ from pathlib import Path
 
 
 class Lifeline(threading.Thread):
-    """Knocks at the first node's port, and calls ``give_up`` when nobody has answered for long.
+    """Contacts the first node's port, and calls ``give_up`` when nobody has answered for long.
 
     Args:
         host, port: where the nodes meet.
         patience_s: seconds without an answer, after a first one. Before it, torchrun's own
             ``join_timeout`` holds.
         give_up: called once, in this thread; the main thread may hang.
-        pause_s: seconds between two knocks, and the timeout of each.
+        pause_s: seconds between two attempts, and the timeout of each.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Lifeline(threading.Thread):
         self._give_up = give_up
 
     def run(self) -> None:
-        """Knock until nobody answers any more."""
+        """Try until nobody answers any more."""
         answered: float | None = None
         while True:
             if self._answers():

@@ -1,4 +1,4 @@
-"""What can be told about a run before it takes a device."""
+"""What can be said about a run before it takes a device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
 
 
 class Report:
-    """What was found: rows to print, warnings, and problems that forbid to start."""
+    """What was found: rows to print, warnings, and problems that forbid a start."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str]] = []
@@ -51,7 +51,7 @@ class Report:
 
 
 def inspect(words: list[str], nodes: int, devices_per_node: int) -> Report:
-    """Check the command ``-m domain_pretrain WORDS`` on so many processes; starts nothing."""
+    """Check the command ``-m domain_pretrain WORDS`` on this many processes; starts nothing."""
     report = Report()
     try:
         flags = Flags.parse(words)
@@ -138,7 +138,7 @@ def _look_at_tokens(report: Report, flags: Flags) -> None:
     report.rows.append(
         (
             "tokens",
-            f"{plan.tokens_per_step:,} a step x {plan.iterations:,} steps = {plan.tokens:,}",
+            f"{plan.tokens_per_step:,} per step x {plan.iterations:,} steps = {plan.tokens:,}",
         )
     )
     for domain in plan.domains:
@@ -159,7 +159,7 @@ def _look_at_checkpoints(report: Report, flags: Flags) -> None:
     if resume.iteration is None and base is not None and base.exists():
         found = find_resume(base)
         if found.iteration is None and found.tracker is None and not _is_release(base):
-            raise ConfigError(f"--pretrained-checkpoint {base} holds no checkpoint of Megatron's")
+            raise ConfigError(f"--pretrained-checkpoint {base} holds no Megatron checkpoint")
 
 
 def _is_release(folder: Path) -> bool:

@@ -11,7 +11,7 @@ ASSUMED_VOCABULARY = 128_000  # where no flag says: the tokenizer is not opened 
 
 
 def parameters(flags: Flags) -> int | None:
-    """Weights of the model, without biases and norms; None where the flags leave the model open.
+    """Weights of the model, without biases and norms; None where the flags do not define the model.
 
     Every layer counts as a mixture of experts where there are experts, so that a model with some
     dense layers is estimated too large rather than too small.

@@ -1,4 +1,4 @@
-"""Text files → one Megatron data set: ``prepare()``."""
+"""Text files → one Megatron dataset: ``prepare()``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prepare(
     on_progress: Callable[[int, Manifest], None] = lambda read, manifest: None,
     on_bad_line: Callable[[BadLine], None] = lambda bad: None,
 ) -> Manifest:
-    """Make ``PREFIX.bin``, ``PREFIX.idx`` and ``PREFIX.manifest.json`` of text files.
+    """Make ``PREFIX.bin``, ``PREFIX.idx`` and ``PREFIX.manifest.json`` from text files.
 
     The output does not depend on ``workers``. It appears whole or not at all.
 
@@ -48,7 +48,7 @@ def prepare(
         text_key: JSON key or Parquet column of the text.
         append_eod: end every document with the end-of-document token.
         eod_token: Hugging Face only: that token; default: the folder's ``eos_token``.
-        workers: processes; default: one a core, fewer for small inputs.
+        workers: processes; default: one per core, fewer for small inputs.
         strict: the first bad line is an error.
         force: replace an existing corpus, and Megatron's index cache beside it.
         on_progress: called after every chunk with the bytes of the inputs that have been read and

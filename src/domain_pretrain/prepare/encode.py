@@ -31,7 +31,7 @@ class Encoded:
         position: bytes of it that were read up to here.
         ids: all documents' token ids, one after another, in the corpus's dtype.
         lengths: ids of each document, end-of-document token included; their sum is ``len(ids)``.
-        counts: what came of the chunk.
+        counts: what the chunk gave.
         bad: the lines left out.
     """
 
@@ -150,7 +150,7 @@ def _cell(record: bytes | None) -> str:
 def encode_chunks(chunks: Iterable[Chunk], encoder: Encoder, workers: int) -> Iterator[Encoded]:
     """Encode ``chunks`` in ``workers`` processes; results come in the order of the chunks.
 
-    At most four chunks a worker are in flight, so memory does not grow with the input.
+    At most four chunks per worker are in flight, so memory does not grow with the input.
 
     Raises:
         PrepareError: a worker died.
@@ -183,7 +183,7 @@ _encoder: Encoder
 def _start_worker(encoder: Encoder) -> None:
     global _encoder
     _encoder = encoder
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class Counts:
-    """What came of an input, or of all.
+    """What an input gave, or all of them.
 
     Attributes:
         documents: documents in the corpus.
@@ -37,7 +37,7 @@ class Counts:
 
 @dataclass(kw_only=True)
 class InputFile(Counts):
-    """One input; ``bytes`` and ``sha256`` are of the file as it lies on disk."""
+    """One input; ``bytes`` and ``sha256`` are of the file as it is on disk."""
 
     path: str
     bytes: int

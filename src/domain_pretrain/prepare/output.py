@@ -17,7 +17,7 @@ from domain_pretrain.prepare.manifest import Manifest
 
 
 class CorpusWriter:
-    """Writes ``PREFIX.bin``, ``.idx`` and ``.manifest.json`` by way of the folder ``PREFIX.tmp/``.
+    """Writes ``PREFIX.bin``, ``.idx`` and ``.manifest.json`` through the folder ``PREFIX.tmp/``.
 
     A run that is killed leaves only that folder, which the next run for the same prefix clears.
 
@@ -81,15 +81,15 @@ class CorpusWriter:
     def commit(self, manifest: Manifest) -> None:
         """Move the files to their final names.
 
-        Megatron takes ``.bin`` and ``.idx`` together for a data set. The ``.idx`` goes first and
-        comes last, so at no moment does an index stand beside another corpus's tokens.
+        Megatron takes ``.bin`` and ``.idx`` together as a dataset. The ``.idx`` is removed first
+        and added last, so an index is never beside another corpus's tokens.
         """
         self._builder.finalize(str(self._staged["idx"]))
         self._staged["manifest.json"].write_text(manifest.to_json(), "utf-8")
         for path in self._staged.values():
             _sync(path)
         self._final["idx"].unlink(missing_ok=True)
-        # Megatron's shuffled indices of the former corpus: keyed by prefix, not by content.
+        # Megatron's shuffled indices of the previous corpus: keyed by prefix, not by content.
         shutil.rmtree(self._prefix / "cache" / "GPTDataset_indices", ignore_errors=True)
         for suffix in ("bin", "manifest.json", "idx"):
             self._staged[suffix].replace(self._final[suffix])
@@ -125,7 +125,7 @@ def _lock(path: Path) -> IO[bytes]:
 
 
 def _sync(path: Path) -> None:
-    """Bring ``path`` to disk: after a power cut no final name may stand for lost content."""
+    """Bring ``path`` to disk: after a power cut no final name may refer to lost content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -28,7 +28,7 @@ TEXT_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive records of one input, as they lie in the file.
+    """Consecutive records of one input, as they are in the file.
 
     Attributes:
         source: index of the input.
@@ -36,7 +36,7 @@ class Chunk:
         kind: ``json``: a record is a line; ``text``: a piece of text; ``cell``: a Parquet cell.
         first: number of the first record's first line (Parquet: row), from 1.
         records: raw bytes; None for a null cell.
-        position: bytes of the input file read so far, compressed as it lies on disk.
+        position: bytes of the input file read so far, compressed as it is on disk.
     """
 
     source: int
@@ -163,7 +163,8 @@ def check_parquet(path: Path, text_key: str) -> None:
     """Check that ``path`` holds a column ``text_key`` of strings.
 
     Raises:
-        PrepareError: pyarrow is missing, the file is broken, or the column is absent or no string.
+        PrepareError: pyarrow is missing, the file is broken, or the column is absent or no
+            string.
     """
     pyarrow, parquet = _import_pyarrow(path)
     try:

@@ -56,8 +56,8 @@ class ByteTokenizer:
         """``NullTokenizer`` with a size that makes its end-of-document id 256.
 
         Up to 0.17 ``--vocab-size N`` means N ids and one more, N, for the end of a document; from
-        0.18 on it counts that one too. The wrong one is an id out of range, or an end that is
-        never seen.
+        0.18 on it counts that one too. The wrong one gives an id out of range, or an end that
+        is never seen.
         """
         counts_eod = Version(core_version).release >= (0, 18)
         size = self.vocab_size if counts_eod else self.eod
@@ -112,7 +112,7 @@ def load_tokenizer(name: str, eod_token: str | None = None) -> Tokenizer:
     """Load a tokenizer by name.
 
     Args:
-        name: ``bytes``, a ``tokenizer.json``, or a folder that holds one. Nothing is downloaded.
+        name: ``bytes``, a ``tokenizer.json``, or a folder that contains one. Nothing is downloaded.
         eod_token: Hugging Face only: the token that ends a document.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: one line a logged step, one table an evaluation."""
+"""What a person at the terminal sees: one line per logged step, one table per evaluation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Console(Exporter):
             self._out(self.evaluation_table(record.split, record.iteration, record.stats))
 
     def finding(self, finding: Finding) -> None:
-        """One line each; of one rule and window, no more than a person reads."""
+        """One line each; for one rule and window, no more than a person reads."""
         self._found[finding.rule, finding.iteration] += 1
         count = self._found[finding.rule, finding.iteration]
         if count <= SHOWN:

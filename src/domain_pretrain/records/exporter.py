@@ -1,4 +1,4 @@
-"""Where records go: one interface for TensorBoard, W&B, files, the console, and others' own.
+"""Where records go: one interface for TensorBoard, W&B, files, the console, and others.
 
 An exporter of another package is a function that makes one from its options::
 
@@ -22,7 +22,7 @@ class Exporter:
     """What happens to records; what an exporter does not override, it leaves out.
 
     All methods are called on one rank, the one that owns the host's writers. What they raise ends
-    the run: one that may fail has to catch it.
+    the run: an exporter that may fail has to catch it.
     """
 
     def scalars(self, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""The exporters of a run, in the order in which they are asked."""
+"""The exporters of a run, in the order in which they are called."""
 
 from __future__ import annotations
 

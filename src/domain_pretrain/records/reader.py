@@ -1,4 +1,4 @@
-"""``domain_metrics.jsonl`` as it is read: one JSON object a line, the last one possibly torn."""
+"""``domain_metrics.jsonl`` as it is read: one JSON object per line, the last one possibly torn."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ class Record:
         consumed_tokens: training tokens so far by domain; None for an evaluation.
         consumed_domain_samples: training samples so far by domain; None for an evaluation.
         weights: the loss multipliers that were in force, by domain, a mean over the window's
-            tokens; None where nothing reweights.
+            tokens; None without reweighting.
         reweighting: numbers about all of them by name, ``weighted_loss`` (nats, beside the raw
-            loss) among them; None where nothing reweights.
-        shares: each domain's part of the weighted tokens; None where nothing reweights.
+            loss) among them; None without reweighting.
+        shares: each domain's part of the weighted tokens; None without reweighting.
         final: an evaluation after the end of training, hence after the last checkpoint: a run
-            that resumes at this iteration does not take it over.
+            that resumes at this iteration does not keep it.
     """
 
     split: Split

@@ -41,7 +41,7 @@ class LinesFile:
     """Appends lines. Each goes to the operating system at once: ``kill -9`` loses none.
 
     There is no fsync: it would hold up the training step on a shared file system. A crash of the
-    machine may cost the last seconds of lines, and leaves at most one torn line, which the next
+    machine may lose the last seconds of lines, and leaves at most one torn line, which the next
     :meth:`open` sets aside.
     """
 
@@ -63,7 +63,7 @@ class LinesFile:
                 run; None when it will not train (``--skip-train``): then every line stays.
 
         Raises:
-            LogFolderError: lines cannot be moved, for a full disk, say; all are where they were.
+            LogFolderError: lines cannot be moved (a full disk, say); all are where they were.
         """
         path = Path(path)
         try:
@@ -77,7 +77,7 @@ class LinesFile:
         """Write one line, or none of it. ``entry`` holds no NaN or infinity: JSON has none.
 
         Raises:
-            LogFolderError: it cannot be written. The run ends: it would go on without its numbers.
+            LogFolderError: it cannot be written. The run ends, not to continue without its numbers.
         """
         line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
         # A lone surrogate (a path that is not UTF-8) becomes \\udcXX, which is its JSON escape.
@@ -106,8 +106,8 @@ def _stays(line: bytes, after_iteration: int | None) -> bool:
     """Whether a line is whole and was written before the checkpoint of ``after_iteration``.
 
     The host's order at iteration k is: train line, evaluation, checkpoint; and, where training
-    ends at k, the final evaluations after it. So lines at k stay, but the final ones: a run that
-    resumes at k either makes them again or trains on, and then they are not of its course.
+    ends at k, the final evaluations after it. So lines at k stay, except final ones: a run that
+    resumes at k either makes them again or trains on, and then they do not belong to it.
     At iteration 0 there is no checkpoint: nothing stays.
     """
     entry = parse_line(line)
@@ -141,7 +141,7 @@ def _cut(path: Path, after_iteration: int | None) -> None:
                 kept.write(line + b"\n")
             elif parse_line(line) is not None:
                 discarded.write(line + b"\n")
-            else:  # as JSON, so that every file of ours can be parsed to its last line
+            else:  # as JSON, so that each of our files can be parsed to its last line
                 torn = {"torn": line.decode(errors="backslashreplace")}
                 discarded.write(json.dumps(torn).encode() + b"\n")
         # Both are on disk before the lines leave their old place: a crash in between may double

@@ -14,8 +14,8 @@ from domain_pretrain.report.spread import spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart with any kind of colour vision; their yellow, which white
-# paper swallows, is a dark purple here. A label at the end of each curve names it besides.
+# Okabe and Ito's colours, distinct with any kind of colour vision; their yellow, invisible on white
+# paper, is a dark purple here. A label at the end of each curve also names it.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4B2E83", "#000000")
 INK, FAINT = "#333333", "#8C8C8C"
 SMOOTH_FROM = 60  # windows: with more, each is drawn faintly below the moving average
@@ -34,7 +34,7 @@ def loss_picture(
     Args:
         metrics_path: a metrics file or its folder; None where ``phases`` are given.
         out_png: the picture; the suffix may be any that matplotlib writes.
-        title: stands above it.
+        title: shown above it.
         phases: (name, metrics file) of consecutive runs, on one axis, named where they begin.
         x: training tokens of all domains together, or iterations.
 
@@ -114,7 +114,7 @@ def _draw(axes: Axes, train: list[Curve], valid: list[Curve], colour: str | None
         )
     for curve in valid if colour is not None else ():
         points = axes.plot(curve.x, curve.loss, color=colour, ls="", marker="o", zorder=4)
-        # Not clipped: the last evaluation stands on the right edge.
+        # Not clipped: the last evaluation is on the right edge.
         points[0].set(markersize=4.2, markerfacecolor="white", markeredgewidth=1.1, clip_on=False)
 
 

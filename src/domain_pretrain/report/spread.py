@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def spread(heights: list[float], gap: float) -> list[float]:
     """Move ascending heights as little as needed until neighbours are ``gap`` apart."""
-    # Groups of touching labels; each stands centred on the mean of where its members belong.
+    # Groups of touching labels; each is centred on the mean of where its members belong.
     groups: list[list[float]] = []
     for height in heights:
         groups.append([height])

@@ -23,7 +23,7 @@ class Summary:
 
     Attributes:
         tokens: training tokens consumed in this run.
-        epochs: ``tokens`` by the tokens of the domain's corpus; None where that is not known.
+        epochs: ``tokens`` divided by those of the domain's corpus; None where that is not known.
         start, end: training loss of its first and last window, nats.
         valid: loss of its last evaluation, nats.
     """
@@ -43,7 +43,7 @@ class Summary:
 
 
 def corpus_tokens(folder: Path) -> Mapping[str, float] | None:
-    """Tokens of each domain's training data, where the folder of a run tells."""
+    """Tokens of each domain's training data, where the folder of a run says so."""
     path = folder / CORPUS_TOKENS_FILE
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 

@@ -1,7 +1,13 @@
-"""Reweighting rules: pure functions of what is known of the domains.
+"""Losses → weights → multipliers: the arithmetic of reweighting, without a process group.
 
-``Reweighter`` joins it all for the lagged, global scope. ``microbatch`` and ``sample``, which need
-torch, weigh within the forward pass.
+``section`` is the config's ``reweight``, one model per scope. With scope ``global_batch``, once per
+step, on the host: sums → ``ema`` → ``observation`` → a rule, one file each, found by ``registry`` →
+``multipliers``; ``reweighter`` is that whole way, ``diagnostics`` what it did, for the log. With
+scope ``microbatch``, on the device: sums → ``shapes`` → ``microbatch``, the only file with torch.
+
+Everything is a pure function: what is remembered goes in and comes out. Used by ``flow``, which
+brings the sums and applies the multipliers, and by ``config``, which reads the section. Imports
+``rules``, and of ``records`` the reader of metrics files; nothing of ``flow``.
 """
 
 from domain_pretrain.rules.options import Options
@@ -17,13 +23,12 @@ from domain_pretrain.strategies import (  # noqa: F401 -- importing a rule regis
 )
 from domain_pretrain.strategies.observation import Observation
 from domain_pretrain.strategies.registry import Strategy, available, build, register
-from domain_pretrain.strategies.reweighter import Memory, Reweighter, ReweightOptions
+from domain_pretrain.strategies.reweighter import Memory, Reweighter
 
 __all__ = [
     "Memory",
     "Observation",
     "Options",
-    "ReweightOptions",
     "Reweighter",
     "State",
     "Strategy",

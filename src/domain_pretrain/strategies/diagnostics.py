@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from domain_pretrain.strategies.multipliers import Bounds
 from domain_pretrain.strategies.observation import Array
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """How strong, how clipped, and where the weight went.
+    """How strong the weights are, and how often a bound cut them.
 
     Attributes:
         effective_domains: ``1 / Σ w²``: K when the K weights are equal, 1 when one has all.
         effective_tokens: ``(Σ n·m)² / (Σ n · Σ n·m²)``, in (0, 1]: the part of the step's tokens
             that, unweighted, would give a gradient as noisy as this one.
         clip_rate: part of the weighed domains whose multiplier is at a bound.
-        mean_multiplier: ``Σ n·m / Σ n``: 1 on average; a step whose mix differs from the expected
-            shares deviates, and with it the effective learning rate.
-        share: ``[D]``, ``n·m / Σ n·m``: each domain's part of the weighted tokens.
     """
 
     effective_domains: float
     effective_tokens: float
     clip_rate: float
-    mean_multiplier: float
-    share: Array
 
 
 def diagnose(weights: Array, multipliers: Array, tokens: Array, bounds: Bounds) -> Diagnostics:
@@ -41,18 +34,15 @@ def diagnose(weights: Array, multipliers: Array, tokens: Array, bounds: Bounds) 
         bounds: that the multipliers were held in.
 
     Returns:
-        Without any tokens, ``effective_tokens`` and ``mean_multiplier`` are 1 and shares 0; without
-        any weights, ``effective_domains`` and ``clip_rate`` are 0.
+        Without any tokens, ``effective_tokens`` is 1; without any weights, ``effective_domains``
+        and ``clip_rate`` are 0.
     """
     weighed = weights > 0
     at_bound = (multipliers <= bounds.low) | (multipliers >= bounds.high)
     mass = tokens * multipliers
-    total, weighted = tokens.sum(), mass.sum()
-    squares = total * (mass * multipliers).sum()
+    squares = tokens.sum() * (mass * multipliers).sum()
     return Diagnostics(
         effective_domains=float(1 / (weights**2).sum()) if weighed.any() else 0.0,
-        effective_tokens=float(weighted**2 / squares) if squares > 0 else 1.0,
+        effective_tokens=float(mass.sum() ** 2 / squares) if squares > 0 else 1.0,
         clip_rate=float(at_bound[weighed].mean()) if weighed.any() else 0.0,
-        mean_multiplier=float(weighted / total) if total > 0 else 1.0,
-        share=mass / weighted if weighted > 0 else np.zeros_like(mass),
     )

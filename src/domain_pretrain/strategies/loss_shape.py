@@ -1,4 +1,4 @@
-"""Weights by where a domain's loss lies between the lowest and the highest: three curves.
+"""Weights by where a domain's loss lies between the lowest and the highest: three shapes.
 
 Source: Sow et al., ICLR 2025 (arXiv:2502.06733), per sample of a batch; here per domain, on the EMA
 of its loss. The formulas are in shapes.py: ``w = softmax(shape(h) / temperature)``.
@@ -8,22 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain_pretrain.rules.options import Options
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies import shapes
 from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import register
-from domain_pretrain.strategies.temperature import CONSTANT_ONE, TemperatureOption
-
-
-class ShapeOptions(Options):
-    """Options of ``linupper``, ``quadratic`` and ``extremes``.
-
-    Attributes:
-        temperature: r. The largest weight is at most e^(1/r) times the smallest.
-    """
-
-    temperature: TemperatureOption = CONSTANT_ONE
+from domain_pretrain.strategies.shapes import ShapeOptions
 
 
 def shape_weights(seen: Observation, shape: shapes.Shape, temperature: float) -> Array:

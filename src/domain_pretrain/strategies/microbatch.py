@@ -1,4 +1,4 @@
-"""Weights within one microbatch, on the device: the loss is Σ w_d·L_d of this very batch.
+"""Multipliers of one microbatch, on the device: its loss is Σ w_d·L_d of this very microbatch.
 
 Everything is elementwise or a reduction over D values: no value is read back by the host, so this
 runs between the forward and the backward pass without a synchronisation, also inside a CUDA graph
@@ -7,28 +7,14 @@ runs between the forward and the backward pass without a synchronisation, also i
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from domain_pretrain.strategies.multipliers import Objective
 from domain_pretrain.strategies.shapes import Shape, linupper, normalised
 
 
-class MicrobatchWeights(NamedTuple):
-    """Weights and multipliers of one microbatch, ``[D]`` each, without gradient.
-
-    Attributes:
-        weights: distribution over the domains that are weighed; 0 elsewhere.
-        multipliers: of the per-token losses; 1 where not weighed; Σ share·m = 1.
-    """
-
-    weights: torch.Tensor
-    multipliers: torch.Tensor
-
-
 @torch.no_grad()
-def microbatch_weights(
+def microbatch_multipliers(
     loss_sum: torch.Tensor,
     tokens: torch.Tensor,
     *,
@@ -36,12 +22,12 @@ def microbatch_weights(
     temperature: float | torch.Tensor = 1.0,
     objective: Objective = "domain_mean",
     pinned: torch.Tensor | None = None,
-) -> MicrobatchWeights:
+) -> torch.Tensor:
     """``w = softmax(shape(h) / r)`` over the domains present; m_d = w_d·N/N_d for ``domain_mean``.
 
     With ``domain_mean`` the mean of m·loss over the N tokens *is* Σ w_d·L_d. A microbatch with a
     single domain has multiplier exactly 1, not a constant softmax. There is no warm-up, clip or
-    blend here: nothing but the formula.
+    uniform part here: nothing but the formula.
 
     Args:
         loss_sum: ``[D]`` floating (float64 where the device has it), Σ mask·loss over the *global*
@@ -51,9 +37,11 @@ def microbatch_weights(
         shape: of shapes.py.
         temperature: r; a 0-d tensor where it has to change under a CUDA graph.
         objective: see ``multipliers.MultiplierOptions``.
-        pinned: bool ``[D]``: domains left out, with multiplier 1.
+        pinned: bool ``[D]``: domains left out.
 
-    A domain whose sum is not finite is left out too.
+    Returns:
+        ``[D]``, without gradient, Σ share·m = 1; 1 for a domain that is left out. A domain whose
+        sum is not finite is left out too.
     """
     free = (tokens > 0) & torch.isfinite(loss_sum)
     if pinned is not None:
@@ -71,4 +59,38 @@ def microbatch_weights(
     scale = torch.where(free, share, 0).sum() / (share * tilt).sum()
     # Equal tilts change nothing: exactly one, so that rounding cannot move a trajectory.
     equal = torch.where(free, tilt, torch.inf).amin() == torch.where(free, tilt, -torch.inf).amax()
-    return MicrobatchWeights(weights, torch.where(free & ~equal, tilt * scale, 1))
+    return torch.where(free & ~equal, tilt * scale, 1)
+
+
+def sample_multipliers(
+    loss_sum: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    shape: Shape = linupper,
+    temperature: float | torch.Tensor = 1.0,
+) -> torch.Tensor:
+    """``w = softmax(shape(h) / r)`` over all N samples of one forward pass; loss Σ w_i·l_i.
+
+    Unit ``sample``: l_i is the sample's own mean, so that its multiplier is m_i = w_i·(tokens of
+    all)/(its tokens), N·w_i where all samples have the same length. A sample is to this method what
+    a domain is to :func:`microbatch_multipliers`, and that is all the code there is.
+
+    Source: Sow et al., ICLR 2025 (arXiv:2502.06733). Uniform for the first 1,000 of 20,000 steps
+    there, then r 1.0 for small models, 0.4 for large ones. Not taken over from its code: its
+    "uniform" is a softmax of h; gathered weights are indexed by the *local* rank, wrong beyond one
+    node; a default r of 100, which switches the method off.
+
+    Args:
+        loss_sum: ``[N]`` floating, Σ mask·loss of each sample, complete over context parallel
+            ranks; the samples of all data parallel ranks, in the order of their *global* rank.
+        tokens: ``[N]`` of the same dtype, Σ mask of each sample.
+        shape: of shapes.py.
+        temperature: r.
+
+    Returns:
+        ``[N]``, without gradient. Of b samples per rank, data parallel rank k owns rows
+        k·b … (k+1)·b − 1. A sample without tokens, or with a loss that is not finite, has 1.
+    """
+    return microbatch_multipliers(
+        loss_sum, tokens, shape=shape, temperature=temperature, objective="domain_mean"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -15,7 +15,13 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.rules.options import Fraction, Options, Steps, check_domains
 from domain_pretrain.strategies.observation import Array, Mask
 
-Objective = Literal["token_share", "domain_mean"]
+Objective = Annotated[
+    Literal["token_share", "domain_mean"],
+    Field(description="What equal weights mean: every token counts the same, or every domain."),
+]
+WarmupSteps = Annotated[
+    Steps, Field(description="First optimizer steps, in which every multiplier is exactly 1.")
+]
 
 # Weights that differ by more count as if they differed by this much: any bound stays reachable.
 LARGEST_RATIO = 1e12
@@ -40,15 +46,11 @@ class MultiplierOptions(Options):
     for a soft start.
     """
 
-    objective: Objective = Field(
-        default="token_share",
-        description="What equal weights mean: every token counts the same, or every domain.",
-    )
-    warmup_steps: Steps = Field(
-        default=200,
-        description="First optimizer steps, in which every multiplier is exactly 1.",
-    )
-    blend: Fraction = Field(
+    renamed: ClassVar[Mapping[str, str]] = {"blend": "uniform_part"}
+
+    objective: Objective = "token_share"
+    warmup_steps: WarmupSteps = 200
+    uniform_part: Fraction = Field(
         default=0.01, description="Part of the uniform weights that is mixed in."
     )
     clip: Clip = Field(default=(0.2, 3.0), description="Smallest and largest multiplier, around 1.")
@@ -100,10 +102,10 @@ class Bounds:
         return cls(low, high)
 
 
-def blended(weights: Array, active: Mask, blend: float) -> Array:
-    """``(1 − blend)·w + blend/K`` over the K active domains; ``[D]``."""
+def mixed(weights: Array, active: Mask, uniform_part: float) -> Array:
+    """``(1 − u)·w + u/K`` over the K active domains, u being ``uniform_part``; ``[D]``."""
     count = max(int(active.sum()), 1)
-    return np.where(active, (1 - blend) * weights + blend / count, 0.0)
+    return np.where(active, (1 - uniform_part) * weights + uniform_part / count, 0.0)
 
 
 def multipliers(

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from domain_pretrain.errors import IntegrityError
-from domain_pretrain.rules.options import Options
-from domain_pretrain.rules.registry import Registry
+from domain_pretrain.rules.registry import Configured, Registry
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.observation import Array, Observation
 
@@ -24,12 +23,8 @@ available = STRATEGIES.available
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Strategy(Configured[Rule]):
     """A rule with its options, ready for use."""
-
-    name: str
-    rule: Rule
-    options: Options
 
     def __call__(self, seen: Observation, state: State) -> tuple[Array, State]:
         """Weights ``[D]``, a distribution over the active domains, and the state to keep.
@@ -56,13 +51,10 @@ class Strategy:
 
 
 def build(
-    name: str,
-    given: Mapping[str, Any],
-    names: tuple[str, ...],
-    *,
-    where: str = "reweight",
-    also: tuple[str, ...] = (),
+    name: str, given: Mapping[str, Any], names: tuple[str, ...], *, also: tuple[str, ...] = ()
 ) -> Strategy:
-    """A strategy with its options, checked for these domains: see :meth:`Registry.build`."""
-    found = STRATEGIES.build(name, given, names, key=f"{where}.strategy", where=where, also=also)
+    """A strategy with its options, checked for these domains: see :meth:`.Registry.build`."""
+    found = STRATEGIES.build(
+        name, given, names, key="reweight.strategy", where="reweight", also=also
+    )
     return Strategy(found.name, found.rule, found.options)

@@ -7,32 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, Field
 
 from domain_pretrain.rules import state as codec
-from domain_pretrain.rules.options import Positive
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.ema import Ema, finite
-from domain_pretrain.strategies.multipliers import (
-    Bounds,
-    MultiplierOptions,
-    blended,
-    multipliers,
-)
+from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import Strategy, build
-
-
-class ReweightOptions(MultiplierOptions):
-    """The options that all strategies share. Further keys belong to the strategy."""
-
-    model_config = ConfigDict(extra="allow")
-
-    strategy: str = Field(default="linupper", description="The rule (docs/strategies.md).")
-    ema_tokens: Positive | None = Field(
-        default=None,
-        description="Horizon of the loss estimates, in tokens of a domain; none: 16 steps' worth.",
-    )
+from domain_pretrain.strategies.section import LaggedReweight
 
 
 @dataclass(frozen=True)
@@ -43,7 +25,7 @@ class Memory:
         step: optimizer steps that were folded in.
         ema: losses and shares.
         state: the rule's own.
-        weights: ``[D]``, the rule's, blended; 0 for domains that are not weighed.
+        weights: ``[D]``, the rule's with the uniform part; 0 for domains that are not weighed.
         multipliers: ``[D]``, for the *next* step.
     """
 
@@ -60,14 +42,14 @@ class Reweighter:
 
     names: tuple[str, ...]
     strategy: Strategy
-    options: MultiplierOptions
+    options: LaggedReweight
     bounds: Bounds
     horizon: float
 
     @classmethod
     def build(
         cls,
-        options: ReweightOptions,
+        options: LaggedReweight,
         names: tuple[str, ...],
         *,
         horizon: float,
@@ -122,7 +104,7 @@ class Reweighter:
             tokens=ema.consumed,
         )
         weights, state = self.strategy(seen, memory.state)
-        weights = blended(weights, seen.active, self.options.blend)
+        weights = mixed(weights, seen.active, self.options.uniform_part)
         scaled = multipliers(weights, seen.active, ema.share, self.bounds, self.options.objective)
         in_force = np.ones_like(scaled) if seen.warming else scaled
         return Memory(memory.step + 1, ema, state, weights, in_force)

@@ -1,4 +1,4 @@
-"""Loss → score: the normalisation and the three curves of loss-based reweighting.
+"""Loss → score: the normalisation and the three shapes of loss-based reweighting.
 
 Written with operators and methods that numpy arrays and torch tensors share, so that the rule that
 runs lagged on the host and the one that runs on the device within a microbatch are the same lines.
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from domain_pretrain.rules.options import Options
+from domain_pretrain.strategies.temperature import CONSTANT_ONE, TemperatureOption
 
 # Losses closer together than this (nats) do not differ: everything above it is divided by a range
 # that small, which would turn rounding into full-strength weights.
@@ -48,3 +51,14 @@ def extremes(h: Any) -> Any:
 
 
 SHAPES: dict[str, Shape] = {"linupper": linupper, "quadratic": quadratic, "extremes": extremes}
+
+
+class ShapeOptions(Options):
+    """Options of every shape, in either scope.
+
+    Attributes:
+        temperature: r of ``softmax(shape(h) / r)``: the largest weight is at most e^(1/r) times the
+            smallest.
+    """
+
+    temperature: TemperatureOption = CONSTANT_ONE

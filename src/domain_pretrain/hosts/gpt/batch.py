@@ -22,7 +22,7 @@ from torch import Tensor
 
 Batch = dict[str, Any]  # tensors; None for what this stage does not read
 
-# What the model and its attention read. Anything else in a row (``dataset_id``, say) stays behind:
+# What the model and its attention read. Anything else in a row, such as ``dataset_id``, is dropped:
 # the CP slicer would try to cut it along a sequence dimension that it does not have.
 KEYS = (
     "tokens",
@@ -112,7 +112,7 @@ def _over_tensor_parallel(
     mtp_on_this_rank: bool,
     packed: bool,
 ) -> Batch:
-    """Read on TP rank 0 and broadcast (TP group, the microbatch's tensors, once a microbatch)."""
+    """Read on TP rank 0 and broadcast (TP group, the microbatch's tensors, once per microbatch)."""
     if not hasattr(core_utils, "get_batch_on_this_tp_rank"):
         # Until 0.17 the helper reads the iterator, the arguments and the groups itself.
         from megatron.training.utils import get_batch_on_this_tp_rank

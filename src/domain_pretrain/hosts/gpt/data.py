@@ -1,4 +1,4 @@
-"""The data sets of the built-in GPT entry."""
+"""The datasets of the built-in GPT entry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from domain_pretrain.hosts.gpt.batch import holds_mtp, is_packed
 def datasets(
     num_samples: Sequence[int], vp_stage: int | None = None
 ) -> tuple[Any | None, Any | None, Any | None]:
-    """Build the train, validation and test data sets; None each where this rank reads no data.
+    """Build the train, validation and test datasets; None each where this rank reads no data.
 
     Args:
         num_samples: how many samples each of the three must hold.
@@ -56,7 +56,7 @@ def _reads_data(args: Namespace, config: Any, vp_stage: int | None) -> bool:
 
 
 def _dataset_config(args: Namespace) -> GPTDatasetConfig:
-    """Fill the data set's config from the arguments.
+    """Fill the dataset's config from the arguments.
 
     Most fields are called as their argument is; only the others are written out. A field that this
     Megatron does not have is left out.
@@ -81,7 +81,7 @@ def _dataset_config(args: Namespace) -> GPTDatasetConfig:
         },
     }
     if args.per_dataset_sequences_path is not None:
-        with open(args.per_dataset_sequences_path) as file:
+        with open(args.per_dataset_sequences_path, encoding="utf-8") as file:
             values["sequences_per_dataset"] = json.load(file)
     return kind(
         **{field.name: values[field.name] for field in fields(kind) if field.name in values}

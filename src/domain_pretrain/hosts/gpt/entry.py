@@ -1,7 +1,7 @@
 """The built-in GPT entry: what Megatron's training loop asks of a script, for wheels without one.
 
 The wheels of megatron-core 0.17 and later hold the training loop, but not ``pretrain_gpt.py``. This
-is that script's part: a forward step, a loss, the data sets, and the call of ``pretrain``.
+is that script's part: a forward step, a loss, the datasets, and the call of ``pretrain``.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ def _finish(loss: Tensor, report: Tensor, num_tokens: Tensor) -> LossReport:
     return loss, num_tokens, {"lm loss": report}
 
 
-# On a GPU the plugin sums by its kernel, in the place of the operations above.
+# On a GPU the plugin's kernel computes the sums instead of the operations above.
 setattr(loss_func, FROM_SUMS, _finish)
 
 
 def _validate(loss: Tensor) -> None:
-    """Hand the loss to the rerun machine, which tells a broken device from a broken run."""
+    """Hand the loss to the rerun machine, which distinguishes a broken device from a broken run."""
     args, machine = get_args(), get_rerun_state_machine()
     checks: list[tuple[Any, str, bool]] = []
     if args.check_for_nan_in_loss_and_grad:
@@ -160,8 +160,8 @@ def refuse_unsupported(args: Namespace) -> None:
     given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag, None)]
     if given:
         raise UnsupportedError(
-            f"the built-in GPT entry does not do {', '.join(given)}; give Megatron's own script "
-            "first: -m domain_pretrain path/to/pretrain_gpt.py ..."
+            f"the built-in GPT entry does not support {', '.join(given)}; give Megatron's own "
+            "script first: -m domain_pretrain path/to/pretrain_gpt.py ..."
         )
     sizes = (args.tensor_model_parallel_size, args.pipeline_model_parallel_size)
     if PACKS_ON_TP_RANK_0 and args.sft and (min(sizes) > 1 or args.context_parallel_size > 1):

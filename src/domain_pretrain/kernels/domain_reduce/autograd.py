@@ -1,87 +1,59 @@
-"""The gradient of the loss, for every backend: ``w[domain]·(grad·mask)``, nothing for the sums."""
+"""The gradient of the loss, for every backend: ``w[domain]·(grad·mask)``; the sums have none."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from domain_pretrain.kernels.domain_reduce.contract import DomainLoss
-
-
-class Kernels(Protocol):
-    """What a backend brings: the values, without gradients."""
-
-    def domain_loss(
-        self,
-        accumulator: torch.Tensor | None,
-        losses: torch.Tensor,
-        mask: torch.Tensor,
-        ids: torch.Tensor,
-        inverse_row_tokens: torch.Tensor | None,
-        multipliers: torch.Tensor | None,
-        row_tokens: torch.Tensor | None,
-        host_loss: torch.Tensor | None,
-        totals: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Add to ``accumulator`` and ``totals``, if given; the fields of :class:`DomainLoss`."""
-        ...
-
-    def loss_gradient(
-        self,
-        grad: torch.Tensor,
-        mask: torch.Tensor,
-        ids: torch.Tensor,
-        multipliers: torch.Tensor | None,
-        dtype: torch.dtype,
-    ) -> torch.Tensor:
-        """``w[domain]·(grad·mask)`` as ``dtype``."""
-        ...
+from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, Kernels, Tokens
 
 
 class WithGradient(torch.autograd.Function):
-    """``Kernels.domain_loss`` with its gradient to ``losses``."""
+    """``Kernels.domain_loss`` with its gradient to ``tokens.losses``.
+
+    Torch finds the tensors of an ``apply`` only outside records: ``fields`` are those of
+    :class:`Tokens`.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         kernels: Kernels,
-        losses: torch.Tensor,
-        mask: torch.Tensor,
-        ids: torch.Tensor,
-        multipliers: torch.Tensor | None,
         accumulator: torch.Tensor | None,
-        inverse_row_tokens: torch.Tensor | None,
-        row_tokens: torch.Tensor | None,
+        multipliers: torch.Tensor | None,
         host_loss: torch.Tensor | None,
         totals: torch.Tensor | None,
+        *fields: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The fields of :class:`DomainLoss`."""
+        tokens = Tokens(*fields)
         loss, report, num_tokens = kernels.domain_loss(
-            accumulator,
-            losses,
-            mask,
-            ids,
-            inverse_row_tokens,
-            multipliers,
-            row_tokens,
-            host_loss,
-            totals,
+            accumulator, tokens, multipliers, host_loss, totals
         )
-        ctx.save_for_backward(mask, ids, multipliers)
-        ctx.kernels, ctx.dtype = kernels, losses.dtype
+        ctx.save_for_backward(tokens.mask, tokens.ids, multipliers)
+        ctx.kernels, ctx.dtype = kernels, tokens.losses.dtype
         ctx.mark_non_differentiable(report, num_tokens)
         ctx.set_materialize_grads(False)  # theirs would be a launch each, of zeros
         return loss, report, num_tokens
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradient of ``losses`` from that of the scalar loss."""
+        """Gradient of ``losses``, the first of the fields, from that of the scalar loss."""
         mask, ids, multipliers = ctx.saved_tensors
         gradient = ctx.kernels.loss_gradient(grads[0], mask, ids, multipliers, ctx.dtype)
-        return None, gradient, *[None] * 8
+        return *[None] * 5, gradient, *[None] * 4
 
 
-def domain_loss(kernels: Kernels, losses: torch.Tensor, *arguments: Any) -> DomainLoss:
+def domain_loss(
+    kernels: Kernels,
+    accumulator: torch.Tensor | None,
+    tokens: Tokens,
+    multipliers: torch.Tensor | None,
+    *,
+    host_loss: torch.Tensor | None = None,
+    totals: torch.Tensor | None = None,
+) -> DomainLoss:
     """Apply :class:`WithGradient`."""
-    return DomainLoss(*WithGradient.apply(kernels, losses, *arguments))
+    found = WithGradient.apply(kernels, accumulator, multipliers, host_loss, totals, *tokens)
+    return DomainLoss(*found)

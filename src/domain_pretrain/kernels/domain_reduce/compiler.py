@@ -1,8 +1,8 @@
-"""CUDA source → cubin: by NVRTC, kept in the user's cache folder. Needs no GPU and no compiler.
+"""CUDA source → cubin, by NVRTC, kept in the user's cache folder. Needs no GPU and no compiler.
 
-A cache entry is named by everything that it depends on, so it is never out of date; it is written
-beside its place and renamed, so that processes that start at once see a whole file or none; and it
-begins with its own checksum, so that a damaged one is compiled again.
+A cache entry is named after everything that it depends on, so it is never out of date. It is
+written to a temporary file and renamed, so that processes that start at once see a whole file or
+none. It begins with its own checksum, so that a damaged one is compiled again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import tempfile
 from pathlib import Path
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels.domain_reduce.launch import Variant
+from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "domain_reduce.cu"
 HEADER = "scalar.cuh"
 OLDEST = (8, 0)
-"""Compute capability that the kernel needs (``__reduce_min_sync``)."""
+"""The lowest compute capability with all that the kernels use (``__reduce_min_sync``)."""
 
 
 def cubin(variant: Variant, architecture: str) -> bytes:
@@ -43,7 +43,7 @@ def cubin(variant: Variant, architecture: str) -> bytes:
 
 
 def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
-    """(machine code, compiler's log with the resources that each kernel takes), uncached."""
+    """(machine code, compiler's log with the resources that the kernel takes), uncached."""
     nvrtc = _nvrtc()
     options = [option.encode() for option in _options(variant, architecture)]
     headers = [_source(HEADER)], [HEADER.encode()]
@@ -65,15 +65,15 @@ def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
 def architecture_for(capability: tuple[int, int]) -> str:
     """The newest architecture that NVRTC knows and that runs on ``capability``.
 
-    A cubin runs on its own major version from its own minor version on.
+    A cubin runs on devices of its own major version and of its minor version or a later one.
     """
     supported = _checked(_nvrtc().nvrtcGetSupportedArchs())
     major, minor = capability
     fitting = [a for a in supported if a // 10 == major and a % 10 <= minor]
     if capability < OLDEST or not fitting:
         raise UnsupportedError(
-            f"no kernel for compute capability {major}.{minor}: it needs {OLDEST[0]}.{OLDEST[1]} "
-            f"at least, and this NVRTC knows {supported}; a newer nvidia-cuda-nvrtc may help"
+            f"no kernel for compute capability {major}.{minor}: at least {OLDEST[0]}.{OLDEST[1]} "
+            f"is needed, and this NVRTC knows {supported}; a newer nvidia-cuda-nvrtc may help"
         )
     return f"sm_{max(fitting)}"
 
@@ -85,7 +85,7 @@ def version() -> str:
 
 
 def cache_folder() -> Path:
-    """Where cubins are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, below ``domain_pretrain``."""
+    """Where cubins are kept: ``domain_pretrain/kernels`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "domain_pretrain" / "kernels"
 
@@ -114,7 +114,7 @@ def _cache_entry(name: str, options: list[str]) -> Path | None:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        logger.warning("kernels are compiled by every process: no cache folder (%s)", error)
+        logger.warning("every process compiles its own kernels: no cache folder (%s)", error)
         return None
     return folder / f"{name}-{digest.hexdigest()[:32]}.cubin"
 

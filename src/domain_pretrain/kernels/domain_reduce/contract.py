@@ -1,8 +1,8 @@
-"""What every backend of the reduction promises: the fixed-point grid, its range, the shapes."""
+"""What every backend of the reduction promises: records, shapes, the fixed-point grid."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -17,23 +17,60 @@ LIMIT = 2.0**20
 large, and the int64 sums must not overflow (2^39 nats in all)."""
 
 TOTAL_LIMIT = 2.0**38
-"""A microbatch's loss sum above this, or NaN, adds 0 to ``totals``."""
+"""A microbatch's loss sum above this, or NaN, adds 0 to the totals."""
 
 SAMPLE_SCALE = SCALE[Column.SAMPLE_LOSS] / FIXED
 """From the grid of the losses to that of the samples' means."""
 
-SQUARE_SCALE = 2**20
-"""Units per nat² of the sums of squares; one token's square saturates at ``LIMIT`` nats²."""
+
+class Tokens(NamedTuple):
+    """The tokens of one microbatch, all on one device.
+
+    Attributes:
+        losses: ``[b, s]``, any strides, fp32, bf16 or fp16, nats; computed in fp32.
+        mask: ``[b, s]``, finite, may be fractional. A masked token counts nowhere, unless its loss
+            is not finite (0·NaN is NaN for the host, too). A token with |mask·loss| > ``LIMIT``, or
+            NaN, is counted in ``Column.NONFINITE`` and left out of the loss sums, but not out of
+            the token sum.
+        ids: integer, ``[b]`` (one domain per row) or ``[b, s]``.
+        inverse_row_tokens: ``[b]`` or ``[b, s]``, finite: 1 / (loss tokens of the token's whole
+            sample, before context parallelism cut it), for the sample average. Only the loss alone
+            does without.
+        row_tokens: ``[b]``, loss tokens of each whole row: its sample is counted if it has any.
+            Given on the one context-parallel rank that counts samples, and only with ids ``[b]``;
+            packed samples are counted by ``count_samples``.
+    """
+
+    losses: torch.Tensor
+    mask: torch.Tensor
+    ids: torch.Tensor
+    inverse_row_tokens: torch.Tensor | None = None
+    row_tokens: torch.Tensor | None = None
+
+
+class HostResult(NamedTuple):
+    """What the host's own loss function found for a microbatch, and the totals that take it.
+
+    Attributes:
+        totals: contiguous int64 ``[3]``, added to in place: the microbatch's loss sum in units of
+            1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1.
+        loss: fp32 scalar, Σ mask·loss.
+        num_tokens: int32 scalar.
+    """
+
+    totals: torch.Tensor
+    loss: torch.Tensor
+    num_tokens: torch.Tensor
 
 
 class DomainLoss(NamedTuple):
     """The loss of one microbatch, as Megatron's schedules take it from a loss function.
 
     Attributes:
-        loss: fp32 scalar, Σ w[domain]·mask·loss; carries the gradient. A tensor of its own, no
+        loss: fp32 scalar, Σ w[domain]·mask·loss; carries the gradient. A tensor of its own, not a
             view: the schedules divide it in place.
         report: fp32 ``[2]``: Σ mask·loss, unweighted, and Σ mask. No gradient.
-        num_tokens: int32 scalar, Σ mask, fractions cut off. No gradient.
+        num_tokens: int32 scalar, Σ mask, rounded toward zero. No gradient.
     """
 
     loss: torch.Tensor
@@ -41,53 +78,63 @@ class DomainLoss(NamedTuple):
     num_tokens: torch.Tensor
 
 
-def check_reduce(
-    accumulator: torch.Tensor,
-    losses: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    inverse_row_tokens: torch.Tensor,
-    row_tokens: torch.Tensor | None,
-    squares: torch.Tensor | None,
-) -> None:
-    """Raise ValueError unless all arguments of a reduction fit together."""
-    check_accumulator(accumulator)
-    check_tokens(losses, mask, ids)
-    shape = losses.shape
-    if inverse_row_tokens.shape not in (shape, shape[:1]):
-        raise ValueError(
-            f"inverse_row_tokens must be [b] or [b, s] of {tuple(shape)}, "
-            f"got {tuple(inverse_row_tokens.shape)}"
-        )
-    if row_tokens is not None:
-        check_samples(ids, row_tokens)
-    if squares is not None and (
-        squares.dtype != torch.int64 or squares.shape != accumulator.shape[:1]
-    ):
-        raise ValueError(
-            f"squares must be int64 [D + 1] = [{accumulator.shape[0]}], "
-            f"got {squares.dtype} {tuple(squares.shape)}"
-        )
+class Kernels(Protocol):
+    """What a backend's module brings: the values, without gradients. See :class:`Backend`."""
+
+    def domain_reduce(
+        self, accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None
+    ) -> None:
+        """Add the sums of one microbatch to ``accumulator``, and ``host`` to its totals."""
+        ...
+
+    def count_samples(
+        self, accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor
+    ) -> None:
+        """Count the samples that carry loss tokens, by domain."""
+        ...
+
+    def domain_loss(
+        self,
+        accumulator: torch.Tensor | None,
+        tokens: Tokens,
+        multipliers: torch.Tensor | None,
+        host_loss: torch.Tensor | None,
+        totals: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Add to ``accumulator`` and ``totals``, if given; the fields of :class:`DomainLoss`."""
+        ...
+
+    def loss_gradient(
+        self,
+        grad: torch.Tensor,
+        mask: torch.Tensor,
+        ids: torch.Tensor,
+        multipliers: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """``w[domain]·(grad·mask)`` as ``dtype``."""
+        ...
+
+
+def check_reduce(accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None) -> None:
+    """Raise ValueError unless the arguments of ``domain_reduce`` fit together."""
+    _check_sums(accumulator, tokens)
+    if host is not None:
+        check_host(host)
 
 
 def check_loss(
     accumulator: torch.Tensor | None,
-    losses: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    inverse_row_tokens: torch.Tensor | None,
+    tokens: Tokens,
     multipliers: torch.Tensor | None,
-    row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
+    totals: torch.Tensor | None,
 ) -> None:
-    """Raise ValueError unless the arguments of a loss fit together."""
-    check_scalar(host_loss, torch.float32, "host_loss")
+    """Raise ValueError unless the arguments of ``domain_loss`` fit together."""
     if accumulator is None:
-        check_tokens(losses, mask, ids)
+        check_tokens(tokens)
     else:
-        if inverse_row_tokens is None:
-            raise ValueError("an accumulator needs inverse_row_tokens, too")
-        check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, None)
+        _check_sums(accumulator, tokens)
     if multipliers is not None:
         domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
         if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):
@@ -95,39 +142,52 @@ def check_loss(
                 f"multipliers must be fp32 [D], one for each of {domains} domains, "
                 f"got {multipliers.dtype} {tuple(multipliers.shape)}"
             )
+    if host_loss is not None:
+        _check_scalar(host_loss, torch.float32, "host_loss")
+    if totals is not None:
+        _check_totals(totals)
 
 
-def check_totals(totals: torch.Tensor | None) -> None:
-    """Raise ValueError unless ``totals`` is contiguous int64 ``[3]``."""
-    if totals is not None and (
-        totals.dtype != torch.int64 or totals.shape != (3,) or not totals.is_contiguous()
-    ):
+def check_tokens(tokens: Tokens) -> None:
+    """Raise ValueError unless the fields of :class:`Tokens` have the shapes that it names."""
+    losses, mask, ids, inverse, row_tokens = tokens
+    shape = losses.shape
+    if len(shape) != 2 or mask.shape != shape:
         raise ValueError(
-            f"totals must be contiguous int64 [3], got {totals.dtype} {tuple(totals.shape)}"
+            f"losses and mask must both be [b, s], got {tuple(shape)} and {tuple(mask.shape)}"
         )
-
-
-def check_host(
-    totals: torch.Tensor | None, host_loss: torch.Tensor | None, host_tokens: torch.Tensor | None
-) -> None:
-    """Raise ValueError unless the host's sums fit, and the buffer that takes them."""
-    if not (totals is None) == (host_loss is None) == (host_tokens is None):
-        raise ValueError("totals, host_loss and host_tokens must be given together, or none")
-    check_totals(totals)
-    check_scalar(host_loss, torch.float32, "host_loss")
-    check_scalar(host_tokens, torch.int32, "host_tokens")
-
-
-def check_scalar(value: torch.Tensor | None, dtype: torch.dtype, name: str) -> None:
-    """Raise ValueError unless a value of the host's is a scalar of its type."""
-    if value is not None and (value.dtype != dtype or value.dim() != 0):
+    if ids.shape not in (shape, shape[:1]):
+        raise ValueError(f"ids must be [b] or [b, s] of {tuple(shape)}, got {tuple(ids.shape)}")
+    if inverse is not None and inverse.shape not in (shape, shape[:1]):
         raise ValueError(
-            f"{name} must be a scalar of {dtype}, got {value.dtype} {tuple(value.shape)}"
+            f"inverse_row_tokens must be [b] or [b, s] of {tuple(shape)}, "
+            f"got {tuple(inverse.shape)}"
         )
+    if row_tokens is not None:
+        _check_samples(ids, row_tokens)
 
 
-def check_accumulator(accumulator: torch.Tensor) -> None:
-    """Raise ValueError unless ``accumulator`` is contiguous int64 ``[D + 1, len(Column)]``."""
+def check_host(host: HostResult) -> None:
+    """Raise ValueError unless the fields of :class:`HostResult` are as it says."""
+    _check_totals(host.totals)
+    _check_scalar(host.loss, torch.float32, "the host's loss")
+    _check_scalar(host.num_tokens, torch.int32, "the host's num_tokens")
+
+
+def check_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
+    """Raise ValueError unless the arguments of ``count_samples`` fit together."""
+    _check_accumulator(accumulator)
+    _check_samples(ids, row_tokens)
+
+
+def _check_sums(accumulator: torch.Tensor, tokens: Tokens) -> None:
+    _check_accumulator(accumulator)
+    check_tokens(tokens)
+    if tokens.inverse_row_tokens is None:
+        raise ValueError("an accumulator needs inverse_row_tokens, too")
+
+
+def _check_accumulator(accumulator: torch.Tensor) -> None:
     shape = accumulator.shape
     if (
         accumulator.dtype != torch.int64
@@ -141,19 +201,21 @@ def check_accumulator(accumulator: torch.Tensor) -> None:
         )
 
 
-def check_tokens(losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> None:
-    """Raise ValueError unless losses and mask are ``[b, s]`` and ids ``[b]`` or ``[b, s]``."""
-    shape = losses.shape
-    if len(shape) != 2 or mask.shape != shape:
+def _check_totals(totals: torch.Tensor) -> None:
+    if totals.dtype != torch.int64 or totals.shape != (3,) or not totals.is_contiguous():
         raise ValueError(
-            f"losses and mask must both be [b, s], got {tuple(shape)} and {tuple(mask.shape)}"
+            f"totals must be contiguous int64 [3], got {totals.dtype} {tuple(totals.shape)}"
         )
-    if ids.shape not in (shape, shape[:1]):
-        raise ValueError(f"ids must be [b] or [b, s] of {tuple(shape)}, got {tuple(ids.shape)}")
 
 
-def check_samples(ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """Raise ValueError unless ids and row_tokens are both ``[b]``."""
+def _check_scalar(value: torch.Tensor, dtype: torch.dtype, name: str) -> None:
+    if value.dtype != dtype or value.dim() != 0:
+        raise ValueError(
+            f"{name} must be a scalar of {dtype}, got {value.dtype} {tuple(value.shape)}"
+        )
+
+
+def _check_samples(ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
     if ids.dim() != 1 or row_tokens.shape != ids.shape:
         raise ValueError(
             f"to count samples, ids and row_tokens must both be [b], "

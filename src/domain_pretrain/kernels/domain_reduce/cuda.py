@@ -1,128 +1,48 @@
-"""The CUDA kernels as torch operators: what the ``cuda`` backend runs.
-
-Each operator has a fake kernel, for ``torch.compile``, and the reference behind it on devices
-without CUDA, so that ``torch.library.opcheck`` covers it anywhere. ``torch.library.custom_op``
-would cost 52 µs a call, and refuses a gradient for an operator that changes its arguments; defined
-like this a call costs 9 µs, and ``autograd.py`` attaches the gradient.
-"""
+"""The CUDA kernels on tensors of a CUDA device: one launch per operation."""
 
 from __future__ import annotations
 
 import torch
 
-from domain_pretrain.kernels.domain_reduce import contract, driver, launch, reference
-from domain_pretrain.kernels.domain_reduce.launch import Tensors
-
-_library = torch.library.Library("domain_pretrain", "DEF")
-
-
-def _define(schema: str) -> None:
-    name = schema[: schema.index("(")]
-    _library.define(schema)
-    _library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+from domain_pretrain.kernels.domain_reduce import contract, driver, kernel_launch
+from domain_pretrain.kernels.domain_reduce.contract import HostResult, Tokens
+from domain_pretrain.kernels.domain_reduce.kernel_launch import Kernel, Tensors
 
 
-_define(
-    "domain_reduce(Tensor(a!) accumulator, Tensor losses, Tensor mask, Tensor ids, "
-    "Tensor inverse_row_tokens, Tensor? row_tokens, Tensor(b!)? squares, Tensor(c!)? totals, "
-    "Tensor? host_loss, Tensor? host_tokens) -> ()"
-)
-_define("count_samples(Tensor(a!) accumulator, Tensor ids, Tensor row_tokens) -> ()")
-_define(
-    "domain_loss(Tensor(a!)? accumulator, Tensor losses, Tensor mask, Tensor ids, "
-    "Tensor? inverse_row_tokens, Tensor? multipliers, Tensor? row_tokens, Tensor? host_loss, "
-    "Tensor(b!)? totals) -> (Tensor, Tensor, Tensor)"
-)
-_define(
-    "loss_gradient(Tensor grad, Tensor mask, Tensor ids, Tensor? multipliers, ScalarType dtype) "
-    "-> Tensor"
-)
-
-domain_reduce = torch.ops.domain_pretrain.domain_reduce.default
-count_samples = torch.ops.domain_pretrain.count_samples.default
-domain_loss = torch.ops.domain_pretrain.domain_loss.default
-loss_gradient = torch.ops.domain_pretrain.loss_gradient.default
-
-
-def launch_reduce(
-    accumulator: torch.Tensor,
-    losses: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    inverse_row_tokens: torch.Tensor,
-    row_tokens: torch.Tensor | None,
-    squares: torch.Tensor | None,
-    totals: torch.Tensor | None,
-    host_loss: torch.Tensor | None,
-    host_tokens: torch.Tensor | None,
+def domain_reduce(
+    accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None = None
 ) -> None:
-    """``domain_reduce`` in one launch."""
-    contract.check_reduce(accumulator, losses, mask, ids, inverse_row_tokens, row_tokens, squares)
-    contract.check_host(totals, host_loss, host_tokens)
+    """``Kernels.domain_reduce`` in one launch."""
+    contract.check_reduce(accumulator, tokens, host)
     tensors = Tensors(
-        losses=_floating(losses),
-        mask=mask.float(),
-        ids=_integer(ids),
-        inverse=inverse_row_tokens.float(),
-        row_tokens=_row(row_tokens),
-        host_loss=host_loss,
-        host_tokens=host_tokens,
+        *_readable(tokens),
+        host_loss=None if host is None else host.loss,
+        host_tokens=None if host is None else host.num_tokens,
         accumulator=accumulator,
-        squares=squares,
-        totals=totals,
+        totals=None if host is None else host.totals,
     )
-    device = driver.device(losses.device.index)
-    device.launch(
-        launch.plan(
-            "reduce",
-            losses.shape,
-            tensors,
-            domains=accumulator.shape[0] - 1,
-            processors=device.processors,
-        )
-    )
+    _launch("reduce", tokens.losses.shape, tensors, accumulator.shape[0] - 1)
 
 
-def launch_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """``count_samples`` in one launch."""
-    contract.check_accumulator(accumulator)
-    contract.check_samples(ids, row_tokens)
+def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
+    """``Kernels.count_samples`` in one launch."""
+    contract.check_count(accumulator, ids, row_tokens)
     tensors = Tensors(ids=_integer(ids), row_tokens=_row(row_tokens), accumulator=accumulator)
-    device = driver.device(accumulator.device.index)
-    device.launch(
-        launch.plan(
-            "count",
-            (ids.shape[0], 1),
-            tensors,
-            domains=accumulator.shape[0] - 1,
-            processors=device.processors,
-        )
-    )
+    _launch("count", (ids.shape[0], 1), tensors, accumulator.shape[0] - 1)
 
 
-def launch_loss(
+def domain_loss(
     accumulator: torch.Tensor | None,
-    losses: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    inverse_row_tokens: torch.Tensor | None,
+    tokens: Tokens,
     multipliers: torch.Tensor | None,
-    row_tokens: torch.Tensor | None,
     host_loss: torch.Tensor | None,
     totals: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``domain_loss`` in one launch, the sums included where an accumulator is given."""
-    contract.check_loss(
-        accumulator, losses, mask, ids, inverse_row_tokens, multipliers, row_tokens, host_loss
-    )
-    contract.check_totals(totals)
-    loss, report, num_tokens = _scalars(losses)
+    """``Kernels.domain_loss`` in one launch, the sums included where an accumulator is given."""
+    contract.check_loss(accumulator, tokens, multipliers, host_loss, totals)
+    loss, report, num_tokens = empty_scalars(tokens.losses)
     tensors = Tensors(
-        losses=_floating(losses),
-        mask=mask.float(),
-        ids=_integer(ids),
-        inverse=None if inverse_row_tokens is None else inverse_row_tokens.float(),
-        row_tokens=_row(row_tokens),
+        *_readable(tokens),
         multipliers=None if multipliers is None else multipliers.contiguous(),
         host_loss=host_loss,
         accumulator=accumulator,
@@ -131,28 +51,21 @@ def launch_loss(
         report=report,
         num_tokens=num_tokens,
     )
-    device = driver.device(losses.device.index)
-    device.launch(
-        launch.plan(
-            "loss" if accumulator is None else "reduce_and_loss",
-            losses.shape,
-            tensors,
-            domains=_domains(multipliers) if accumulator is None else accumulator.shape[0] - 1,
-            processors=device.processors,
-            workspace=device.workspace(),
-        )
-    )
+    if accumulator is None:
+        _launch("loss", tokens.losses.shape, tensors, _domains(multipliers))
+    else:
+        _launch("reduce_and_loss", tokens.losses.shape, tensors, accumulator.shape[0] - 1)
     return loss, report, num_tokens
 
 
-def launch_gradient(
+def loss_gradient(
     grad: torch.Tensor,
     mask: torch.Tensor,
     ids: torch.Tensor,
     multipliers: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``loss_gradient`` in one launch."""
+    """``Kernels.loss_gradient`` in one launch."""
     gradient = torch.empty(mask.shape, dtype=dtype, device=mask.device)
     tensors = Tensors(
         mask=mask.float(),
@@ -161,24 +74,11 @@ def launch_gradient(
         grad=grad,
         grad_losses=gradient,
     )
-    device = driver.device(mask.device.index)
-    device.launch(
-        launch.plan(
-            "gradient",
-            mask.shape,
-            tensors,
-            domains=_domains(multipliers),
-            processors=device.processors,
-        )
-    )
+    _launch("gradient", mask.shape, tensors, _domains(multipliers))
     return gradient
 
 
-def _domains(multipliers: torch.Tensor | None) -> int:
-    return 0 if multipliers is None else multipliers.shape[0]
-
-
-def _scalars(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def empty_scalars(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where the fields of a ``DomainLoss`` are written; three tensors, since none may be a view."""
     return (
         torch.empty((), dtype=torch.float32, device=like.device),
@@ -187,47 +87,40 @@ def _scalars(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     )
 
 
-def _floating(losses: torch.Tensor) -> torch.Tensor:
-    return losses if losses.dtype in launch.LOSS_TYPES else losses.float()
+def _launch(kernel: Kernel, shape: tuple[int, ...], tensors: Tensors, domains: int) -> None:
+    """Launch on the device of ``tensors.ids``, which every kernel reads."""
+    device = driver.device(tensors.ids.device.index)  # type: ignore[union-attr]
+    device.launch(
+        kernel_launch.lay_out(
+            kernel,
+            shape,
+            tensors,
+            domains=domains,
+            processors=device.processors,
+            workspace=0 if tensors.loss is None else device.workspace(),
+        )
+    )
+
+
+def _domains(multipliers: torch.Tensor | None) -> int:
+    return 0 if multipliers is None else multipliers.shape[0]
+
+
+def _readable(tokens: Tokens) -> Tokens:
+    """The tokens in types that the kernels read."""
+    losses, mask, ids, inverse, row_tokens = tokens
+    return Tokens(
+        losses if losses.dtype in kernel_launch.LOSS_TYPES else losses.float(),
+        mask.float(),
+        _integer(ids),
+        None if inverse is None else inverse.float(),
+        None if row_tokens is None else _row(row_tokens),
+    )
 
 
 def _integer(ids: torch.Tensor) -> torch.Tensor:
-    return ids if ids.dtype in launch.ID_TYPES else ids.long()
+    return ids if ids.dtype in kernel_launch.ID_TYPES else ids.long()
 
 
-def _row(row_tokens: torch.Tensor | None) -> torch.Tensor | None:
-    return None if row_tokens is None else row_tokens.float().contiguous()
-
-
-_library.impl("domain_reduce", launch_reduce, "CUDA")
-_library.impl("count_samples", launch_count, "CUDA")
-_library.impl("domain_loss", launch_loss, "CUDA")
-_library.impl("loss_gradient", launch_gradient, "CUDA")
-
-
-@torch.library.register_fake("domain_pretrain::domain_reduce", lib=_library)
-def _(*arguments: torch.Tensor | None) -> None:
-    return None
-
-
-@torch.library.register_fake("domain_pretrain::count_samples", lib=_library)
-def _(*arguments: torch.Tensor) -> None:
-    return None
-
-
-@torch.library.register_fake("domain_pretrain::domain_loss", lib=_library)
-def _(
-    accumulator: torch.Tensor | None, losses: torch.Tensor, *arguments: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _scalars(losses)
-
-
-@torch.library.register_fake("domain_pretrain::loss_gradient", lib=_library)
-def _(
-    grad: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    multipliers: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return torch.empty(mask.shape, dtype=dtype, device=mask.device)
+def _row(row_tokens: torch.Tensor) -> torch.Tensor:
+    return row_tokens.float().contiguous()

@@ -1,6 +1,6 @@
 """Start-up checks of what a device and its collectives must do exactly.
 
-For devices like Ascend NPUs, where int64 is not a matter of course.
+For devices like Ascend NPUs, where exact int64 is not guaranteed.
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
+from domain_pretrain.kernels.domain_reduce.contract import Tokens
 from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
 from domain_pretrain.stats import Column
 
-# Proven by the tests; any other device is probed at the start of a run.
+# Proven by the tests; any other device is checked at the start of a run.
 TRUSTED = ("cpu", "cuda")
 
 
 def require_device(device: torch.device, *, reweighting: bool) -> None:
-    """Refuse a device that cannot do what a run needs of it; synchronises with it.
+    """Refuse a device that lacks what a run needs; synchronises with it.
 
     Raises:
-        UnsupportedError: names the operation.
+        UnsupportedError: names what is missing.
     """
     if device.type in TRUSTED:
         return
-    probe_device(device)
-    if reweighting and not probe_float64(device):
+    check_device(device)
+    if reweighting and not computes_float64(device):
         raise UnsupportedError(
-            f"{device} has no float64, in which domains are weighed; train without reweighting"
+            f"{device} has no float64, which reweighting computes in; train without reweighting"
         )
 
 
 def adds_int64(device: torch.device, group: Any) -> bool:
-    """Whether int64 may travel over ``group`` as it is; called by all of its ranks alike.
+    """Whether int64 may travel over ``group`` as it is; called by all of its ranks.
 
     Args:
         group: None for a group of one.
     """
-    return device.type in TRUSTED or group is None or probe_all_reduce(device, group)
+    return device.type in TRUSTED or group is None or all_reduces_int64(device, group)
 
 
-def probe_device(device: torch.device) -> None:
+def check_device(device: torch.device) -> None:
     """Check that ``device`` computes what the reference needs of it; synchronises with it.
 
     Raises:
-        UnsupportedError: an operation is missing, or gives another result than the CPU.
+        UnsupportedError: an operation is missing, or its result differs from the CPU's.
     """
     expected = _sums(torch.device("cpu"))
     try:
@@ -64,7 +65,7 @@ def probe_device(device: torch.device) -> None:
         )
 
 
-def probe_float64(device: torch.device) -> bool:
+def computes_float64(device: torch.device) -> bool:
     """Whether ``device`` computes in float64 as the CPU does; synchronises with it."""
 
     def compute(device: torch.device) -> torch.Tensor:
@@ -78,14 +79,14 @@ def probe_float64(device: torch.device) -> bool:
     return torch.allclose(got, compute(torch.device("cpu")), rtol=1e-14, equal_nan=True)
 
 
-def probe_all_reduce(device: torch.device, group: Any = None) -> bool:
-    """Whether ``group`` adds int64 exactly; called by all of its ranks, which get one answer.
+def all_reduces_int64(device: torch.device, group: Any = None) -> bool:
+    """Whether ``group`` adds int64 exactly; called by all of its ranks, which get the same answer.
 
     Two small all-reduces over ``group``, once at start-up; synchronises with the device. Where the
-    answer is no, int64 travels as ``transport.all_reduce_limbs``.
+    answer is no, int64 travels by ``transport.all_reduce_limbs``.
     """
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
-    base = 2**53 + 1  # a detour over float64 would lose the 1
+    base = 2**53 + 1  # a detour through float64 would lose the 1
     total = ranks * base + ranks * (ranks - 1) // 2
     try:
         value = torch.tensor([base + rank, -base - rank], device=device)
@@ -99,15 +100,15 @@ def probe_all_reduce(device: torch.device, group: Any = None) -> bool:
 
 
 def _sums(device: torch.device) -> torch.Tensor:
-    """All operations of the reference on values that a detour over fp32 would spoil; on the CPU."""
+    """All operations of the reference on values that fp32 cannot hold; the result on CPU."""
     losses = torch.tensor([[0.1, 2.5, 3e6, 7.0], [torch.nan, torch.inf, 1e-3, 1e5]])
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.5, 1.0]])
     ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]])
     losses, mask, ids = losses.to(device), mask.to(device), ids.to(device)
     accumulator = torch.full((4, len(Column)), 2**40 + 1, dtype=torch.int64, device=device)
-    tokens = mask.sum(dim=1)
+    row_tokens = mask.sum(dim=1)
     for domains in (ids, ids[:, 1].contiguous()):
-        reference.domain_reduce(accumulator, losses, mask, domains, 1.0 / tokens)
-    reference.count_samples(accumulator, ids[:, 0].contiguous(), tokens)
+        reference.domain_reduce(accumulator, Tokens(losses, mask, domains, 1.0 / row_tokens))
+    reference.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
     return torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)]).cpu()

@@ -1,7 +1,7 @@
 // Per-domain sums of the language-model loss, the weighted loss, and its gradient.
 //
 // All sums are int64 fixed point, so atomics in any order give the same bits. Compiled by NVRTC
-// without host headers; macros in capitals that are not defined here are given by launch.py.
+// without host headers; macros in capitals that are not defined here are given by kernel_launch.py.
 #include "scalar.cuh"
 
 using i64 = long long;
@@ -20,7 +20,7 @@ enum : int {
   TILE = 32 * VEC,  // tokens that a warp reads at once
   PEEL = 4,         // domains of one tile that are reduced by shuffles; the rest by atomics
   NONE = 0x7fffffff,
-  TERMS = 4 + SQUARES,
+  TERMS = 4,        // columns that are summed by token
 };
 
 // Partial scalars of the blocks of one launch; all zero before and after it.
@@ -29,8 +29,8 @@ struct Workspace {
   u32 flagged, ticket;
 };
 
-// Mirrored field by field by Arguments in launch.py. Strides are in elements; a column stride
-// of 0 stands for one value a row.
+// Mirrored field by field by Arguments in kernel_launch.py. Strides are in elements; a column stride
+// of 0 stands for one value per row.
 struct Arguments {
   const Loss* losses;        // [b, s]
   const float* mask;         // [b, s]
@@ -41,7 +41,6 @@ struct Arguments {
   const float* host_loss;    // scalar, or null
   const int* host_tokens;    // scalar, or null
   u64* accumulator;          // [D + 1, COLUMNS]
-  u64* squares;              // [D + 1], with SQUARES
   u64* totals;               // [3], or null: loss, tokens, microbatches
   float* loss;               // scalar
   float* report;             // [2]
@@ -61,7 +60,7 @@ struct alignas(sizeof(T) * VEC < 16 ? sizeof(T) * VEC : 16) Pack {
 };
 
 // VEC neighbours of one row. With VEC > 1 the column stride is 1 and the address aligned, or it
-// is 0: launch.py chose VEC by that.
+// is 0: kernel_launch.py chose VEC by that.
 template <class T>
 __device__ __forceinline__ Pack<T> read(const T* base, i64 row_stride, i64 column_stride, u32 row,
                                         u32 column) {
@@ -96,7 +95,7 @@ __device__ __forceinline__ i64 warp_sum(i64 v) {
 }
 
 struct Token {
-  float loss, tokens, sample, square;  // in units of their grids, not rounded yet
+  float loss, tokens, sample;  // in units of their grids, not rounded yet
   bool flagged;
   int domain;
 };
@@ -109,7 +108,6 @@ struct Sums {
     term[1] += __float2ll_rn(t.tokens);
     term[2] += __float2ll_rn(t.sample);
     term[3] += t.flagged;
-    if (SQUARES) term[TERMS - 1] += __float2ll_rn(t.square);
   }
   __device__ __forceinline__ void reduce() {
 #pragma unroll
@@ -123,8 +121,7 @@ __device__ __forceinline__ void store(const Arguments& a, int domain, int k, i64
                      : k == 1 ? COLUMN_TOKENS
                      : k == 2 ? COLUMN_SAMPLE_LOSS
                               : COLUMN_NONFINITE;
-  u64* cell = k == 4 ? a.squares + domain : a.accumulator + (i64)domain * COLUMNS + column;
-  atomicAdd(cell, (u64)sum);
+  atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
 }
 
 // The scalars as the host's schedule takes them; one thread of a launch.
@@ -159,22 +156,16 @@ __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[V
   if (SUMS) inverse = read(a.inverse, a.inverse_row, a.inverse_column, row, column);
 #pragma unroll
   for (int i = 0; i < VEC; i++) {
-    const float loss = widen(losses.v[i]);
     t[i].tokens = mask.v[i] * FIXED;
-    t[i].loss = loss * t[i].tokens;
+    t[i].loss = widen(losses.v[i]) * t[i].tokens;
     t[i].flagged = !in_range(t[i].loss);
     if (t[i].flagged) t[i].loss = 0.f;
     t[i].sample = t[i].loss * (inverse.v[i] * SAMPLE_SCALE);
-    if (SQUARES) {
-      const float square = loss * t[i].loss * (SQUARE_SCALE / FIXED);
-      const float top = LIMIT * SQUARE_SCALE;
-      t[i].square = t[i].flagged ? 0.f : fminf(fmaxf(square, -top), top);
-    }
     t[i].domain = row_of(ids.v[i], a.domains);
   }
 }
 
-// Adds one tile to the warp's run of a domain. Documents are longer than a tile as a rule: then the
+// Adds one tile to the warp's run of a domain. Most documents are longer than a tile: then the
 // first pass takes all tokens, and nothing leaves the registers.
 __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC], u32 pending,
                                          Sums& run, int& current) {
@@ -296,7 +287,7 @@ __device__ __forceinline__ void forward(const Arguments& a) {
       sum = 0;
     }
   }
-  if (SCALARS && threadIdx.x == THREADS - 1) {  // another warp than the one above
+  if (SCALARS && threadIdx.x == THREADS - 1) {  // not in the warp that stores above
     i64 sum[4] = {};
     for (int w = 0; w < WARPS; w++) {
 #pragma unroll
@@ -308,7 +299,7 @@ __device__ __forceinline__ void forward(const Arguments& a) {
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 2)
 
-// One kernel a cubin: what a run does not use, it does not compile.
+// One kernel per cubin: what a run does not use, it does not compile.
 #if defined(REDUCE)
 KERNEL reduce(const __grid_constant__ Arguments a) { forward<true, false>(a); }
 #elif defined(LOSS)

@@ -13,7 +13,7 @@ import torch
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import compiler
-from domain_pretrain.kernels.domain_reduce.launch import THREADS, Launch, Variant
+from domain_pretrain.kernels.domain_reduce.kernel_launch import THREADS, KernelLaunch, Variant
 
 WORKSPACE_BYTES = 32
 WORKSPACES = 4096
@@ -23,8 +23,8 @@ class Device:
     """One CUDA device: its kernels, and the workspaces of the kernels that need one.
 
     Two launches that may run at the same time must not share a workspace. Launches on one stream
-    run one after the other, so a stream has one; a captured launch runs whenever its graph is
-    replayed, so each has its own.
+    run one after the other, so each stream has one; a captured launch runs whenever its graph is
+    replayed, so it has one to itself.
     """
 
     def __init__(self, index: int) -> None:
@@ -58,7 +58,7 @@ class Device:
                 f"more than {WORKSPACES} captured launches of domain_reduce in one process"
             ) from None
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: KernelLaunch) -> None:
         """Enqueue on the current stream; returns at once."""
         with torch.cuda.device(self._index):
             kernel = self.kernel(launch.variant)
@@ -113,7 +113,7 @@ def _driver() -> Any:
         from cuda.bindings import driver
     except ImportError as error:
         raise UnsupportedError(
-            "the cuda backend needs the package cuda-bindings, of torch's CUDA version "
-            f"{torch.version.cuda} ({error}); torch's newer CUDA builds bring it along"
+            "the cuda backend needs the package cuda-bindings of torch's CUDA version "
+            f"{torch.version.cuda} ({error}); newer CUDA builds of torch install it"
         ) from error
     return driver

@@ -1,4 +1,4 @@
-// The losses' scalar type, told by LOSS_BITS and LOSS_BRAIN: conversions without CUDA's headers,
+// The losses' scalar type, chosen by LOSS_BITS and LOSS_BRAIN: conversions without CUDA's headers,
 // which a node that only runs torch does not have.
 #if LOSS_BITS == 32
 using Loss = float;

@@ -1,14 +1,14 @@
-"""int64 sums over a backend that can only add int32: a few limbs of at most 31 bits.
+"""int64 sums over a collective library that adds only int32: in limbs of at most 31 bits.
 
-``unpack(Σ pack(x)) == Σ x`` for any number of ranks, whenever Σ x itself fits int64. With limbs of
-b bits, b + ⌈log2 ranks⌉ <= 31:
+``unpack(Σ pack(x)) == Σ x`` for any number of ranks, if Σ x itself fits int64. With
+limbs of b bits, b + ⌈log2 ranks⌉ <= 31:
 
-* x is the sum of its limbs times 2^0, 2^b, 2^2b, …; all are in [0, 2^b) but the last, which has
+* x is the sum of its limbs times 2^0, 2^b, 2^2b, …; all but the last are in [0, 2^b); the last has
   the sign (two's complement: the arithmetic shift is a floor).
 * ranks·(2^b - 1) < 2^31, so no limb's sum overflows int32.
-* The sums are put together mod 2^64, where Σ x is unique.
+* The limbs' sums are combined modulo 2^64, where Σ x is unique.
 
-Up to 512 ranks that makes three limbs, up to 32,768 four.
+That makes three limbs up to 512 ranks, four up to 32,768.
 """
 
 from __future__ import annotations

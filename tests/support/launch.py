@@ -1,4 +1,8 @@
-"""Start real Megatron training on CPU with the plugin, and read what it left behind."""
+"""Start real Megatron training on CPU with the plugin, and read what it left behind.
+
+Runs are forked from a process that has PyTorch imported, which halves their time. Where the start
+itself is in question, ``real=True`` starts Python, or torchrun, as a user does.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.forks import fork_server
+
 from domain_pretrain.backends.cpu import FLAGS
 from domain_pretrain.process import SINGLE_PROCESS
+
+# Scripts that stand for a user's.
+SCRIPTS = Path(__file__).parents[1] / "e2e"
 
 # Four tiny layers: enough for PP2 x VPP2, small enough for a tenth of a second per step.
 MODEL = shlex.split(
@@ -79,6 +88,31 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **extra}
 
 
+def start(
+    nproc: int,
+    *words: str | Path,
+    plugin: bool = True,
+    timeout: float = 600,
+    env: dict[str, str] | None = None,
+    real: bool = False,
+) -> tuple[int, str]:
+    """Exit code and output of :func:`command`; a failed assertion where it takes longer."""
+    whole = environment(**(env or {}))
+    if not real:
+        words = ("-m", "domain_pretrain", *words) if plugin else words
+        given = [str(word) for word in words]
+        return fork_server(whole).run(given, nproc=nproc, env=whole, timeout=timeout)
+    done = subprocess.run(
+        command(nproc, *words, plugin=plugin),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        env=whole,
+    )
+    return done.returncode, done.stdout
+
+
 def train(
     log_dir: Path,
     *flags: str | Path,
@@ -88,35 +122,41 @@ def train(
     plugin: bool = True,
     installed: bool = True,
     expect: int | None = 0,
-    timeout: float = 300,
+    timeout: float = 600,
     env: dict[str, str] | None = None,
+    real: bool = False,
 ) -> Run:
     """Train to the end; fails the test with the run's output where the exit code is not ``expect``.
 
     Args:
         log_dir: folder for the metrics file.
         flags: further flags; a later flag wins over an earlier one.
-        script: the user's script, an absolute path or a file of this folder; None takes the
+        script: the user's script, an absolute path or a file of tests/e2e; None takes the
             built-in entry.
         plugin: whether to ask for channel loss.
         installed: False starts the script by itself, without ``-m domain_pretrain``.
         expect: the exit code; None takes any.
+        real: start it as a user would, instead of forking it.
     """
-    words: list[str | Path] = [Path(__file__).parent / script] if script else []
+    words: list[str | Path] = [SCRIPTS / script] if script else []
     words += [*MODEL, "--train-iters", str(iterations)]
     if plugin:
         words += ["--channel-loss", "--domain-log-dir", log_dir]
     if not installed:
         words += CPU_FLAGS
         env = {**(SINGLE_PROCESS if nproc == 1 else {}), **(env or {})}
-    done = subprocess.run(
-        command(nproc, *words, *flags, plugin=installed),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        env=environment(**(env or {})),
-    )
+    how: dict[str, Any] = {"timeout": timeout, "env": env, "real": real}
+    code, output = start(nproc, *words, *flags, plugin=installed, **how)
     if expect is not None:
-        assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout[-8000:]}"
-    return Run(done.returncode, done.stdout, log_dir)
+        assert code == expect, f"exit code {code}\n{output[-8000:]}"
+    return Run(code, output, log_dir)
+
+
+def start_many(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What tests/e2e/start_many.py makes of the cases: one process for all of them."""
+    env = environment()
+    words = [str(SCRIPTS / "start_many.py")]
+    code, output = fork_server(env).run(words, env=env, stdin=json.dumps(cases))
+    assert code == 0, output[-4000:]
+    results: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
+    return results

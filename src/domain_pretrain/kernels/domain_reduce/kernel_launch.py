@@ -6,19 +6,19 @@ Nothing here touches a device, so all of it is tested without one.
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from domain_pretrain.kernels.domain_reduce import contract
 from domain_pretrain.stats import Column
 
-THREADS = 256
+THREADS = 256  # per block
 WARPS = THREADS // 32
 BLOCKS_PER_PROCESSOR = 4  # enough warps in flight to cover the latency of device memory
-VEC = 4  # tokens a thread reads at once: 16 bytes of fp32
+VEC = 4  # tokens that a thread reads at once: 16 bytes of fp32
 
-KERNELS = ("reduce", "loss", "reduce_and_loss", "gradient", "count")
+Kernel = Literal["reduce", "loss", "reduce_and_loss", "gradient", "count"]
 LOSS_TYPES = {torch.float32: (32, 0), torch.bfloat16: (16, 1), torch.float16: (16, 0)}
 ID_TYPES = {torch.int32: 32, torch.int64: 64}
 
@@ -26,14 +26,13 @@ ID_TYPES = {torch.int32: 32, torch.int64: 64}
 class Variant(NamedTuple):
     """One kernel, compiled for one set of types. Each is compiled when it is first used."""
 
-    kernel: str
+    kernel: Kernel
     loss: torch.dtype = torch.float32
     ids: torch.dtype = torch.int64
     vec: int = VEC
-    squares: bool = False
 
     def macros(self) -> dict[str, object]:
-        """The macros of ``domain_reduce.cu``; columns and scales come from the one place."""
+        """The macros of ``domain_reduce.cu``; columns and scales come from ``stats``."""
         bits, brain = LOSS_TYPES[self.loss]
         return {
             self.kernel.upper(): 1,
@@ -41,13 +40,11 @@ class Variant(NamedTuple):
             "LOSS_BRAIN": brain,
             "ID_BITS": ID_TYPES[self.ids],
             "VEC": self.vec,
-            "SQUARES": int(self.squares),
             "THREADS": THREADS,
             "FIXED": f"{float(contract.FIXED)}f",
             "LIMIT": f"{contract.LIMIT}f",
             "TOTAL_LIMIT": f"{contract.TOTAL_LIMIT}f",
             "SAMPLE_SCALE": f"{float(contract.SAMPLE_SCALE)}f",
-            "SQUARE_SCALE": f"{float(contract.SQUARE_SCALE)}f",
             "COLUMNS": len(Column),
             **{f"COLUMN_{column.name}": column.value for column in Column},
         }
@@ -65,7 +62,6 @@ class Tensors(NamedTuple):
     host_loss: torch.Tensor | None = None
     host_tokens: torch.Tensor | None = None
     accumulator: torch.Tensor | None = None
-    squares: torch.Tensor | None = None
     totals: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     report: torch.Tensor | None = None
@@ -88,8 +84,8 @@ class Arguments(ctypes.Structure):
     ]
 
 
-class Launch(NamedTuple):
-    """A kernel launch: ``grid`` blocks of ``THREADS`` threads.
+class KernelLaunch(NamedTuple):
+    """One launch: ``grid`` blocks of ``THREADS`` threads.
 
     ``tensors`` must live until the launch is enqueued.
     """
@@ -100,23 +96,23 @@ class Launch(NamedTuple):
     tensors: Tensors
 
 
-def plan(
-    kernel: str,
+def lay_out(
+    kernel: Kernel,
     shape: tuple[int, ...],
     tensors: Tensors,
     *,
     domains: int,
     processors: int,
     workspace: int = 0,
-) -> Launch:
+) -> KernelLaunch:
     """Choose the variant and the grid, and lay out the arguments.
 
-    This runs before every launch: a few µs of Python decide how long a microbatch waits.
+    This runs before every launch, so its Python time delays every microbatch.
 
     Args:
-        kernel: one of :data:`KERNELS`.
+        kernel: the entry point in ``domain_reduce.cu``.
         shape: (b, s) of the tokens; (b, 1) for ``count``.
-        tensors: on the device, of types that the kernels know.
+        tensors: on the device, of types that the kernels read.
         domains: D.
         processors: multiprocessors of the device.
         workspace: address of the launch's workspace, for the kernels that return a loss.
@@ -124,10 +120,10 @@ def plan(
     rows, columns = shape
     tokens = rows * columns
     if tokens >= 2**31:
-        raise ValueError(f"a microbatch must have less than 2^31 tokens, got {rows} x {columns}")
+        raise ValueError(f"a microbatch must have fewer than 2^31 tokens, got {rows} x {columns}")
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     vec = VEC if columns % VEC == 0 else 1
-    strides: list[int] = []  # in elements; a column stride of 0 is one value a row
+    strides: list[int] = []  # in elements; a column stride of 0 is one value per row
     for tensor, pointer in zip(tensors[: len(STRIDED)], pointers, strict=False):
         row, column = (0, 0) if tensor is None else (*tensor.stride(), 0)[:2]
         strides += (row, column)
@@ -136,7 +132,7 @@ def plan(
             if column != 1 or (rows > 1 and row % VEC) or pointer % min(16, VEC * size):
                 vec = 1
     tiles = -(-tokens // (32 * vec))
-    # The sums keep each warp on a stretch of tiles; the gradient and the count are one pass.
+    # Kernels that sum keep each warp on a stretch of tiles; gradient and count are one pass.
     warps = tiles if kernel in ("gradient", "count") else processors * BLOCKS_PER_PROCESSOR * WARPS
     tiles_per_warp = -(-tiles // warps) or 1 if warps else 1
     losses = tensors.losses if tensors.losses is not None else tensors.grad_losses
@@ -145,7 +141,6 @@ def plan(
         torch.float32 if losses is None else losses.dtype,
         tensors.ids.dtype,  # type: ignore[union-attr]
         vec,
-        tensors.squares is not None,
     )
     arguments = Arguments(*pointers, workspace, *strides, rows, columns, tiles_per_warp, domains)
-    return Launch(variant, -(-tiles // (tiles_per_warp * WARPS)) or 1, arguments, tensors)
+    return KernelLaunch(variant, -(-tiles // (tiles_per_warp * WARPS)) or 1, arguments, tensors)

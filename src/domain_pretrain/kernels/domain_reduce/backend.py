@@ -1,0 +1,151 @@
+"""The operations of the reduction, and the choice of the backend that runs them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels.domain_reduce import autograd, reference
+from domain_pretrain.kernels.domain_reduce.contract import (
+    DomainLoss,
+    HostResult,
+    Kernels,
+    Tokens,
+)
+
+logger = logging.getLogger(__name__)
+
+Name = Literal["auto", "reference", "cuda"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The operations of one backend. None of them synchronises with the host.
+
+    ``accumulator``: contiguous int64 ``[D + 1, len(Column)]``, on the device of the tokens, added
+    to in place; row D takes the tokens whose id is outside [0, D).
+
+    Attributes:
+        name: ``reference`` or ``cuda``.
+    """
+
+    name: str
+    _kernels: Kernels
+
+    @property
+    def fused(self) -> bool:
+        """Whether ``domain_loss`` is cheaper than the operations of a host's loss function."""
+        return self.name == "cuda"
+
+    def domain_reduce(
+        self, accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None = None
+    ) -> None:
+        """Add the sums of one microbatch to ``accumulator``. CUDA: one launch.
+
+        Args:
+            accumulator: see the class.
+            tokens: of the microbatch, with ``inverse_row_tokens``.
+            host: is added to its own totals, in the same launch.
+        """
+        self._kernels.domain_reduce(accumulator, tokens, host)
+
+    def count_samples(
+        self, accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor
+    ) -> None:
+        """Count the samples that carry loss tokens, by domain: ``ids [b]``, ``row_tokens [b]``.
+
+        Call it on one context-parallel rank only: all of them read the same rows.
+        """
+        self._kernels.count_samples(accumulator, ids, row_tokens)
+
+    def weighted_loss(
+        self,
+        tokens: Tokens,
+        multipliers: torch.Tensor,
+        *,
+        host_loss: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Σ multiplier[domain]·mask·loss, fp32 scalar. CUDA: one launch, and one in backward.
+
+        The gradient is ``multiplier[domain]·(grad·mask)``: where all multipliers are 1 it has the
+        bits of that of ``torch.sum(losses.float() * mask)``. The value is summed in fixed point,
+        NaN where a token was flagged. An invalid id weighs 0.
+
+        Args:
+            tokens: losses, mask and ids are enough.
+            multipliers: fp32 ``[D]``, finite.
+            host_loss: fp32 scalar, the host's own Σ mask·loss. Then the value is
+                ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's bits where all are 1.
+        """
+        return autograd.domain_loss(
+            self._kernels, None, tokens, multipliers, host_loss=host_loss
+        ).loss
+
+    def domain_loss(
+        self,
+        accumulator: torch.Tensor,
+        tokens: Tokens,
+        multipliers: torch.Tensor | None = None,
+        *,
+        totals: torch.Tensor | None = None,
+    ) -> DomainLoss:
+        """``domain_reduce`` and the loss at once. CUDA: one launch, and one in backward.
+
+        For a loss function that needs no other: it replaces the host's sums and casts.
+
+        Args:
+            accumulator: see the class.
+            tokens: of the microbatch, with ``inverse_row_tokens``.
+            multipliers: as in ``weighted_loss``. Without, every token weighs 1, those with an
+                invalid id too.
+            totals: as in :class:`HostResult`; takes the unweighted loss and the tokens found here.
+        """
+        return autograd.domain_loss(self._kernels, accumulator, tokens, multipliers, totals=totals)
+
+
+@cache
+def select(name: Name = "auto", device: torch.device | None = None) -> Backend:
+    """The backend ``name``; ``auto`` is ``cuda`` where it can run, else ``reference``.
+
+    Call it after the process has chosen its CUDA device. Logs the choice, once.
+
+    Args:
+        name: ``auto``, ``reference`` or ``cuda``.
+        device: where the losses will be; None for the current CUDA device, if there is one.
+
+    Raises:
+        UnsupportedError: ``cuda`` was asked for and cannot run there; the message says why.
+        ValueError: no such backend.
+    """
+    if name not in ("auto", "reference", "cuda"):
+        raise ValueError(f"backend must be auto, reference or cuda, got {name!r}")
+    why = "asked for by name"
+    if name != "reference":
+        try:
+            backend = _cuda(device)
+            logger.info("domain_reduce: cuda kernels")
+            return backend
+        except UnsupportedError as error:
+            if name == "cuda":
+                raise
+            why = str(error)
+    logger.info("domain_reduce: reference (%s)", why)
+    return Backend("reference", reference)
+
+
+def _cuda(device: torch.device | None) -> Backend:
+    if device is not None and device.type != "cuda":
+        raise UnsupportedError(f"the losses are on {device.type}")
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        raise UnsupportedError("no CUDA device")
+    from domain_pretrain.kernels.domain_reduce import driver, operators
+    from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
+
+    index = None if device is None else device.index
+    driver.device(torch.cuda.current_device() if index is None else index).kernel(Variant("reduce"))
+    return Backend("cuda", operators)
