@@ -27,7 +27,7 @@ def run_demo(out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
-        "domain_pretrain.commands.main",
+        "domain_pretrain.commands",
         "demo",
         "--out",
         str(out),
