@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from domain_pretrain.data.origin import ById
 from domain_pretrain.flow import steer
 from domain_pretrain.flow.domain_step import DomainStep
 from domain_pretrain.flow.groups import Groups
@@ -86,7 +87,7 @@ def median_us(function: Callable[[], object], seconds: float = 0.5) -> float:
 
 def microbatch_us(domains: int, weighted: bool) -> float:
     """What a microbatch's forward pass takes more of the host where losses are counted."""
-    source = Source(torch.arange(domains))
+    source = Source(ById(tuple(range(domains))))
     batch = {
         "loss_mask": torch.ones(ROWS, LENGTH),
         "dataset_id": torch.arange(ROWS, dtype=torch.int16) % domains,

@@ -197,6 +197,20 @@ def test_unbroken(unbroken: Run) -> None:
     assert summary.keys() >= {"weighted_loss", "effective_domains", "effective_tokens", "clip_rate"}
 
 
+@pytest.mark.parametrize("layout", [(), TP2], ids=["dp2", "tp2"])
+def test_a_rank_that_rounds_differently_stops_the_run(
+    start: list[str | Path], tmp_path: Path, layout: tuple[str, ...]
+) -> None:
+    """In the first step that trains with other multipliers, before its checkpoint is written."""
+    save = ["--save", tmp_path / "checkpoints", "--save-interval", "1"]
+    run = train(tmp_path, *start, *layout, *save, nproc=2, script="rounding_gpt.py", expect=1)
+    assert "the ranks do not agree on what is in force (multipliers, config): rank 1 differs" in (
+        run.output
+    )
+    assert [entry["iteration"] for entry in run.metrics()] == [1, 2]  # the warm-up
+    assert not (tmp_path / "checkpoints" / "iter_0000003").exists()
+
+
 def test_resumed(unbroken: Run, start: list[str | Path], tmp_path: Path) -> None:
     assert resume(unbroken, tmp_path, *start, *TP2) == unbroken.metrics()[3:]
 

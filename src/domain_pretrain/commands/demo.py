@@ -16,7 +16,7 @@ from rich.console import Console
 from domain_pretrain.demo.layout import Layout, default_nproc
 from domain_pretrain.demo.recipe import phases
 from domain_pretrain.demo.story import Story
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, UnsupportedError
 
 ITERATIONS = 1000
 ABOUT = "ABOUT.txt"
@@ -102,6 +102,11 @@ def _choose_megatron(script: Path | None) -> None:
         raise ConfigError(f"--script {script}: no such file")
     folders = [script and script.resolve().parent, os.environ.get("MEGATRON_LM_PATH")]
     sys.path[:0] = [str(folder) for folder in reversed(folders) if folder]
+    if find_spec("megatron") is None or find_spec("megatron.core") is None:
+        raise UnsupportedError(
+            "the demo needs Megatron: pip install 'domain-pretrain[demo]' (Python >= 3.12), or "
+            "name a Megatron-LM checkout: MEGATRON_LM_PATH=/path/to/Megatron-LM"
+        )
     # Megatron's import probes CUDA; the first line of output already says what there is.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 

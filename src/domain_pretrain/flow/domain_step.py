@@ -35,7 +35,7 @@ class DomainStep(Step):
         publisher: Publisher | None = None,
         allow_domain_change: bool = False,
     ) -> DomainStep:
-        """For a training loop of one's own: one process, or data parallel over all processes.
+        """For a custom training loop: one process, or data parallel over all processes.
 
         Args:
             names: the domains.

@@ -6,6 +6,7 @@ way, and get the same checks, notices and step.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,7 @@ class Session:
                 after_iteration=after_iteration,
                 others=self._exporters,
             )
+            atexit.register(publisher.close)
         return Step(
             self.catalog.names,
             groups,

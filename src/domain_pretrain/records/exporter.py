@@ -35,7 +35,7 @@ class Exporter:
         """What an alarm has found, right after the line of the window it was found in."""
 
     def close(self) -> None:
-        """Training has ended; called once."""
+        """The process ends; called once, and not at all where it is killed."""
 
 
 MakeExporter = Callable[[Any], Exporter]

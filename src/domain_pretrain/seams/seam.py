@@ -1,4 +1,4 @@
-"""Seams: the few places where the plugin holds on to a host, as data.
+"""Seams: the few places where the plugin hooks into a host, as data.
 
 ``check`` reads the host's source without importing it, so ``doctor``, the start of a run, the
 support table and the tests all walk the same tuple in the same way.
