@@ -94,8 +94,9 @@ make hosts CHECKOUTS=../checkouts
 
 The versions are read from the sources. Each host gets an environment with the Python and PyTorch of
 its row in [Supported hosts](hosts.md), made once in `.hosts`; the first time that takes some
-gigabytes. [test_hosts.sh](../scripts/test_hosts.sh) says how to name another folder, use
-environments of your own, or choose the wheels. The exit code is 0 only if everything passed.
+gigabytes. {oldest} runs once more, with PyTorch {torch}, the oldest that the package admits.
+[test_hosts.sh](../scripts/test_hosts.sh) says how to name another folder, use environments of your
+own, or choose the wheels. The exit code is 0 only if everything passed.
 """
 
 
@@ -205,7 +206,10 @@ def render(results: list[Result]) -> str:
     if missing:
         notes.append(f"* Not tested: {', '.join(missing)}")
     outcomes = [why for result in results for why in result.outcomes.values()]
+    (oldest,) = [row for row in VERSIONS if row.oldest_torch]
     return PAGE.format(
+        oldest=oldest.series,
+        torch=oldest.oldest_torch,
         date=datetime.now(timezone.utc).date(),
         commits=" and ".join(sorted({result.commit for result in results})),
         passed=outcomes.count(""),
