@@ -6,8 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from support.corpora import DOMAINS
 from support.forks import fork_server
 from support.launch import MODEL, SCRIPTS, Run, environment
 from support.observe import STEPS, Observed
+from support.tools import tools
 
 from domain_pretrain.hosts.versions import host_version
 from domain_pretrain.process import SINGLE_PROCESS
@@ -143,14 +142,3 @@ def host_environment(host: Path, folder: Path) -> dict[str, str]:
     # Megatron's bytecode is kept, but not in the user's checkout.
     bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
     return environment(PYTHONPATH=python_path, PATH=path, **bytecode)
-
-
-def tools(folder: Path) -> Path:
-    """The ``python3`` and ``python3-config`` that a checkout compiles its dataset helper with."""
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    scripts = {"python3": f'exec "{sys.executable}" "$@"', "python3-config": f"echo {suffix}"}
-    folder.mkdir()
-    for name, line in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
-        (folder / name).chmod(0o755)
-    return folder

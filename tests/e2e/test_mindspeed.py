@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from support.corpora import DOMAINS
 from support.launch import Run, train
 from support.losses import assert_evaluations_add_up, assert_sums, mean, sums_by_domain
+from support.tools import tools
 
 PATHS = {
     name: os.environ.get(name, "")
@@ -49,13 +49,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the hosts are; their index helper is compiled for this Python."""
     helpers = Path(PATHS["MEGATRON_LM_PATH"], "megatron", "core", "datasets")
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    compiler = tools(tmp_path_factory.mktemp("tools") / "bin")
+    path = os.pathsep.join([str(compiler), os.environ["PATH"]])
     make = ["make", "-C", str(helpers), f"LIBEXT={suffix}"]
     subprocess.run(make, check=True, capture_output=True, env={**os.environ, "PATH": path})
     sources = [STAND_INS, *PATHS.values()]
     sources += [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     return {
         **PATHS,
+        "PATH": path,
         "PYTHONPATH": os.pathsep.join(map(str, sources)),
         # MindSpeed empties this folder of torch's where it finds a lock in it.
         "TORCH_EXTENSIONS_DIR": str(tmp_path_factory.mktemp("extensions")),

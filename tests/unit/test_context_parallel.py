@@ -141,7 +141,7 @@ def test_equals_attention_in_one_process(
 
 def test_ulysses_names_heads_that_cannot_be_divided() -> None:
     with pytest.raises(
-        UnsupportedError, match=r"6 attention heads.*4 context-parallel.*all_gather"
+        UnsupportedError, match=r"6 attention heads.*4 context parallel.*all_gather"
     ):
         cp_attention.check_heads(6, 4)
 

@@ -24,6 +24,9 @@ from domain_pretrain.stats import Column
 INT64_MAX = 2**63 - 1
 BLOCK = 32768  # tokens
 
+# Plain numbers: torch.compile of PyTorch 2.4 takes no members of an enumeration.
+_LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
+
 
 @torch.no_grad()
 def domain_reduce(
@@ -48,15 +51,15 @@ def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
     per_id = _sum_rows if ids.dim() == 1 else _flatten
     rows = _rows(ids, accumulator.shape[0] - 1)
     columns = {
-        Column.LOSS: per_id(loss.round_()),
-        Column.TOKENS: per_id(units.round_()),
-        Column.SAMPLE_LOSS: per_id(sample_loss),
-        Column.NONFINITE: per_id(excess != 0),
+        _LOSS: per_id(loss.round_()),
+        _TOKENS: per_id(units.round_()),
+        _SAMPLE_LOSS: per_id(sample_loss),
+        _NONFINITE: per_id(excess != 0),
     }
     if ids.dim() == 1:
         counted = torch.zeros_like(rows) if row_tokens is None else (row_tokens > 0).to(rows.dtype)
-        columns[Column.SAMPLES] = counted
-        accumulator.index_add_(0, rows, torch.stack([columns[c] for c in Column], 1))
+        columns[_SAMPLES] = counted
+        accumulator.index_add_(0, rows, torch.stack([columns[c] for c in range(len(columns))], 1))
     else:  # one column at a time: a long index over rows of five is slow on CPU
         for column, terms in columns.items():
             accumulator[:, column].index_add_(0, rows, terms)
@@ -67,7 +70,7 @@ def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torc
     """``Kernels.count_samples``."""
     contract.check_count(accumulator, ids, row_tokens)
     rows = _rows(ids, accumulator.shape[0] - 1)
-    accumulator[:, Column.SAMPLES].index_add_(0, rows, (row_tokens > 0).to(rows.dtype))
+    accumulator[:, _SAMPLES].index_add_(0, rows, (row_tokens > 0).to(rows.dtype))
 
 
 @torch.no_grad()
