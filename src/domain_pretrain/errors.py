@@ -9,8 +9,12 @@ class ConfigError(DomainPretrainError, ValueError):
     """What the user gave is wrong: a file, a flag, a key, a weight, or two of them disagree."""
 
 
-class LogFolderError(ConfigError):
-    """The log folder cannot be used: something that only the rank that writes there finds out."""
+class WriterError(ConfigError):
+    """What only the rank that writes finds out: it has to say so itself."""
+
+
+class LogFolderError(WriterError):
+    """The log folder cannot be used."""
 
 
 class UnsupportedError(DomainPretrainError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -42,8 +43,13 @@ class Section(BaseModel):
                 )
             if old in given:
                 given[new] = given.pop(old)
-                notice(f"the config's key {old!r} is called {new!r} now; the old name still works")
+                _tell_new_name(old, new)
         return given
+
+
+@functools.cache  # a config is read several times
+def _tell_new_name(old: str, new: str) -> None:
+    notice(f"the config's key {old!r} is called {new!r} now; the old name still works")
 
 
 def parse(

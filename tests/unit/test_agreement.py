@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import agreement_worker
@@ -41,6 +42,26 @@ def test_one_bit_in_one_multiplier_changes_the_digest(values: list[float], data:
     one, two = digest(values), digest(other)
     assert ((one >= 0) & (one < PRIME)).all()
     assert (one != two).any()
+
+
+@pytest.mark.parametrize("domains", [4, 6, 12, 16, 64])
+def test_last_bits_that_cancel_in_a_sum_do_not_in_a_digest(domains: int) -> None:
+    """Σ share·m = 1 makes changes of opposite signs the typical ones."""
+    generator = torch.Generator().manual_seed(domains)
+    values = 0.5 + torch.rand(domains, generator=generator)
+    reference = Digest("config", CPU)
+    one = reference.of(values)
+    patterns = [
+        dict(zip(places, changes, strict=True))
+        for size, signs in ((2, (1, -1)), (3, (1, -2, 1)), (4, (1, -1, -1, 1)))
+        for places in itertools.islice(itertools.combinations(range(domains), size), 500)
+        for changes in {*itertools.permutations(signs)}
+    ]
+    for pattern in patterns:
+        bits = values.clone().view(torch.int32)
+        for place, change in pattern.items():
+            bits[place] += change
+        assert (reference.of(bits.view(torch.float32)) != one).any(), pattern
 
 
 def test_values_that_changed_places_are_other_values() -> None:

@@ -51,6 +51,7 @@ def config(**changed: Any) -> Any:
         "ddp": {},
         "checkpoint": {"save": None},
         "logger": {"tensorboard_dir": None},
+        "inprocess_restart": {"enabled": False},
     }
     for name, value in changed.items():
         section, _, key = name.partition("__")
@@ -66,10 +67,13 @@ def check(cfg: Any, reweight: str | None = None) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"model__cuda_graph_impl": "full_iteration"}, "full_iteration"),
+        ({"model__cuda_graph_impl": "full_iteration"}, "full-iteration CUDA graph"),
         ({"dist__use_decentralized_pg": True}, "use_decentralized_pg"),
         ({"dataset__multiple_validation_sets": True}, "multiple_validation_sets"),
         # What Megatron-LM's users are told holds here, too.
+        ({"model__cuda_graph_scope": ["full_iteration"]}, "full-iteration CUDA graph"),
+        ({"model__cuda_graph_modules": "full_iteration"}, "full-iteration CUDA graph"),
+        ({"inprocess_restart__enabled": True}, "restart inside the process"),
         ({"model__hybrid_context_parallel": True}, "hybrid-context-parallel"),
         ({"model__gtp_weight_remat_size": 2}, "outside of the data-parallel group"),
     ],

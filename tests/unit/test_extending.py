@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, WriterError
 from domain_pretrain.evaluate.probe import PROBES
-from domain_pretrain.records.exporter import EXPORTERS, configured
+from domain_pretrain.records.exporter import EXPORTERS, Exporter, Publisher, configured
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.rules.registry import Registry
@@ -23,6 +24,7 @@ from domain_pretrain.strategies import build
 from domain_pretrain.strategies.registry import STRATEGIES
 from domain_pretrain.watch import Reading, Watch
 from domain_pretrain.watch.alarm import ALARMS
+from domain_pretrain.watch.section import Watching
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 NAMES = ("general", "finance")
@@ -156,3 +158,50 @@ def test_exporter(tmp_path: Path) -> None:
         (20, "valid", "general", 1.5, 1000.0),
         (20, "valid", "finance", 2.5, 1000.0),
     ]
+
+
+def test_an_exporter_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the rank that writes finds out, so the error is of the kind that this rank prints."""
+    config = configured({"csv": {"path": "losses.csv"}}, NAMES)
+    broken = dataclasses.replace(config[0], rule=lambda options, start: 1 / 0)
+    with pytest.raises(WriterError, match=r"exporters\.csv cannot be opened: ZeroDivisionError"):
+        open_publisher(None, None, None, "token", after_iteration=0, others=[broken])
+
+
+def test_one_exporter_that_cannot_be_closed_leaves_the_others_to_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken(Exporter):
+        def close(self) -> None:
+            raise OSError("gone")
+
+    class Closed(Exporter):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    last = Closed()
+    Publisher([Broken(), last]).close()
+    assert last.closed
+    assert "Broken cannot be closed: OSError('gone')" in capsys.readouterr().out
+
+
+def test_a_state_that_no_checkpoint_takes_shows_at_the_first_reading() -> None:
+    space = alarm_space()
+
+    @ALARMS.register("hoarding")
+    def hoarding(seen: Reading, state: Any, options: Any) -> Any:
+        return [], {"lines": [seen]}
+
+    @ALARMS.register("counting")
+    def counting(seen: Reading, state: Any, options: Any) -> Any:
+        return [], {"highest": np.float64(3.5), "count": np.int64(2)}
+
+    watch = Watch(Watching(alarms={"hoarding": {}}), NAMES)
+    with pytest.raises(TypeError, match="state 'lines' is list"):
+        watch.read(Reading("train", 1, space["stats"](1.0, 2.0)))
+    watch = Watch(Watching(alarms={"counting": {}}), NAMES)
+    watch.read(Reading("train", 1, space["stats"](1.0, 2.0)))
+    kept = watch.state_dict()["counting"]
+    assert {key: type(value) for key, value in kept.items()} == {"highest": float, "count": int}

@@ -102,13 +102,20 @@ def _choose_megatron(script: Path | None) -> None:
         raise ConfigError(f"--script {script}: no such file")
     folders = [script and script.resolve().parent, os.environ.get("MEGATRON_LM_PATH")]
     sys.path[:0] = [str(folder) for folder in reversed(folders) if folder]
-    if find_spec("megatron") is None or find_spec("megatron.core") is None:
+    if not _has_megatron():
         raise UnsupportedError(
             "the demo needs Megatron: pip install 'domain-pretrain[demo]' (Python >= 3.12), or "
             "name a Megatron-LM checkout: MEGATRON_LM_PATH=/path/to/Megatron-LM"
         )
     # Megatron's import probes CUDA; the first line of output already says what there is.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def _has_megatron() -> bool:
+    try:
+        return find_spec("megatron.core") is not None
+    except ModuleNotFoundError:  # not even its parent
+        return False
 
 
 def _claim(out: Path) -> None:

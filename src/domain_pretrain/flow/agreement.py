@@ -6,6 +6,9 @@ that counts adds a digest of what it had in force: three words d of 20 bits, and
 are equal exactly if N·Σd² = (Σd)², which every rank can tell from the sums alone, whatever the
 number N of ranks: 48 bytes.
 
+A rank beside those that count (TP rank > 0, other stages) that differs from them finds out alone:
+it names itself and ends, and the launcher ends the others.
+
 The digest (``kernels/digest.py``) is taken of the fp32 multipliers: what differs only beyond them
 has no effect.
 """

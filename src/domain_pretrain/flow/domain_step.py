@@ -16,6 +16,8 @@ from domain_pretrain.kernels.domain_reduce.device_check import require_device
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.stats import Average, Column, DomainStats
 from domain_pretrain.strategies.section import parse_reweight
+from domain_pretrain.watch import Watch
+from domain_pretrain.watch.section import Watching
 
 
 class DomainStep(Step):
@@ -55,7 +57,7 @@ class DomainStep(Step):
         device, names = torch.device(device), tuple(names)
         require_device(device, reweighting=reweight is not None)
         groups = Groups.data_parallel(device)
-        steering = None
+        steering, agreed = None, ""
         if reweight is not None:
             checked = Reweighting.check(
                 parse_reweight(reweight),
@@ -65,9 +67,16 @@ class DomainStep(Step):
                 pinned=pinned,
                 floor=floor,
             )
-            steering = checked.start(groups, device, None)
+            steering, agreed = checked.start(groups, device, None), checked.agreed()
         return cls(
-            names, groups, device, publisher, steering, allow_domain_change=allow_domain_change
+            names,
+            groups,
+            device,
+            publisher,
+            steering,
+            watch=Watch(Watching(), names),
+            agreed=agreed,
+            allow_domain_change=allow_domain_change,
         )
 
     def loss(
@@ -101,7 +110,8 @@ class DomainStep(Step):
         """Exact global sums of the step that ended last, on every rank; synchronises.
 
         Raises:
-            IntegrityError: an id was out of range, or tokens are missing.
+            IntegrityError: an id was out of range, tokens are missing, or ranks have different
+                multipliers; to name those, all ranks must be calling.
         """
         sums = self._read()
         check_conservation(sums.stats, sums.host)

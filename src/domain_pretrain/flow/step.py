@@ -35,6 +35,9 @@ class Step:
 
     Every rank has one and calls its methods in the same order; only the ranks that count see
     batches and losses, and only the rank that owns the host's writers has a publisher.
+
+    Args:
+        agreed: what must be the same on every rank, besides the names and the multipliers.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Step:
         backend: Backend | None = None,
         watch: Watch | None = None,
         *,
+        agreed: str = "",
         config_hash: str = "",
         allow_domain_change: bool = False,
     ) -> None:
@@ -67,7 +71,7 @@ class Step:
             steering,
         )
         self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
-        self._digest = Digest(json.dumps([names, config_hash]), device)
+        self._digest = Digest(json.dumps([names, agreed]), device)
         self._config_hash = config_hash
         self._allow_domain_change = allow_domain_change
         self._proven = False

@@ -60,6 +60,7 @@ class _Within:
         self._warm.fill_(after_warmup >= 0)
 
     def _apply_warmup(self, multipliers: torch.Tensor) -> torch.Tensor:
+        # What ranks compare at the end of the step is that of its last microbatch.
         self.in_force = torch.where(self._warm, multipliers, 1.0).float()
         return self.in_force
 

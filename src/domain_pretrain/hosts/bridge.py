@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
@@ -27,7 +28,7 @@ from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
-from domain_pretrain.hosts.support import Refusal
+from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
@@ -229,10 +230,10 @@ class _Settings:
 
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
-        "model.cuda_graph_impl full_iteration",
-        lambda a: getattr(a, "cuda_graph_impl", None) == "full_iteration",
+        "a full-iteration CUDA graph",
+        full_iteration_graph,
         "it replays steps without the forward step that the plugin wraps; use another "
-        "cuda_graph_impl",
+        "cuda_graph_impl or scope",
     ),
     Refusal(
         "dist.use_decentralized_pg",
@@ -250,12 +251,13 @@ REFUSALS: tuple[Refusal, ...] = (
 def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
     from megatron.core import __version__ as version
 
+    restart = getattr(cfg, "inprocess_restart", None)
+    own = SimpleNamespace(inprocess_restart=bool(getattr(restart, "enabled", False)))
     return RunFacts(
         core_version=version,
-        flags=_Settings(cfg.model, cfg.train, cfg.dataset, cfg.dist, cfg.ddp, cfg.checkpoint),
+        flags=_Settings(own, cfg.model, cfg.train, cfg.dataset, cfg.dist, cfg.ddp, cfg.checkpoint),
         refusals=REFUSALS,
-        blend=cfg.dataset.blend,
-        blend_per_split=cfg.dataset.blend_per_split,
+        blends=lambda: (cfg.dataset.blend, cfg.dataset.blend_per_split),
         validation_set_names=None,
         micro_batch_size=cfg.train.micro_batch_size,
         global_batch_size=cfg.train.global_batch_size,

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from domain_pretrain.backends import cpu, select
-from domain_pretrain.errors import DomainPretrainError, LogFolderError
+from domain_pretrain.errors import DomainPretrainError, WriterError
 from domain_pretrain.flags import add_arguments
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts.command_line import data_from_config, flags_of_command_line
@@ -38,7 +38,7 @@ def clear_exit() -> Iterator[None]:
         yield
     except DomainPretrainError as error:
         # Every rank finds the same mistake, and one of them says it.
-        if isinstance(error, LogFolderError) or rank() == 0:
+        if isinstance(error, WriterError) or rank() == 0:
             print(f"domain_pretrain: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
 

@@ -48,7 +48,6 @@ class Runtime:
         if not options.channel_loss:
             return cls(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
-        check_data_flags(args)
         return cls(args, Session(_facts(args, options), options, config or DomainConfig()))
 
     @property
@@ -161,15 +160,18 @@ class Runtime:
 
 def _facts(args: Any, options: PluginArgs) -> RunFacts:
     from megatron.core import __version__ as version
-    from megatron.training.utils import get_blend_and_blend_per_split
 
-    blend, per_split = get_blend_and_blend_per_split(args)
+    def blends() -> Any:
+        from megatron.training.utils import get_blend_and_blend_per_split
+
+        check_data_flags(args)
+        return get_blend_and_blend_per_split(args)
+
     return RunFacts(
         core_version=version,
         flags=args,
         refusals=MINDSPEED,
-        blend=blend,
-        blend_per_split=per_split,
+        blends=blends,
         validation_set_names=getattr(args, "validation_set_names", None),
         micro_batch_size=args.micro_batch_size,
         global_batch_size=args.global_batch_size,

@@ -1,13 +1,13 @@
 """One run on any host: facts of the host → checks → the plugin's step. The only assembly.
 
 Megatron-LM, MindSpeed-LLM and Megatron-Bridge gather the same :class:`RunFacts`, each in its own
-way, and get the same checks, notices and step.
+way, and get the same checks and the same step. What a checkpoint holds, each host tells itself.
 """
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class RunFacts:
         core_version: of ``megatron.core``.
         flags: an object with the host's settings, under the names of Megatron-LM's flags.
         refusals: refused combinations of the host's flags, besides Megatron-LM's own.
-        blend, blend_per_split: as Megatron-LM's ``get_blend_and_blend_per_split`` returns them.
+        blends: gives what Megatron-LM's ``get_blend_and_blend_per_split`` returns; asked for once
+            the host and its flags are known to be supported.
         validation_set_names: ``--validation-set-names``.
         micro_batch_size, global_batch_size: in samples; the latter after any ramp-up.
         seq_length: tokens per sample.
@@ -56,8 +57,7 @@ class RunFacts:
     core_version: str
     flags: Any
     refusals: tuple[Refusal, ...]
-    blend: Blend
-    blend_per_split: Sequence[Blend] | None
+    blends: Callable[[], tuple[Blend, Sequence[Blend] | None]]
     validation_set_names: Sequence[str] | None
     micro_batch_size: int
     global_batch_size: int
@@ -85,9 +85,10 @@ class Session:
         self.facts, self.options, self.config = facts, options, config
         check_version(facts.core_version, allow_unknown=options.allow_unknown_host)
         check_flags(facts.flags, REFUSALS + facts.refusals)
+        blend, per_split = facts.blends()
         self.catalog = Catalog.build(
-            facts.blend,
-            facts.blend_per_split,
+            blend,
+            per_split,
             config.domains,
             mock_data=facts.on("mock_data"),
             multiple_validation_sets=facts.on("multiple_validation_sets"),
@@ -98,8 +99,8 @@ class Session:
         self._watch = Watch(config.watch, names)
         self._exporters = configured(config.exporters, names)
         if not facts.on("sft"):  # there the prefixes are conversation files
-            for blend in filter(None, (facts.blend, *(facts.blend_per_split or ()))):
-                check_files(blend[0])
+            for prefixes, _ in filter(None, (blend, *(per_split or ()))):
+                check_files(prefixes)
         if owns_writers() and facts.log_dir is not None:
             check_log_dir(facts.log_dir)
         self._sources: dict[Split, Source] = {}
@@ -156,9 +157,21 @@ class Session:
             None if self.reweighting is None else self.reweighting.start(groups, device, backend),
             backend,
             self._watch,
+            agreed=self._agreed(),
             config_hash=self.config.digest(),
             allow_domain_change=self.options.allow_domain_change,
         )
+
+    def _agreed(self) -> str:
+        """What decides whose a token is and what it weighs: it must be the same on every rank.
+
+        Of the config, what it has come to here: a glob may match other files on another node, while
+        paths may differ between nodes without any harm.
+        """
+        reweighting = None if self.reweighting is None else self.reweighting.agreed()
+        channel_loss = self.config.channel_loss.model_dump()
+        watch = self.config.watch.model_dump()
+        return repr((self.catalog.splits, reweighting, channel_loss, watch))
 
     def source(self, split: Split, position: int = 0) -> Source | None:
         """How the samples of one schedule tell their domain; None where the split has no data.

@@ -36,10 +36,11 @@ def _on_gloo(args: Any) -> bool:
     return getattr(args, "distributed_backend", None) == "gloo"
 
 
-def _full_iteration_graph(args: Any) -> bool:
-    # 0.14: --enable-cuda-graph + scope; 0.15-0.17: impl local + scope; 0.18+: impl.
-    scope = getattr(args, "cuda_graph_scope", None) or []
-    scopes = scope if isinstance(scope, (list, tuple)) else [scope]
+def full_iteration_graph(args: Any) -> bool:
+    """Whether a CUDA graph replays whole steps, as every version and host spells it."""
+    # 0.14: --enable-cuda-graph + scope; 0.15-0.17: impl local + scope; 0.18+: impl; or by modules.
+    given = [getattr(args, f"cuda_graph_{name}", None) or [] for name in ("scope", "modules")]
+    scopes = [s for one in given for s in (one if isinstance(one, (list, tuple)) else [one])]
     return getattr(args, "cuda_graph_impl", None) == "full_iteration" or any(
         "full_iteration" in str(s) for s in scopes
     )
@@ -100,7 +101,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--multiple-validation-sets with a full-iteration CUDA graph",
-        lambda a: _on(a, "multiple_validation_sets") and _full_iteration_graph(a),
+        lambda a: _on(a, "multiple_validation_sets") and full_iteration_graph(a),
         "the sets' batches carry no id and a replayed graph cannot tell them apart; drop one",
     ),
     Refusal(
@@ -162,7 +163,8 @@ def check_version(found: str, *, allow_unknown: bool) -> None:
         return
     raise UnsupportedError(
         f"megatron.core {found} is outside of the supported range {HOST_VERSIONS}; install a "
-        "supported version, or give --allow-unknown-host to run because every seam fits"
+        "supported version, or give --allow-unknown-host (Megatron-Bridge: "
+        "allow_unknown_host=True)"
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 WORDS = 3
 # The largest prime below 2^20: Σd² over 2^20 ranks stays in int64.
@@ -45,11 +47,20 @@ class Digest:
         """``[WORDS, 2, n]`` fixed factors in [1, PRIME): products of 36 bits, sums that fit."""
         shape = (WORDS, *halves.shape)
         if self._coefficients.shape != shape:
-            places = torch.arange(1, 1 + WORDS * halves.numel(), dtype=torch.int64)
-            mixed = (places * 1_103_515_245 + 12_345) % (2**31)
-            factors = 1 + (mixed * 31 + places) % (PRIME - 1)
-            self._coefficients = factors.view(shape).to(halves.device)
+            factors = 1 + _scattered(WORDS * halves.numel()) % np.uint64(PRIME - 1)
+            table = torch.from_numpy(factors.astype(np.int64))
+            self._coefficients = table.view(shape).to(halves.device)
         return self._coefficients
+
+
+def _scattered(count: int) -> NDArray[np.uint64]:
+    """``count`` numbers without any linear relation: differences that cancel in one word of a
+    digest do not in the others. splitmix64 (Steele et al., OOPSLA 2014), modulo 2^64.
+    """
+    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def moments(words: torch.Tensor) -> torch.Tensor:

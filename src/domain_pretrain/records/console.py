@@ -49,7 +49,8 @@ class Console(Exporter):
         self._found[finding.rule, finding.iteration] += 1
         count = self._found[finding.rule, finding.iteration]
         if count <= SHOWN:
-            self._out(f"channel loss | {finding.severity.upper()}: {finding.message}")
+            cause = f" ({finding.cause})" if finding.cause else ""
+            self._out(f"channel loss | {finding.severity.upper()}: {finding.message}{cause}")
         elif count == SHOWN + 1:
             self._out(f"channel loss | … more of {finding.rule} at iteration {finding.iteration}")
 

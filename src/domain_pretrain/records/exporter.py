@@ -1,9 +1,10 @@
 """Where records go: one interface for TensorBoard, W&B, files, the console, and others.
 
-An exporter of another package is a function that makes one from its options::
+An exporter of another package is a function that makes one from its options and where the run
+starts::
 
     @EXPORTERS.register("mlflow", MlflowOptions)
-    def mlflow(options: MlflowOptions) -> Exporter: ...
+    def mlflow(options: MlflowOptions, start: Start) -> Exporter: ...
 
 Its module is an entry point of the group ``domain_pretrain.exporters``, and the config asks for it
 by name: ``exporters: {mlflow: {uri: …}}``.
@@ -12,10 +13,13 @@ by name: ``exporters: {mlflow: {uri: …}}``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.rules.registry import Configured, Registry
+from domain_pretrain.stats import Average
 
 
 class Exporter:
@@ -38,7 +42,23 @@ class Exporter:
         """The process ends; called once, and not at all where it is killed."""
 
 
-MakeExporter = Callable[[Any], Exporter]
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts, for exporters that go on with what an earlier one has written.
+
+    Attributes:
+        after_iteration: of the checkpoint that the run starts from, after which iterations come
+            again; 0 for a fresh run; None where it does not train.
+        log_dir: the folder of ``domain_metrics.jsonl``; None where there is none.
+        average: whether a domain's loss is the mean over tokens or over samples.
+    """
+
+    after_iteration: int | None
+    log_dir: Path | None
+    average: Average
+
+
+MakeExporter = Callable[[Any, Start], Exporter]
 EXPORTERS: Registry[MakeExporter] = Registry("exporter", "domain_pretrain.exporters")
 
 
@@ -87,4 +107,7 @@ class Publisher(Exporter):
     def close(self) -> None:
         """See :class:`Exporter`."""
         for exporter in self.exporters:
-            exporter.close()
+            try:
+                exporter.close()
+            except Exception as error:  # the others still have to be closed
+                print(f"domain_pretrain: {type(exporter).__name__} cannot be closed: {error!r}")

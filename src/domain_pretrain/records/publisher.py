@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.errors import WriterError
 from domain_pretrain.records.console import Console, say
-from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher
+from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher, Start
 from domain_pretrain.records.metrics_file import MetricsFile
 from domain_pretrain.records.scalars import TensorBoard, WandB
 from domain_pretrain.rules.registry import Configured
@@ -36,7 +37,7 @@ def open_publisher(
         others: exporters of other packages.
 
     Raises:
-        LogFolderError: ``log_dir`` cannot be used.
+        WriterError: ``log_dir`` cannot be used, or an exporter cannot be opened.
     """
     exporters: list[Exporter] = []
     if tensorboard is not None:
@@ -47,5 +48,12 @@ def open_publisher(
         # Before the console: what a person has read is in the file.
         exporters.append(MetricsFile(log_dir, average, after_iteration=after_iteration))
     exporters.append(Console(average, out))
-    exporters += [one.rule(one.options) for one in others]
+    start = Start(after_iteration, log_dir, average)
+    for one in others:
+        try:
+            exporters.append(one.rule(one.options, start))
+        except Exception as error:
+            raise WriterError(
+                f"exporters.{one.name} cannot be opened: {type(error).__name__}: {error}"
+            ) from error
     return Publisher(exporters)

@@ -67,7 +67,7 @@ class Registry(Generic[RuleT]):
 
     def available(self) -> tuple[str, ...]:
         """Names of all rules, entry points that are not imported yet among them; sorted."""
-        return tuple(sorted({*self._rules, *self._entry_points()}))
+        return tuple(sorted({*self._rules, *(point.name for point in self._entry_points())}))
 
     def build(
         self,
@@ -97,9 +97,9 @@ class Registry(Generic[RuleT]):
         return Configured(name, rule, options)
 
     def _find(self, name: str, key: str) -> tuple[RuleT, type[Options]]:
-        external = self._entry_points()
-        if name not in self._rules and name in external:
-            self._import(external[name], name, key)
+        offered = self._offered(name)
+        if name not in self._rules and offered is not None:
+            self._import(offered, name, key)
         if name not in self._rules:
             known = self.available()
             raise ConfigError(
@@ -123,17 +123,20 @@ class Registry(Generic[RuleT]):
                 f"registers none of that name; it needs @register({name!r})"
             )
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self.group):
-            if point.name in self._rules and self._rules[point.name][0].__module__.startswith(OWN):
-                raise ConfigError(
-                    f"an installed package offers {point.value!r} as {self.kind} {point.name!r}, "
-                    "which is the name of a built-in one; uninstall it, or have it renamed"
-                )
-            if found.setdefault(point.name, point).value != point.value:
-                raise ConfigError(
-                    f"two installed packages offer a {self.kind} {point.name!r}: "
-                    f"{found[point.name].value!r} and {point.value!r}; uninstall one"
-                )
-        return found
+    def _entry_points(self) -> list[EntryPoint]:
+        return list(entry_points(group=self.group))
+
+    def _offered(self, name: str) -> EntryPoint | None:
+        """The one entry point of this name; what other names clash over is not asked."""
+        points = {point.value: point for point in self._entry_points() if point.name == name}
+        if points and name in self._rules and self._rules[name][0].__module__.startswith(OWN):
+            raise ConfigError(
+                f"an installed package offers {next(iter(points))!r} as {self.kind} {name!r}, "
+                "which is the name of a built-in one; uninstall it, or have it renamed"
+            )
+        if len(points) > 1:
+            raise ConfigError(
+                f"two installed packages offer a {self.kind} {name!r}: "
+                f"{' and '.join(map(repr, points))}; uninstall one"
+            )
+        return next(iter(points.values()), None)

@@ -38,6 +38,8 @@ def load(saved: Mapping[str, Any], names: tuple[str, ...]) -> State:
 
 
 def _plain(key: str, value: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(value, np.generic):  # a checkpoint that holds one cannot be read back
+        value = value.item()
     if isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.ndarray) and value.shape[:1] == (len(names),):

@@ -33,6 +33,7 @@ class Watch:
             ALARMS.build(name, given, names, key="watch.alarms", where=f"watch.alarms.{name}")
             for name, given in asked.items()
         ]
+        self._can_be_kept = False
         self._states: dict[str, State] = {alarm.name: {} for alarm in self._alarms}
 
     def read(self, seen: Reading) -> list[Finding]:
@@ -43,6 +44,9 @@ class Watch:
                 seen, self._states[alarm.name], alarm.options
             )
             found += new
+        if not self._can_be_kept:  # a state that no checkpoint takes shows now, not hours later
+            self.state_dict()
+            self._can_be_kept = True
         return found
 
     def state_dict(self) -> dict[str, Any]:
