@@ -63,7 +63,7 @@ def test_every_room_has_a_floor() -> None:
     assert found - FLOOR.keys() == set()
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path: Path) -> None:
     here = room(path)
     upward = []
@@ -77,7 +77,7 @@ def test_imports_run_one_way(path: Path) -> None:
     assert not upward, f"{here} stands on floor {FLOOR[here]}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_few_modules_name_megatron(path: Path) -> None:
     named = [name for name in imported(path) if name.split(".")[0] in ("megatron", "mindspeed")]
     assert not named or {room(path), str(path.relative_to(PACKAGE))} & MEGATRON
