@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ UNIT = Path(__file__).parents[1] / "unit"
 sys.path.append(str(UNIT))
 
 from domain_reduce_cases import Case, make_case, oracle, oracle_loss  # noqa: E402
+from support.launches import launches  # noqa: E402
 
 from domain_pretrain.kernels.domain_reduce import Backend, driver, select  # noqa: E402
 
@@ -175,16 +176,6 @@ def test_no_host_sync_and_no_device_allocation_once_warm(backend: Backend) -> No
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.memory_stats()["num_device_alloc"] == before
-
-
-def launches(function: Callable[[], object]) -> list[str]:
-    """Names of the kernels, copies and fills that one call enqueues."""
-    function()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        function()
-        torch.cuda.synchronize()
-    on_device = torch.autograd.DeviceType.CUDA
-    return [event.name for event in profile.events() if event.device_type == on_device]
 
 
 def test_launches_are_counted(cuda: Backend) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("pydantic", reason="the flow reads its config by pydantic")
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-
-import test_loss
-from test_domain_reduce_gpu import launches
+from support import passes
+from support.launches import launches
 
 from domain_pretrain.kernels.domain_reduce import select
 
@@ -26,10 +21,10 @@ pytestmark = [
 def test_launches_of_the_flow_are_counted(kind: str | None) -> None:
     """The table of docs/kernels.md; the rows of the microbatch arrive in one copy."""
     cuda, device = select("cuda"), torch.device("cuda", torch.cuda.current_device())
-    host = launches(test_loss.Pass(None, test_loss.loss_func, device))
+    host = launches(passes.Pass(None, passes.loss_func, device))
     beside, instead = (
-        launches(test_loss.Pass(test_loss.forward(cuda, kind, device), function, device))
-        for function in (test_loss.loss_func, test_loss.our_loss_func)
+        launches(passes.Pass(passes.forward(cuda, kind, device), function, device))
+        for function in (passes.loss_func, passes.our_loss_func)
     )
     ours = [name for name in beside if name in ("reduce", "loss", "gradient")]
     assert ours == (["reduce"] if kind is None else ["reduce", "loss", "gradient"])
@@ -43,13 +38,13 @@ def test_launches_of_the_flow_are_counted(kind: str | None) -> None:
 def test_the_flow_on_the_device_equals_the_flow_on_the_cpu(backend: str) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     for kind in (None, "lagged"):
-        for function in (test_loss.loss_func, test_loss.our_loss_func):
+        for function in (passes.loss_func, passes.our_loss_func):
             plugins = [
-                test_loss.forward(select("reference"), kind),
-                test_loss.forward(select(backend), kind, device),
+                passes.forward(select("reference"), kind),
+                passes.forward(select(backend), kind, device),
             ]
-            *_, expected = test_loss.Pass(plugins[0], function)()
-            *_, gradient = test_loss.Pass(plugins[1], function, device)()
+            *_, expected = passes.Pass(plugins[0], function)()
+            *_, gradient = passes.Pass(plugins[1], function, device)()
             assert torch.equal(gradient.cpu(), expected)
             assert torch.equal(plugins[1].ledger.sums.cpu(), plugins[0].ledger.sums)
             totals = [plugin.ledger.totals.tolist() for plugin in plugins]

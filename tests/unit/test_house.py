@@ -89,3 +89,23 @@ def test_every_room_has_a_name_plate(package: Path) -> None:
     text = ast.get_docstring(ast.parse((package / "__init__.py").read_text("utf-8")))
     assert text is not None, f"{package.name}/__init__.py says nothing"
     assert 3 <= len(text.splitlines()) <= 20
+
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_no_test_imports_a_test() -> None:
+    """What two of them need is in tests/support, or in a module beside them."""
+    found = [
+        f"{path.relative_to(TESTS)} imports {name}"
+        for path in sorted(TESTS.rglob("test_*.py"))
+        for name in imported(path)
+        if name.split(".")[-1].startswith("test_")
+    ]
+    assert not found
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by their names, whatever folder they are in."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
