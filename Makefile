@@ -1,6 +1,8 @@
 # Each target sets up .venv first, once. ARGS passes further words on: make test ARGS="-k ledger -x"
 BIN := .venv/bin
 ARGS ?=
+# Test files that run at a time. Each end-to-end run has up to four processes of its own.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 
 # A Megatron-LM checkout compiles its helper with the python3 that comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -21,7 +23,7 @@ demo: setup
 	$(BIN)/domain-pretrain demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check
