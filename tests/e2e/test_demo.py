@@ -192,7 +192,7 @@ sys.exit(main(["demo", "--out", sys.argv[1], "--nproc", "1"]))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (message,) = done.stderr.splitlines()
-    assert message.startswith("domain-pretrain demo: error: megatron-core cannot be imported")
+    assert message.startswith("domain-pretrain demo: error: the demo needs Megatron")
     assert "pip install" in message
 
 
