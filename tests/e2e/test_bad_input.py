@@ -116,7 +116,7 @@ CASES = {
         env={"WORLD_SIZE": "2"},
     ),
     "data of all splits and of each": Case(
-        f"{BLEND} --per-split-data-args-path TMP/config.yaml", ("leaves one of the two out",)
+        f"{BLEND} --per-split-data-args-path TMP/config.yaml", ("ignores one of the two",)
     ),
     "packed rows in a pipeline": Case(
         f"{BLEND} --sft --micro-batch-size 2 --pipeline-model-parallel-size 2",
