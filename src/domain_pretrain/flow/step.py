@@ -114,12 +114,15 @@ class Step:
         # Every rank restarts its windows, so that every rank has the same state to checkpoint.
         if moment.scalars:
             if self.publisher is not None:
-                self.publisher.scalars(self._record(Windows.SCALARS, moment))
+                window = self.windows.read(Windows.SCALARS)
+                self.publisher.scalars(self._record(window, moment))
             self.windows.restart(Windows.SCALARS)
         if moment.log:
-            if self.publisher is not None:
-                self.publisher.line(self._record(Windows.LOG, moment))
-            self._look(lambda: self.windows.read(Windows.LOG)[0], "train", moment.iteration)
+            if self.publisher is not None or self.watch is not None:
+                window = self.windows.read(Windows.LOG)
+                if self.publisher is not None:
+                    self.publisher.line(self._record(window, moment))
+                self._look(window[0], "train", moment.iteration)
             self.windows.restart(Windows.LOG)
 
     def close_evaluation(
@@ -135,7 +138,7 @@ class Step:
             record = Record(split, iteration, consumed_samples, sums.stats, final=final)
             self.publisher.scalars(record)
             self.publisher.line(record)
-        self._look(lambda: sums.stats, split, iteration)
+        self._look(sums.stats, split, iteration)
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
@@ -177,19 +180,19 @@ class Step:
         if self.steering is not None and not skipped:
             self.steering.commit(lambda: self._read().stats)
 
-    def _record(self, window: int, moment: Moment) -> Record:
-        stats, *weighted = self.windows.read(window)
+    def _record(self, window: list[DomainStats], moment: Moment) -> Record:
+        stats, *weighted = window
         tokens, samples = self.windows.consumed()
         record = Record("train", moment.iteration, moment.consumed_samples, stats, tokens, samples)
         if self.steering is not None:
             record = reweighted(record, weighted[0], self.steering.diagnostics(stats))
         return record
 
-    def _look(self, read: Callable[[], DomainStats], split: Split, iteration: int) -> None:
+    def _look(self, stats: DomainStats, split: Split, iteration: int) -> None:
         """Ask the alarms, on every rank; the publisher's rank tells what they found."""
         if self.watch is None:
             return
-        for finding in self.watch.read(Reading(split, iteration, read())):
+        for finding in self.watch.read(Reading(split, iteration, stats)):
             if self.publisher is not None:
                 self.publisher.finding(finding)
 
