@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,12 +78,23 @@ class DomainConfig(Section):
             )
         return parse_reweight(given)
 
-    def digest(self) -> str:
-        """sha256 of what the file says, hexadecimal.
+    def settings(self, strategy: str | None = None) -> dict[str, Any]:
+        """What the file says, by dotted key, as it holds with ``--domain-reweight``; JSON values.
 
         It does not depend on formatting, the order of keys, or keys set to their default (so a key
         that a later version adds does not change it).
         """
-        content = self.model_dump(mode="json", exclude_defaults=True)
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"reweight"})
+        rule = self.reweighting(strategy)
+        if rule is not None:  # that there is one is told even where all of it is default
+            said = rule.model_dump(mode="json", exclude_defaults=True)
+            content["reweight"] = {"strategy": rule.strategy, **said}
+        return dict(sorted(_flat(content)))
+
+
+def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield path + key, value

@@ -5,35 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.made_up import write_host
 
 from domain_pretrain.backends import select
 from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS
 from domain_pretrain.commands.main import main
+from domain_pretrain.hosts.megatron import SEAMS
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
     """A made-up checkout in which every seam fits."""
-    sources = {
-        "core/package_info.py": "MAJOR = 0\nMINOR = 19\nPATCH = 1\nPRE_RELEASE = ''\n",
-        "core/optimizer_param_scheduler.py": (
-            "class OptimizerParamScheduler:\n"
-            "    def state_dict(self): ...\n"
-            "    def load_state_dict(self, state_dict): ...\n"
-        ),
-        "training/arguments.py": (
-            "def add_megatron_arguments(parser): ...\ndef validate_args(args, defaults={}): ...\n"
-        ),
-        "training/training.py": (
-            "from megatron.core.pipeline_parallel import get_forward_backward_func\n"
-            "def train_step(model): ...\n"
-            "def evaluate_and_print_results(prefix, model, iteration): ...\n"
-        ),
-    }
-    for name, text in sources.items():
-        path = tmp_path / "megatron" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_host(tmp_path, SEAMS, "0.19.1")
     return tmp_path
 
 

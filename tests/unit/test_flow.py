@@ -13,6 +13,7 @@ import torch
 
 from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import ConfigError, IntegrityError
+from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.domain_step import DomainStep
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import row_of_token
@@ -111,18 +112,74 @@ def test_repeated_attempts_count_once(tmp_path: Path) -> None:
     assert lines(tmp_path / "once") == lines(tmp_path / "thrice")
 
 
+def evaluate(step: DomainStep, *sets: list[list[int]], whole: bool = True) -> None:
+    """What a host does on sets of data, a step for every microbatch; the last set ``whole``."""
+    step.evaluation.open()
+    for place, ids in enumerate(sets, 1):
+        step.evaluation.open_set()
+        for data in batches(*ids):
+            step.evaluation.open_attempt()
+            run(step, [data], training=False)
+            step.evaluation.close_step(1)
+        if whole or place < len(sets):
+            step.evaluation.close_set()
+
+
 def test_evaluation_between_attempts_does_not_mix(tmp_path: Path) -> None:
     step, data = make(tmp_path), batches([0, 1], [2, 3])
     step.open()
     run(step, data[:1])
-    step.open_evaluation()
-    run(step, batches([2, 2]), training=False)
+    evaluate(step, [[2, 2]])
     step.close_evaluation("valid", 1, 4, final=False)
     run(step, data[1:])
     step.close(moment(1))
     valid, train = lines(tmp_path)
     assert valid["domains"].keys() == {"rare"}
     assert sum(d["samples"] for d in train["domains"].values()) == 4
+
+
+def test_an_attempt_at_a_step_of_an_evaluation_that_the_host_repeats(tmp_path: Path) -> None:
+    step = make(tmp_path)
+    step.evaluation.open()
+    for data in batches([0, 1], [2, 2]):
+        for _ in range(2):
+            step.evaluation.open_attempt()
+            run(step, [data], training=False)
+        step.evaluation.close_step(1)
+    step.evaluation.close_set()
+    step.close_evaluation("valid", 1, 4, final=False)
+    (line,) = lines(tmp_path)
+    assert {name: d["samples"] for name, d in line["domains"].items()} == {
+        "finance": 1,
+        "general": 1,
+        "rare": 2,
+    }
+
+
+def test_only_whole_sets_of_an_evaluation_are_published(tmp_path: Path) -> None:
+    step = make(tmp_path)
+    evaluate(step, [[0, 1]], whole=False)
+    step.close_evaluation("valid", 1, 4, final=False)
+    assert not (tmp_path / "domain_metrics.jsonl").exists() or not lines(tmp_path)
+    evaluate(step, [[0, 1]], [[2, 2], [2, 2]], whole=False)
+    step.close_evaluation("valid", 2, 8, final=False)
+    evaluate(step, [[0, 1]], [[2, 2]])
+    step.close_evaluation("valid", 3, 12, final=True)
+    cut, whole = lines(tmp_path)
+    assert cut["domains"].keys() == {"finance", "general"}
+    assert whole["domains"].keys() == {"finance", "general", "rare"}
+    assert cut["domains"]["finance"] == whole["domains"]["finance"]
+
+
+def test_losses_of_an_evaluation_that_went_past_the_seams() -> None:
+    step = make()
+    step.evaluation.open()
+    step.evaluation.open_attempt()
+    run(step, batches([0, 1]), training=False)
+    step.evaluation.close_step(2)
+    step.evaluation.close_set()
+    with pytest.raises(IntegrityError, match="saw 1 of 2 microbatch losses"):
+        step.close_evaluation("valid", 1, 4, final=False)
 
 
 def test_skipped_updates_are_consumed_but_not_reported(tmp_path: Path) -> None:
@@ -140,7 +197,7 @@ def test_microbatches_that_went_past_the_seams() -> None:
     step = make()
     step.open()
     run(step, batches([0, 1]))
-    with pytest.raises(IntegrityError, match="saw 1 of the step's 2 microbatch losses"):
+    with pytest.raises(IntegrityError, match="saw 1 of 2 microbatch losses"):
         step.close(moment(1, log=False))
 
 
@@ -178,6 +235,53 @@ def test_ids_that_the_blend_does_not_have(wrong: int) -> None:
     run(step, batches([0, 1], [wrong, 1]))
     with pytest.raises(IntegrityError, match="the dataset ids do not fit the catalog"):
         step.close(moment(1))
+
+
+@pytest.mark.parametrize("reading", ["line", "scalars", "state"])
+def test_ids_that_the_blend_does_not_have_in_a_step_that_is_not_logged(
+    tmp_path: Path, reading: str
+) -> None:
+    """Nothing is published or saved of a window that is not whole."""
+    step = make(tmp_path)
+    for iteration, wrong in ((1, 0), (2, 4), (3, 0)):
+        step.open()
+        run(step, batches([0, 1], [wrong, 1]))
+        step.close(moment(iteration, log=False, scalars=False))
+    with pytest.raises(IntegrityError, match="the dataset ids do not fit the catalog"):
+        if reading == "state":
+            step.state_dict()
+        step.open()
+        run(step, batches([0, 1], [0, 1]))
+        step.close(moment(4, log=reading == "line", scalars=reading == "scalars"))
+    assert not (tmp_path / "domain_metrics.jsonl").exists() or not lines(tmp_path)
+
+
+def test_weights_do_not_learn_from_ids_that_the_blend_does_not_have() -> None:
+    """Such tokens have no gradient: the step itself stops, logged or not."""
+    step = DomainStep.create(NAMES, {"warmup_steps": 0}, tokens_per_step=32)
+    mask, wrong = torch.ones(2, 8), torch.tensor([0, 3])
+    for ids in (torch.tensor([0, 1]), wrong):
+        step.open()
+        step.loss(torch.rand(2, 8, requires_grad=True), mask, ids)
+        if ids is not wrong:
+            step.end_step()
+    before = step.steering.memory if step.steering else None
+    with pytest.raises(IntegrityError, match="8 tokens carry a domain id outside"):
+        step.end_step()
+    assert step.steering is not None and step.steering.memory is before
+
+
+@pytest.mark.parametrize("parts", [[10.5, 10.5], [0.25, 0.75], [1.0, 1.0]])
+def test_fractional_masks(tmp_path: Path, parts: list[float]) -> None:
+    """The host cuts off what is left of a token in each microbatch: 10 + 10 of 21."""
+    step, data = make(tmp_path), batches([0, 1], [0, 1])
+    for batch, part in zip(data, parts, strict=True):
+        batch["loss_mask"] = torch.full((2, 8), part / 16)
+    step.open()
+    run(step, data)
+    step.close(moment(1))
+    (line,) = lines(tmp_path)
+    assert sum(d["tokens"] for d in line["domains"].values()) == sum(parts)
 
 
 def without_mask(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
@@ -249,6 +353,35 @@ def test_state(tmp_path: Path) -> None:
             one.close(moment(iteration, log=iteration == 4, scalars=iteration == 5))
     assert lines(tmp_path / "second") == lines(tmp_path / "unbroken")
     assert step.state_dict() == unbroken.state_dict()
+
+
+def test_state_of_another_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    """A prefix that changed its domain, and a config that changed at all."""
+
+    def meant(**how: Any) -> Meaning:
+        prefixes = {"/data/a": "finance", "/data/b": "general", "/data/c": "rare"}
+        settings = {"reweight.strategy": "linupper", "reweight.temperature": 1.0}
+        return Meaning(NAMES, **{"prefixes": prefixes, "settings": settings, **how})
+
+    state = make(meaning=meant()).state_dict()
+    make(meaning=meant()).load_state_dict(state)
+    assert not capsys.readouterr().out
+
+    moved = meant(prefixes={"/data/a": "general", "/other/b": "general", "/data/c": "rare"})
+    with pytest.raises(ConfigError, match="domains: /data/a from finance to general; give --allow"):
+        make(meaning=moved).load_state_dict(state)
+    make(meaning=moved, allow_domain_change=True).load_state_dict(state)
+    assert "/data/a from finance to general" in capsys.readouterr().out
+
+    other = meant(settings={"reweight.strategy": "linupper", "domains.rare.pinned": True})
+    make(meaning=other).load_state_dict(state)
+    told = capsys.readouterr().out
+    assert "reweight.temperature 1.0 → default" in told
+    assert "domains.rare.pinned default → True" in told
+
+    del state["prefixes"], state["settings"]  # as version 0.1 wrote it
+    make(meaning=other).load_state_dict(state)
+    assert not capsys.readouterr().out
 
 
 def test_state_of_other_domains() -> None:

@@ -68,24 +68,46 @@ def test_what_is_read_does_not_change_later() -> None:
     [
         (HostSums(6.0, 4, 1), None),
         (HostSums(6.0 + 3e-5, 4, 1), None),  # fp32 rounding of the host's sum
-        (HostSums(6.1, 4, 1), r"6\.0 nats in this step, the host's loss function to 6\.1"),
+        (HostSums(6.1, 4, 1), r"6\.0 nats since the last check, the host's loss function to 6\.1"),
         (HostSums(6.0, 5, 1), "counted 5: some tokens are missing"),
-        (HostSums(6.0, 3, 9), "missing or counted twice"),
+        (HostSums(6.0, 3, 9), "missing or counted twice"),  # whole masks: to the token
+        (HostSums(6.0, 4, 2), "saw 2 of 1 microbatch losses"),
     ],
 )
 def test_conservation(host: HostSums, wrong: str | None) -> None:
     if wrong is None:
-        check_conservation(stats(), host)
+        check_conservation(stats(), host, 1 if host.microbatches < 9 else None)
     else:
         with pytest.raises(IntegrityError, match=wrong):
-            check_conservation(stats(), host)
+            check_conservation(stats(), host, 1 if host.microbatches < 9 else None)
 
 
 def test_conservation_of_fractional_masks() -> None:
-    """The host cuts off less than a token for each microbatch."""
-    check_conservation(stats(tokens=4.5), HostSums(6.0, 3, 2))
+    """The host cuts off less than a token for each such microbatch; 10.5 + 10.5 is whole again."""
+    check_conservation(stats(tokens=4.5), HostSums(6.0, 3, 2, fractional=2))
+    check_conservation(stats(tokens=21), HostSums(6.0, 20, 2, fractional=2))
+    for tokens, seen in ((4.5, 2), (21, 18)):
+        with pytest.raises(IntegrityError):
+            check_conservation(stats(tokens=tokens), HostSums(6.0, seen, 2, fractional=2))
     with pytest.raises(IntegrityError):
-        check_conservation(stats(tokens=4.5), HostSums(6.0, 2, 2))
+        check_conservation(stats(tokens=21), HostSums(6.0, 20, 2, fractional=0))
+
+
+@pytest.mark.parametrize(
+    ("mask", "fractional"),
+    [
+        ([[1, 0, 1], [1, 1, 1]], 0),
+        ([[0.5, 0.5, 1], [1, 1, 1]], 1),  # its sum is whole, those of its parts may not be
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_a_ledger_knows_fractional_masks(
+    mask: list[list[float]], fractional: int, dtype: torch.dtype
+) -> None:
+    ledger = Ledger(2, Groups(), CPU)
+    ledger.note_fractions(torch.tensor(mask).to(dtype))
+    expected = fractional if dtype.is_floating_point else 0
+    assert ledger.read(NAMES).host == HostSums(0.0, 0, 0, expected)
 
 
 def test_tokens_of_no_domain() -> None:
@@ -108,6 +130,47 @@ EVENT = st.one_of(
 )
 
 
+def ledger(sums: np.ndarray | torch.Tensor, *, lost: int = 0) -> Ledger:
+    """A step with these sums ``SHAPE``, whose host counted as many tokens and ``lost`` more."""
+    found = Ledger(len(NAMES), Groups(), CPU)
+    found.sums[0] = torch.as_tensor(sums)
+    total = found.sums[0, :-1].sum(0)
+    tokens = total[Column.TOKENS] // SCALE[Column.TOKENS] + lost
+    found.totals.copy_(torch.stack([total[Column.LOSS], tokens, torch.tensor(1)]))
+    return found
+
+
+@pytest.mark.parametrize("reading", ["check", "state_dict"])
+def test_a_step_that_nobody_read_is_checked_at_the_next_reading(reading: str) -> None:
+    step = np.zeros(SHAPE, dtype=np.int64)
+    step[0, Column.TOKENS] = 8 * SCALE[Column.TOKENS]
+    invalid = step.copy()
+    invalid[[0, 2]] = invalid[[2, 0]]
+    for wrong, microbatches, message in (
+        (ledger(invalid), 1, "8 tokens carry a domain id outside"),
+        (ledger(step, lost=1), 1, "missing or counted twice"),
+        (ledger(step), 2, "saw 3 of 4 microbatch losses"),
+    ):
+        for skipped in (False, True):
+            windows = Windows(NAMES, CPU)
+            windows.add(ledger(step), 1, skipped=False)
+            windows.add(wrong, microbatches, skipped=skipped)
+            windows.add(ledger(step), 1, skipped=False)
+            with pytest.raises(IntegrityError, match=message):
+                getattr(windows, reading)()
+            assert not any(windows.consumed()[1].values()), "nothing of it was taken over"
+
+
+def test_a_loop_that_does_not_say_how_many_microbatches_it_ran() -> None:
+    windows = Windows(NAMES, CPU)
+    for known in (1, None, 1):
+        windows.add(ledger(np.zeros(SHAPE, dtype=np.int64)), known, skipped=False)
+    windows.check()
+    windows.add(ledger(np.zeros(SHAPE, dtype=np.int64)), 2, skipped=False)
+    with pytest.raises(IntegrityError, match="saw 1 of 2"):
+        windows.check()
+
+
 @settings(max_examples=40)
 @given(st.lists(EVENT, max_size=12))
 def test_windows(events: list[tuple]) -> None:
@@ -119,8 +182,9 @@ def test_windows(events: list[tuple]) -> None:
     for kind, *rest in events:
         if kind == "step":
             step = np.random.default_rng(rest[0]).integers(-(2**40), 2**40, SHAPE)
-            step[-1] = 0  # a step with invalid ids never gets here
-            windows.add(torch.from_numpy(step)[None], skipped=rest[1])
+            step[-1] = 0  # invalid ids: another test
+            step[:, Column.TOKENS] &= -SCALE[Column.TOKENS]  # whole masks
+            windows.add(ledger(step), 1, skipped=rest[1])
             consumed += step
             if not rest[1]:
                 for window in model.values():
@@ -130,6 +194,7 @@ def test_windows(events: list[tuple]) -> None:
             windows = Windows(NAMES, CPU)
             windows.load_state_dict(state)
         elif kind == "consumed":
+            windows.check()
             tokens, samples = windows.consumed()
             expected = consumed[:-1, Column.TOKENS] / SCALE[Column.TOKENS]
             assert list(tokens.values()) == expected.tolist()
@@ -143,12 +208,13 @@ def test_windows(events: list[tuple]) -> None:
 
 def test_consumed_outgrows_int64() -> None:
     windows = Windows(NAMES, CPU)
-    step = torch.zeros(1, *SHAPE, dtype=torch.int64)
-    step[0, 0, Column.TOKENS] = 2**62
+    step = torch.zeros(SHAPE, dtype=torch.int64)
+    step[0, Column.TOKENS] = 2**62
     for _ in range(8):
-        windows.add(step, skipped=False)
+        windows.add(ledger(step), 1, skipped=False)
         windows.restart(Windows.LOG)
         windows.restart(Windows.SCALARS)
+        windows.check()
         tokens, _ = windows.consumed()
     assert tokens["a"] == 8 * 2**62 / SCALE[Column.TOKENS]
     again = Windows(NAMES, CPU)
@@ -158,23 +224,25 @@ def test_consumed_outgrows_int64() -> None:
 
 def test_state_is_mapped_by_name() -> None:
     windows = Windows(NAMES, CPU)
-    step = torch.arange(SHAPE[0] * SHAPE[1]).view(1, *SHAPE)
-    windows.add(step, skipped=False)
+    step = torch.arange(SHAPE[0] * SHAPE[1]).view(SHAPE)
+    step[:, Column.TOKENS] *= SCALE[Column.TOKENS]
+    step[-1] = 0
+    windows.add(ledger(step), 1, skipped=False)
     changed = Windows(("new", "b", "a"), CPU)
     changed.load_state_dict(windows.state_dict())
     (log,) = changed.read(Windows.LOG)
-    assert log.sums.tolist() == [[0] * 5, step[0, 1].tolist(), step[0, 0].tolist(), [0] * 5]
+    assert log.sums.tolist() == [[0] * 5, step[1].tolist(), step[0].tolist(), [0] * 5]
     assert changed.consumed()[1] == {
         "new": 0,
-        "b": int(step[0, 1, Column.SAMPLES]),
-        "a": int(step[0, 0, Column.SAMPLES]),
+        "b": int(step[1, Column.SAMPLES]),
+        "a": int(step[0, Column.SAMPLES]),
     }
 
 
 def test_state_is_made_of_python_primitives() -> None:
     """Checkpoints are loaded with weights_only, and saved as JSON in some formats."""
     windows = Windows(NAMES, CPU)
-    windows.add(torch.ones(1, *SHAPE, dtype=torch.int64), skipped=False)
+    windows.add(ledger(torch.zeros(SHAPE, dtype=torch.int64)), 1, skipped=False)
 
     def check(value: object) -> None:
         if isinstance(value, dict):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.made_up import write_host
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.errors import UnsupportedError
@@ -69,21 +70,8 @@ class MindSpeedFeaturesManager:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A made-up MindSpeed-LLM checkout that holds MindSpeed and Megatron, too."""
+    write_host(tmp_path, mindspeed.SEAMS, "0.12.1")
     sources = {
-        "megatron/core/package_info.py": "MAJOR = 0\nMINOR = 12\nPATCH = 1\nPRE_RELEASE = ''\n",
-        "megatron/core/optimizer_param_scheduler.py": (
-            "class OptimizerParamScheduler:\n"
-            "    def state_dict(self): ...\n"
-            "    def load_state_dict(self, state_dict): ...\n"
-        ),
-        "megatron/core/pipeline_parallel/schedules.py": "def get_forward_backward_func(): ...\n",
-        "megatron/training/arguments.py": (
-            "def add_megatron_arguments(parser): ...\ndef validate_args(args, defaults={}): ...\n"
-        ),
-        "megatron/training/training.py": (
-            "def train_step(model): ...\n"
-            "def evaluate_and_print_results(prefix, model, iteration): ...\n"
-        ),
         "mindspeed_llm/__init__.py": "",
         "mindspeed_llm/training/__init__.py": "",
         "mindspeed_llm/training/training.py": LOOP,

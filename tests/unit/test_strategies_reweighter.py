@@ -40,7 +40,8 @@ def run(rule, steps, memory=None):
     memory = memory or rule.start()
     for losses, tokens in steps:
         loss_sum = [loss * n if n else 0.0 for loss, n in zip(losses, tokens, strict=True)]
-        memory = rule.advance(memory, np.array(loss_sum, float), np.array(tokens, float))
+        sums = np.array(loss_sum, float), np.array(tokens, float)
+        memory = rule.advance(memory, *sums, batch_tokens=0)
     return memory
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from domain_pretrain.data.blend import Blend, check_agreement, check_blend
 from domain_pretrain.data.domain import NAME, Domain
@@ -24,10 +24,12 @@ class Catalog:
         names: the D domain names; a domain's index is its position here. In the order of the
             config, otherwise of first appearance over the train, valid and test blends.
         splits: one per name in :data:`SPLITS`; None where the split has no data of its own.
+        prefixes: data prefix, normalised → name of its domain.
     """
 
     names: tuple[str, ...]
     splits: tuple[Origin | None, Origin | None, Origin | None]
+    prefixes: Mapping[str, str] = field(default_factory=dict)
 
     def split(self, name: Split) -> Origin | None:
         """Where the samples of a split come from; None where it has no data.
@@ -108,7 +110,7 @@ class Catalog:
         )
         if validation_set_names:
             _check_count(validation_set_names, splits[1], multiple_validation_sets)
-        return cls(names, splits)
+        return cls(names, splits, domain_of)
 
 
 def _check_count(

@@ -60,6 +60,8 @@ class Forward:
             if kwargs.get("non_loss_data"):
                 return loss_func(output, *args, **kwargs)
             rows = self._rows(tap, source, output.device)
+            if tap is not None and self.groups.is_counting:
+                self.ledger.note_fractions(tap.loss_mask)
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
@@ -87,6 +89,7 @@ class Forward:
     def loss(self, losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The same for a loop that calls us; see :meth:`DomainStep.loss`."""
         rows = Rows.of(ids, mask.float().sum(dim=1))
+        self.ledger.note_fractions(mask)
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
         weights = self.steering.weights(microbatch) if self.steering else None
         return self._own(microbatch, weights).loss

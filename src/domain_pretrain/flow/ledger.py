@@ -12,10 +12,11 @@ import torch.distributed as dist
 from domain_pretrain.flow.conservation import HostSums
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.kernels.digest import WORDS, moments
-from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.stats import Column, DomainStats
 
 # What lies before the sums: own words, their moments over all ranks, the host's totals.
-HEAD = WORDS + 2 * WORDS + 3
+TOTALS = 4
+HEAD = WORDS + 2 * WORDS + TOTALS
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class Ledger:
         words: ``[WORDS]``: this rank's own digest of what was in force; not exchanged.
         sums: ``[1, D + 1, len(Column)]``, or ``[2, …]`` with reweighting, where the second layer
             has every token's mask times its multiplier.
+        host: ``[TOTALS]``: ``totals`` and ``fractional``, beside one another.
         totals: ``[3]``: what the loss function returned, summed: loss in units of ``SCALE``,
             tokens, microbatches.
-        shared: the part that ranks exchange: ``8·((D + 1)·5 + 9)`` bytes, nearly twice that with a
-            second layer that is counted.
+        fractional: ``[1]``: how many of those microbatches had a fractional mask.
+        shared: the part that ranks exchange: ``8·((D + 1)·5 + 10)`` bytes, nearly twice that with
+            a second layer that is counted.
     """
 
     def __init__(
@@ -69,15 +72,36 @@ class Ledger:
         self._groups = groups
         size = HEAD + layers * math.prod(layer)
         self._buffer = torch.zeros(size, dtype=torch.int64, device=device)
-        self.words, self._moments, self.totals, cells = self._buffer.split(
-            [WORDS, 2 * WORDS, 3, size - HEAD]
+        self.words, self._moments, self.host, cells = self._buffer.split(
+            [WORDS, 2 * WORDS, TOTALS, size - HEAD]
         )
+        self.totals, self.fractional = self.host.split([3, 1])
         self.sums = cells.view(layers, *layer)
         self.shared = self._buffer[WORDS : HEAD + math.prod(layer) if derived else size]
+
+    def empty(self) -> Ledger:
+        """Another ledger of the same kind, for sums of this one's."""
+        return Ledger(self.sums.shape[1] - 1, self._groups, self._buffer.device)
+
+    def add(self, other: Ledger) -> None:
+        """Add the sums of an unweighted ledger, which has not been reduced."""
+        self._buffer += other._buffer
 
     def open(self) -> None:
         """Forget everything: a re-run of the step must not count twice."""
         self._buffer.zero_()
+
+    def note_fractions(self, mask: torch.Tensor) -> None:
+        """Count a microbatch whose mask is fractional: the host drops what is left of a token.
+
+        Args:
+            mask: of the whole batch, as it was read; on the CPU this costs the device nothing.
+        """
+        if not mask.is_floating_point():
+            return
+        fractional = (mask != mask.round()).any()
+        if not fractional.is_cpu or fractional:
+            self.fractional.add_(fractional)
 
     def sign(self, words: torch.Tensor) -> None:
         """Add this rank's digest of what was in force, before :meth:`reduce`.
@@ -115,12 +139,7 @@ class Ledger:
         """The sums as numbers; synchronises with the device."""
         layer = self.sums.shape[1:]
         values = self._buffer[: HEAD + math.prod(layer)].cpu().numpy().copy()
-        words, agreed, (loss, tokens, microbatches), cells = np.split(
-            values, np.cumsum([WORDS, 2 * WORDS, 3])
-        )
-        repeats = self._groups.host_repeats
-        host = HostSums(
-            int(loss) / SCALE[Column.LOSS] / repeats, int(tokens) // repeats, int(microbatches)
-        )
+        words, agreed, host, cells = np.split(values, np.cumsum([WORDS, 2 * WORDS, TOTALS]))
         stats = DomainStats(names, cells.reshape(layer))
-        return Sums(stats, host, tuple(words.tolist()), tuple(agreed.tolist()))
+        sums = HostSums.of(host, self._groups.host_repeats)
+        return Sums(stats, sums, tuple(words.tolist()), tuple(agreed.tolist()))

@@ -14,6 +14,8 @@ class Moment:
         consumed_samples: samples consumed by then, as the host counts them.
         log, scalars: whether the host prints a line / writes scalars at this step.
         microbatches: how many the step had per data-parallel rank.
+        batch_tokens: tokens that the step's global batch has room for; they set the default EMA
+            horizon, where reweighting has no other.
         skipped: the optimizer skipped the update.
     """
 
@@ -22,4 +24,5 @@ class Moment:
     log: bool
     scalars: bool
     microbatches: int
+    batch_tokens: int = 0
     skipped: bool = False

@@ -41,11 +41,12 @@ class Steering(Protocol):
     def weights(self, microbatch: Microbatch) -> Weights:
         """What multiplies the samples' per-token losses. No host sync."""
 
-    def commit(self, read: Callable[[], DomainStats]) -> None:
+    def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
         """Learn from a step that updated the model, on every rank.
 
         Args:
             read: returns the step's exact global sums; waits for the device.
+            batch_tokens: see :class:`.Moment`.
         """
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
@@ -84,8 +85,9 @@ class Lagged:
     def weights(self, microbatch: Microbatch) -> Weights:
         return Weights(microbatch.rows.domains, self._multipliers)
 
-    def commit(self, read: Callable[[], DomainStats]) -> None:
-        self.memory = self.reweighter.advance(self.memory, *reduced(read(), self._average))
+    def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
+        sums = reduced(read(), self._average)
+        self.memory = self.reweighter.advance(self.memory, *sums, batch_tokens=batch_tokens)
         self._put()
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
@@ -132,7 +134,7 @@ class Reweighting:
         names: tuple[str, ...],
         *,
         average: Average,
-        tokens_per_step: float,
+        tokens_per_step: float | None = None,
         pinned: Collection[str] = (),
         floor: Mapping[str, float] | None = None,
     ) -> Reweighting:
@@ -141,7 +143,8 @@ class Reweighting:
         Args:
             section: of the config.
             names, average, pinned: see the attributes.
-            tokens_per_step: tokens of a global batch, for the default EMA horizon.
+            tokens_per_step: tokens of a global batch, for the default EMA horizon; None: each
+                step says how many it has.
             floor: smallest multipliers, by domain.
 
         Raises:
@@ -149,7 +152,7 @@ class Reweighting:
         """
         rule: Reweighter | WithinReweight
         if isinstance(section, LaggedReweight):
-            horizon = default_horizon(tokens_per_step, len(names))
+            horizon = tokens_per_step and default_horizon(tokens_per_step, len(names))
             rule = Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
         else:
             rule = section

@@ -11,6 +11,8 @@ import torch
 from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.flow.agreement import check_agreement
 from domain_pretrain.flow.conservation import check_conservation
+from domain_pretrain.flow.continuity import Meaning, check_continuity
+from domain_pretrain.flow.evaluation import Evaluation
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger, Sums
@@ -20,14 +22,16 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.flow.windows import Windows
 from domain_pretrain.kernels.digest import Digest
 from domain_pretrain.kernels.domain_reduce import Backend, select
+from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.record import Record, reweighted
 from domain_pretrain.stats import DomainStats, Split
 from domain_pretrain.watch import Reading, Watch
 
 STATE_VERSION = 1
-# The rerun machine may run a step three times: first, again in place, again from a checkpoint.
-MOST_ATTEMPTS = 4
+# The rerun machine may run a step three times: first, again in place, again from a checkpoint; and
+# each time the host may start over without a limit on what experts receive.
+MOST_ATTEMPTS = 3 * 2
 
 
 class Step:
@@ -38,6 +42,8 @@ class Step:
 
     Args:
         agreed: what must be the same on every rank, besides the names and the multipliers.
+        meaning: goes into the state, to be compared when a run resumes from it.
+        allow_domain_change: load state of another meaning, by name.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class Step:
         watch: Watch | None = None,
         *,
         agreed: str = "",
-        config_hash: str = "",
+        meaning: Meaning | None = None,
         allow_domain_change: bool = False,
     ) -> None:
         self.names = names
@@ -62,7 +68,7 @@ class Step:
         self.watch = watch
         weighted = steering is not None
         derived = steering is not None and steering.step_multipliers is not None
-        self.windows = Windows(names, device, layers=1 + weighted)
+        self.windows = Windows(names, device, layers=1 + weighted, host_repeats=groups.host_repeats)
         backend = backend or select("auto", device)
         self._train = Forward(
             groups,
@@ -71,11 +77,13 @@ class Step:
             steering,
         )
         self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
+        self.evaluation = Evaluation(self._evaluate.ledger)
         self._digest = Digest(json.dumps([names, agreed]), device)
-        self._config_hash = config_hash
+        self._meaning = meaning or Meaning(names)
         self._allow_domain_change = allow_domain_change
         self._proven = False
         self._attempts = 0
+        self._sums: Sums | None = None  # of the step that ended last, once read
 
     # A training step: open → microbatches → close.
 
@@ -95,10 +103,6 @@ class Step:
             )
         self._train.ledger.open()
 
-    def open_evaluation(self) -> None:
-        """Start an evaluation."""
-        self._evaluate.ledger.open()
-
     def wrap_forward_step(
         self, forward_step: Callable[..., Any], source: Source, *, training: bool
     ) -> Callable[..., Any]:
@@ -109,8 +113,13 @@ class Step:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
         self._reduce()
         if moment.log or not self._proven:
-            self._check(moment.microbatches)
-        self._commit(skipped=moment.skipped)
+            self._read()
+        microbatches = moment.microbatches * self.groups.dp_cp_size
+        self._commit(microbatches, moment.batch_tokens, skipped=moment.skipped)
+        if moment.log or moment.scalars or not self._proven:
+            # Also of the steps that nobody read: what is published must be whole.
+            self.windows.check()
+            self._proven = True
         # Every rank restarts its windows, so that every rank has the same state to checkpoint.
         if moment.scalars:
             if self.publisher is not None:
@@ -128,17 +137,15 @@ class Step:
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
     ) -> None:
-        """End an evaluation, on every rank: reduce and publish."""
-        self._evaluate.ledger.reduce()
-        sums = self._evaluate.ledger.read(self.names)
-        check_conservation(sums.stats, sums.host)
-        if not sums.host.microbatches:
+        """End an evaluation, on every rank: reduce, and publish what is whole of it."""
+        stats = self.evaluation.close(self.names, self.groups.dp_cp_size)
+        if stats is None:
             return
         if self.publisher is not None:
-            record = Record(split, iteration, consumed_samples, sums.stats, final=final)
+            record = Record(split, iteration, consumed_samples, stats, final=final)
             self.publisher.scalars(record)
             self.publisher.line(record)
-        self._look(sums.stats, split, iteration)
+        self._look(stats, split, iteration)
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
@@ -150,35 +157,29 @@ class Step:
         steering, ledger = self.steering, self._train.ledger
         ledger.sign(self._digest.of(None if steering is None else steering.in_force))
         ledger.reduce()
+        self._sums = None
 
-    def _read(self) -> Sums:
+    def _read(self) -> DomainStats:
         """The step's global sums, once the ranks have been proven to agree; synchronises."""
-        sums, steering = self._train.ledger.read(self.names), self.steering
-        # Weights made within the forward pass are known to the last stage alone.
-        everywhere = steering is None or steering.step_multipliers is not None
-        own = sums.words if everywhere or self.groups.last_stage else None
-        check_agreement(own, sums.agreed, self.groups)
-        return sums
+        if self._sums is None:
+            sums, steering = self._train.ledger.read(self.names), self.steering
+            # Weights made within the forward pass are known to the last stage alone.
+            everywhere = steering is None or steering.step_multipliers is not None
+            own = sums.words if everywhere or self.groups.last_stage else None
+            check_agreement(own, sums.agreed, self.groups)
+            check_conservation(sums.stats, sums.host)
+            self._sums = sums
+        return self._sums.stats
 
-    def _check(self, microbatches: int) -> None:
-        sums = self._read()
-        expected = microbatches * self.groups.dp_cp_size
-        if sums.host.microbatches != expected:
-            raise IntegrityError(
-                f"the plugin saw {sums.host.microbatches} of the step's {expected} microbatch "
-                "losses: the script's forward step or schedule bypasses the plugin's seams"
-            )
-        check_conservation(sums.stats, sums.host)
-        self._proven = True
-
-    def _commit(self, *, skipped: bool) -> None:
+    def _commit(self, microbatches: int | None, batch_tokens: int, *, skipped: bool) -> None:
+        """Add a reduced step to the windows; the weights learn from it unless it was skipped."""
         self._attempts = 0
         ledger = self._train.ledger
         if self.steering is not None and self.steering.step_multipliers is not None:
             ledger.weigh(self.steering.step_multipliers)
-        self.windows.add(ledger.sums, skipped=skipped)
+        self.windows.add(ledger, microbatches, skipped=skipped)
         if self.steering is not None and not skipped:
-            self.steering.commit(lambda: self._read().stats)
+            self.steering.commit(self._read, batch_tokens)
 
     def _record(self, window: list[DomainStats], moment: Moment) -> Record:
         stats, *weighted = window
@@ -203,8 +204,7 @@ class Step:
         watched = {} if self.watch is None else self.watch.state_dict()
         return {
             "version": STATE_VERSION,
-            "domains": list(self.names),
-            "config_hash": self._config_hash,
+            **self._meaning.dump(),
             **self.windows.state_dict(),
             **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
             **({"watch": watched} if watched else {}),
@@ -214,21 +214,15 @@ class Step:
         """Restore what :meth:`state_dict` gave, by domain name.
 
         Raises:
-            ConfigError: the domain list differs and that was not allowed, or the state is newer.
+            ConfigError: the domains differ and that was not allowed, or the state is newer.
         """
         if state["version"] > STATE_VERSION:
             raise ConfigError(
                 f"the checkpoint's domain_pretrain state has version {state['version']}, this "
                 f"installation reads up to {STATE_VERSION}: install a newer domain_pretrain"
             )
-        old, new = set(state["domains"]), set(self.names)
-        if old != new and not self._allow_domain_change:
-            raise ConfigError(
-                "the checkpoint was written with other domains: "
-                f"gone {sorted(old - new) or 'none'}, new {sorted(new - old) or 'none'}; "
-                "give --allow-domain-change to carry the others over by name, or --finetune to "
-                "start counting afresh"
-            )
+        for change in check_continuity(state, self._meaning, allow=self._allow_domain_change):
+            notice(f"WARNING: the checkpoint was written with {change}")
         self.windows.load_state_dict(state)
         if self.steering is not None and "reweight" in state:
             self.steering.load_state_dict(state["reweight"])

@@ -38,7 +38,7 @@ class _Within:
         self.in_force: torch.Tensor | None = None
         self._put()
 
-    def commit(self, read: Callable[[], DomainStats]) -> None:
+    def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
         # The weights come from each microbatch: the step's sums are not needed.
         self._step += 1
         self._put()

@@ -150,6 +150,7 @@ class BridgeDomains:
                 log=iteration % cfg.logger.log_interval == 0,
                 scalars=iteration % cfg.logger.tensorboard_log_interval == 0,
                 microbatches=microbatches,
+                batch_tokens=batch * cfg.model.seq_length,
                 skipped=bool(context.skipped_iter),
             )
         )
@@ -260,8 +261,6 @@ def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
         blends=lambda: (cfg.dataset.blend, cfg.dataset.blend_per_split),
         validation_set_names=None,
         micro_batch_size=cfg.train.micro_batch_size,
-        global_batch_size=cfg.train.global_batch_size,
-        seq_length=cfg.model.seq_length,
         log_dir=log_dir_of(options.domain_log_dir, cfg.logger.tensorboard_dir, cfg.checkpoint.save),
     )
 

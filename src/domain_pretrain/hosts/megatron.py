@@ -19,6 +19,8 @@ from domain_pretrain.backends import cpu, select
 from domain_pretrain.errors import DomainPretrainError, WriterError
 from domain_pretrain.flags import add_arguments
 from domain_pretrain.flow.tap import BatchTap
+from domain_pretrain.hosts import upstream
+from domain_pretrain.hosts.checkpoint import STATE_KEY
 from domain_pretrain.hosts.command_line import data_from_config, flags_of_command_line
 from domain_pretrain.hosts.runtime import Runtime
 from domain_pretrain.process import rank
@@ -29,6 +31,19 @@ class _Current:
     """The run of this process. Seams live as long as the process, which may have several runs."""
 
     runtime = Runtime()
+
+
+def _runtime() -> Runtime:
+    """The run that the host is in, whichever seam gets to hear of it first.
+
+    It starts at ``validate_args``, unless that was bound before our seam (``enable()`` after
+    ``import megatron``), or ``--yaml-cfg`` bypasses it.
+    """
+    args = upstream.running_args()
+    if args is not None and _Current.runtime.args is not args:
+        with clear_exit():
+            _Current.runtime = Runtime.of(args)
+    return _Current.runtime
 
 
 @contextmanager
@@ -77,28 +92,29 @@ def _validate_args(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _get_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_forward_backward_func(*args: Any, **kwargs: Any) -> Any:
-        schedule = original(*args, **kwargs)
-        _start_if_not_validated()
-        if not _Current.runtime.active:
+        schedule, runtime = original(*args, **kwargs), _runtime()
+        if not runtime.active:
             return schedule
         with clear_exit():
-            step = _Current.runtime.step
-        source = _Current.runtime.next_source()
+            step = runtime.step
+        source = runtime.source()
 
         @functools.wraps(schedule)
         def counted_schedule(*args: Any, **kwargs: Any) -> Any:
-            forward_step, training = kwargs["forward_step_func"], not kwargs["forward_only"]
-            if training:
-                step.open()
-            counted = training or _Current.runtime.evaluating
+            forward_step, training = kwargs["forward_step_func"], upstream.updates(kwargs)
+            counted = training or runtime.evaluating
             if source is None or not counted or kwargs.get("collect_non_loss_data"):
                 wrapped = _only_tap(forward_step)
             else:
+                if training:
+                    step.open()
+                else:
+                    runtime.open_attempt(kwargs["num_microbatches"])
                 wrapped = step.wrap_forward_step(forward_step, source, training=training)
             try:
                 return schedule(*args, **{**kwargs, "forward_step_func": wrapped})
             except Exception:
-                _Current.runtime.report_nonfinite(training=training)
+                runtime.report_nonfinite(training=training)
                 raise
 
         return counted_schedule
@@ -117,13 +133,19 @@ def _only_tap(forward_step: Callable[..., Any]) -> Callable[..., Any]:
     return tapped
 
 
-def _start_if_not_validated() -> None:
-    """Where ``validate_args`` was bound before our seam, or ``--yaml-cfg`` bypasses it."""
-    from megatron.training.global_vars import get_args
+def _dummy_train_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    def dummy_train_step(data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _runtime().active or not hasattr(data_iterator, "iterable"):
+            return original(data_iterator, *args, **kwargs)
+        # The rerun machine insists on the host's own kind of iterator, so the tap goes below it.
+        below = data_iterator.iterable
+        data_iterator.iterable = BatchTap(below)
+        try:
+            return original(data_iterator, *args, **kwargs)
+        finally:
+            data_iterator.iterable = below
 
-    if _Current.runtime.args is not get_args():
-        with clear_exit():
-            _Current.runtime = Runtime.of(get_args())
+    return dummy_train_step
 
 
 def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,44 +158,74 @@ def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
     return train_step
 
 
-def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
+def _evaluate_and_print(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     def evaluate_and_print_results(*args: Any, **kwargs: Any) -> Any:
-        _start_if_not_validated()
-        if not _Current.runtime.active:
+        runtime = _runtime()
+        if not runtime.active:
             return original(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
-        _Current.runtime.open_evaluation(given["prefix"])
+        with clear_exit():
+            runtime.open_evaluation(given["prefix"])
         result = original(*args, **kwargs)
-        # Megatron's prefix is "iteration N" while training and "iteration N on … set" at the end.
-        _Current.runtime.close_evaluation(given["iteration"], final=" on " in given["prefix"])
+        runtime.close_evaluation(given["iteration"])
         return result
 
     return evaluate_and_print_results
 
 
-STATE_KEY = "domain_pretrain"
+def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        runtime = _Current.runtime
+        if not runtime.evaluating:
+            return original(*args, **kwargs)
+        runtime.open_set()
+        result = original(*args, **kwargs)
+        runtime.close_set(result)
+        return result
+
+    return evaluate
+
+
+def _evaluation_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    def on_eval_step_end(*args: Any, **kwargs: Any) -> Any:
+        if _Current.runtime.evaluating:
+            _Current.runtime.close_evaluation_step()
+        return original(*args, **kwargs)
+
+    return on_eval_step_end
 
 
 def _state_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     def state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        state = original(self, *args, **kwargs)
-        ours = _Current.runtime.state_dict() if _Current.runtime.active else None
-        return state if ours is None else {**state, STATE_KEY: ours}
+        state, runtime = original(self, *args, **kwargs), _runtime()
+        leaf = runtime.state_leaf() if runtime.active else None
+        return state if leaf is None else {**state, STATE_KEY: leaf}
 
     return state_dict
 
 
 def _load_state_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        state = dict(state_dict)
-        ours = state.pop(STATE_KEY, None)
-        if ours is not None and _Current.runtime.active:
-            _Current.runtime.load_state_dict(ours)
+        state, runtime = dict(state_dict), _runtime()
+        leaf = state.pop(STATE_KEY, None)
+        if leaf is not None and runtime.active:
+            runtime.load_state_leaf(leaf)
         return original(self, state, *args, **kwargs)
 
     return load_state_dict
+
+
+def _read_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _load_base_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        result, runtime = original(*args, **kwargs), _runtime()
+        loaded, folder = result[:2]
+        if loaded and runtime.active:
+            runtime.look_into(loaded, str(folder))
+        return result
+
+    return _load_base_checkpoint
 
 
 _TRAINING = "megatron.training.training"
@@ -210,11 +262,41 @@ SEAMS: tuple[Seam, ...] = (
         _train_step,
     ),
     Seam(
+        "skipped step",
+        f"{_TRAINING}:dummy_train_step",
+        ("data_iterator",),
+        "reads the batches of --iterations-to-skip on a path of its own, and with context "
+        "parallelism cuts every tensor of theirs, dataset_id too",
+        _dummy_train_step,
+    ),
+    Seam(
         "evaluation",
         f"{_TRAINING}:evaluate_and_print_results",
         ("prefix", "iteration"),
         "brackets one evaluation and says which split it is of",
+        _evaluate_and_print,
+    ),
+    Seam(
+        "evaluation of a set",
+        f"{_TRAINING}:evaluate",
+        (),
+        "brackets one set of validation data and says whether time ran out on it",
         _evaluate,
+    ),
+    Seam(
+        "evaluation step",
+        "megatron.training.ft_integration:on_eval_step_end",
+        (),
+        "comes once a step, behind the attempts that the host made at it, also at one that a CUDA "
+        "graph replayed",
+        _evaluation_step,
+    ),
+    Seam(
+        "read",
+        "megatron.training.checkpointing:_load_base_checkpoint",
+        (),
+        "knows the folder that is loaded: formats that load into a template leave our state behind",
+        _read_checkpoint,
     ),
     Seam(
         "save",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
+from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flags import PluginArgs, plugin_args
-from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
@@ -28,9 +29,12 @@ class Runtime:
         self.args = args
         self._session = session
         self._state: dict[str, Any] | None = None
+        self._checkpoint = ""  # that holds state of ours, where one was loaded
         self._step: Step | None = None
         self._evaluation: Split | None = None
-        self._evaluation_sets = 0
+        self._final = False
+        self._set = 0  # of several, which the present evaluation reads
+        self._microbatches = 0  # of its last schedule
 
     @property
     def active(self) -> bool:
@@ -63,6 +67,8 @@ class Runtime:
         assert self._session is not None
         args = self.args
         trains = not getattr(args, "skip_train", False)
+        if trains:
+            self._check_loaded()
         step = self._session.build(
             get_tensorboard_writer(),
             get_wandb_writer(),
@@ -72,6 +78,8 @@ class Runtime:
             step.load_state_dict(self._state)
             if self._session.reweighting is not None and "reweight" not in self._state:
                 notice("the checkpoint's run did not reweight: all multipliers start at one")
+        elif not trains:
+            pass
         elif args.iteration > 0:
             notice(
                 "the checkpoint holds no domain_pretrain state (it was written without the plugin, "
@@ -81,26 +89,36 @@ class Runtime:
             notice(f"--finetune leaves the checkpoint's domain_pretrain state behind: {_FROM_HERE}")
         return step
 
-    def next_source(self) -> Source | None:
-        """The source of the schedule that the host is about to fetch; None if it is not known.
+    def _check_loaded(self) -> None:
+        """What a checkpoint holds must have arrived.
 
-        The host fetches a schedule once for each validation set, in their order.
+        Raises:
+            IntegrityError: the host read it and did not hand it on.
         """
+        args = self.args
+        left_out = getattr(args, "no_load_optim", False) or args.iteration == 0
+        if self._checkpoint and self._state is None and not left_out:
+            raise IntegrityError(
+                f"{self._checkpoint} holds domain_pretrain's state, but the host did not hand it "
+                "on: it loads the LR scheduler in a way that the plugin does not know; give "
+                "--no-load-optim to go on without (counts and weights start afresh)"
+            )
+
+    def source(self) -> Source | None:
+        """Of the schedule that the host is about to run; None if it is not known."""
         assert self._session is not None
         if self._evaluation is None:
             return self._session.source("train")
-        source = self._session.source(self._evaluation, self._evaluation_sets)
-        self._evaluation_sets += 1
-        return source
+        return self._session.source(self._evaluation, self._set)
 
-    # Steps and evaluations.
+    # Steps.
 
     def close_step(self, result: Any) -> None:
         """After the host's train_step: ``result`` is what it returned."""
-        if result[3]:  # should_exit: the rerun machine gave up on this step, nothing was updated
+        if upstream.gave_up(result):
             self.report_nonfinite(training=True)
             return
-        self.step.close(self._moment(skipped=bool(result[1])))
+        self.step.close(upstream.moment_after(result, self.args))
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""
@@ -113,21 +131,7 @@ class Runtime:
                 flush=True,
             )
 
-    def _moment(self, *, skipped: bool = False) -> Moment:
-        from megatron.core.num_microbatches_calculator import get_num_microbatches
-
-        args = self.args
-        iteration = args.curr_iteration + 1
-        microbatches = get_num_microbatches()
-        batch = microbatches * args.micro_batch_size * args.data_parallel_size
-        return Moment(
-            iteration=iteration,
-            consumed_samples=args.consumed_train_samples + batch,
-            log=iteration % args.log_interval == 0,
-            scalars=iteration % args.tensorboard_log_interval == 0,
-            microbatches=microbatches,
-            skipped=skipped,
-        )
+    # Evaluations: open → sets of (attempts → step) → close.
 
     @property
     def evaluating(self) -> bool:
@@ -136,26 +140,65 @@ class Runtime:
 
     def open_evaluation(self, prefix: str) -> None:
         """Before the host evaluates; its ``prefix`` says on what."""
-        self._evaluation = "test" if "test set" in prefix else "valid"
-        self._evaluation_sets = 0
-        self.step.open_evaluation()
+        self._evaluation, self._final = upstream.evaluated(prefix)
+        self._set = -1
+        self.step.evaluation.open()
 
-    def close_evaluation(self, iteration: int, *, final: bool) -> None:
-        """After the host's evaluation at ``iteration``; ``final``: training has ended."""
+    def open_set(self) -> None:
+        """Before the host evaluates on one set of data, of one or several."""
+        self._set += 1
+        self._microbatches = 0
+        self.step.evaluation.open_set()
+
+    def open_attempt(self, microbatches: int) -> None:
+        """Before the host runs the schedule of a step of an evaluation, again perhaps."""
+        self._microbatches = microbatches
+        self.step.evaluation.open_attempt()
+
+    def close_evaluation_step(self) -> None:
+        """After a step of an evaluation (a replayed CUDA graph opens no attempt)."""
+        self.step.evaluation.close_step(self._microbatches)
+
+    def close_set(self, result: Any) -> None:
+        """After the host evaluated on one set; ``result`` is what it returned."""
+        if not upstream.ran_out_of_time(result):
+            self.step.evaluation.close_set()
+
+    def close_evaluation(self, iteration: int) -> None:
+        """After the host's evaluation at ``iteration``."""
         split, self._evaluation = self._evaluation, None
         assert split is not None
-        self.step.close_evaluation(split, iteration, self.args.consumed_train_samples, final=final)
+        consumed = self.args.consumed_train_samples
+        self.step.close_evaluation(split, iteration, consumed, final=self._final)
 
     # Checkpoints.
 
-    def state_dict(self) -> dict[str, Any] | None:
+    def state_leaf(self) -> str | None:
         """The plugin's part of a checkpoint; None where there is none yet."""
         # Before the first step, what was loaded is handed on: Megatron may only convert a format.
-        return self._state if self._step is None else self._step.state_dict()
+        state = self._state if self._step is None else self._step.state_dict()
+        return None if state is None else checkpoint.pack(state)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_leaf(self, leaf: Any) -> None:
         """Keep a checkpoint's state until the step is built."""
-        self._state = state
+        self._state = checkpoint.unpack(leaf)
+
+    def look_into(self, loaded: dict[str, Any], folder: str) -> None:
+        """After the host has read a checkpoint: put our leaf in where its format left it out.
+
+        Args:
+            loaded: what the host read, which it is about to hand on.
+            folder: that it was read from.
+        """
+        scheduler = loaded.get(checkpoint.SCHEDULER)
+        if not isinstance(scheduler, dict):
+            return  # not asked for
+        if checkpoint.STATE_KEY not in scheduler:
+            leaf = checkpoint.find_missed(folder)
+            if leaf is None:
+                return
+            scheduler[checkpoint.STATE_KEY] = leaf
+        self._checkpoint = folder
 
 
 def _facts(args: Any, options: PluginArgs) -> RunFacts:
@@ -174,8 +217,6 @@ def _facts(args: Any, options: PluginArgs) -> RunFacts:
         blends=blends,
         validation_set_names=getattr(args, "validation_set_names", None),
         micro_batch_size=args.micro_batch_size,
-        global_batch_size=args.global_batch_size,
-        seq_length=args.seq_length,
         log_dir=log_dir_of(
             options.domain_log_dir,
             getattr(args, "tensorboard_dir", None),

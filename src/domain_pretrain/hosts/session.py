@@ -18,6 +18,7 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.prefixes import check_files
 from domain_pretrain.flags import PluginArgs
+from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
@@ -49,8 +50,7 @@ class RunFacts:
         blends: gives what Megatron-LM's ``get_blend_and_blend_per_split`` returns; asked for once
             the host and its flags are known to be supported.
         validation_set_names: ``--validation-set-names``.
-        micro_batch_size, global_batch_size: in samples; the latter after any ramp-up.
-        seq_length: tokens per sample.
+        micro_batch_size: in samples.
         log_dir: where the metrics file goes; None writes none.
     """
 
@@ -60,8 +60,6 @@ class RunFacts:
     blends: Callable[[], tuple[Blend, Sequence[Blend] | None]]
     validation_set_names: Sequence[str] | None
     micro_batch_size: int
-    global_batch_size: int
-    seq_length: int
     log_dir: Path | None
 
     def on(self, flag: str) -> bool:
@@ -114,7 +112,6 @@ class Session:
             section,
             names,
             average=self.config.channel_loss.average,
-            tokens_per_step=facts.global_batch_size * facts.seq_length,
             pinned=[name for name, domain in domains.items() if domain.pinned],
             floor={name: d.floor for name, d in domains.items() if d.floor is not None},
         )
@@ -158,7 +155,11 @@ class Session:
             backend,
             self._watch,
             agreed=self._agreed(),
-            config_hash=self.config.digest(),
+            meaning=Meaning(
+                self.catalog.names,
+                self.catalog.prefixes,
+                self.config.settings(self.options.domain_reweight),
+            ),
             allow_domain_change=self.options.allow_domain_change,
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from domain_pretrain.rules import state as codec
 from domain_pretrain.rules.state import State
-from domain_pretrain.strategies.ema import Ema, finite
+from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import Strategy, build
@@ -38,13 +38,21 @@ class Memory:
 
 @dataclass(frozen=True)
 class Reweighter:
-    """A strategy set up for a list of domains. Pure: memory in, memory out."""
+    """A strategy set up for a list of domains. Pure: memory in, memory out.
+
+    Attributes:
+        names: the domains.
+        strategy: the rule.
+        options: the config's section.
+        bounds: of the multipliers.
+        horizon: of the EMA, in tokens of a domain; None: it follows the size of each step.
+    """
 
     names: tuple[str, ...]
     strategy: Strategy
     options: LaggedReweight
     bounds: Bounds
-    horizon: float
+    horizon: float | None
 
     @classmethod
     def build(
@@ -52,7 +60,7 @@ class Reweighter:
         options: LaggedReweight,
         names: tuple[str, ...],
         *,
-        horizon: float,
+        horizon: float | None = None,
         pinned: Collection[str] = (),
         floor: Mapping[str, float] | None = None,
     ) -> Reweighter:
@@ -61,7 +69,7 @@ class Reweighter:
         Args:
             options: the config's section; keys it does not know are the strategy's.
             names: the domains.
-            horizon: tokens, where the options leave it open (see ``ema.default_horizon``).
+            horizon: tokens, where the options leave it open; None: that of each step's batch.
             pinned: domains left as they are: multiplier 1, and no say in the others' weights.
             floor: smallest multipliers, by domain.
 
@@ -82,16 +90,21 @@ class Reweighter:
         domains = len(self.names)
         return Memory(0, Ema.empty(domains), {}, np.zeros(domains), np.ones(domains))
 
-    def advance(self, memory: Memory, loss_sum: Array, tokens: Array) -> Memory:
+    def advance(
+        self, memory: Memory, loss_sum: Array, tokens: Array, *, batch_tokens: float
+    ) -> Memory:
         """Fold in a step that was committed (never a skipped or repeated one).
 
         Args:
             memory: before it.
             loss_sum: ``[D]`` nats, Σ mask·loss over the global batch; NaN where not finite.
             tokens: ``[D]``, Σ mask; 0 where absent.
+            batch_tokens: tokens that the step had room for. Batch sizes may follow a schedule, so
+                the default horizon is taken from the step itself.
         """
         present = finite(loss_sum, tokens)
-        ema = memory.ema.fold(loss_sum, tokens, self.horizon)
+        horizon = self.horizon or default_horizon(batch_tokens, len(self.names))
+        ema = memory.ema.fold(loss_sum, tokens, horizon)
         seen = Observation(
             names=self.names,
             step=memory.step + 1 - self.options.warmup_steps,

@@ -1,0 +1,84 @@
+"""A resumed run must mean by its domains what the run before it meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from domain_pretrain.errors import ConfigError
+
+# How many differences a message tells of.
+MOST_TOLD = 5
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What decides whose a token is and what it weighs; it goes with the state of a checkpoint.
+
+    Attributes:
+        names: the domains.
+        prefixes: data prefix → domain.
+        settings: what the config says besides its defaults, by dotted key; JSON values.
+    """
+
+    names: tuple[str, ...]
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "domains": list(self.names),
+            "prefixes": dict(self.prefixes),
+            "settings": dict(self.settings),
+        }
+
+
+def check_continuity(saved: Mapping[str, Any], now: Meaning, *, allow: bool) -> list[str]:
+    """Compare what a checkpoint's run meant with what this one means.
+
+    Args:
+        saved: of :meth:`Meaning.dump`; version 0.1 knew only ``domains``.
+        now: of this run.
+        allow: whether the user wants other domains.
+
+    Returns:
+        What is different and allowed, in words.
+
+    Raises:
+        ConfigError: the domains are others, or a prefix belongs to another one; not with ``allow``.
+    """
+    changes = []
+    old, new = set(saved["domains"]), set(now.names)
+    if old != new:
+        changes.append(
+            f"other domains: gone {sorted(old - new) or 'none'}, new {sorted(new - old) or 'none'}"
+        )
+    before = saved.get("prefixes", {})
+    moved = [
+        f"{prefix} from {before[prefix]} to {domain}"
+        for prefix, domain in now.prefixes.items()
+        if before.get(prefix, domain) != domain
+    ]
+    if moved:
+        changes.append(f"prefixes in other domains: {_few(moved)}")
+    if changes and not allow:
+        raise ConfigError(
+            f"the checkpoint was written with {'; '.join(changes)}; give --allow-domain-change to "
+            "carry on by name, or --finetune to start counting afresh"
+        )
+    before = saved.get("settings", now.settings)
+    settings = [
+        f"{key} {before.get(key, 'default')!s} → {now.settings.get(key, 'default')!s}"
+        for key in dict.fromkeys([*before, *now.settings])
+        if before.get(key) != now.settings.get(key)
+    ]
+    if settings:
+        changes.append(f"another config: {_few(settings)}")
+    return changes
+
+
+def _few(changes: list[str]) -> str:
+    more = len(changes) - MOST_TOLD
+    return ", ".join(changes[:MOST_TOLD]) + (f" and {more} more" if more > 0 else "")

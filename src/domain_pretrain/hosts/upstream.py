@@ -1,0 +1,74 @@
+"""What the plugin reads of Megatron's training loop by name or position: all of it, in one place.
+
+The development branch moves such things, from globals to configs and process group collections.
+``tests/e2e/test_hosts.py`` runs what stands here on every supported version.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.flow.moment import Moment
+from domain_pretrain.stats import Split
+
+
+def running_args() -> Any:
+    """The args of the run in this process; None before the host has set them."""
+    # Its scheduler may be in use without its training loop.
+    return getattr(sys.modules.get("megatron.training.global_vars"), "_GLOBAL_ARGS", None)
+
+
+def updates(schedule: Mapping[str, Any]) -> bool:
+    """Whether a schedule with these arguments is part of a training step."""
+    return not schedule["forward_only"]
+
+
+def gave_up(train_step: Sequence[Any]) -> bool:
+    """Whether the host leaves after this step, of which nothing was made (``should_exit``)."""
+    return bool(train_step[3])
+
+
+def ran_out_of_time(evaluate: Sequence[Any]) -> bool:
+    """Whether ``--exit-duration-in-mins`` ended this evaluation before its end."""
+    return bool(evaluate[2])
+
+
+def moment_after(train_step: Sequence[Any], args: Any) -> Moment:
+    """Where training stands after the step that returned this; it has not been counted yet."""
+    from megatron.core.num_microbatches_calculator import get_num_microbatches
+
+    iteration, microbatches = args.curr_iteration + 1, get_num_microbatches()
+    batch = microbatches * args.micro_batch_size * args.data_parallel_size
+    return Moment(
+        iteration=iteration,
+        consumed_samples=args.consumed_train_samples + batch,
+        log=iteration % args.log_interval == 0,
+        scalars=iteration % args.tensorboard_log_interval == 0,
+        microbatches=microbatches,
+        batch_tokens=batch * args.seq_length,
+        skipped=bool(train_step[1]),
+    )
+
+
+# "iteration 10" while training, and after it "iteration 10 on validation set", "… on test set".
+_PREFIX = re.compile(r"iteration \d+(?P<final> on (?P<split>validation|test) set)?")
+
+
+def evaluated(prefix: str) -> tuple[Split, bool]:
+    """Which split an evaluation with this prefix is of, and whether training has ended.
+
+    Raises:
+        UnsupportedError: the host calls it something else.
+    """
+    found = _PREFIX.fullmatch(prefix)
+    if found is None:
+        raise UnsupportedError(
+            f"Megatron evaluates {prefix!r}, and the plugin knows 'iteration N', with 'on "
+            "validation set' or 'on test set' behind it: it cannot tell which split that is; use a "
+            "supported version, or the script's own names for its evaluations"
+        )
+    return "test" if found["split"] == "test" else "valid", found["final"] is not None
