@@ -13,6 +13,7 @@ from support.corpora import DOMAINS
 from support.forks import fork_server
 from support.launch import MODEL, SCRIPTS, Run, environment
 from support.observe import STEPS, Observed
+from support.ramps import RULE, ramped
 from support.tools import tools
 
 from domain_pretrain.hosts.versions import host_version
@@ -45,6 +46,7 @@ COMMON = shlex.split(
 WEIGHTED = shlex.split(
     "--calculate-per-token-loss --eod-mask-loss --lr-warmup-iters 2 --clip-grad 0 --save-interval 2"
 )
+ONE_BY_ONE = ["--calculate-per-token-loss", "--log-interval", "1"]
 # Dropout, so that a random number too many would show.
 PLAIN = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --save-interval 100")
 
@@ -58,7 +60,7 @@ class Host:
         self.runs: dict[tuple[str, str], Observed] = {}
         script = host / "pretrain_gpt.py"
         self.script = [script] if script.is_file() else []
-        version = host_version(host / "megatron")
+        version = self.version = host_version(host / "megatron")
         # Token 256 ends a document; until 0.17 the tokenizer adds that token to the vocabulary.
         vocabulary = 256 if version.release < (0, 18) else 257
         self.common = [*MODEL, *COMMON, "--vocab-size", str(vocabulary)]
@@ -104,8 +106,20 @@ class Host:
         (log / "checkpoint" / "latest_checkpointed_iteration.txt").write_text("2")
         lines = (unbroken / METRICS).read_text().splitlines(keepends=True)
         (log / METRICS).write_text("".join(lines[:4]) + lines[4][:20])
-        words = [*self.script, *self._weighted("resumed", layout), "--load", log / "checkpoint"]
-        return self._start("resumed", layout, *words, plugin=True)
+        # One layout enables the plugin only after Megatron was imported.
+        late = layout == "DP2"
+        script = [SCRIPTS / "late_gpt.py"] if late else self.script
+        words = [*script, *self._weighted("resumed", layout), "--load", log / "checkpoint"]
+        return self._start("resumed", layout, *words, plugin=not late)
+
+    def ramped(self, layout: str) -> Observed:
+        """Dynamically reweighted training, with batches that grow."""
+        log = self.folder / f"ramped-{layout}"
+        config = self.folder / "ramped.yaml"
+        config.write_text(json.dumps({"reweight": RULE}))
+        plugin = ["--domain-config", config, "--domain-log-dir", log]
+        words = ramped([*self.common, *self.blend, *plugin, *ONE_BY_ONE], self.version)
+        return self._start("ramped", layout, *self.script, *words, plugin=True)
 
     def _plain(self, name: str, layout: str) -> list[str | Path]:
         # Upstream cannot run a blend under CP since 0.18: the host alone gets a single corpus.
@@ -132,6 +146,7 @@ RUNS = {
     "resumed": Host.resumed,
     "alone": Host.alone,
     "counted": Host.counted,
+    "ramped": Host.ramped,
 }
 
 

@@ -33,6 +33,41 @@ def test_points_and_sums(blend: list[str], tmp_path: Path) -> None:
         assert sum(d["samples"] for d in entry["domains"].values()) == 8
 
 
+EVERY_STEP = ["--eval-interval", "1", "--eval-iters", "5"]
+
+
+def test_time_runs_out(blend: list[str], tmp_path: Path) -> None:
+    """The host leaves after 8 of 40 samples: of that evaluation there is no number."""
+    save = ["--save", tmp_path / "checkpoints", "--save-interval", "100", "--ckpt-format", "torch"]
+    flags = [*blend, *save, *EVERY_STEP]
+    cut = train(tmp_path, *flags, "--exit-duration-in-mins=-1")
+    assert "Exiting during evaluation, timelimit reached" in cut.output
+    assert [e["split"] for e in cut.metrics(None)] == ["train"]
+    assert not cut.host_evaluations()
+
+    resumed = train(tmp_path, *flags, "--load", tmp_path / "checkpoints")
+    entries = assert_evaluations_add_up(resumed)
+    points = [(e["split"], e["iteration"], e.get("final", False)) for e in entries]
+    assert points == [
+        ("valid", 2, False),
+        ("valid", 3, False),
+        ("valid", 4, False),
+        ("valid", 4, True),
+        ("test", 4, True),
+    ]
+    for entry in entries:
+        assert sum(d["samples"] for d in entry["domains"].values()) == 40
+
+
+def test_schedules_that_the_host_repeats(blend: list[str], tmp_path: Path) -> None:
+    """In training and in evaluations: what is repeated counts once."""
+    flags = [*blend, *EVERY_STEP, "--eval-iters", "2"]
+    once = train(tmp_path / "once", *flags, iterations=2)
+    twice = train(tmp_path / "twice", *flags, iterations=2, script="retrying_gpt.py")
+    assert twice.metrics(None) == once.metrics(None)
+    assert twice.host_losses() == once.host_losses()
+
+
 def test_multiple_validation_sets(corpora: Path, tmp_path: Path) -> None:
     """Each split has a blend of its own; each validation set is read to its end, apart."""
     sets = ["rare", "maths", "code"]

@@ -21,6 +21,7 @@ from host_runs import LAYOUTS, METRICS, Host
 from support.gradients import assert_gradients, error, load
 from support.losses import assert_close, assert_evaluations_add_up, assert_sums, sums_by_domain
 from support.observe import STEPS, assert_same_checkpoint, assert_same_training
+from support.ramps import assert_ramped
 
 from domain_pretrain.backends import cpu
 from domain_pretrain.hosts.megatron import SEAMS
@@ -120,6 +121,15 @@ def test_off_is_off(layout: str, host: Host) -> None:
     assert len(counted.run.metrics()) == STEPS
     assert not list(alone.folder.glob("domain_metrics*"))
     assert_same_training(counted, alone)
+
+
+# --- batches that grow -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["one", "DP2"])
+def test_batch_schedule(layout: str, host: Host) -> None:
+    """The multipliers of a run whose batches grow, whatever its data parallelism."""
+    assert_ramped(host.run("ramped", layout).run)
 
 
 # --- resume ------------------------------------------------------------------------------------

@@ -123,6 +123,31 @@ def test_torch_format(single: Run, stopped: Path, blend: list[str]) -> None:
     assert (stopped / METRICS).read_bytes() == (single.log_dir / METRICS).read_bytes()
 
 
+def test_enabled_after_megatron_was_imported(single: Run, stopped: Path, blend: list[str]) -> None:
+    """The run starts at the load: what was loaded is not forgotten."""
+    resume(stopped, *blend, script="late_gpt.py", installed=False)
+    assert (stopped / METRICS).read_bytes() == (single.log_dir / METRICS).read_bytes()
+
+
+FSDP = [
+    *("--use-megatron-fsdp", "--data-parallel-sharding-strategy", "optim_grads_params"),
+    *("--use-distributed-optimizer", "--calculate-per-token-loss", "--ckpt-format", "fsdp_dtensor"),
+]
+
+
+def test_a_format_that_loads_into_a_template(blend: list[str], tmp_path: Path) -> None:
+    """Megatron-FSDP brings only what the new process already has."""
+    pytest.importorskip("einops", reason="Megatron-FSDP needs einops")
+    how: dict[str, Any] = {"iterations": 6, "env": {"CUDA_DEVICE_MAX_CONNECTIONS": "8"}}
+    for folder, stops in (("unbroken", [[]]), ("resumed", [["--exit-interval", "4"], []])):
+        place = tmp_path / folder
+        for stop in stops:
+            run(place, *blend, *FSDP, *stop, checkpoints=place / "checkpoints", **how)
+    unbroken, resumed = ((tmp_path / f / METRICS).read_bytes() for f in ("unbroken", "resumed"))
+    assert resumed == unbroken
+    assert scalars(tmp_path / "resumed") == scalars(tmp_path / "unbroken")
+
+
 def test_without_the_plugin_and_back(single: Run, stopped: Path, blend: list[str]) -> None:
     """The host alone reads our checkpoint; of its own, we say that our part is missing."""
     alone = {"script": "watched_gpt.py", "env": {"RECORD_DIR": str(stopped)}, "plugin": False}

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
+from support import launch
 from support.gradients import assert_gradients, error, load
 from support.launch import MODEL, Run, start_many, train
 from support.observe import assert_collectives, assert_same_training, observe
+from support.ramps import RULE, assert_ramped, ramped
 
 pytestmark = pytest.mark.megatron
 
@@ -23,6 +26,18 @@ WITHIN = "reweight: {scope: microbatch, strategy: linupper, warmup_steps: 0}"
 TP2 = ["--tensor-model-parallel-size", "2"]
 PP2 = ["--pipeline-model-parallel-size", "2"]
 CP2 = ["--context-parallel-size", "2"]
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_batches_that_grow(nproc: int, blend: list[str], tmp_path: Path) -> None:
+    """Under a schedule of batch sizes Megatron's args hold another size, which depends on DP."""
+    version = Version(pytest.importorskip("megatron.core").__version__)
+    (tmp_path / "config.yaml").write_text(json.dumps({"reweight": RULE}))
+    plugin = ["--domain-config", tmp_path / "config.yaml", "--domain-log-dir", tmp_path]
+    words = ramped([*MODEL, *blend, *plugin, "--calculate-per-token-loss"], version)
+    code, output = launch.start(nproc, *words)
+    assert code == 0, output[-8000:]
+    assert_ramped(Run(code, output, tmp_path))
 
 
 # --- the loss that is differentiated ---------------------------------------------------------
