@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.launch import MODEL, start_many, train
@@ -194,3 +195,27 @@ def test_foreign_script(how: str, blend: list[str], tmp_path: Path) -> None:
     assert FOREIGN[how] in run.output
     assert "Traceback" not in run.output
     assert run.host_losses() == []
+
+
+STRANGE = {
+    "the next line": ([], 4),
+    "the next point": (["--tensorboard-log-interval", "3"], 3),
+    "the next checkpoint": (["--save", "{folder}", "--save-interval", "3"], 3),
+    "weights, in the step itself": (["--domain-reweight", "linupper"], 2),
+}
+
+
+@pytest.mark.parametrize("found_at", STRANGE)
+def test_ids_of_no_domain_in_a_step_that_is_not_logged(
+    found_at: str, blend: list[str], tmp_path: Path
+) -> None:
+    """The run stops before anything that holds such a step leaves it."""
+    flags, iteration = STRANGE[found_at]
+    flags = [flag.format(folder=tmp_path / "checkpoints") for flag in flags]
+    how: dict[str, Any] = {"script": "foreign_gpt.py", "env": {"HOW": "strange_ids"}, "expect": 2}
+    every = ["--log-interval", "4", "--tensorboard-dir", tmp_path / "tensorboard"]
+    run = train(tmp_path, *blend, *every, *flags, iterations=iteration, **how)
+    assert "256 tokens carry a domain id outside of the 5 domains" in run.output
+    assert "Traceback" not in run.output
+    assert run.metrics(None) == []
+    assert not list((tmp_path / "checkpoints").glob("iter_*"))
