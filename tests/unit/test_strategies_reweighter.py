@@ -69,6 +69,18 @@ def test_ones_until_the_warm_up_ends():
     assert in_force == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize("warmup_steps", [1, 3])
+def test_bandit_counts_from_one_at_its_first_weights(warmup_steps):
+    # Rewards 2 and 6: p = 1/4, 3/4. t = 1: √(ln 2 / 2) > 1/2, so ε = 1/2: equal weights.
+    # t = 2: ε = √(ln 2 / 4), p_a = (1 − 2·ε)/4 + ε = 1/4 + ε/2.
+    rule = reweighter("bandit", names=("a", "b"), warmup_steps=warmup_steps, uniform_part=0)
+    step = ([math.log(2), math.log(6)], [10, 10])
+    memory = run(rule, [step] * warmup_steps)
+    assert memory.weights.tolist() == [0.5, 0.5]
+    memory = run(rule, [step], memory)
+    assert memory.weights[0] == pytest.approx(0.25 + math.sqrt(math.log(2) / 4) / 2, rel=1e-13)
+
+
 def test_pinned_domains_have_one_and_no_say():
     memory = run(reweighter(pinned=["a"], uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     # Without a: losses 3, 5, scores 0, 1; w = 1 : e on equal shares: m = 2/(1 + e), 2e/(1 + e).
