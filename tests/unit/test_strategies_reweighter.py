@@ -104,6 +104,29 @@ def test_a_domain_never_seen_has_one_until_it_is():
     assert later.weights[2] == pytest.approx(memory.weights[2], rel=1e-13)
 
 
+@pytest.mark.parametrize("objective", ["token_share", "domain_mean"])
+def test_the_multipliers_do_not_jump_however_long_a_domain_is_absent(objective):
+    # 30 of 3·H = 48 tokens: c's share nearly halves in a step, from 1/7 to below 1e-12 in 42 steps
+    # and to 0 in 1,200.
+    rule = reweighter(objective=objective, horizon=16)
+    memory = run(rule, [([2, 4, 9], [20, 10, 5])] * 3)
+    for _ in range(1300):
+        before, memory = memory, run(rule, [([2, 4, 9], [20, 10, 0])], memory)
+        m, share = memory.multipliers, memory.ema.share
+        # c takes share·(m − 1) out of the sum, at most 2·share, before and after. So much do a and
+        # b take over together, who have 2/7 of the tokens or more: 2·(1 + 1)·7/2 = 14 of its share.
+        assert abs(m - before.multipliers)[:2].max() <= 14 * before.ema.share[2] + 1e-9
+        assert abs(share @ m - 1) <= 1e-12
+    assert share[2] == 0
+    # linupper: scores 0, 4/7, 1, with the uniform part; a and b share the sum, 2/3 and 1/3 of it.
+    w = 0.99 * np.exp([0, 4 / 7, 1]) / np.exp([0, 4 / 7, 1]).sum() + 0.01 / 3
+    if objective == "domain_mean":
+        expected = [1.5 * w[0] / (w[0] + w[1]), 3 * w[1] / (w[0] + w[1]), 3]
+    else:
+        expected = w / (2 / 3 * w[0] + 1 / 3 * w[1])
+    np.testing.assert_allclose(m, expected, rtol=1e-9)
+
+
 def test_a_domain_with_a_nan_keeps_its_last_estimate():
     rule = reweighter()
     memory = run(rule, [([1, 3, 5], [10, 10, 10])] * 2)
