@@ -335,11 +335,23 @@ def test_equal_weights_are_exactly_ones_under_token_share(case):
         ({"objective": "tokens"}, "reweight.objective"),
         ({"uniform_part": True}, "reweight.uniform_part"),
         ({"clip": [0.2, math.inf]}, "reweight.clip"),
+        ({"clip": [0.2, 1e300]}, "reweight.clip"),
     ],
 )
 def test_bad_options_name_the_key(given_options, key):
     with pytest.raises(ConfigError, match=rf"^{key}"):
         parse(MultiplierOptions, given_options, "reweight")
+
+
+@pytest.mark.parametrize("clip", [[0, 1], [1, 3], [1, 1], [1.0, 3.0]])
+def test_a_clip_that_leaves_nothing_but_ones_is_refused(clip):
+    with pytest.raises(
+        ConfigError,
+        match=r"^reweight\.clip: with a bound of exactly 1 .* low < 1 < high, or take rew",
+    ):
+        parse(MultiplierOptions, {"clip": clip}, "reweight")
+    parse(MultiplierOptions, {"clip": [0, 1.0000001]}, "reweight")
+    parse(MultiplierOptions, {"clip": [0.999, 1000]}, "reweight")
 
 
 def test_bad_floor_and_unknown_names():

@@ -30,12 +30,19 @@ SMALLEST_UNIT, LARGEST_UNIT = 1e-300, 1e100
 
 
 def _around_one(clip: tuple[float, float]) -> tuple[float, float]:
-    if not clip[0] <= 1 <= clip[1]:
-        raise ValueError("clip should be [low, high] with 0 <= low <= 1 <= high")
+    low, high = clip
+    if low == 1 or high == 1:
+        raise ValueError(
+            "with a bound of exactly 1 every multiplier is 1, since their mean over the tokens is: "
+            "give [low, high] with low < 1 < high, or take reweight out"
+        )
+    if not low < 1 < high:
+        raise ValueError("should be [low, high] with 0 <= low < 1 < high")
     return clip
 
 
-Bound = Annotated[float, Strict(), Field(ge=0)]
+# What is weighed is fp32, which holds no multiplier much above.
+Bound = Annotated[float, Strict(), Field(ge=0, le=1e30)]
 Clip = Annotated[tuple[Bound, Bound], AfterValidator(_around_one)]
 
 
