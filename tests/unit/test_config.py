@@ -78,7 +78,7 @@ def test_sample_configs_load() -> None:
         ),
         ("domains: {a: {data: [x], pined: true}}", r"pined: unknown key; did you mean 'pinned'\?"),
         ("domains: {a: {data: [x], floor: 2}}", r"domains\.a\.floor: .*less than or equal to 1"),
-        ("reweight: {clip: [2, 3]}", r"reweight\.clip: .*0 <= low <= 1 <= high"),
+        ("reweight: {clip: [2, 3]}", r"reweight\.clip: .*0 <= low < 1 < high"),
         ("reweight: {scope: batch}", r"reweight\.scope: .*'global_batch' or 'microbatch'"),
         ("reweight: {unit: sample}", r"reweight\.unit: sample needs scope: microbatch"),
         ("reweight: {scope: microbatch, clip: [0, 2]}", r"reweight\.clip: has no effect with sc"),

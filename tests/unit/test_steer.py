@@ -226,7 +226,7 @@ BAD = {
     ),
     "no reference": ({"strategy": "excess"}, r"reweight\.reference: Field required"),
     "weights": ({"strategy": "static", "weights": {"x": 1}}, r"reweight\.weights: there is no dom"),
-    "clip": ({**GLOBAL, "clip": [2, 3]}, r"reweight\.clip: .*0 <= low <= 1 <= high"),
+    "clip": ({**GLOBAL, "clip": [2, 3]}, r"reweight\.clip: .*0 <= low < 1 < high"),
     "warm-up": ({**GLOBAL, "warmup_steps": -1}, r"reweight\.warmup_steps: .*greater than or equal"),
     "sample": ({**GLOBAL, "unit": "sample"}, "unit: sample needs scope: microbatch"),
     "idle key": (

@@ -70,6 +70,18 @@ def test_ones_until_the_warm_up_ends():
     assert in_force == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize("warmup_steps", [1, 3])
+def test_bandit_counts_from_one_at_its_first_weights(warmup_steps):
+    # Rewards 2 and 6: p = 1/4, 3/4. t = 1: √(ln 2 / 2) > 1/2, so ε = 1/2: equal weights.
+    # t = 2: ε = √(ln 2 / 4), p_a = (1 − 2·ε)/4 + ε = 1/4 + ε/2.
+    rule = reweighter("bandit", names=("a", "b"), warmup_steps=warmup_steps, uniform_part=0)
+    step = ([math.log(2), math.log(6)], [10, 10])
+    memory = run(rule, [step] * warmup_steps)
+    assert memory.weights.tolist() == [0.5, 0.5]
+    memory = run(rule, [step], memory)
+    assert memory.weights[0] == pytest.approx(0.25 + math.sqrt(math.log(2) / 4) / 2, rel=1e-13)
+
+
 def test_pinned_domains_have_one_and_no_say():
     memory = run(reweighter(pinned=["a"], uniform_part=0), [([1, 3, 5], [20, 10, 10])])
     # Without a: losses 3, 5, scores 0, 1; w = 1 : e on equal shares: m = 2/(1 + e), 2e/(1 + e).
@@ -91,6 +103,29 @@ def test_a_domain_never_seen_has_one_until_it_is():
     assert later.ema.loss[2] == 9
     # The others' losses stay 1 and 3 but for the rounding of their sums and counts.
     assert later.weights[2] == pytest.approx(memory.weights[2], rel=1e-13)
+
+
+@pytest.mark.parametrize("objective", ["token_share", "domain_mean"])
+def test_the_multipliers_do_not_jump_however_long_a_domain_is_absent(objective):
+    # 30 of 3·H = 48 tokens: c's share nearly halves in a step, from 1/7 to below 1e-12 in 42 steps
+    # and to 0 in 1,200.
+    rule = reweighter(objective=objective, horizon=16)
+    memory = run(rule, [([2, 4, 9], [20, 10, 5])] * 3)
+    for _ in range(1300):
+        before, memory = memory, run(rule, [([2, 4, 9], [20, 10, 0])], memory)
+        m, share = memory.multipliers, memory.ema.share
+        # c takes share·(m − 1) out of the sum, at most 2·share, before and after. So much do a and
+        # b take over together, who have 2/7 of the tokens or more: 2·(1 + 1)·7/2 = 14 of its share.
+        assert abs(m - before.multipliers)[:2].max() <= 14 * before.ema.share[2] + 1e-9
+        assert abs(share @ m - 1) <= 1e-12
+    assert share[2] == 0
+    # linupper: scores 0, 4/7, 1, with the uniform part; a and b share the sum, 2/3 and 1/3 of it.
+    w = 0.99 * np.exp([0, 4 / 7, 1]) / np.exp([0, 4 / 7, 1]).sum() + 0.01 / 3
+    if objective == "domain_mean":
+        expected = [1.5 * w[0] / (w[0] + w[1]), 3 * w[1] / (w[0] + w[1]), 3]
+    else:
+        expected = w / (2 / 3 * w[0] + 1 / 3 * w[1])
+    np.testing.assert_allclose(m, expected, rtol=1e-9)
 
 
 def test_a_domain_with_a_nan_keeps_its_last_estimate():

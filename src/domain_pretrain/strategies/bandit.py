@@ -28,13 +28,15 @@ class BanditOptions(Options):
 def bandit(seen: Observation, state: State, options: BanditOptions) -> tuple[Array, State]:
     """``R_d ← 0.9·R_d + 0.1·exp(l_d)`` when present; ``p = (1 − K·ε)·R/ΣR + ε``.
 
-    ``ε_t = min(1/K, √(ln K / (K·t)))`` is the exploration, t the steps since the warm-up; l is the
-    loss of the step itself, R its only memory. The reward is the *perplexity*: 1 nat more is
-    2.7 times the weight, so clipping decides soon.
+    ``ε_t = min(1/K, √(ln K / (K·t)))`` is the exploration; t is the step for which the weights are
+    made, the first after the warm-up being 1. l is the loss of the step just done, R its only
+    memory. The reward is the *perplexity*: 1 nat more is 2.7 times the weight, so clipping decides
+    soon.
 
     Source: Online Data Mixing, Albalak et al., 2023 (arXiv:2312.02406), in the smoothed-mean
-    form of its later code. There R starts at 0, which favours whoever is drawn often in the
-    beginning; here at the first reward. It sets sampling ratios there: ``domain_mean`` corresponds.
+    form of its later code, which counts the steps of the warm-up in t too. There R starts at 0,
+    which favours whoever is drawn often in the beginning; here at the first reward. It sets
+    sampling ratios there: ``domain_mean`` corresponds.
     """
     reward = known(state, "reward", seen.loss)
     reward = np.where(np.isnan(reward), _perplexity(seen.loss), reward)
@@ -44,7 +46,8 @@ def bandit(seen: Observation, state: State, options: BanditOptions) -> tuple[Arr
     if seen.warming:
         return seen.uniform(), state
     count = int(seen.active.sum())
-    explore = min(1 / count, math.sqrt(math.log(count) / (count * (seen.step + 1))))
+    t = seen.step + 1
+    explore = min(1 / count, math.sqrt(math.log(count) / (count * t)))
     greedy = seen.weights(reward[seen.active])[seen.active]
     return seen.weights(np.maximum((1 - count * explore) * greedy, 0.0) + explore), state
 

@@ -23,17 +23,26 @@ WarmupSteps = Annotated[
     Steps, Field(description="First optimizer steps, in which every multiplier is exactly 1.")
 ]
 
-# Weights that differ by more count as if they differed by this much: any bound stays reachable.
-LARGEST_RATIO = 1e12
+# Between these the scale is held at which a domain's multiplier is 1: the smallest is that of a
+# domain without tokens, the largest that of one without weight, for every bound to be in reach.
+# Absolute and far out, so that no domain's number changes how the others compare.
+SMALLEST_UNIT, LARGEST_UNIT = 1e-300, 1e100
 
 
 def _around_one(clip: tuple[float, float]) -> tuple[float, float]:
-    if not clip[0] <= 1 <= clip[1]:
-        raise ValueError("clip should be [low, high] with 0 <= low <= 1 <= high")
+    low, high = clip
+    if low == 1 or high == 1:
+        raise ValueError(
+            "with a bound of exactly 1 every multiplier is 1, since their mean over the tokens is: "
+            "give [low, high] with low < 1 < high, or take reweight out"
+        )
+    if not low < 1 < high:
+        raise ValueError("should be [low, high] with 0 <= low < 1 < high")
     return clip
 
 
-Bound = Annotated[float, Strict(), Field(ge=0)]
+# What is weighed is fp32, which holds no multiplier much above.
+Bound = Annotated[float, Strict(), Field(ge=0, le=1e30)]
 Clip = Annotated[tuple[Bound, Bound], AfterValidator(_around_one)]
 
 
@@ -113,10 +122,14 @@ def multipliers(
 ) -> Array:
     """Multipliers on the per-token losses of the next step.
 
+    ``m = clip(c·w/base, low, high)``, where base is the share for ``domain_mean`` and 1 for
+    ``token_share``, with the c that makes Σ share·m what it is without weights. A domain whose
+    share fades away ends at a bound, and moves the others by no more than its part of that sum.
+
     Args:
         weights: ``[D]``, distribution over the active domains.
         active: bool ``[D]``, domains that are weighed; the others (pinned, never seen) have 1.
-        share: ``[D]``, expected part of the tokens of each domain, Σ = 1.
+        share: ``[D]``, expected part of the tokens of each domain, Σ = 1; may be 0.
         bounds: of the multipliers.
         objective: see :class:`MultiplierOptions`.
 
@@ -124,38 +137,38 @@ def multipliers(
         ``[D]`` with Σ share·m = 1 and ``low <= m <= high``. Exactly ones where the objective leaves
         nothing to change: equal weights under ``token_share``, one active domain.
     """
-    result = np.ones_like(share)
-    tilt, share = weights[active], share[active]
-    if objective == "domain_mean":
-        tilt = tilt / np.maximum(share, 1 / LARGEST_RATIO)
-    if tilt.size and tilt.max() > tilt.min() and share.sum() > 0:
-        tilt = np.maximum(tilt / tilt.max(), 1 / LARGEST_RATIO)
-        result[active] = _scaled(tilt, share, bounds.low[active], bounds.high[active])
+    result = np.ones(share.shape)
+    weights, share = weights[active], share[active]
+    base = share if objective == "domain_mean" else np.ones(share.shape)
+    unit = np.full(base.shape, LARGEST_UNIT)
+    np.divide(base, weights, out=unit, where=weights > SMALLEST_UNIT)  # so that none overflows
+    unit = np.clip(unit, SMALLEST_UNIT, LARGEST_UNIT)
+    if share.any() and unit.max() > unit.min():
+        result[active] = _scaled(unit, share, bounds.low[active], bounds.high[active])
     return result
 
 
-def _scaled(tilt: Array, share: Array, low: Array, high: Array) -> Array:
-    """``clip(c·tilt, low, high)`` with the c that makes Σ share·m = Σ share.
+def _scaled(unit: Array, share: Array, low: Array, high: Array) -> Array:
+    """``clip(c/unit, low, high)`` with the c that makes Σ share·m = Σ share.
 
     The sum rises with c, piecewise linearly, from Σ share·low to Σ share·high, and Σ share lies
-    between them. So the piece is found by bisection, and c on it by division: the fixed point of
-    "renormalise, clip, renormalise …" without iterating.
+    between them. It bends where a domain leaves or reaches a bound: bisection finds the bends
+    around Σ share, and a straight line between them the c, which so never leaves its piece. It is
+    the fixed point of "renormalise, clip, renormalise …" without iterating.
     """
+    leaves, reaches = unit * low, unit * high
 
     def clipped(c: float) -> Array:
-        return np.clip(c * tilt, low, high)
+        # Cut first, so that no quotient overflows; at a bend the bound itself, not nearly.
+        between = np.clip(np.minimum(c, reaches) / unit, low, high)
+        return np.where(c <= leaves, low, np.where(c < reaches, between, high))
 
     def total(c: float) -> float:
         return float(share @ clipped(c))
 
     target = float(share.sum())
-    knots = np.unique(np.concatenate([low / tilt, high / tilt])).tolist()
-    after = bisect_left(knots, target, key=total)
-    if after == 0 or after == len(knots):  # every domain is at a bound
-        return clipped(knots[min(after, len(knots) - 1)])
-    middle = clipped((knots[after - 1] + knots[after]) / 2)
-    free = (low < middle) & (middle < high)
-    weight = float(share[free] @ tilt[free])
-    if weight == 0:  # a level piece: only domains without tokens move on it
-        return clipped(knots[after])
-    return clipped((target - float(share[~free] @ middle[~free])) / weight)
+    bends = np.sort(np.concatenate([leaves, reaches])).tolist()
+    after = bisect_left(bends, target, key=total)
+    # Beyond the first or the last bend, by rounding, every domain is at a bound.
+    around = bends[max(after - 1, 0)], bends[min(after, len(bends) - 1)]
+    return clipped(float(np.interp(target, [total(c) for c in around], around)))

@@ -20,7 +20,8 @@ class Observation:
 
     Attributes:
         names: the D domain names, in the order of all arrays.
-        step: optimizer steps since the warm-up ended; negative while it lasts.
+        step: optimizer steps done since the warm-up ended, the last of which was just measured;
+            0 right after its last step, negative before. The weights are for the step after.
         active: bool ``[D]``, the domains that the rule weighs: seen at least once, and not pinned.
         loss: ``[D]`` nats, estimate (EMA) of the loss; NaN where never seen.
         present: bool ``[D]``, the domains with (finite) tokens in this very step.
