@@ -37,7 +37,7 @@ def measure(quick: bool) -> dict[str, Any]:
     gloo_ranks = GLOO_RANKS[:2] if quick else GLOO_RANKS
     domains = DOMAINS[:2] if quick else DOMAINS
     # Forked processes must not inherit the threads that later measurements start.
-    sizes = tuple(8 * ((d + 1) * 5 + 9) for d in (8, 1000))
+    sizes = tuple(8 * ((d + 1) * 5 + 10) for d in (8, 1000))
     gloo = {ranks: all_reduce_us(ranks, sizes) for ranks in gloo_ranks}
     torch.set_num_threads(1)
     commit = subprocess.run(

@@ -3,7 +3,7 @@
 
     python tests/e2e/soak.py --kills 60 --work /tmp/soak
 
-Two ranks (DP 2) train a small model on the CPU, with reweighting, evaluations and frequent
+Two ranks (DP 2, or ``--layout``) train a small model on the CPU, with reweighting, evaluations and frequent
 checkpoints, started as scripts/pretrain_gpu.sh starts them (``-m domain_pretrain.launch``). Each
 attempt is ended by SIGKILL: one rank or both, while training, while a checkpoint is being saved,
 or while starting up. After some kills it is made to look as if the machine had crashed: a line of
@@ -32,6 +32,11 @@ sys.path.insert(1, str(ROOT / "tests"))
 from support.fork_server import Job, fork_ranks, preload  # noqa: E402
 
 METRICS = "domain_metrics.jsonl"
+LAYOUTS = {
+    "DP2": [],
+    "TP2": ["--tensor-model-parallel-size", "2"],
+    "PP2": ["--pipeline-model-parallel-size", "2"],
+}
 TRACKER = "latest_checkpointed_iteration.txt"
 RANKS = 2
 FLAGS = (
@@ -127,10 +132,10 @@ def _kill_group(process: int) -> None:
         os.killpg(process, signal.SIGKILL)
 
 
-def words_of(folder: Path, data: Path, iterations: int) -> list[str]:
+def words_of(folder: Path, data: Path, options: argparse.Namespace) -> list[str]:
     """The command line of a run in ``folder``; the same for every attempt."""
     paths = {
-        "--train-iters": iterations,
+        "--train-iters": options.iterations,
         "--domain-config": data / "domains.yaml",
         "--domain-log-dir": folder,
         "--tensorboard-dir": folder / "tensorboard",
@@ -138,7 +143,8 @@ def words_of(folder: Path, data: Path, iterations: int) -> list[str]:
         "--load": folder / "checkpoints",
         "--data-cache-path": data / "cache",
     }
-    return [*FLAGS.split(), *(str(word) for pair in paths.items() for word in pair)]
+    layout = [*LAYOUTS[options.layout], *(["--async-save"] if options.async_save else [])]
+    return [*FLAGS.split(), *layout, *(str(word) for pair in paths.items() for word in pair)]
 
 
 def injure(attempt: Attempt, dice: random.Random, startup_s: float) -> str | None:
@@ -227,6 +233,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--iterations", type=int, default=350)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default="DP2")
+    parser.add_argument("--async-save", action="store_true", help="Megatron's flag")
     parser.add_argument("--work", type=Path, required=True, help="an empty or new folder")
     options = parser.parse_args()
     preload()
@@ -241,9 +249,7 @@ def main() -> int:
     os.waitpid(preparing, 0)
 
     print("the unbroken run ...", flush=True)
-    reference = Attempt(
-        unbroken, words_of(unbroken, data, options.iterations), work / "unbroken.log"
-    )
+    reference = Attempt(unbroken, words_of(unbroken, data, options), work / "unbroken.log")
     assert reference.wait_for("] iteration "), reference.text()[-3000:]
     startup_s = time.monotonic() - reference.began
     codes = reference.wait()
@@ -256,7 +262,7 @@ def main() -> int:
     began, attempts, kills, ended = time.monotonic(), 0, 0, False
     while not ended:
         log = work / f"attempt_{attempts:03d}.log"
-        attempt = Attempt(broken, words_of(broken, data, options.iterations), log)
+        attempt = Attempt(broken, words_of(broken, data, options), log)
         attempts += 1
         how = injure(attempt, dice, startup_s) if kills < options.kills else None
         if how is None:

@@ -60,7 +60,7 @@ class Forward:
             if kwargs.get("non_loss_data"):
                 return loss_func(output, *args, **kwargs)
             rows = self._rows(tap, source, output.device)
-            if tap is not None and self.groups.is_counting:
+            if tap is not None and tap.loss_mask is not None and self.groups.is_counting:
                 self.ledger.note_fractions(tap.loss_mask)
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None

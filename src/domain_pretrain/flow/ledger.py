@@ -141,5 +141,5 @@ class Ledger:
         values = self._buffer[: HEAD + math.prod(layer)].cpu().numpy().copy()
         words, agreed, host, cells = np.split(values, np.cumsum([WORDS, 2 * WORDS, TOTALS]))
         stats = DomainStats(names, cells.reshape(layer))
-        sums = HostSums.of(host, self._groups.host_repeats)
+        sums = HostSums.of(host.tolist(), self._groups.host_repeats)
         return Sums(stats, sums, tuple(words.tolist()), tuple(agreed.tolist()))
