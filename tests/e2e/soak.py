@@ -4,7 +4,7 @@
     python tests/e2e/soak.py --kills 60 --work /tmp/soak
 
 Two ranks (DP 2, or ``--layout``) train a small model on the CPU, with reweighting, evaluations and
-frequent checkpoints, started as scripts/pretrain_gpu.sh starts them (``-m domain_pretrain.launch``).
+frequent checkpoints, started as scripts/pretrain_gpu.sh starts them: ``-m domain_pretrain.launch``.
 Each attempt is ended by SIGKILL: one rank or both, while training, while a checkpoint is being
 saved, or while starting up. After some kills it is made to look as if the machine had crashed: a
 line of the metrics file is torn, the newest checkpoint cut off, or the tracker empty. At the end

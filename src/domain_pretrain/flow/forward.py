@@ -60,8 +60,6 @@ class Forward:
             if kwargs.get("non_loss_data"):
                 return loss_func(output, *args, **kwargs)
             rows = self._rows(tap, source, output.device)
-            if tap is not None and tap.loss_mask is not None and self.groups.is_counting:
-                self.ledger.note_fractions(tap.loss_mask)
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
@@ -122,6 +120,8 @@ class Forward:
     def _rows(self, tap: BatchTap | None, source: Source, device: torch.device) -> Rows:
         rows = None if tap is None else tap.rows(source, device)
         groups = self.groups
+        if tap is not None and tap.loss_mask is not None and groups.is_counting:
+            self.ledger.note_fractions(tap.loss_mask)
         if self.steering is not None and groups.tensor_parallel is not None:
             return Rows.shared(
                 rows,
