@@ -27,7 +27,7 @@ from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
+from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
 from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
@@ -140,6 +140,9 @@ class BridgeDomains:
 
         assert self._step is not None
         self._split = None
+        if context.skipped_iter and _abandoned():
+            report_nonfinite(self._step, training=True)
+            return
         cfg, progress = context.state.cfg, context.state.train_state
         iteration, microbatches = progress.step + 1, get_num_microbatches()
         batch = microbatches * cfg.train.micro_batch_size * cfg.data_parallel_size
@@ -264,6 +267,24 @@ def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
         seq_length=cfg.model.seq_length,
         log_dir=log_dir_of(options.domain_log_dir, cfg.logger.tensorboard_dir, cfg.checkpoint.save),
     )
+
+
+# A step that the rerun machine gave up.
+
+
+def _abandoned() -> bool:
+    """Whether the host is about to stop in the step that ended, without an update.
+
+    The callback's context says only that there was no update. The rerun machine knows, on every
+    rank alike; asking it again changes nothing, and repeats its line in the log.
+    """
+    from megatron.core.rerun_state_machine import get_rerun_state_machine
+
+    _, should_exit, _ = get_rerun_state_machine().should_checkpoint_and_exit()
+    return bool(should_exit)
+
+
+# Checkpoints.
 
 
 def _state_file(folder: str, step: int) -> Path:
