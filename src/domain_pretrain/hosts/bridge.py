@@ -6,6 +6,11 @@
     pretrain(config, domains.wrap(forward_step), callbacks=[domains])
 
 Callbacks are told apart by their names, so nothing of Megatron-Bridge is imported here.
+
+The state of a checkpoint rides in the host's own ``train_state.pt``: callbacks are given the train
+state, and the host asks it for its contents whenever a checkpoint is *requested*, of every kind and
+in every version. ``on_checkpoint_save`` comes too late: the host calls it when a checkpoint is
+complete, an asynchronous one several steps later, and does not say which.
 """
 
 from __future__ import annotations
@@ -13,12 +18,12 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from domain_pretrain.config import DomainConfig
@@ -32,7 +37,8 @@ from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
-STATE_FILE = "domain_pretrain.json"
+STATE_KEY = "domain_pretrain"  # in the host's train state
+OLD_STATE_FILE = "domain_pretrain.json"  # beside it, in checkpoints that were written before
 
 
 class BridgeDomains:
@@ -74,6 +80,7 @@ class BridgeDomains:
         self._forwards = 0  # in this attempt at a step
         self._forwards_of_attempt = 0
         self._trained = False
+        self._captured = self._saved = 0  # checkpoints requested, and complete
 
     # The forward step.
 
@@ -125,6 +132,16 @@ class BridgeDomains:
         self._forwards += 1
 
     # Callbacks.
+
+    def on_train_start(self, context: Any) -> None:
+        """Have the plugin's state saved and restored with the host's."""
+        step = self._start(context.state)
+
+        def state() -> dict[str, Any]:
+            self._captured += 1
+            return step.state_dict()
+
+        _carry(context.state.train_state, state)
 
     def on_train_step_start(self, context: Any) -> None:
         """Start a step."""
@@ -178,22 +195,34 @@ class BridgeDomains:
         self._leave_evaluation(context)
 
     def on_checkpoint_save(self, context: Any) -> None:
-        """Put the plugin's state beside what was saved."""
-        if self._step is None or dist.get_rank() != 0:
+        """Prove that the checkpoint, complete by now, took the plugin's state along.
+
+        Raises:
+            IntegrityError: it did not.
+        """
+        if self._step is None or dist.get_rank() != 0:  # which writes the train state
             return
-        path = _state_file(context.state.cfg.checkpoint.save, context.state.train_state.step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(self._step.state_dict()), encoding="utf-8")
-        os.replace(partial, path)
+        self._saved += 1
+        if self._saved > self._captured:
+            raise IntegrityError(
+                "Megatron-Bridge saved a checkpoint without asking its train state what to save, "
+                "so the plugin's state is not in it, and a run that resumes from it would count "
+                "wrongly: unset checkpoint.custom_manager_class, or use a version of "
+                "Megatron-Bridge that docs/bridge.md names"
+            )
 
     # The step.
 
-    def _enter(self, split: Split, context: Any) -> Step:
+    def _start(self, state: Any) -> Step:
         if self._session is None or self._step is None:
-            self._session, self._step = self._build(context.state)
-        self._split, self._source = split, self._session.source(split)
+            self._session, self._step = self._build(state)
         return self._step
+
+    def _enter(self, split: Split, context: Any) -> Step:
+        step = self._start(context.state)
+        assert self._session is not None
+        self._split, self._source = split, self._session.source(split)
+        return step
 
     def _leave_evaluation(self, context: Any) -> None:
         assert self._step is not None and self._split is not None
@@ -214,7 +243,7 @@ class BridgeDomains:
         session = Session(_facts(cfg, self._options), self._options, self._config)
         step = session.build(state.tensorboard_logger, state.wandb_logger, after_iteration=started)
         if started > 0:
-            step.load_state_dict(_load(cfg.checkpoint.load, started))
+            step.load_state_dict(_load(cfg.checkpoint, started))
         return session, step
 
 
@@ -247,6 +276,12 @@ REFUSALS: tuple[Refusal, ...] = (
         "dataset.multiple_validation_sets",
         lambda a: bool(getattr(a, "multiple_validation_sets", False)),
         "callbacks do not say which of the sets an evaluation reads; give one validation blend",
+    ),
+    Refusal(
+        "checkpoint.non_persistent_ckpt_type: local",
+        lambda a: getattr(a, "non_persistent_ckpt_type", None) == "local",
+        "the host hands the plugin's part of a local checkpoint to nobody when it resumes; use "
+        "non_persistent_ckpt_type: global, or drop it",
     ),
 )
 
@@ -287,16 +322,61 @@ def _abandoned() -> bool:
 # Checkpoints.
 
 
-def _state_file(folder: str, step: int) -> Path:
-    return Path(folder, f"iter_{step:07d}", STATE_FILE)
+def _carry(train_state: Any, ours: Callable[[], dict[str, Any]]) -> None:
+    """Let ``train_state``, whose contents the host saves, hold ours, too; the host ignores it."""
+    original = train_state.state_dict
+
+    @functools.wraps(original)
+    def state_dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**original(*args, **kwargs), STATE_KEY: ours()}
+
+    train_state.state_dict = state_dict
 
 
-def _load(folder: str, step: int) -> dict[str, Any]:
-    path = _state_file(folder, step)
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} is missing: the checkpoint was written without the plugin; start with "
-            "finetune, or continue without the plugin"
-        )
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return state
+def _folders(checkpoint: Any, step: int) -> Iterator[Path]:
+    """Where the host finds the checkpoint of ``step``, in the order in which it looks."""
+    name = f"iter_{step:07d}"
+    if checkpoint.load:
+        yield Path(checkpoint.load)  # which may be the folder of one checkpoint
+    if getattr(checkpoint, "non_persistent_ckpt_type", None) == "global":
+        if checkpoint.non_persistent_global_ckpt_dir:
+            yield Path(checkpoint.non_persistent_global_ckpt_dir, name)
+        else:
+            for folder in filter(None, (checkpoint.save, checkpoint.load)):
+                yield Path(folder, "non_persistent", name)
+    if checkpoint.load:
+        yield Path(checkpoint.load, name)
+
+
+def _load(checkpoint: Any, step: int) -> dict[str, Any]:
+    """The state in the checkpoint that the host has resumed from.
+
+    Args:
+        checkpoint: the host's settings.
+        step: where the host stands now.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in _folders(checkpoint, step):
+        file = folder / "train_state.pt"
+        if not file.is_file():
+            continue
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        if int(saved["step"]) != step:
+            continue
+        state: dict[str, Any] | None = saved.get(STATE_KEY)
+        if state is None and (folder / OLD_STATE_FILE).is_file():
+            state = json.loads((folder / OLD_STATE_FILE).read_text(encoding="utf-8"))
+        if state is None:
+            raise ConfigError(
+                f"{file} holds no state of the plugin: the checkpoint was written without it; set "
+                "checkpoint.finetune=True to start counting afresh, or continue without the plugin"
+            )
+        return state
+    places = ", ".join(str(folder) for folder in _folders(checkpoint, step)) or "nowhere"
+    raise ConfigError(
+        f"the run continues after step {step}, but no train_state.pt of that step was found "
+        f"(looked in {places}), without which the plugin cannot go on counting; set "
+        "checkpoint.finetune=True to start counting afresh, or continue without the plugin"
+    )
