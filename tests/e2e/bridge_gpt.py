@@ -43,6 +43,7 @@ HOW = {
     "config": None,
     "exit": None,  # after how many steps
     "load": False,
+    "skip_train": False,
     "parallel": {},
     "rerun": {},  # of RerunStateMachineConfig
     "checkpoint": {},  # of CheckpointConfig
@@ -177,7 +178,9 @@ def configuration():
         train=bridge.TrainingConfig(
             micro_batch_size=1, global_batch_size=8, train_iters=4, exit_interval=HOW["exit"]
         ),
-        validation=bridge.ValidationConfig(eval_interval=2, eval_iters=2),
+        validation=bridge.ValidationConfig(
+            eval_interval=2, eval_iters=2, skip_train=HOW["skip_train"]
+        ),
         optimizer=bridge.OptimizerConfig(
             optimizer="adam", lr=1e-2, min_lr=1e-3, use_distributed_optimizer=False
         ),

@@ -191,6 +191,16 @@ def test_a_step_that_the_rerun_machine_gives_up(start: Any, tmp_path: Path) -> N
     assert run.output.count("loss is not finite in domain general") == 1
 
 
+def test_an_evaluation_without_training_adds_to_the_metrics(start: Any, tmp_path: Path) -> None:
+    """Also where it reads an earlier checkpoint than the last."""
+    before = start(tmp_path, checkpoint={"save_interval": 1}).metrics(None)
+    earlier = {"ckpt_step": 3}
+    after = start(tmp_path, load=True, skip_train=True, checkpoint=earlier).metrics(None)
+    assert after[: len(before)] == before
+    added = [(entry["split"], entry["iteration"], entry["final"]) for entry in after[len(before) :]]
+    assert added == [("valid", 3, True), ("test", 3, True)]
+
+
 def assert_adds_up(run: Run) -> None:
     """Iterations 3 and 4: at 2, Megatron's printed mean still holds iteration 1."""
     losses = [mean(entry) for entry in run.metrics()]

@@ -241,7 +241,12 @@ class BridgeDomains:
                 "GPTDatasetConfig, whose samples say which prefix they come from"
             )
         session = Session(_facts(cfg, self._options), self._options, self._config)
-        step = session.build(state.tensorboard_logger, state.wandb_logger, after_iteration=started)
+        self._trained = bool(getattr(getattr(cfg, "validation", None), "skip_train", False))
+        step = session.build(
+            state.tensorboard_logger,
+            state.wandb_logger,
+            after_iteration=None if self._trained else started,
+        )
         if started > 0:
             step.load_state_dict(_load(cfg.checkpoint, started))
         return session, step
