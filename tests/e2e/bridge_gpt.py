@@ -6,9 +6,12 @@ Megatron-Bridge imports but that need a GPU or bring other models are absent: of
 
 # ruff: noqa: E402 -- imports are in the order in which the host must find things
 
+import itertools
 import json
+import multiprocessing
 import os
 import sys
+import time
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -24,6 +27,10 @@ cpu.install()
 
 import numpy as np
 import torch
+from megatron.core.dist_checkpointing.strategies.async_utils import (
+    AsyncCallsQueue,
+    PersistentAsyncCaller,
+)
 
 # Before the stand-ins: megatron.core must see that there is no Transformer Engine.
 import megatron.training.training  # noqa: F401  # isort: skip
@@ -36,8 +43,13 @@ HOW = {
     "config": None,
     "exit": None,  # after how many steps
     "load": False,
+    "skip_train": False,
     "parallel": {},
     "rerun": {},  # of RerunStateMachineConfig
+    "checkpoint": {},  # of CheckpointConfig
+    "complete_at": None,  # asynchronous saves: at every so many looks of the host
+    "kill_after": None,  # so many steps, in the next one
+    "poison_after": None,  # so many steps: a domain's losses are NaN
     **json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")),
 }
 FOLDER = Path(HOW["folder"])
@@ -103,6 +115,34 @@ def without_gpu():
     global_vars._GLOBAL_ARGS = SimpleNamespace(seed=1234)
 
 
+def write_at_once():
+    """Asynchronous saves are written before training goes on, and complete when the host looks.
+
+    Of tensors on a CPU no copy is made: the host's worker would write what they have become.
+    """
+    schedule = AsyncCallsQueue.schedule_async_request
+
+    def schedule_and_wait(self, request):
+        index = schedule(self, request)
+        while PersistentAsyncCaller._persistent_comp_q.qsize() < len(self.async_calls):
+            assert PersistentAsyncCaller._persistent_process.is_alive()
+            time.sleep(0.01)
+        return index
+
+    AsyncCallsQueue.schedule_async_request = schedule_and_wait
+
+
+def complete_late(every):
+    """Of the host's looks at asynchronous saves, only every so many find them complete."""
+    complete, looks = AsyncCallsQueue.maybe_finalize_async_calls, itertools.count(1)
+
+    def maybe_complete(self, blocking=False, no_dist=False):
+        due = blocking or next(looks) % every == 0
+        return complete(self, True, no_dist) if due else []
+
+    AsyncCallsQueue.maybe_finalize_async_calls = maybe_complete
+
+
 def configuration():
     off = (
         "gradient_accumulation",
@@ -131,13 +171,16 @@ def configuration():
     )
     decay = {"start_weight_decay": 0.01, "end_weight_decay": 0.01}
     ddp = {"overlap_grad_reduce": False, "overlap_param_gather": False}
-    save = str(FOLDER / "checkpoint") if HOW["exit"] or HOW["load"] else None
+    saves = HOW["exit"] or HOW["load"] or HOW["checkpoint"]
+    save = str(FOLDER / "checkpoint") if saves else None
     return bridge.ConfigContainer(
         model=model,
         train=bridge.TrainingConfig(
             micro_batch_size=1, global_batch_size=8, train_iters=4, exit_interval=HOW["exit"]
         ),
-        validation=bridge.ValidationConfig(eval_interval=2, eval_iters=2),
+        validation=bridge.ValidationConfig(
+            eval_interval=2, eval_iters=2, skip_train=HOW["skip_train"]
+        ),
         optimizer=bridge.OptimizerConfig(
             optimizer="adam", lr=1e-2, min_lr=1e-3, use_distributed_optimizer=False
         ),
@@ -162,7 +205,10 @@ def configuration():
         logger=bridge.LoggerConfig(log_interval=1),
         tokenizer=TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=300),
         checkpoint=bridge.CheckpointConfig(
-            save=save, save_interval=2, load=save if HOW["load"] else None, ckpt_format="torch_dist"
+            save=save,
+            load=save if HOW["load"] else None,
+            ckpt_format="torch_dist",
+            **{"save_interval": 2, **HOW["checkpoint"]},
         ),
         rng=bridge.RNGConfig(),
         rerun_state_machine=bridge.RerunStateMachineConfig(**HOW["rerun"]),
@@ -170,6 +216,8 @@ def configuration():
 
 
 records = []
+KILLED = 9
+POISONED = 1  # the second corpus, "general": in every batch
 
 
 def recorded_forward_step(state, data_iterator, model, return_schedule_plan=False):
@@ -179,7 +227,16 @@ def recorded_forward_step(state, data_iterator, model, return_schedule_plan=Fals
     losses, loss_func = forward_step(state, data_iterator, model, return_schedule_plan)
     hook.remove()
     labels = calls[0][2]["labels"]
-    if torch.is_grad_enabled() and labels is not None:
+    if not torch.is_grad_enabled():
+        return losses, loss_func
+    step = state.train_state.step
+    if step == HOW["kill_after"]:
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(KILLED)
+    if step == HOW["poison_after"] and labels is not None:
+        losses = losses.masked_fill(labels // 50 == POISONED, torch.nan)
+    if labels is not None:
         named = {"losses": losses.detach().float(), "mask": loss_func.args[0], "labels": labels}
         records.append({name: tensor.numpy().copy() for name, tensor in named.items()})
     return losses, loss_func
@@ -188,6 +245,9 @@ def recorded_forward_step(state, data_iterator, model, return_schedule_plan=Fals
 def main():
     assert find_spec("transformer_engine").loader is not None
     without_gpu()
+    write_at_once()
+    if HOW["complete_at"]:
+        complete_late(HOW["complete_at"])
     step, callbacks = recorded_forward_step, None
     if HOW["plugin"]:
         domains = BridgeDomains(HOW["config"], log_dir=FOLDER, backend="cpu")

@@ -9,6 +9,7 @@ import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 from support.launch import SCRIPTS, Run
 from support.launch import start as start_process
 from support.losses import assert_evaluations_add_up, assert_sums, mean, sums_by_domain
+
+from domain_pretrain.hosts import bridge
 
 
 def _installed(name: str) -> bool:
@@ -32,6 +35,8 @@ pytestmark = [
     ),
 ]
 STEPS = 4
+BATCH = 8
+KILLED, NOT_A_NUMBER = 9, 16  # exit codes: of bridge_gpt.py, of the rerun machine
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,13 @@ def start(blend: list[str]) -> Any:
     """Start bridge_gpt.py; the words of ``blend`` after ``--data-path`` are its data."""
     data = blend[blend.index("--data-path") + 1 :]
 
-    def start(folder: Path, nproc: int = 1, **how: Any) -> Run:
+    def start(folder: Path, nproc: int = 1, expect: int = 0, **how: Any) -> Run:
         folder.mkdir(exist_ok=True)
         (folder / "how.json").write_text(json.dumps({"folder": str(folder), "data": data, **how}))
         words = (SCRIPTS / "bridge_gpt.py", folder / "how.json")
         # The script's stand-ins must come before all that looks for what they stand in for.
         code, output = start_process(nproc, *words, plugin=False, real=True)
-        assert code == 0, output[-8000:]
+        assert code == expect, output[-8000:]
         return Run(code, output, folder)
 
     return start
@@ -116,6 +121,84 @@ def test_resume(alone: Run, start: Any, tmp_path: Path) -> None:
     start(tmp_path, exit=2)
     resumed = start(tmp_path, load=True)
     assert resumed.metrics(None) == alone.metrics(None)
+
+
+def test_the_host_alone_resumes_from_our_checkpoint(alone: Run, start: Any, tmp_path: Path) -> None:
+    start(tmp_path, exit=2)
+    resumed = start(tmp_path, load=True, plugin=False)
+    assert resumed.host_losses()[-1] == alone.host_losses()[-1]
+
+
+def checkpoints(folder: Path, within: str = ".") -> list[str]:
+    """The folders that look like a checkpoint's."""
+    return sorted(path.name for path in (folder / "checkpoint" / within).glob("iter_*"))
+
+
+def samples(folder: Path, step: int) -> int:
+    """Consumed by all domains, as a checkpoint has it."""
+    where = SimpleNamespace(load=str(folder / "checkpoint"))
+    return sum(domain["samples"] for domain in bridge._load(where, step)["consumed"].values())
+
+
+# Stand-ins replace the host's default of writing asynchronously; this is its other one.
+ASYNCHRONOUS = {"async_save": True, "async_strategy": "mcore"}
+
+
+def test_resume_from_a_checkpoint_that_was_complete_later(
+    alone: Run, start: Any, tmp_path: Path
+) -> None:
+    """Saved after step 2, complete after step 3, and killed in step 4."""
+    start(tmp_path, expect=KILLED, checkpoint=ASYNCHRONOUS, complete_at=4, kill_after=3)
+    assert checkpoints(tmp_path) == ["iter_0000002"]
+    resumed = start(tmp_path, load=True, checkpoint=ASYNCHRONOUS)
+    assert resumed.metrics(None) == alone.metrics(None)
+    assert checkpoints(tmp_path) == ["iter_0000002", "iter_0000004"]
+
+
+def test_several_saves_at_a_time(alone: Run, start: Any, tmp_path: Path) -> None:
+    """Those of steps 1, 2 and 3 are complete after step 3; each has the state of its own step."""
+    run = start(tmp_path, checkpoint={**ASYNCHRONOUS, "save_interval": 1}, complete_at=4)
+    assert run.metrics(None) == alone.metrics(None)
+    steps = range(1, STEPS + 1)
+    assert checkpoints(tmp_path) == [f"iter_{step:07d}" for step in steps]
+    assert [samples(tmp_path, step) for step in steps] == [BATCH * step for step in steps]
+
+
+def test_resume_from_a_non_persistent_checkpoint(alone: Run, start: Any, tmp_path: Path) -> None:
+    fleeting = {"non_persistent_save_interval": 1, "non_persistent_ckpt_type": "global"}
+    start(tmp_path, exit=3, checkpoint=fleeting)
+    assert checkpoints(tmp_path) == ["iter_0000002"]
+    assert "iter_0000003" in checkpoints(tmp_path, "non_persistent")
+    resumed = start(tmp_path, load=True, checkpoint=fleeting)
+    assert resumed.metrics(None) == alone.metrics(None)
+
+
+def test_a_step_that_the_rerun_machine_gives_up(start: Any, tmp_path: Path) -> None:
+    """It repeats step 2, saves a checkpoint of before it, and stops, without an update. Of this, a
+    rank without losses, as of the first stage, learns less than one with them."""
+    run = start(
+        tmp_path,
+        nproc=2,
+        expect=1,  # torchrun's
+        parallel={"pipeline_model_parallel_size": 2},
+        rerun={"rerun_mode": "validate_results", "check_for_nan_in_loss": True},
+        checkpoint={"save_interval": 100},
+        poison_after=1,
+    )
+    assert re.search(rf"exitcode *: {NOT_A_NUMBER}\b", run.output)
+    assert [entry["iteration"] for entry in run.metrics(None)] == [1]
+    assert samples(tmp_path, 1) == BATCH
+    assert run.output.count("loss is not finite in domain general") == 1
+
+
+def test_an_evaluation_without_training_adds_to_the_metrics(start: Any, tmp_path: Path) -> None:
+    """Also where it reads an earlier checkpoint than the last."""
+    before = start(tmp_path, checkpoint={"save_interval": 1}).metrics(None)
+    earlier = {"ckpt_step": 3}
+    after = start(tmp_path, load=True, skip_train=True, checkpoint=earlier).metrics(None)
+    assert after[: len(before)] == before
+    added = [(entry["split"], entry["iteration"], entry["final"]) for entry in after[len(before) :]]
+    assert added == [("valid", 3, True), ("test", 3, True)]
 
 
 def assert_adds_up(run: Run) -> None:

@@ -6,6 +6,11 @@
     pretrain(config, domains.wrap(forward_step), callbacks=[domains])
 
 Callbacks are told apart by their names, so nothing of Megatron-Bridge is imported here.
+
+The state of a checkpoint rides in the host's own ``train_state.pt``: callbacks are given the train
+state, and the host asks it for its contents whenever a checkpoint is *requested*, of every kind and
+in every version. ``on_checkpoint_save`` comes too late: the host calls it when a checkpoint is
+complete, an asynchronous one several steps later, and does not say which.
 """
 
 from __future__ import annotations
@@ -13,26 +18,28 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
+from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
+from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
 from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
-STATE_FILE = "domain_pretrain.json"
+STATE_KEY = "domain_pretrain"  # in the host's train state
+OLD_STATE_FILE = "domain_pretrain.json"  # beside it, in checkpoints that were written before
 
 
 class BridgeDomains:
@@ -71,9 +78,11 @@ class BridgeDomains:
         self._step: Step | None = None
         self._split: Split | None = None  # what the present schedule reads
         self._source: Source | None = None
-        self._forwards = 0  # in this attempt at a step
-        self._forwards_of_attempt = 0
+        self._forwards = 0  # in this step or evaluation, attempts that were repeated included
+        self._forwards_of_attempt = 0  # or of an evaluation
+        self._microbatches = 0  # of an evaluation, per data-parallel rank
         self._trained = False
+        self._captured = self._saved = 0  # checkpoints requested, and complete
 
     # The forward step.
 
@@ -103,8 +112,10 @@ class BridgeDomains:
                 return forward_step(*given.args, **given.kwargs)
 
             training = self._split == "train"
-            if training:
-                self._open_attempt(self._step)
+            if training and self._forwards % self._forwards_of_attempt == 0:
+                # The rerun machine may run a step again, unseen by callbacks.
+                self._step.open()
+            self._forwards += 1
             if self._source is None:
                 return forward(given.arguments["data_iterator"])
             counted = self._step.wrap_forward_step(forward, self._source, training=training)
@@ -117,14 +128,17 @@ class BridgeDomains:
         notice("BridgeDomains.watch is called wrap now; the old name still works")
         return self.wrap(forward_step)
 
-    def _open_attempt(self, step: Step) -> None:
-        """The rerun machine may run a step again, unseen by callbacks: an attempt has a known
-        number of forward passes."""
-        if self._forwards % self._forwards_of_attempt == 0:
-            step.open()
-        self._forwards += 1
-
     # Callbacks.
+
+    def on_train_start(self, context: Any) -> None:
+        """Have the plugin's state saved and restored with the host's."""
+        step = self._start(context.state)
+
+        def state() -> dict[str, Any]:
+            self._captured += 1
+            return step.state_dict()
+
+        _carry(context.state.train_state, state)
 
     def on_train_step_start(self, context: Any) -> None:
         """Start a step."""
@@ -140,6 +154,9 @@ class BridgeDomains:
 
         assert self._step is not None
         self._split = None
+        if context.skipped_iter and _abandoned():
+            report_nonfinite(self._step, training=True)
+            return
         cfg, progress = context.state.cfg, context.state.train_state
         iteration, microbatches = progress.step + 1, get_num_microbatches()
         batch = microbatches * cfg.train.micro_batch_size * cfg.data_parallel_size
@@ -161,7 +178,7 @@ class BridgeDomains:
 
     def on_eval_start(self, context: Any) -> None:
         """Start a validation."""
-        self._enter("valid", context).open_evaluation()
+        self._enter_evaluation("valid", context)
 
     def on_eval_end(self, context: Any) -> None:
         """Publish a validation."""
@@ -169,33 +186,62 @@ class BridgeDomains:
 
     def on_test_start(self, context: Any) -> None:
         """Start the test."""
-        self._enter("test", context).open_evaluation()
+        self._enter_evaluation("test", context)
 
     def on_test_end(self, context: Any) -> None:
         """Publish the test."""
         self._leave_evaluation(context)
 
     def on_checkpoint_save(self, context: Any) -> None:
-        """Put the plugin's state beside what was saved."""
-        if self._step is None or dist.get_rank() != 0:
+        """Prove that the checkpoint, complete by now, took the plugin's state along.
+
+        Raises:
+            IntegrityError: it did not.
+        """
+        if self._step is None or dist.get_rank() != 0:  # which writes the train state
             return
-        path = _state_file(context.state.cfg.checkpoint.save, context.state.train_state.step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(self._step.state_dict()), encoding="utf-8")
-        os.replace(partial, path)
+        self._saved += 1
+        if self._saved > self._captured:
+            raise IntegrityError(
+                "Megatron-Bridge saved a checkpoint without asking its train state what to save, "
+                "so the plugin's state is not in it, and a run that resumes from it would count "
+                "wrongly: unset checkpoint.custom_manager_class, or use a version of "
+                "Megatron-Bridge that docs/bridge.md names"
+            )
 
     # The step.
 
-    def _enter(self, split: Split, context: Any) -> Step:
+    def _start(self, state: Any) -> Step:
         if self._session is None or self._step is None:
-            self._session, self._step = self._build(context.state)
-        self._split, self._source = split, self._session.source(split)
+            self._session, self._step = self._build(state)
         return self._step
 
+    def _enter(self, split: Split, context: Any) -> Step:
+        step = self._start(context.state)
+        assert self._session is not None
+        self._split, self._source = split, self._session.source(split)
+        return step
+
+    def _enter_evaluation(self, split: Split, context: Any) -> None:
+        step = self._enter(split, context)
+        step.evaluation.open()
+        self._forwards = 0
+        self._microbatches = _microbatches_of_evaluation(context.state.cfg, step.groups)
+        self._forwards_of_attempt = self._microbatches * len(context.model)
+
     def _leave_evaluation(self, context: Any) -> None:
+        """The host does not get here where time ran out on it."""
         assert self._step is not None and self._split is not None
         split, self._split = self._split, None
+        if self._forwards != self._forwards_of_attempt:
+            # The host repeats a schedule that overflowed, and no callback tells which.
+            notice(
+                f"WARNING: the evaluation ({split}) had {self._forwards} forward passes instead of "
+                f"{self._forwards_of_attempt}: some are in it twice, so it is not published"
+            )
+            return
+        self._step.evaluation.close_step(self._microbatches)
+        self._step.evaluation.close_set()
         progress = context.state.train_state
         self._step.close_evaluation(
             split, progress.step, progress.consumed_train_samples, final=self._trained
@@ -210,9 +256,14 @@ class BridgeDomains:
                 "GPTDatasetConfig, whose samples say which prefix they come from"
             )
         session = Session(_facts(cfg, self._options), self._options, self._config)
-        step = session.build(state.tensorboard_logger, state.wandb_logger, after_iteration=started)
+        self._trained = bool(getattr(getattr(cfg, "validation", None), "skip_train", False))
+        step = session.build(
+            state.tensorboard_logger,
+            state.wandb_logger,
+            after_iteration=None if self._trained else started,
+        )
         if started > 0:
-            step.load_state_dict(_load(cfg.checkpoint.load, started))
+            step.load_state_dict(_load(cfg.checkpoint, started))
         return session, step
 
 
@@ -246,6 +297,12 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda a: bool(getattr(a, "multiple_validation_sets", False)),
         "callbacks do not say which of the sets an evaluation reads; give one validation blend",
     ),
+    Refusal(
+        "checkpoint.non_persistent_ckpt_type: local",
+        lambda a: getattr(a, "non_persistent_ckpt_type", None) == "local",
+        "the host hands the plugin's part of a local checkpoint to nobody when it resumes; use "
+        "non_persistent_ckpt_type: global, or drop it",
+    ),
 )
 
 
@@ -265,16 +322,89 @@ def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
     )
 
 
-def _state_file(folder: str, step: int) -> Path:
-    return Path(folder, f"iter_{step:07d}", STATE_FILE)
+def _microbatches_of_evaluation(cfg: Any, groups: Groups) -> int:
+    """How many an evaluation has per data-parallel rank."""
+    # Since 0.5 it has a section, and batches, of its own; the host fills in what is not given.
+    settings = _Settings(getattr(cfg, "validation", None), cfg.train)
+    batch = getattr(settings, "eval_global_batch_size", None) or cfg.train.global_batch_size
+    rows = getattr(settings, "eval_micro_batch_size", None) or cfg.train.micro_batch_size
+    ranks = groups.dp_cp_size // groups.cp_size
+    return int(settings.eval_iters * (batch // (rows * ranks)))
 
 
-def _load(folder: str, step: int) -> dict[str, Any]:
-    path = _state_file(folder, step)
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} is missing: the checkpoint was written without the plugin; start with "
-            "finetune, or continue without the plugin"
-        )
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return state
+# A step that the rerun machine gave up.
+
+
+def _abandoned() -> bool:
+    """Whether the host is about to stop in the step that ended, without an update.
+
+    The callback's context says only that there was no update. The rerun machine knows, on every
+    rank alike; asking it again changes nothing, and repeats its line in the log.
+    """
+    from megatron.core.rerun_state_machine import get_rerun_state_machine
+
+    _, should_exit, _ = get_rerun_state_machine().should_checkpoint_and_exit()
+    return bool(should_exit)
+
+
+# Checkpoints.
+
+
+def _carry(train_state: Any, ours: Callable[[], dict[str, Any]]) -> None:
+    """Let ``train_state``, whose contents the host saves, hold ours, too; the host ignores it."""
+    original = train_state.state_dict
+
+    @functools.wraps(original)
+    def state_dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**original(*args, **kwargs), STATE_KEY: ours()}
+
+    train_state.state_dict = state_dict
+
+
+def _folders(checkpoint: Any, step: int) -> Iterator[Path]:
+    """Where the host finds the checkpoint of ``step``, in the order in which it looks."""
+    name = f"iter_{step:07d}"
+    if checkpoint.load:
+        yield Path(checkpoint.load)  # which may be the folder of one checkpoint
+    if getattr(checkpoint, "non_persistent_ckpt_type", None) == "global":
+        if checkpoint.non_persistent_global_ckpt_dir:
+            yield Path(checkpoint.non_persistent_global_ckpt_dir, name)
+        else:
+            for folder in filter(None, (checkpoint.save, checkpoint.load)):
+                yield Path(folder, "non_persistent", name)
+    if checkpoint.load:
+        yield Path(checkpoint.load, name)
+
+
+def _load(checkpoint: Any, step: int) -> dict[str, Any]:
+    """The state in the checkpoint that the host has resumed from.
+
+    Args:
+        checkpoint: the host's settings.
+        step: where the host stands now.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in _folders(checkpoint, step):
+        file = folder / "train_state.pt"
+        if not file.is_file():
+            continue
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        if int(saved["step"]) != step:
+            continue
+        state: dict[str, Any] | None = saved.get(STATE_KEY)
+        if state is None and (folder / OLD_STATE_FILE).is_file():
+            state = json.loads((folder / OLD_STATE_FILE).read_text(encoding="utf-8"))
+        if state is None:
+            raise ConfigError(
+                f"{file} holds no state of the plugin: the checkpoint was written without it; set "
+                "checkpoint.finetune=True to start counting afresh, or continue without the plugin"
+            )
+        return state
+    places = ", ".join(str(folder) for folder in _folders(checkpoint, step)) or "nowhere"
+    raise ConfigError(
+        f"the run continues after step {step}, but no train_state.pt of that step was found "
+        f"(looked in {places}), without which the plugin cannot go on counting; set "
+        "checkpoint.finetune=True to start counting afresh, or continue without the plugin"
+    )

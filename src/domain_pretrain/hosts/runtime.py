@@ -12,8 +12,8 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
-from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
-from domain_pretrain.process import notice, rank
+from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
+from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
 
@@ -122,14 +122,7 @@ class Runtime:
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""
-        bad = self.step.nonfinite_domains(training=training)
-        if bad:
-            plural = "s" * (len(bad) > 1)
-            print(
-                f"domain_pretrain: loss is not finite in domain{plural} {', '.join(bad)}, "
-                f"on rank {rank()}",
-                flush=True,
-            )
+        report_nonfinite(self.step, training=training)
 
     # Evaluations: open → sets of (attempts → step) → close.
 
