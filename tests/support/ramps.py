@@ -30,7 +30,7 @@ def ramped(words: Sequence[str | Path], version: Version) -> list[str | Path]:
         while flag in kept:
             at = kept.index(flag)
             del kept[at : at + 2]
-    if version.release < (0, 19):
+    if version.release < (0, 18):
         ramp = ["--rampup-batch-size", "4", "4", "8", "--global-batch-size", "8"]
     else:
         ramp = ["--step-batch-size-schedule", f"0:4 {8 * SEQUENCE}:8"]
