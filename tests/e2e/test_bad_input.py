@@ -42,6 +42,10 @@ CASES = {
         "--data-path 1 DATA/finance 5 DATA/generale",
         ("generale", "did you mean", "general"),
     ),
+    "a base model that is not there": Case(
+        f"{BLEND} --load TMP/nothing --finetune", ("--load", "no Megatron checkpoint", "not exist")
+    ),
+    "control: a run that will resume from what it saves": Case(f"{BLEND} --load TMP/nothing"),
     "other weights in the config": Case(
         f"--data-path 1 DATA/finance 4 DATA/general {CONFIG}",
         ("finance", "the config's weight 1", "make them agree"),

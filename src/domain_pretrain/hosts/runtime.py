@@ -10,6 +10,7 @@ from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
+from domain_pretrain.hosts.base import check_base
 from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
@@ -51,6 +52,7 @@ class Runtime:
         options = plugin_args(args if hasattr(args, "channel_loss") else flags_of_command_line())
         if not options.channel_loss:
             return cls(args)
+        check_base(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
         return cls(args, Session(_facts(args, options), options, config or DomainConfig()))
 

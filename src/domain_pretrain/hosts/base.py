@@ -1,0 +1,72 @@
+"""The checkpoint that a run must start from: Megatron trains from random weights without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.paths import is_remote
+
+TRACKER = "latest_checkpointed_iteration.txt"
+# Files of a Hugging Face checkpoint.
+_HUGGING_FACE = ("*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json")
+MOST_NAMED = 5
+
+
+def check_base(args: Any) -> None:
+    """Refuse to continue the training of a model that is not there.
+
+    A resumable run gives ``--load`` a folder that is empty at its first start. With ``--finetune``,
+    or as ``--pretrained-checkpoint``, it must hold a checkpoint.
+
+    Args:
+        args: Megatron's.
+
+    Raises:
+        ConfigError: names the flag, what lies there, and what to do.
+    """
+    if getattr(args, "enable_hf2mg_convert", False):
+        return  # MindSpeed-LLM converts --load itself
+    load, pretrained = args.load, getattr(args, "pretrained_checkpoint", None)
+    if pretrained and not (load and _holds(load)):
+        flag, folder = "--pretrained-checkpoint", pretrained
+    elif load and args.finetune:
+        flag, folder = "--load", load
+    else:
+        return
+    if not _holds(folder):
+        raise ConfigError(
+            f"{flag} {folder} holds no Megatron checkpoint to start from: {_found(Path(folder))}"
+            + (" (without --finetune an empty --load starts a new run)" if flag == "--load" else "")
+        )
+
+
+def _holds(folder: str) -> bool:
+    return is_remote(folder) or Path(folder, TRACKER).is_file()
+
+
+def _found(folder: Path) -> str:
+    """What lies there instead, and what to do."""
+    if not folder.exists():
+        return f"the folder does not exist (current directory: {Path.cwd()})"
+    if not folder.is_dir():
+        return "it is a file; give the folder that holds " + TRACKER
+    if any(any(folder.glob(pattern)) for pattern in _HUGGING_FACE):
+        return (
+            "it is a Hugging Face checkpoint; convert it to Megatron's format first (Megatron-"
+            "Bridge: AutoBridge.import_ckpt; MindSpeed-LLM: convert_ckpt_v2.py), and give the "
+            "folder of the result"
+        )
+    if folder.name.startswith("iter_") or any(
+        (folder / name).exists() for name in (".metadata", "metadata.json", "mp_rank_00")
+    ):
+        return (
+            f"it is the folder of one iteration; give the one above it, {folder.absolute().parent}"
+            " (and --ckpt-step for another than the latest)"
+        )
+    names = sorted(path.name for path in folder.iterdir())
+    if any(name.startswith("iter_") for name in names):
+        return f"{TRACKER} is missing; write the iteration to start from into it"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"it holds {', '.join(names[:MOST_NAMED])}{more}" if names else "the folder is empty"
