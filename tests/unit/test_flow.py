@@ -271,6 +271,16 @@ def test_weights_do_not_learn_from_ids_that_the_blend_does_not_have() -> None:
     assert step.steering is not None and step.steering.memory is before
 
 
+def test_a_loop_of_ones_own_finds_them_at_its_next_reading() -> None:
+    step = DomainStep.create(NAMES, tokens_per_step=32)
+    for ids in ([0, 3], [0, 1]):
+        step.open()
+        step.loss(torch.rand(2, 8, requires_grad=True), torch.ones(2, 8), torch.tensor(ids))
+        step.end_step()
+    with pytest.raises(IntegrityError, match="8 tokens carry a domain id outside"):
+        step.stats()
+
+
 @pytest.mark.parametrize("parts", [[10.5, 10.5], [0.25, 0.75], [1.0, 1.0]])
 def test_fractional_masks(tmp_path: Path, parts: list[float]) -> None:
     """The host cuts off what is left of a token in each microbatch: 10 + 10 of 21."""

@@ -109,10 +109,13 @@ class DomainStep(Step):
         """Exact global sums of the step that ended last, on every rank; synchronises.
 
         Raises:
-            IntegrityError: an id was out of range, tokens are missing, or ranks have different
-                multipliers; to name those, all ranks must be calling.
+            IntegrityError: in a step since the last reading an id was out of range or tokens are
+                missing, or ranks have different multipliers; to name those, all ranks must be
+                calling.
         """
-        return self._read()
+        stats = self._read()
+        self.windows.check()
+        return stats
 
     def multipliers(self) -> dict[str, float]:
         """By domain, the mean multiplier of its tokens in the step that ended last; synchronises.
