@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from support.flags import FLAG, assert_exist, named, parser_of
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import support
@@ -147,7 +148,7 @@ REFUSED = {
     "--perform-rl-step": {"perform_rl_step": True},
     "--logits-load-dir": {"logits_load_dir": "logits"},
     "--inprocess-restart": {"inprocess_restart": True},
-    "--gtp-weight-remat-size": {"gtp_weight_remat_size": 2},
+    "--tensor-parallel-num-weight-shards": {"gtp_weight_remat_size": 2},
     "te with reweighting": {
         "cross_entropy_loss_fusion": True,
         "cross_entropy_fusion_impl": "te",
@@ -168,6 +169,17 @@ def test_refused_flags(part: str) -> None:
         check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}), EVERY)
     assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_flags_of_every_refusal_are_looked_for() -> None:
+    assert {flag for refusal in EVERY for flag in FLAG.findall(refusal.flags)} <= named()
+
+
+@pytest.mark.megatron
+def test_every_flag_that_is_named_can_be_typed() -> None:
+    """In errors, refusals and notices, by the parser of the Megatron that is installed."""
+    pytest.importorskip("megatron.training")
+    assert_exist(*parser_of())
 
 
 def test_transformer_engine_with_a_factor_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

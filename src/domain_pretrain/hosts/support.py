@@ -121,9 +121,13 @@ REFUSALS: tuple[Refusal, ...] = (
         "(torchrun --max-restarts) instead",
     ),
     Refusal(
-        "--gtp-weight-remat-size > 1",
+        "--tensor-parallel-num-weight-shards > --tensor-model-parallel-size",
+        # No flag sets it: the host divides the one by the other. Further shards of the experts
+        # alone (--expert-tensor-parallel-num-weight-shards) do not touch the data-parallel size.
         lambda a: getattr(a, "gtp_weight_remat_size", 1) > 1,
-        "its ranks hold samples outside of the data-parallel group over which the sums are reduced",
+        "the ranks with the further shards read samples of their own, which the host's "
+        "data-parallel size leaves out, so too few samples would be counted as consumed; leave "
+        "--tensor-parallel-num-weight-shards out",
     ),
 )
 
