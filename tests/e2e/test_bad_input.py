@@ -110,6 +110,10 @@ CASES = {
     "new Megatron": Case(BLEND, ("0.21.1", "--allow-unknown-host"), version="0.21.1"),
     "control: new Megatron, allowed": Case(f"{BLEND} --allow-unknown-host", version="0.21.1"),
     "distillation": Case(f"{BLEND} --logits-load-dir TMP", ("--logits-load-dir", "distillation")),
+    "a frozen model": Case(
+        f"{BLEND} --freeze-all-layers",
+        ("--freeze-all-layers", "nothing is trained", "--skip-train"),
+    ),
     "sft over context parallel ranks": Case(
         f"{BLEND} --sft --micro-batch-size 2 --context-parallel-size 2",
         ("--sft", "--context-parallel-size", "--micro-batch-size 1"),

@@ -40,6 +40,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
         "--hybrid-context-parallel": ">=0.16",
         "--validation-set-names": ">=0.18",
         "--dataloader-inter-document-masking": ">=0.19",
+        "--freeze-all-layers": ">=0.19",
         "--logits-load-dir": ">=0.19",
         "--tensor-parallel-num-weight-shards": ">=0.19",
     }.items()

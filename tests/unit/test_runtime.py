@@ -147,6 +147,7 @@ REFUSED = {
     },
     "--perform-rl-step": {"perform_rl_step": True},
     "--logits-load-dir": {"logits_load_dir": "logits"},
+    "--freeze-all-layers": {"freeze_all_layers": True},
     "--inprocess-restart": {"inprocess_restart": True},
     "--tensor-parallel-num-weight-shards": {"gtp_weight_remat_size": 2},
     "te with reweighting": {

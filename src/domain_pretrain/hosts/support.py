@@ -115,6 +115,14 @@ REFUSALS: tuple[Refusal, ...] = (
         "a distillation loss is not Σ mask·loss of the tokens, which the channel loss is",
     ),
     Refusal(
+        "--freeze-all-layers",
+        # 0.19 takes the flag, but its own pretrain_gpt.py trains on regardless.
+        lambda a: _on(a, "freeze_all_layers"),
+        "nothing is trained: since 0.20 the host's steps only run forward, and it resumes them by "
+        "a count of its own, without the plugin's state; measure a model that stays as it is by "
+        "an evaluation, --skip-train",
+    ),
+    Refusal(
         "--inprocess-restart",
         lambda a: _on(a, "inprocess_restart"),
         "the plugin's state does not survive a restart inside the process; restart the job "
