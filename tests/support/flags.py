@@ -25,6 +25,13 @@ _OTHERS = ("commands", "demo", "kernels", "prepare", "hosts/mindspeed_support.py
 _OF_TORCHRUN = {"--max-restarts", "--log-dir"}
 _OF_DOCTOR = {"--host"}
 
+# Flags of single scripts, by the file of a checkout that adds them; no wheel holds it.
+OF_SCRIPTS = {
+    "--export-kd-teacher-load": "megatron/post_training/arguments.py",
+    "--flextron": "megatron/elastification/arguments.py",
+    "--freeze-LM": "pretrain_vlm.py",
+}
+
 # The versions that have a flag; all have those that are not listed. Read from the parsers of
 # 0.12.3, 0.13.1, 0.14.0, 0.15.3, 0.16.1, 0.17.1, 0.18.2, 0.19.1 and 0.20.0.
 VERSIONS_WITH: Mapping[str, SpecifierSet] = {
@@ -49,14 +56,14 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
 
 @cache
 def named() -> frozenset[str]:
-    """Flags of Megatron in the texts of the package: every string but the docstrings."""
+    """Flags of Megatron's parser in the texts of the package: every string but the docstrings."""
     ours = add_arguments(argparse.ArgumentParser(add_help=False))._option_string_actions
     flags: set[str] = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         if not path.relative_to(PACKAGE).as_posix().startswith(_OTHERS):
             for text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
                 flags.update(FLAG.findall(text))
-    return frozenset(flags - ours.keys() - _OF_TORCHRUN - _OF_DOCTOR)
+    return frozenset(flags - ours.keys() - _OF_TORCHRUN - _OF_DOCTOR - OF_SCRIPTS.keys())
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:

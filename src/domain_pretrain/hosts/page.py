@@ -86,7 +86,7 @@ def _names(parameters: tuple[str, ...]) -> str:
 
 def _with_code(text: str) -> str:
     """Flags and identifiers as code; unmarked, ``__main__`` would be set in bold."""
-    return re.sub(r"--[a-z][\w-]*|\w*_\w*", r"`\g<0>`", text)
+    return re.sub(r"--[a-z][\w-]*|\w*_\w*(?:\.py)?", r"`\g<0>`", text)
 
 
 if __name__ == "__main__":

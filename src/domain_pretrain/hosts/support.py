@@ -110,9 +110,21 @@ REFUSALS: tuple[Refusal, ...] = (
         "reinforcement learning has no data blend, hence no domains",
     ),
     Refusal(
-        "--logits-load-dir",
-        lambda a: _on(a, "logits_load_dir"),
+        "--logits-load-dir or --export-kd-teacher-load",
+        lambda a: _on(a, "logits_load_dir") or _on(a, "export_kd_teacher_load"),
         "a distillation loss is not Σ mask·loss of the tokens, which the channel loss is",
+    ),
+    Refusal(
+        "--flextron",
+        lambda a: _on(a, "flextron"),
+        "the model returns a loss of its router beside those of the tokens, and trains on both",
+    ),
+    Refusal(
+        "a vision language model (a script that takes --freeze-LM, as pretrain_vlm.py does)",
+        lambda a: hasattr(a, "freeze_LM"),
+        "its samples are mock data or come from an Energon loader, not from the blend that the "
+        "data flags name, and the model puts images between the tokens, so that its loss mask is "
+        "not the batch's",
     ),
     Refusal(
         "--freeze-all-layers",
