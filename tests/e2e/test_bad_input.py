@@ -127,6 +127,12 @@ CASES = {
         ("--dataloader-inter-document-masking", "use --micro-batch-size 1"),
         env={"WORLD_SIZE": "2"},
     ),
+    "one graph for other evaluations": Case(
+        "--train-data-path DATA/code --valid-data-path DATA/general DATA/maths --test-data-path "
+        "DATA/maths DATA/general --cuda-graph-impl full_iteration --te-rng-tracker "
+        "--no-check-for-nan-in-loss-and-grad",
+        ("a full-iteration CUDA graph", "one graph for all evaluations"),
+    ),
     "validation sets and virtual stages": Case(
         "--train-data-path DATA/finance --valid-data-path DATA/general DATA/maths "
         "--test-data-path DATA/code --multiple-validation-sets --pipeline-model-parallel-size 2 "

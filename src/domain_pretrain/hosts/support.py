@@ -177,6 +177,19 @@ REFUSED_WITH_WEIGHTS: tuple[Refusal, ...] = (
 )
 
 
+REFUSED_WITH_OTHER_TEST_DATA: tuple[Refusal, ...] = (
+    Refusal(
+        "a full-iteration CUDA graph with a test blend that is not the validation blend's",
+        full_iteration_graph,
+        "the host captures one graph for all evaluations, so the test's samples would be given the "
+        "validation blend's domains; give both the same domains in the same order, or drop the "
+        "graph or one of the two",
+    ),
+)
+
+EVERY_REFUSAL = REFUSALS + REFUSED_WITH_WEIGHTS + REFUSED_WITH_OTHER_TEST_DATA
+
+
 def check_version(found: str, *, allow_unknown: bool) -> None:
     """Refuse a Megatron version that the seams were never run on.
 
