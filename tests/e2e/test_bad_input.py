@@ -115,6 +115,10 @@ CASES = {
     "new Megatron": Case(BLEND, ("0.21.1", "--allow-unknown-host"), version="0.21.1"),
     "control: new Megatron, allowed": Case(f"{BLEND} --allow-unknown-host", version="0.21.1"),
     "distillation": Case(f"{BLEND} --logits-load-dir TMP", ("--logits-load-dir", "distillation")),
+    "a frozen model": Case(
+        f"{BLEND} --freeze-all-layers",
+        ("--freeze-all-layers", "nothing is trained", "--skip-train"),
+    ),
     "sft over context parallel ranks": Case(
         f"{BLEND} --sft --micro-batch-size 2 --context-parallel-size 2",
         ("--sft", "--context-parallel-size", "--micro-batch-size 1"),
@@ -127,6 +131,12 @@ CASES = {
         f"{BLEND} --sft --micro-batch-size 2 --pipeline-model-parallel-size 2",
         ("--dataloader-inter-document-masking", "use --micro-batch-size 1"),
         env={"WORLD_SIZE": "2"},
+    ),
+    "one graph for other evaluations": Case(
+        "--train-data-path DATA/code --valid-data-path DATA/general DATA/maths --test-data-path "
+        "DATA/maths DATA/general --cuda-graph-impl full_iteration --te-rng-tracker "
+        "--no-check-for-nan-in-loss-and-grad",
+        ("a full-iteration CUDA graph", "one graph for all evaluations"),
     ),
     "validation sets and virtual stages": Case(
         "--train-data-path DATA/finance --valid-data-path DATA/general DATA/maths "

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from host_runs import LAYOUTS, METRICS, Host
+from support.flags import OF_SCRIPTS, assert_exist, parser_of
 from support.gradients import assert_gradients, error, load
 from support.losses import assert_close, assert_evaluations_add_up, assert_sums, sums_by_domain
 from support.observe import STEPS, assert_same_checkpoint, assert_same_training
@@ -65,6 +66,14 @@ def test_seams(record_testsuite_property: Callable[[str, object], None]) -> None
     seconds = time.perf_counter() - start
     assert problems == [None] * len(SEAMS)
     record_testsuite_property("seams", f"{len(SEAMS)} in {seconds:.2f} s")
+
+
+def test_flags(host: Host) -> None:
+    """What the plugin's messages tell the user to give or to leave out can be typed."""
+    assert_exist(*parser_of(host.env))
+    for flag, file in OF_SCRIPTS.items():
+        if (HOST / file).is_file():
+            assert f"'{flag}'" in (HOST / file).read_text(encoding="utf-8")
 
 
 # --- channel loss ------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def check(cfg: Any, reweight: str | None = None) -> None:
         ({"model__cuda_graph_modules": "full_iteration"}, "full-iteration CUDA graph"),
         ({"inprocess_restart__enabled": True}, "restart inside the process"),
         ({"model__hybrid_context_parallel": True}, "hybrid-context-parallel"),
-        ({"model__gtp_weight_remat_size": 2}, "outside of the data-parallel group"),
+        ({"model__gtp_weight_remat_size": 2}, "tensor-parallel-num-weight-shards"),
     ],
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], said: str) -> None:

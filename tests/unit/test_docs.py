@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
@@ -15,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from support.flags import FLAG, parser_of
 
 from domain_pretrain.commands import main as cli
 from domain_pretrain.flags import add_arguments
@@ -30,7 +29,6 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 # A path with a folder, as it would be typed; <name>, *, $ and … stand for something else.
 FILE = re.compile(r"(?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|cu|cuh|h|toml|png)")
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
 def text(name: str) -> str:
@@ -147,25 +145,12 @@ def test_the_plugins_flags_exist(name: str) -> None:
     assert mentioned <= plugin_flags()
 
 
-# Not by --help: the help of some versions of Megatron ends in an error of its own.
-PRINT_FLAGS = """
-import argparse, domain_pretrain
-domain_pretrain.enable("cpu")
-from megatron.training.arguments import add_megatron_arguments
-print(*add_megatron_arguments(argparse.ArgumentParser())._option_string_actions)
-"""
-
-
 @pytest.mark.megatron
 def test_launch_commands_take_the_flags_shown() -> None:
     """Megatron's own flags among them, by the parser of the Megatron that is installed."""
     if not (find_spec("megatron") and find_spec("megatron.training")):
         pytest.skip("megatron-core is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c", PRINT_FLAGS], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    known = set(FLAG.findall(done.stdout))
+    _, known = parser_of()
     launches = [line for name in PAGES for line in commands(name) if "-m domain_pretrain " in line]
     assert launches
     for line in launches:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
+from support.flags import FLAG, OF_SCRIPTS, assert_exist, named, parser_of
 
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.blend import Blend
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.flags import PluginArgs
 from domain_pretrain.hosts import support
 from domain_pretrain.hosts.megatron import SEAMS
+from domain_pretrain.hosts.session import RunFacts, Session
 from domain_pretrain.hosts.support import (
+    EVERY_REFUSAL,
     REFUSALS,
     REFUSED_WITH_WEIGHTS,
     check_flags,
@@ -146,28 +153,47 @@ REFUSED = {
     },
     "--perform-rl-step": {"perform_rl_step": True},
     "--logits-load-dir": {"logits_load_dir": "logits"},
+    "--export-kd-teacher-load": {"export_kd_teacher_load": "teacher"},
+    "--flextron": {"flextron": True},
+    "a vision language model": {"freeze_LM": False},
+    "--freeze-all-layers": {"freeze_all_layers": True},
     "--inprocess-restart": {"inprocess_restart": True},
-    "--gtp-weight-remat-size": {"gtp_weight_remat_size": 2},
+    "--tensor-parallel-num-weight-shards": {"gtp_weight_remat_size": 2},
     "te with reweighting": {
         "cross_entropy_loss_fusion": True,
         "cross_entropy_fusion_impl": "te",
     },
 }
-EVERY = REFUSALS + REFUSED_WITH_WEIGHTS
+
+
+OF_FLAGS = REFUSALS + REFUSED_WITH_WEIGHTS
 
 
 def test_every_refusal_is_tested() -> None:
-    for refusal in EVERY:
-        assert sum(part in refusal.flags for part in REFUSED) == 1
+    for refusal in OF_FLAGS:
+        assert any(part in refusal.flags for part in REFUSED)
 
 
 @pytest.mark.parametrize("part", REFUSED)
 def test_refused_flags(part: str) -> None:
-    check_flags(PLAIN, EVERY)
+    check_flags(PLAIN, OF_FLAGS)
     with pytest.raises(UnsupportedError, match="is not supported with channel loss") as caught:
-        check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}), EVERY)
+        check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}), OF_FLAGS)
     assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_flags_of_every_refusal_are_looked_for() -> None:
+    flags = {flag for refusal in EVERY_REFUSAL for flag in FLAG.findall(refusal.flags)}
+    assert flags <= named() | OF_SCRIPTS.keys()
+
+
+@pytest.mark.megatron
+def test_every_flag_that_is_named_can_be_typed() -> None:
+    """In errors, refusals and notices, by the parser of the Megatron that is installed."""
+    if not (find_spec("megatron") and find_spec("megatron.training")):
+        pytest.skip("megatron-core is not installed")
+    assert_exist(*parser_of())
 
 
 def test_transformer_engine_with_a_factor_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,3 +231,44 @@ def test_older_spellings_of_a_full_iteration_graph(graph: dict[str, object]) -> 
     args = SimpleNamespace(**vars(PLAIN), multiple_validation_sets=True, **graph)
     with pytest.raises(UnsupportedError, match="CUDA graph"):
         check_flags(args)
+
+
+A, B = "s3://bucket/a", "s3://bucket/b"
+AB: Blend = ([A, B], [1.0, 1.0])
+GRAPH = {"cuda_graph_impl": "full_iteration"}
+
+
+def start(per_split: list[Blend] | None, blend: Blend = None, **flags: object) -> None:
+    facts = RunFacts(
+        core_version="0.19.2",
+        flags=SimpleNamespace(**{**vars(PLAIN), **flags}),
+        refusals=(),
+        blends=lambda: (blend, per_split),
+        validation_set_names=None,
+        micro_batch_size=1,
+        global_batch_size=8,
+        seq_length=32,
+        log_dir=None,
+    )
+    Session(facts, PluginArgs(channel_loss=True), DomainConfig())
+
+
+@pytest.mark.parametrize(
+    "test",
+    [([B, A], [1.0, 1.0]), ([A], None), ([A, B, A], [1.0, 1.0, 1.0])],
+    ids=["in another order", "without ids", "of other prefixes"],
+)
+def test_one_graph_for_validation_and_another_test_blend(test: Blend) -> None:
+    """Its replays would look the test's ids up in the validation blend's table."""
+    start([AB, AB, test])
+    with pytest.raises(UnsupportedError, match=r"one graph for all evaluations.*drop the graph"):
+        start([AB, AB, test], **GRAPH)
+
+
+@pytest.mark.parametrize(
+    "per_split",
+    [None, [AB, AB, ([A, B], None)], [AB, ([B, A], None), None], [AB, None, ([B, A], None)]],
+    ids=["one blend", "other weights", "no test", "no validation"],
+)
+def test_one_graph_where_the_evaluations_agree(per_split: list[Blend] | None) -> None:
+    start(per_split, AB if per_split is None else None, **GRAPH)

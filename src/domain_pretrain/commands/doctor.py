@@ -19,7 +19,7 @@ from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED_REFUSALS
-from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS, check_version
+from domain_pretrain.hosts.support import EVERY_REFUSAL, check_version
 from domain_pretrain.hosts.versions import HOST_VERSIONS, find, host_version
 from domain_pretrain.seams.seam import check
 from domain_pretrain.version import __version__
@@ -170,7 +170,7 @@ def _print_cpu(console: Console, root: Path) -> bool:
 
 def _print_refusals(console: Console, on_mindspeed: bool) -> None:
     table = Table("refused with channel loss", "because", title="Limits", title_justify="left")
-    refusals = REFUSALS + REFUSED_WITH_WEIGHTS + (MINDSPEED_REFUSALS if on_mindspeed else ())
+    refusals = EVERY_REFUSAL + (MINDSPEED_REFUSALS if on_mindspeed else ())
     for refusal in refusals:
         table.add_row(refusal.flags, refusal.why)
     console.print(table)

@@ -10,7 +10,7 @@ import sys
 
 from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.support import REFUSALS, REFUSED_WITH_WEIGHTS
+from domain_pretrain.hosts.support import EVERY_REFUSAL
 from domain_pretrain.hosts.versions import HOST_VERSIONS, OLDEST_BUILT_IN, VERSIONS
 
 PAGE = """\
@@ -67,7 +67,7 @@ def render() -> str:
         (seam.name, f"`{seam.target}`", _names(seam.parameters), _with_code(seam.why))
         for seam in SEAMS
     )
-    refusals = ((_with_code(r.flags), _with_code(r.why)) for r in REFUSALS + REFUSED_WITH_WEIGHTS)
+    refusals = ((_with_code(r.flags), _with_code(r.why)) for r in EVERY_REFUSAL)
     return PAGE.format(
         built_in=".".join(map(str, OLDEST_BUILT_IN)),
         range=HOST_VERSIONS,
@@ -86,7 +86,7 @@ def _names(parameters: tuple[str, ...]) -> str:
 
 def _with_code(text: str) -> str:
     """Flags and identifiers as code; unmarked, ``__main__`` would be set in bold."""
-    return re.sub(r"--[a-z][\w-]*|\w*_\w*", r"`\g<0>`", text)
+    return re.sub(r"--[a-z][\w-]*|\w*_\w*(?:\.py)?", r"`\g<0>`", text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
 from domain_pretrain.hosts.support import (
     REFUSALS,
+    REFUSED_WITH_OTHER_TEST_DATA,
     REFUSED_WITH_WEIGHTS,
     Refusal,
     check_flags,
@@ -92,6 +93,9 @@ class Session:
             multiple_validation_sets=facts.on("multiple_validation_sets"),
             validation_set_names=facts.validation_set_names,
         )
+        valid, test = self.catalog.split("valid"), self.catalog.split("test")
+        if valid and test and valid != test:
+            check_flags(facts.flags, REFUSED_WITH_OTHER_TEST_DATA)
         names = self.catalog.names
         self.reweighting = self._check_reweighting(names)
         self._watch = Watch(config.watch, names)

@@ -110,9 +110,29 @@ REFUSALS: tuple[Refusal, ...] = (
         "reinforcement learning has no data blend, hence no domains",
     ),
     Refusal(
-        "--logits-load-dir",
-        lambda a: _on(a, "logits_load_dir"),
+        "--logits-load-dir or --export-kd-teacher-load",
+        lambda a: _on(a, "logits_load_dir") or _on(a, "export_kd_teacher_load"),
         "a distillation loss is not Σ mask·loss of the tokens, which the channel loss is",
+    ),
+    Refusal(
+        "--flextron",
+        lambda a: _on(a, "flextron"),
+        "the model returns a loss of its router beside those of the tokens, and trains on both",
+    ),
+    Refusal(
+        "a vision language model (a script that takes --freeze-LM, as pretrain_vlm.py does)",
+        lambda a: hasattr(a, "freeze_LM"),
+        "its samples are mock data or come from an Energon loader, not from the blend that the "
+        "data flags name, and the model puts images between the tokens, so that its loss mask is "
+        "not the batch's",
+    ),
+    Refusal(
+        "--freeze-all-layers",
+        # 0.19 takes the flag, but its own pretrain_gpt.py trains on regardless.
+        lambda a: _on(a, "freeze_all_layers"),
+        "nothing is trained: since 0.20 the host's steps only run forward, and it resumes them by "
+        "a count of its own, without the plugin's state; measure a model that stays as it is by "
+        "an evaluation, --skip-train",
     ),
     Refusal(
         "--inprocess-restart",
@@ -121,9 +141,13 @@ REFUSALS: tuple[Refusal, ...] = (
         "(torchrun --max-restarts) instead",
     ),
     Refusal(
-        "--gtp-weight-remat-size > 1",
+        "--tensor-parallel-num-weight-shards > --tensor-model-parallel-size",
+        # No flag sets it: the host divides the one by the other. Further shards of the experts
+        # alone (--expert-tensor-parallel-num-weight-shards) do not touch the data-parallel size.
         lambda a: getattr(a, "gtp_weight_remat_size", 1) > 1,
-        "its ranks hold samples outside of the data-parallel group over which the sums are reduced",
+        "the ranks with the further shards read samples of their own, which the host's "
+        "data-parallel size leaves out, so too few samples would be counted as consumed; leave "
+        "--tensor-parallel-num-weight-shards out",
     ),
 )
 
@@ -151,6 +175,19 @@ REFUSED_WITH_WEIGHTS: tuple[Refusal, ...] = (
         "--cross-entropy-fusion-impl native, or Transformer Engine 2.11 or newer",
     ),
 )
+
+
+REFUSED_WITH_OTHER_TEST_DATA: tuple[Refusal, ...] = (
+    Refusal(
+        "a full-iteration CUDA graph with a test blend that is not the validation blend's",
+        full_iteration_graph,
+        "the host captures one graph for all evaluations, so the test's samples would be given the "
+        "validation blend's domains; give both the same domains in the same order, or drop the "
+        "graph or one of the two",
+    ),
+)
+
+EVERY_REFUSAL = REFUSALS + REFUSED_WITH_WEIGHTS + REFUSED_WITH_OTHER_TEST_DATA
 
 
 def check_version(found: str, *, allow_unknown: bool) -> None:
