@@ -246,8 +246,6 @@ def start(per_split: list[Blend] | None, blend: Blend = None, **flags: object) -
         blends=lambda: (blend, per_split),
         validation_set_names=None,
         micro_batch_size=1,
-        global_batch_size=8,
-        seq_length=32,
         log_dir=None,
     )
     Session(facts, PluginArgs(channel_loss=True), DomainConfig())
