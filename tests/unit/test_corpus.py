@@ -1,6 +1,7 @@
 """Prepared files are read back with Megatron's own reader and held against plain Python."""
 
 import argparse
+import codecs
 import gzip
 import hashlib
 import json
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from domain_pretrain.commands import prepare as prepare_command
 from domain_pretrain.commands.main import main
-from domain_pretrain.prepare import readers
+from domain_pretrain.prepare import json_array, readers
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder, documents
 from domain_pretrain.prepare.errors import BadLine, PrepareError
@@ -105,7 +106,9 @@ def test_parquet(tmp_path):
     source = tmp_path / "a.parquet"
     parquet.write_table(table, source, row_group_size=3)
     bad = []
-    manifest = prepare([source], tmp_path / "out", "bytes", text_key="body", on_bad_line=bad.append)
+    manifest = prepare(
+        [source], tmp_path / "out", "bytes", text_key="body", max_bad=1, on_bad_line=bad.append
+    )
     assert read_back(tmp_path / "out") == as_bytes([*TEXTS, "ok"])
     assert [line.line for line in bad] == [5, 8]
     assert manifest.empty_documents == 1
@@ -159,10 +162,14 @@ def test_any_text_survives_json_lines(tmp_path_factory, texts, ascii_only):
 def test_any_bytes_are_read_or_reported(tmp_path_factory, content, kind):
     path = write(tmp_path_factory.mktemp("any") / kind, content)
     with HashedFile(path) as raw:
-        for chunk in read_chunks(0, path, raw, "text"):
-            for item in documents(chunk, "text"):
-                line = item.line if isinstance(item, BadLine) else item[0]
-                assert 1 <= line <= content.count(b"\n") + 1
+        try:
+            for chunk in read_chunks(0, path, raw, "text"):
+                for item in documents(chunk, "text"):
+                    line = item.line if isinstance(item, BadLine) else item[0]
+                    assert 1 <= line <= content.count(b"\n") + 1
+        except PrepareError as error:  # as a whole
+            assert "array" in str(error) or "byte order mark" in str(error)
+            return
         assert raw.sha256() == hashlib.sha256(content).hexdigest()
 
 
@@ -186,11 +193,140 @@ def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
     assert Manifest.load(tmp_path / "out3").first_bad_lines[0].startswith(f"{sources[0]}:101: ")
 
 
+# --- JSON arrays ----------------------------------------------------------------------------
+
+ARRAYS = {
+    "a line each": ('[\n{"text": "a"},\n{"text": "b"},\n{"text": "c"}\n]\n', [2, 3, 4]),
+    "one line": ('[{"text": "a"}, {"text": "b"},{"text":"c"}]', [1, 1, 1]),
+    "indented": (json.dumps([{"text": t, "m": [{}]} for t in "abc"], indent=2), [2, 8, 14]),
+    "strings": ('\ufeff \n ["a", "b",\n"c"]', [2, 2, 3]),
+    "a comma at the end": ('["a",\n"b",\n"c",\n]', [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1 << 20])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz"])
+@pytest.mark.parametrize(("content", "lines"), ARRAYS.values(), ids=ARRAYS)
+def test_a_json_array(tmp_path, monkeypatch, name, content, lines, piece):
+    monkeypatch.setattr(json_array, "PIECE_BYTES", piece)
+    source = write(tmp_path / name, content)
+    with HashedFile(source) as raw:
+        chunks = list(read_chunks(0, source, raw, "text"))
+        assert raw.sha256() == hashlib.sha256(source.read_bytes()).hexdigest()
+    found = [item for chunk in chunks for item in documents(chunk, "text")]
+    assert found == list(zip(lines, "abc", strict=True))
+
+
+def test_a_bad_element_of_an_array_is_one_bad_line(tmp_path):
+    content = json.dumps([{"text": "good"}, {"txt": "x"}, 3, {"text": "good"}], indent=0)
+    source = write(tmp_path / "a.json", content)
+    bad = []
+    prepare([source], tmp_path / "out", "bytes", max_bad=0.5, on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
+    assert [line.line for line in bad] == [5, 8]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('["a", "b"', "the array does not end"),
+        ('["a", "b]', "the array does not end"),
+        ('["a"]\n["b"]\n', r"a\.json:2: more after the end of the JSON array"),
+    ],
+)
+def test_an_array_that_is_not_the_whole_file(tmp_path, content, message):
+    source = write(tmp_path / "a.json", content)
+    with pytest.raises(PrepareError, match=message):
+        prepare([source], tmp_path / "out", "bytes", max_bad=1)
+    assert final_files(tmp_path) == []
+
+
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"))), indent=st.sampled_from([None, 1]))
+def test_any_text_survives_an_array(tmp_path_factory, texts, indent):
+    path = tmp_path_factory.mktemp("any") / "a.json"
+    elements = [{"text": text, text: [text, {text: None}]} for text in texts if text != "text"]
+    path.write_text(json.dumps(elements, indent=indent), "utf-8")
+    with HashedFile(path) as raw:
+        chunks = list(read_chunks(0, path, raw, "text"))
+    found = [item[1] for chunk in chunks for item in documents(chunk, "text")]
+    assert found == [element["text"] for element in elements]
+
+
+# --- encodings ------------------------------------------------------------------------------
+
+CHINESE = ["第一篇文章：你好", "hello", "第二篇\n文章"]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "GBK", "utf-16", "utf-16-be", "utf-32", "UTF8"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json", "a.txt"])
+def test_text_in_an_encoding(tmp_path, encoding, name):
+    if name == "a.txt":
+        content, expected = "\n".join(CHINESE), ["\n".join(CHINESE)]
+    elif name == "a.json":
+        content, expected = json.dumps(CHINESE, ensure_ascii=False), CHINESE
+    else:
+        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in CHINESE]
+        content, expected = "\n".join(lines), CHINESE
+    source = write(tmp_path / name, content.encode(encoding))
+    manifest = prepare([source], tmp_path / "out", "bytes", encoding=encoding)
+    assert read_back(tmp_path / "out") == as_bytes(expected)
+    assert manifest.encoding == codecs.lookup(encoding).name
+    assert manifest.bad_lines == 0
+    assert manifest.inputs[0].sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "bad_lines"),
+    [
+        ("你好\n好\n".encode("gbk") + b"\xff\n" + "你".encode("gbk"), "gbk", [3]),
+        ("你\n".encode("utf-16-le") + b"\x00\xd8\n\0a", "utf-16-le", [2, 3]),
+        (b"a\nb\0\nc", "utf-8", [2]),
+    ],
+)
+def test_what_an_encoding_does_not_know_is_a_bad_line(tmp_path, content, encoding, bad_lines):
+    source = write(tmp_path / "a.txt", content)
+    bad = []
+    options = {"encoding": encoding, "on_bad_line": bad.append}
+    prepare([source], tmp_path / "out", "bytes", max_bad=0.7, **options)
+    assert [line.line for line in bad] == bad_lines
+    assert all(encoding in line.reason for line in bad)
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "message"),
+    [
+        (
+            "utf-16",
+            "utf-8",
+            r"a\.txt: begins with the byte order mark of utf-16.*--encoding utf-16",
+        ),
+        ("utf-32", "utf-16", r"byte order mark of utf-32.*--encoding utf-32"),
+        ("utf-8-sig", "gbk", "byte order mark of utf-8.*--encoding utf-8"),
+        ("utf-16-le", "utf-8", r"2 of 2 lines.*--encoding(?s:.*)a\.txt:1: a NUL byte.*not utf-8"),
+        ("gbk", "utf-8", r"1 of 2 lines are bad \(50%.*--encoding(?s:.*)a\.txt:2: not UTF-8"),
+    ],
+)
+def test_another_encoding_is_refused(tmp_path, written, read, message):
+    source = write(tmp_path / "a.txt", "Title\n你好".encode(written))
+    with pytest.raises(PrepareError, match=message):
+        prepare([source], tmp_path / "out", "bytes", encoding=read)
+    assert final_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["utf-9", "base64", "undefined", "\0"])
+def test_encodings_that_are_none(tmp_path, name):
+    source = write(tmp_path / "a.txt", "x")
+    with pytest.raises(PrepareError, match=r"--encoding .*: unknown; give"):
+        prepare([source], tmp_path / "out", "bytes", encoding=name)
+
+
 # --- bad lines ------------------------------------------------------------------------------
 
 BAD_LINES = {
     b"{broken": "not JSON",
-    b'["a", "list"]': "not a JSON object but list",
+    b'["a", "list"]': "not a JSON object or string but list",
+    b'{"text": "comma"},': "not JSON",
+    b'{"text": "a\0b"}': "a NUL byte",
     b'{"txt": "x"}': "no key 'text' among 'txt'",
     b'{"text": 3}': "'text' is int, not a string",
     b'{"text": "\xff"}': "not UTF-8",
@@ -205,7 +341,7 @@ def test_bad_lines_are_named_counted_and_left_out(tmp_path):
     content = b"\xef\xbb\xbf" + b"\n".join([good, b"", *BAD_LINES, good])
     source = write(tmp_path / "a.jsonl", content)
     bad = []
-    manifest = prepare([source], tmp_path / "out", "bytes", on_bad_line=bad.append)
+    manifest = prepare([source], tmp_path / "out", "bytes", max_bad=1, on_bad_line=bad.append)
     assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
     assert [line.line for line in bad] == list(range(3, 3 + len(BAD_LINES)))
     for line, reason in zip(bad, BAD_LINES.values(), strict=True):
@@ -217,9 +353,33 @@ def test_bad_lines_are_named_counted_and_left_out(tmp_path):
 def test_a_bad_line_is_left_out_of_a_text_file(tmp_path):
     source = write(tmp_path / "a.txt", b"one\r\n\x0btwo \xe9\nthree\n")
     bad = []
-    prepare([source], tmp_path / "out", "bytes", on_bad_line=bad.append)
+    prepare([source], tmp_path / "out", "bytes", max_bad=1, on_bad_line=bad.append)
     assert read_back(tmp_path / "out") == as_bytes(["one\r\nthree\n"])
     assert [(line.line, line.path) for line in bad] == [(2, str(source))]
+
+
+def test_every_input_has_the_limit_on_bad_lines(tmp_path):
+    """A file that is lost does not hide behind the others."""
+    at_limit = write(tmp_path / "a.jsonl", json_lines(["x"] * 990) + "broken\n" * 10)
+    above = write(tmp_path / "b.jsonl", json_lines(["x"] * 989) + "broken\n" * 10)
+    lost = write(tmp_path / "c.jsonl", '{"text": "y"}\nbroken\n')
+    for inputs, message in [
+        ([above, at_limit], r"b\.jsonl: 10 of 999 .*\n  .*b\.jsonl:990: not JSON"),
+        ([at_limit, lost], r"c\.jsonl: 1 of 2 lines"),
+    ]:
+        with pytest.raises(PrepareError, match=message):
+            prepare(inputs, tmp_path / "out", "bytes")
+        assert final_files(tmp_path) == []
+    manifest = prepare([at_limit], tmp_path / "out", "bytes")
+    assert (manifest.lines, manifest.documents, manifest.bad_lines) == (1000, 990, 10)
+
+
+@pytest.mark.parametrize("text", ["1", "x%", "-1%", "101%", "nan%", "%"])
+def test_a_limit_that_is_no_percentage(tmp_path, capsys, text):
+    options = ["a.txt", "--output", "out", "--tokenizer", "bytes", f"--max-bad={text}"]
+    with pytest.raises(SystemExit, match="2"):
+        command(*options)
+    assert "give a percentage, such as 1%" in capsys.readouterr().err
 
 
 def test_strict(tmp_path):
@@ -247,7 +407,7 @@ def test_strict(tmp_path):
 def test_nothing_to_prepare(tmp_path, name, content, message):
     source = write(tmp_path / name, content)
     with pytest.raises(PrepareError, match=message):
-        prepare([source], tmp_path / "out", "bytes")
+        prepare([source], tmp_path / "out", "bytes", max_bad=1)
     assert final_files(tmp_path) == []
 
 
@@ -508,6 +668,10 @@ def test_command(tmp_path, capsys):
     source = write(tmp_path / "a.jsonl", json_lines(["[b]x[/b]"], key="t") + "[/broken]\n" * 30)
     prefix = str(tmp_path / "out")
     options = ["--output", prefix, "--tokenizer", "bytes", "--text-key", "t"]
+    assert command(str(source), *options) == 2
+    assert "30 of 31 lines are bad (96.8%, and --max-bad is 1%)" in capsys.readouterr().err
+    assert final_files(tmp_path) == []
+    options += ["--max-bad", "97%"]
     assert command(str(source), *options) == 0
     captured = capsys.readouterr()
     assert "1 documents, 9 tokens (uint16)" in captured.out
