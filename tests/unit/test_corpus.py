@@ -2,10 +2,13 @@
 
 import argparse
 import codecs
+import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -508,25 +511,139 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_the_index_never_stands_beside_other_tokens(tmp_path, monkeypatch):
-    """Interrupted at any of the renames, the old or the new corpus is there, or none."""
+CHANGES = ("mkdir", "replace", "rmdir", "unlink")
+
+
+class Interrupted:
+    """``Path`` whose methods that change a folder call ``stop`` before the one numbered ``at``."""
+
+    def __init__(self, at: int, stop) -> None:
+        self.calls, self._at, self._stop = 0, at, stop
+
+    def patch(self, monkeypatch) -> None:
+        for name in CHANGES:
+            monkeypatch.setattr(Path, name, self._counting(getattr(Path, name)))
+
+    def _counting(self, method):
+        def counted(path, *args, **kwargs):
+            self.calls += 1
+            if self.calls == self._at:
+                self._stop()
+            return method(path, *args, **kwargs)
+
+        return counted
+
+
+def killed(at: int, *args, **kwargs) -> bool:
+    """``prepare`` in a process that SIGKILL ends before its change ``at``; False: it has fewer."""
+    child = os.fork()
+    if child == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            Interrupted(at, lambda: os.kill(os.getpid(), signal.SIGKILL)).patch(patch)
+            try:
+                prepare(*args, workers=1, **kwargs)
+            except PrepareError:
+                os._exit(3)
+            except BaseException:
+                os._exit(4)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in (0, 3)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("had_old", [False, True])
+def test_killed_before_any_change_to_a_folder(tmp_path, had_old):
+    """The old corpus, the new one or none is there; the next run puts right what is left.
+
+    Where the kill came amid the commit, the next run's repair is interrupted anywhere, too.
+    """
+    old, new, last = (
+        write(tmp_path / f"{name}.jsonl", json_lines([name])) for name in ("old", "new", "last")
+    )
+
+    def state(folder: Path) -> str:
+        """What Megatron reads."""
+        if not (folder / "out.idx").exists():
+            return "none"
+        assert Manifest.load(folder / "out").documents == 1
+        ((*text, _),) = read_back(folder / "out")
+        return bytes(text).decode()
+
+    def next_run(folder: Path) -> None:
+        with contextlib.suppress(PrepareError):  # exists already
+            prepare([last], folder / "out", "bytes")
+
+    first = "old" if had_old else "none"
+    states, commits = [first], 0
+    for at in itertools.count(1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        if had_old:
+            prepare([old], folder / "out", "bytes")
+        if not killed(at, [new], folder / "out", "bytes", force=had_old):
+            break
+        left = state(folder)
+        states.append(left)
+        within = (folder / "out.tmp" / "old").exists() and left != "new"
+        commits += within
+        for again in itertools.count(1) if within else [1000]:
+            copy = tmp_path / f"{at}-{again}"
+            shutil.copytree(folder, copy)
+            interruption = Interrupted(again, interrupt)
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+                interruption.patch(patch)
+                next_run(copy)
+            assert state(copy) in ("none", first, "new", "last")
+            next_run(copy)
+            assert state(copy) == ("new" if left == "new" else "old" if had_old else "last")
+            assert final_files(copy) == ["out.bin", "out.idx", "out.manifest.json"]
+            if interruption.calls < again:
+                break
+    # In this order, and in each of them at least once.
+    assert [name for name, _ in itertools.groupby(states)] == list(
+        dict.fromkeys([first, "none", "new"])
+    )
+    assert commits >= 3
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_failure_between_renames_leaves_the_old_corpus(tmp_path):
     old = write(tmp_path / "old.jsonl", json_lines(["old one"]))
     new = write(tmp_path / "new.jsonl", json_lines(["new", "new"]))
-    replace = Path.replace
-    for survives in range(3):
+
+    prepare([old], tmp_path / "out", "bytes")
+    interrupted = 0
+    for at in range(1, 100):
+        interruption = Interrupted(at, interrupt)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                interruption.patch(patch)
+                prepare([new], tmp_path / "out", "bytes", force=True)
+        except KeyboardInterrupt:
+            interrupted += 1
+        if interruption.calls < at:
+            break
+        # The error itself puts things right, or, where it came amid that, the next run does.
+        with contextlib.suppress(PrepareError):
+            prepare([new], tmp_path / "out", "bytes")
+        found = read_back(tmp_path / "out")
+        assert found in (as_bytes(["old one"]), as_bytes(["new", "new"]))
+        assert final_files(tmp_path) == ["out.bin", "out.idx", "out.manifest.json"]
         prepare([old], tmp_path / "out", "bytes", force=True)
-        done = []
+    assert interrupted > 8
 
-        def failing(self, target, survives=survives, done=done):
-            if len(done) == survives:
-                raise KeyboardInterrupt
-            done.append(target)
-            return replace(self, target)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, "replace", failing)
-            prepare([new], tmp_path / "out", "bytes", force=True)
-        assert not (tmp_path / "out.idx").exists()
+def test_other_files_in_a_folder_of_the_stages_name_stay(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    (tmp_path / "out.tmp").mkdir()
+    theirs = write(tmp_path / "out.tmp" / "notes.txt", "mine")
+    prepare([source], tmp_path / "out", "bytes")
+    assert theirs.read_text("utf-8") == "mine"
+    assert [path.name for path in (tmp_path / "out.tmp").iterdir()] == ["notes.txt"]
 
 
 # --- tokenizers -----------------------------------------------------------------------------

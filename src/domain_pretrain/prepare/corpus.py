@@ -93,12 +93,12 @@ def prepare(
         raise PrepareError(f"--workers {workers}: give at least 1")
 
     writer = CorpusWriter(Path(prefix), vocab_size=tokenizer.vocab_size, force=force)
-    encoder = Encoder(tokenizer, text_key, append_eod, writer.dtype.name, encoding)
-    manifest = _new_manifest(encoder, writer, sources)
     first_bad: dict[str, list[str]] = {}
     complete = 0  # inputs that have been read
     offsets = list(accumulate((source.bytes for source in sources), initial=0))
     with writer:
+        encoder = Encoder(tokenizer, text_key, append_eod, writer.dtype.name, encoding)
+        manifest = _new_manifest(encoder, writer, sources)
         for encoded in encode_chunks(_read(sources, encoder), encoder, workers):
             for source in sources[complete : encoded.source]:
                 _check_share(source, max_bad, first_bad)
