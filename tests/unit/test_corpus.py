@@ -28,8 +28,8 @@ from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder, documents
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import Manifest
-from domain_pretrain.prepare.readers import HashedFile, read_chunks
-from domain_pretrain.prepare.tokenize import ByteTokenizer, load_tokenizer
+from domain_pretrain.prepare.readers import Chunk, HashedFile, read_chunks
+from domain_pretrain.prepare.tokenize import ByteTokenizer, HuggingFaceTokenizer, load_tokenizer
 
 indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
 
@@ -123,6 +123,21 @@ def test_parquet(tmp_path):
     write(tmp_path / "b.parquet", "no parquet")
     with pytest.raises(PrepareError, match=r"b\.parquet: cannot be read as Parquet"):
         prepare([tmp_path / "b.parquet"], tmp_path / "x", "bytes")
+
+
+def test_parquet_columns_that_cannot_be_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    source = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["x"], "12345": ["y"]}), source, store_schema=False)
+    source.write_bytes(source.read_bytes().replace(b"12345", b"\xb1\xea\xcc\xe2 "))
+    with pytest.raises(PrepareError, match=r"a\.parquet: the name of a column is not UTF-8"):
+        prepare([source], tmp_path / "out", "bytes")
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 2, names=["text", "text"])
+    parquet.write_table(twice, source)
+    with pytest.raises(PrepareError, match=r"a\.parquet: more than one column 'text'"):
+        prepare([source], tmp_path / "out", "bytes")
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
@@ -429,6 +444,27 @@ def test_inputs_that_are_no_files(tmp_path):
         prepare([source], tmp_path / "out", "bytes", workers=0)
 
 
+def test_names_that_are_not_utf_8(tmp_path, capsys):
+    """A file system takes any bytes for a name; a manifest is text."""
+    odd = os.fsdecode(b"\xb1\xea.jsonl")
+    good = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    try:
+        source = write(tmp_path / odd, json_lines(["x"]))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    out = str(tmp_path / "out")
+    for inputs, prefix, tokenizer in [
+        (source, out, "bytes"),
+        (tmp_path / "*.jsonl", out, "bytes"),
+        (good, out + odd, "bytes"),
+        (good, out, odd),
+    ]:
+        assert command(str(inputs), "--output", prefix, "--tokenizer", tokenizer) == 2
+        error = capsys.readouterr().err
+        assert "\\udcb1\\udcea.jsonl: the name is not UTF-8; rename" in error
+    assert final_files(tmp_path) == []
+
+
 @pytest.mark.parametrize("cut", [5, 40, -1])
 def test_a_truncated_gzip_stops_the_run(tmp_path, cut):
     source = tmp_path / "a.jsonl.gz"
@@ -714,7 +750,7 @@ def test_tokenizers_that_are_none(tmp_path):
     write(tmp_path / "other.json", "{}")
     (tmp_path / "empty").mkdir()
     for name, message in [
-        (str(tmp_path), "not a tokenizer.json"),
+        (str(tmp_path), "cannot be used as a tokenizer.json"),
         (str(tmp_path / "other.json"), "must be called tokenizer.json"),
         (str(tmp_path / "empty"), r"empty/tokenizer\.json does not exist"),
         ("gpt2", "only local files"),
@@ -723,6 +759,60 @@ def test_tokenizers_that_are_none(tmp_path):
             load_tokenizer(name)
     with pytest.raises(PrepareError, match="--eod-token"):
         load_tokenizer("bytes", "</s>")
+
+
+WORDS = {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "a"}
+NO_S = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+BROKEN_TOKENIZERS = {  # changes to tokenizer.json, tokenizer_config.json, the error
+    "empty": ({"model": {**WORDS, "vocab": {}}}, "{}", "vocabulary is empty"),
+    "no-model": ({"model": None}, "{}", "cannot be used"),
+    "panics-when-loaded": (
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        "{}",
+        "panicked",
+    ),
+    "panics-when-used": (
+        {"post_processor": {**NO_S, "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}]}},
+        "{}",
+        "panicked",
+    ),
+    "high": ({"model": {**WORDS, "vocab": {"a": (1 << 32) - 1}}}, "{}", "above int32"),
+    "config-list": ({}, "[]", r"tokenizer_config\.json: not a JSON object"),
+    "config-deep": ({}, "[" * 200_000, r"tokenizer_config\.json: not JSON"),
+    "config-surrogate": ({}, '{"eos_token": "\\ud800"}', "cannot be used"),
+    "config-other": ({}, '{"eos_token": "<end>"}', "'<end>' is not in it"),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "message"), BROKEN_TOKENIZERS.values(), ids=BROKEN_TOKENIZERS
+)
+def test_broken_tokenizers(tmp_path, changes, config, message):
+    pytest.importorskip("tokenizers")
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
+    content = {**dict.fromkeys(parts), "version": "1.0", "added_tokens": [], "model": WORDS}
+    write(tmp_path / "tokenizer.json", json.dumps({**content, **changes}))
+    write(tmp_path / "tokenizer_config.json", config)
+    with pytest.raises(PrepareError, match=message) as raised:
+        load_tokenizer(str(tmp_path))
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
+    class PanicException(BaseException):
+        """Named as pyo3 names its own, which cannot be imported."""
+
+    class Panics:
+        def encode(self, text):
+            raise PanicException("index out of bounds")
+
+    tokenizer = HuggingFaceTokenizer.__new__(HuggingFaceTokenizer)
+    tokenizer._tokenizer, tokenizer.eod = Panics(), None
+    chunk = Chunk(0, "a.jsonl", "json", [7], [b'{"text": "x"}'], 0)
+    (bad,) = Encoder(tokenizer, "text", False, "uint16")(chunk).bad
+    assert str(bad) == (
+        "a.jsonl:7: tokenizer failed: the tokenizers library panicked: index out of bounds"
+    )
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (70_000, np.int32)])
@@ -767,6 +857,16 @@ def test_megatron_gives_the_bytes_tokenizer_its_ids():
     )
     theirs = build.build_tokenizer(args)
     assert (theirs.eod, theirs.vocab_size) == (ours.eod, ours.vocab_size)
+
+
+def test_the_manifest_holds_the_version_of_megatron(tmp_path, monkeypatch):
+    """Megatron puts the commit of whatever repository it is installed within behind its own."""
+    from megatron.core import package_info
+
+    monkeypatch.setattr(package_info, "__version__", "0.18.0rc1+abc1234")
+    monkeypatch.setattr(package_info, "VERSION", (0, 18, 0, "rc1"))
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    assert prepare([source], tmp_path / "out", "bytes").megatron_core == "0.18.0rc1"
 
 
 def test_flags_by_version():

@@ -73,6 +73,7 @@ def prepare(
         PrepareError: nothing was written; the message says why.
     """
     paths = _resolve(inputs)
+    _check_names([*map(str, paths), str(prefix)])
     encoding = known(encoding)
     if not 0 <= max_bad <= 1:
         raise PrepareError(f"max_bad {max_bad}: a share; give 0 to 1")
@@ -80,6 +81,7 @@ def prepare(
         if kind_of(path) == "cell":
             check_parquet(path, text_key)
     if isinstance(tokenizer, str):
+        _check_names([tokenizer])
         tokenizer = load_tokenizer(tokenizer, eod_token)
     if append_eod and tokenizer.eod is None:
         raise PrepareError(
@@ -154,6 +156,18 @@ def _resolve(inputs: Sequence[str | Path]) -> list[Path]:
             raise PrepareError(f"{path}: given twice; its text would count twice")
         seen.add(path.resolve())
     return paths
+
+
+def _check_names(names: list[str]) -> None:
+    """The manifest and the printed flags are text; a file system's names are any bytes."""
+    for name in names:
+        try:
+            name.encode(UTF_8)
+        except UnicodeEncodeError as error:
+            shown = name.encode(UTF_8, "backslashreplace").decode()
+            raise PrepareError(
+                f"{shown}: the name is not UTF-8; rename the file or the folder"
+            ) from error
 
 
 def _default_workers(total_bytes: int) -> int:

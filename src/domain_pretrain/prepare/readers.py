@@ -201,17 +201,23 @@ def check_parquet(path: Path, text_key: str) -> None:
     """Check that ``path`` holds a column ``text_key`` of strings.
 
     Raises:
-        PrepareError: pyarrow is missing, the file is broken, or the column is absent or no
-            string.
+        PrepareError: pyarrow is missing, the file is broken, or the column is absent, no string
+            or there twice.
     """
     pyarrow, parquet = _import_pyarrow(path)
     try:
         schema = parquet.read_schema(path)
+        names = schema.names
+    except UnicodeDecodeError as error:
+        raise PrepareError(
+            f"{path}: the name of a column is not UTF-8 ({error.object!r}); rename the column"
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
-    if text_key not in schema.names:
+    if names.count(text_key) != 1:
+        how_many = "no column" if text_key not in names else "more than one column"
         raise PrepareError(
-            f"{path}: no column {text_key!r}; choose one with --text-key: {', '.join(schema.names)}"
+            f"{path}: {how_many} {text_key!r}; choose one with --text-key: {', '.join(names)}"
         )
     kind = schema.field(text_key).type
     if pyarrow.types.is_dictionary(kind):
