@@ -21,7 +21,6 @@ def add_parser(subparsers: Any) -> None:
     """Add the ``prepare`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "prepare",
-        help="make a Megatron dataset (.bin, .idx) from text files",
         description="Make a Megatron dataset, PREFIX.bin and PREFIX.idx, from text files.",
     )
     parser.add_argument(

@@ -77,6 +77,7 @@ def prepare(
     encoding = known(encoding)
     if not 0 <= max_bad <= 1:
         raise PrepareError(f"max_bad {max_bad}: a share; give 0 to 1")
+    writer = CorpusWriter(Path(prefix), force=force)
     for path in paths:
         if kind_of(path) == "cell":
             check_parquet(path, text_key)
@@ -94,11 +95,11 @@ def prepare(
     if workers < 1:
         raise PrepareError(f"--workers {workers}: give at least 1")
 
-    writer = CorpusWriter(Path(prefix), vocab_size=tokenizer.vocab_size, force=force)
     first_bad: dict[str, list[str]] = {}
     complete = 0  # inputs that have been read
     offsets = list(accumulate((source.bytes for source in sources), initial=0))
     with writer:
+        writer.start(tokenizer.vocab_size)
         encoder = Encoder(tokenizer, text_key, append_eod, writer.dtype.name, encoding)
         manifest = _new_manifest(encoder, writer, sources)
         for encoded in encode_chunks(_read(sources, encoder), encoder, workers):

@@ -29,28 +29,27 @@ class CorpusWriter:
 
     Args:
         prefix: path of the files without their suffixes.
-        vocab_size: number of ids; decides the dtype as Megatron does.
         force: replace an existing corpus.
 
     Attributes:
-        dtype: of the ids; known once entered, as is ``megatron_core``.
+        dtype: of the ids; known once started, as is ``megatron_core``.
         megatron_core: the version that writes.
 
     Raises:
-        PrepareError: on entering: the corpus exists, another run is writing it, or megatron-core is
-            missing.
+        PrepareError: the corpus exists; on entering: another run is writing it.
     """
 
     dtype: np.dtype[Any]
     megatron_core: str
 
-    def __init__(self, prefix: Path, *, vocab_size: int, force: bool) -> None:
+    def __init__(self, prefix: Path, *, force: bool) -> None:
         self._prefix = prefix
-        self._vocab_size = vocab_size
         self._force = force
         self._stage = Path(f"{prefix}.tmp")
         self._old = self._stage / "old"
         self._builder: Any = None
+        if not self._stage.exists():  # else it is in doubt what exists, until _recover()
+            self._refuse_existing()
 
     def __enter__(self) -> CorpusWriter:
         self._stage.mkdir(parents=True, exist_ok=True)
@@ -58,20 +57,28 @@ class CorpusWriter:
         self._recover()
         try:
             self._discard()
-            # Only under the lock is it certain that nobody is about to create them.
-            existing = [str(path) for path in self._final.values() if path.exists()]
-            if existing and not self._force:
-                raise PrepareError(
-                    f"{', '.join(existing)}: exists already; choose another prefix, or --force"
-                )
-            self._start()
+            self._refuse_existing()  # only under the lock is nobody about to create them
         except BaseException:
             self._clear()
             raise
         return self
 
-    def _start(self) -> None:
-        """Import Megatron, which takes seconds and so comes after all that may be refused."""
+    def _refuse_existing(self) -> None:
+        existing = [str(path) for path in self._final.values() if path.exists()]
+        if existing and not self._force:
+            raise PrepareError(
+                f"{', '.join(existing)}: exists already; choose another prefix, or --force"
+            )
+
+    def start(self, vocab_size: int) -> None:
+        """Import Megatron, which takes seconds and so comes after all that may be refused.
+
+        Args:
+            vocab_size: number of ids; decides the dtype as Megatron does.
+
+        Raises:
+            PrepareError: megatron-core is missing.
+        """
         try:
             with warnings.catch_warnings():
                 # On the absence of fused optimizers, which matters to training and not here.
@@ -86,7 +93,7 @@ class CorpusWriter:
         # Not __version__: from 0.18 on it ends with the commit of whatever git repository it is in,
         # which for an installed package is that of the user's own project.
         self.megatron_core = ".".join(map(str, VERSION[:3])) + "".join(VERSION[3:])
-        self.dtype = np.dtype(DType.optimal_dtype(self._vocab_size))
+        self.dtype = np.dtype(DType.optimal_dtype(vocab_size))
         self._builder = IndexedDatasetBuilder(str(self._staged["bin"]), dtype=self.dtype.type)
 
     def __exit__(
@@ -95,7 +102,8 @@ class CorpusWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._builder.data_file.close()
+        if self._builder is not None:
+            self._builder.data_file.close()
         self._recover()
         self._clear()
 
