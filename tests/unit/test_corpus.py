@@ -1,10 +1,14 @@
 """Prepared files are read back with Megatron's own reader and held against plain Python."""
 
 import argparse
+import codecs
+import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,13 +23,13 @@ from hypothesis import strategies as st
 
 from domain_pretrain.commands import prepare as prepare_command
 from domain_pretrain.commands.main import main
-from domain_pretrain.prepare import readers
+from domain_pretrain.prepare import json_array, readers
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder, documents
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import Manifest
-from domain_pretrain.prepare.readers import HashedFile, read_chunks
-from domain_pretrain.prepare.tokenize import ByteTokenizer, load_tokenizer
+from domain_pretrain.prepare.readers import Chunk, HashedFile, read_chunks
+from domain_pretrain.prepare.tokenize import ByteTokenizer, HuggingFaceTokenizer, load_tokenizer
 
 indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
 
@@ -105,7 +109,9 @@ def test_parquet(tmp_path):
     source = tmp_path / "a.parquet"
     parquet.write_table(table, source, row_group_size=3)
     bad = []
-    manifest = prepare([source], tmp_path / "out", "bytes", text_key="body", on_bad_line=bad.append)
+    manifest = prepare(
+        [source], tmp_path / "out", "bytes", text_key="body", max_bad=1, on_bad_line=bad.append
+    )
     assert read_back(tmp_path / "out") == as_bytes([*TEXTS, "ok"])
     assert [line.line for line in bad] == [5, 8]
     assert manifest.empty_documents == 1
@@ -117,6 +123,21 @@ def test_parquet(tmp_path):
     write(tmp_path / "b.parquet", "no parquet")
     with pytest.raises(PrepareError, match=r"b\.parquet: cannot be read as Parquet"):
         prepare([tmp_path / "b.parquet"], tmp_path / "x", "bytes")
+
+
+def test_parquet_columns_that_cannot_be_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    source = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["x"], "12345": ["y"]}), source, store_schema=False)
+    source.write_bytes(source.read_bytes().replace(b"12345", b"\xb1\xea\xcc\xe2 "))
+    with pytest.raises(PrepareError, match=r"a\.parquet: the name of a column is not UTF-8"):
+        prepare([source], tmp_path / "out", "bytes")
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 2, names=["text", "text"])
+    parquet.write_table(twice, source)
+    with pytest.raises(PrepareError, match=r"a\.parquet: more than one column 'text'"):
+        prepare([source], tmp_path / "out", "bytes")
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
@@ -159,10 +180,14 @@ def test_any_text_survives_json_lines(tmp_path_factory, texts, ascii_only):
 def test_any_bytes_are_read_or_reported(tmp_path_factory, content, kind):
     path = write(tmp_path_factory.mktemp("any") / kind, content)
     with HashedFile(path) as raw:
-        for chunk in read_chunks(0, path, raw, "text"):
-            for item in documents(chunk, "text"):
-                line = item.line if isinstance(item, BadLine) else item[0]
-                assert 1 <= line <= content.count(b"\n") + 1
+        try:
+            for chunk in read_chunks(0, path, raw, "text"):
+                for item in documents(chunk, "text"):
+                    line = item.line if isinstance(item, BadLine) else item[0]
+                    assert 1 <= line <= content.count(b"\n") + 1
+        except PrepareError as error:  # as a whole
+            assert "array" in str(error) or "byte order mark" in str(error)
+            return
         assert raw.sha256() == hashlib.sha256(content).hexdigest()
 
 
@@ -186,11 +211,140 @@ def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
     assert Manifest.load(tmp_path / "out3").first_bad_lines[0].startswith(f"{sources[0]}:101: ")
 
 
+# --- JSON arrays ----------------------------------------------------------------------------
+
+ARRAYS = {
+    "a line each": ('[\n{"text": "a"},\n{"text": "b"},\n{"text": "c"}\n]\n', [2, 3, 4]),
+    "one line": ('[{"text": "a"}, {"text": "b"},{"text":"c"}]', [1, 1, 1]),
+    "indented": (json.dumps([{"text": t, "m": [{}]} for t in "abc"], indent=2), [2, 8, 14]),
+    "strings": ('\ufeff \n ["a", "b",\n"c"]', [2, 2, 3]),
+    "a comma at the end": ('["a",\n"b",\n"c",\n]', [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1 << 20])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz"])
+@pytest.mark.parametrize(("content", "lines"), ARRAYS.values(), ids=ARRAYS)
+def test_a_json_array(tmp_path, monkeypatch, name, content, lines, piece):
+    monkeypatch.setattr(json_array, "PIECE_BYTES", piece)
+    source = write(tmp_path / name, content)
+    with HashedFile(source) as raw:
+        chunks = list(read_chunks(0, source, raw, "text"))
+        assert raw.sha256() == hashlib.sha256(source.read_bytes()).hexdigest()
+    found = [item for chunk in chunks for item in documents(chunk, "text")]
+    assert found == list(zip(lines, "abc", strict=True))
+
+
+def test_a_bad_element_of_an_array_is_one_bad_line(tmp_path):
+    content = json.dumps([{"text": "good"}, {"txt": "x"}, 3, {"text": "good"}], indent=0)
+    source = write(tmp_path / "a.json", content)
+    bad = []
+    prepare([source], tmp_path / "out", "bytes", max_bad=0.5, on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
+    assert [line.line for line in bad] == [5, 8]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('["a", "b"', "the array does not end"),
+        ('["a", "b]', "the array does not end"),
+        ('["a"]\n["b"]\n', r"a\.json:2: more after the end of the JSON array"),
+    ],
+)
+def test_an_array_that_is_not_the_whole_file(tmp_path, content, message):
+    source = write(tmp_path / "a.json", content)
+    with pytest.raises(PrepareError, match=message):
+        prepare([source], tmp_path / "out", "bytes", max_bad=1)
+    assert final_files(tmp_path) == []
+
+
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"))), indent=st.sampled_from([None, 1]))
+def test_any_text_survives_an_array(tmp_path_factory, texts, indent):
+    path = tmp_path_factory.mktemp("any") / "a.json"
+    elements = [{"text": text, text: [text, {text: None}]} for text in texts if text != "text"]
+    path.write_text(json.dumps(elements, indent=indent), "utf-8")
+    with HashedFile(path) as raw:
+        chunks = list(read_chunks(0, path, raw, "text"))
+    found = [item[1] for chunk in chunks for item in documents(chunk, "text")]
+    assert found == [element["text"] for element in elements]
+
+
+# --- encodings ------------------------------------------------------------------------------
+
+CHINESE = ["第一篇文章：你好", "hello", "第二篇\n文章"]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "GBK", "utf-16", "utf-16-be", "utf-32", "UTF8"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json", "a.txt"])
+def test_text_in_an_encoding(tmp_path, encoding, name):
+    if name == "a.txt":
+        content, expected = "\n".join(CHINESE), ["\n".join(CHINESE)]
+    elif name == "a.json":
+        content, expected = json.dumps(CHINESE, ensure_ascii=False), CHINESE
+    else:
+        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in CHINESE]
+        content, expected = "\n".join(lines), CHINESE
+    source = write(tmp_path / name, content.encode(encoding))
+    manifest = prepare([source], tmp_path / "out", "bytes", encoding=encoding)
+    assert read_back(tmp_path / "out") == as_bytes(expected)
+    assert manifest.encoding == codecs.lookup(encoding).name
+    assert manifest.bad_lines == 0
+    assert manifest.inputs[0].sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "bad_lines"),
+    [
+        ("你好\n好\n".encode("gbk") + b"\xff\n" + "你".encode("gbk"), "gbk", [3]),
+        ("你\n".encode("utf-16-le") + b"\x00\xd8\n\0a", "utf-16-le", [2, 3]),
+        (b"a\nb\0\nc", "utf-8", [2]),
+    ],
+)
+def test_what_an_encoding_does_not_know_is_a_bad_line(tmp_path, content, encoding, bad_lines):
+    source = write(tmp_path / "a.txt", content)
+    bad = []
+    options = {"encoding": encoding, "on_bad_line": bad.append}
+    prepare([source], tmp_path / "out", "bytes", max_bad=0.7, **options)
+    assert [line.line for line in bad] == bad_lines
+    assert all(encoding in line.reason for line in bad)
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "message"),
+    [
+        (
+            "utf-16",
+            "utf-8",
+            r"a\.txt: begins with the byte order mark of utf-16.*--encoding utf-16",
+        ),
+        ("utf-32", "utf-16", r"byte order mark of utf-32.*--encoding utf-32"),
+        ("utf-8-sig", "gbk", "byte order mark of utf-8.*--encoding utf-8"),
+        ("utf-16-le", "utf-8", r"2 of 2 lines.*--encoding(?s:.*)a\.txt:1: a NUL byte.*not utf-8"),
+        ("gbk", "utf-8", r"1 of 2 lines are bad \(50%.*--encoding(?s:.*)a\.txt:2: not UTF-8"),
+    ],
+)
+def test_another_encoding_is_refused(tmp_path, written, read, message):
+    source = write(tmp_path / "a.txt", "Title\n你好".encode(written))
+    with pytest.raises(PrepareError, match=message):
+        prepare([source], tmp_path / "out", "bytes", encoding=read)
+    assert final_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["utf-9", "base64", "undefined", "\0"])
+def test_encodings_that_are_none(tmp_path, name):
+    source = write(tmp_path / "a.txt", "x")
+    with pytest.raises(PrepareError, match=r"--encoding .*: unknown; give"):
+        prepare([source], tmp_path / "out", "bytes", encoding=name)
+
+
 # --- bad lines ------------------------------------------------------------------------------
 
 BAD_LINES = {
     b"{broken": "not JSON",
-    b'["a", "list"]': "not a JSON object but list",
+    b'["a", "list"]': "not a JSON object or string but list",
+    b'{"text": "comma"},': "not JSON",
+    b'{"text": "a\0b"}': "a NUL byte",
     b'{"txt": "x"}': "no key 'text' among 'txt'",
     b'{"text": 3}': "'text' is int, not a string",
     b'{"text": "\xff"}': "not UTF-8",
@@ -205,7 +359,7 @@ def test_bad_lines_are_named_counted_and_left_out(tmp_path):
     content = b"\xef\xbb\xbf" + b"\n".join([good, b"", *BAD_LINES, good])
     source = write(tmp_path / "a.jsonl", content)
     bad = []
-    manifest = prepare([source], tmp_path / "out", "bytes", on_bad_line=bad.append)
+    manifest = prepare([source], tmp_path / "out", "bytes", max_bad=1, on_bad_line=bad.append)
     assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
     assert [line.line for line in bad] == list(range(3, 3 + len(BAD_LINES)))
     for line, reason in zip(bad, BAD_LINES.values(), strict=True):
@@ -217,9 +371,33 @@ def test_bad_lines_are_named_counted_and_left_out(tmp_path):
 def test_a_bad_line_is_left_out_of_a_text_file(tmp_path):
     source = write(tmp_path / "a.txt", b"one\r\n\x0btwo \xe9\nthree\n")
     bad = []
-    prepare([source], tmp_path / "out", "bytes", on_bad_line=bad.append)
+    prepare([source], tmp_path / "out", "bytes", max_bad=1, on_bad_line=bad.append)
     assert read_back(tmp_path / "out") == as_bytes(["one\r\nthree\n"])
     assert [(line.line, line.path) for line in bad] == [(2, str(source))]
+
+
+def test_every_input_has_the_limit_on_bad_lines(tmp_path):
+    """A file that is lost does not hide behind the others."""
+    at_limit = write(tmp_path / "a.jsonl", json_lines(["x"] * 990) + "broken\n" * 10)
+    above = write(tmp_path / "b.jsonl", json_lines(["x"] * 989) + "broken\n" * 10)
+    lost = write(tmp_path / "c.jsonl", '{"text": "y"}\nbroken\n')
+    for inputs, message in [
+        ([above, at_limit], r"b\.jsonl: 10 of 999 .*\n  .*b\.jsonl:990: not JSON"),
+        ([at_limit, lost], r"c\.jsonl: 1 of 2 lines"),
+    ]:
+        with pytest.raises(PrepareError, match=message):
+            prepare(inputs, tmp_path / "out", "bytes")
+        assert final_files(tmp_path) == []
+    manifest = prepare([at_limit], tmp_path / "out", "bytes")
+    assert (manifest.lines, manifest.documents, manifest.bad_lines) == (1000, 990, 10)
+
+
+@pytest.mark.parametrize("text", ["1", "x%", "-1%", "101%", "nan%", "%"])
+def test_a_limit_that_is_no_percentage(tmp_path, capsys, text):
+    options = ["a.txt", "--output", "out", "--tokenizer", "bytes", f"--max-bad={text}"]
+    with pytest.raises(SystemExit, match="2"):
+        command(*options)
+    assert "give a percentage, such as 1%" in capsys.readouterr().err
 
 
 def test_strict(tmp_path):
@@ -247,7 +425,7 @@ def test_strict(tmp_path):
 def test_nothing_to_prepare(tmp_path, name, content, message):
     source = write(tmp_path / name, content)
     with pytest.raises(PrepareError, match=message):
-        prepare([source], tmp_path / "out", "bytes")
+        prepare([source], tmp_path / "out", "bytes", max_bad=1)
     assert final_files(tmp_path) == []
 
 
@@ -264,6 +442,27 @@ def test_inputs_that_are_no_files(tmp_path):
             prepare(inputs, tmp_path / "out", "bytes")
     with pytest.raises(PrepareError, match="--workers 0"):
         prepare([source], tmp_path / "out", "bytes", workers=0)
+
+
+def test_names_that_are_not_utf_8(tmp_path, capsys):
+    """A file system takes any bytes for a name; a manifest is text."""
+    odd = os.fsdecode(b"\xb1\xea.jsonl")
+    good = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    try:
+        source = write(tmp_path / odd, json_lines(["x"]))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    out = str(tmp_path / "out")
+    for inputs, prefix, tokenizer in [
+        (source, out, "bytes"),
+        (tmp_path / "*.jsonl", out, "bytes"),
+        (good, out + odd, "bytes"),
+        (good, out, odd),
+    ]:
+        assert command(str(inputs), "--output", prefix, "--tokenizer", tokenizer) == 2
+        error = capsys.readouterr().err
+        assert "\\udcb1\\udcea.jsonl: the name is not UTF-8; rename" in error
+    assert final_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("cut", [5, 40, -1])
@@ -348,25 +547,139 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_the_index_never_stands_beside_other_tokens(tmp_path, monkeypatch):
-    """Interrupted at any of the renames, the old or the new corpus is there, or none."""
+CHANGES = ("mkdir", "replace", "rmdir", "unlink")
+
+
+class Interrupted:
+    """``Path`` whose methods that change a folder call ``stop`` before the one numbered ``at``."""
+
+    def __init__(self, at: int, stop) -> None:
+        self.calls, self._at, self._stop = 0, at, stop
+
+    def patch(self, monkeypatch) -> None:
+        for name in CHANGES:
+            monkeypatch.setattr(Path, name, self._counting(getattr(Path, name)))
+
+    def _counting(self, method):
+        def counted(path, *args, **kwargs):
+            self.calls += 1
+            if self.calls == self._at:
+                self._stop()
+            return method(path, *args, **kwargs)
+
+        return counted
+
+
+def killed(at: int, *args, **kwargs) -> bool:
+    """``prepare`` in a process that SIGKILL ends before its change ``at``; False: it has fewer."""
+    child = os.fork()
+    if child == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            Interrupted(at, lambda: os.kill(os.getpid(), signal.SIGKILL)).patch(patch)
+            try:
+                prepare(*args, workers=1, **kwargs)
+            except PrepareError:
+                os._exit(3)
+            except BaseException:
+                os._exit(4)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in (0, 3)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("had_old", [False, True])
+def test_killed_before_any_change_to_a_folder(tmp_path, had_old):
+    """The old corpus, the new one or none is there; the next run puts right what is left.
+
+    Where the kill came amid the commit, the next run's repair is interrupted anywhere, too.
+    """
+    old, new, last = (
+        write(tmp_path / f"{name}.jsonl", json_lines([name])) for name in ("old", "new", "last")
+    )
+
+    def state(folder: Path) -> str:
+        """What Megatron reads."""
+        if not (folder / "out.idx").exists():
+            return "none"
+        assert Manifest.load(folder / "out").documents == 1
+        ((*text, _),) = read_back(folder / "out")
+        return bytes(text).decode()
+
+    def next_run(folder: Path) -> None:
+        with contextlib.suppress(PrepareError):  # exists already
+            prepare([last], folder / "out", "bytes")
+
+    first = "old" if had_old else "none"
+    states, commits = [first], 0
+    for at in itertools.count(1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        if had_old:
+            prepare([old], folder / "out", "bytes")
+        if not killed(at, [new], folder / "out", "bytes", force=had_old):
+            break
+        left = state(folder)
+        states.append(left)
+        within = (folder / "out.tmp" / "old").exists() and left != "new"
+        commits += within
+        for again in itertools.count(1) if within else [1000]:
+            copy = tmp_path / f"{at}-{again}"
+            shutil.copytree(folder, copy)
+            interruption = Interrupted(again, interrupt)
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+                interruption.patch(patch)
+                next_run(copy)
+            assert state(copy) in ("none", first, "new", "last")
+            next_run(copy)
+            assert state(copy) == ("new" if left == "new" else "old" if had_old else "last")
+            assert final_files(copy) == ["out.bin", "out.idx", "out.manifest.json"]
+            if interruption.calls < again:
+                break
+    # In this order, and in each of them at least once.
+    assert [name for name, _ in itertools.groupby(states)] == list(
+        dict.fromkeys([first, "none", "new"])
+    )
+    assert commits >= 3
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_failure_between_renames_leaves_the_old_corpus(tmp_path):
     old = write(tmp_path / "old.jsonl", json_lines(["old one"]))
     new = write(tmp_path / "new.jsonl", json_lines(["new", "new"]))
-    replace = Path.replace
-    for survives in range(3):
+
+    prepare([old], tmp_path / "out", "bytes")
+    interrupted = 0
+    for at in range(1, 100):
+        interruption = Interrupted(at, interrupt)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                interruption.patch(patch)
+                prepare([new], tmp_path / "out", "bytes", force=True)
+        except KeyboardInterrupt:
+            interrupted += 1
+        if interruption.calls < at:
+            break
+        # The error itself puts things right, or, where it came amid that, the next run does.
+        with contextlib.suppress(PrepareError):
+            prepare([new], tmp_path / "out", "bytes")
+        found = read_back(tmp_path / "out")
+        assert found in (as_bytes(["old one"]), as_bytes(["new", "new"]))
+        assert final_files(tmp_path) == ["out.bin", "out.idx", "out.manifest.json"]
         prepare([old], tmp_path / "out", "bytes", force=True)
-        done = []
+    assert interrupted > 8
 
-        def failing(self, target, survives=survives, done=done):
-            if len(done) == survives:
-                raise KeyboardInterrupt
-            done.append(target)
-            return replace(self, target)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, "replace", failing)
-            prepare([new], tmp_path / "out", "bytes", force=True)
-        assert not (tmp_path / "out.idx").exists()
+def test_other_files_in_a_folder_of_the_stages_name_stay(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    (tmp_path / "out.tmp").mkdir()
+    theirs = write(tmp_path / "out.tmp" / "notes.txt", "mine")
+    prepare([source], tmp_path / "out", "bytes")
+    assert theirs.read_text("utf-8") == "mine"
+    assert [path.name for path in (tmp_path / "out.tmp").iterdir()] == ["notes.txt"]
 
 
 # --- tokenizers -----------------------------------------------------------------------------
@@ -437,7 +750,7 @@ def test_tokenizers_that_are_none(tmp_path):
     write(tmp_path / "other.json", "{}")
     (tmp_path / "empty").mkdir()
     for name, message in [
-        (str(tmp_path), "not a tokenizer.json"),
+        (str(tmp_path), "cannot be used as a tokenizer.json"),
         (str(tmp_path / "other.json"), "must be called tokenizer.json"),
         (str(tmp_path / "empty"), r"empty/tokenizer\.json does not exist"),
         ("gpt2", "only local files"),
@@ -446,6 +759,60 @@ def test_tokenizers_that_are_none(tmp_path):
             load_tokenizer(name)
     with pytest.raises(PrepareError, match="--eod-token"):
         load_tokenizer("bytes", "</s>")
+
+
+WORDS = {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "a"}
+NO_S = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+BROKEN_TOKENIZERS = {  # changes to tokenizer.json, tokenizer_config.json, the error
+    "empty": ({"model": {**WORDS, "vocab": {}}}, "{}", "vocabulary is empty"),
+    "no-model": ({"model": None}, "{}", "cannot be used"),
+    "panics-when-loaded": (
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        "{}",
+        "panicked",
+    ),
+    "panics-when-used": (
+        {"post_processor": {**NO_S, "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}]}},
+        "{}",
+        "panicked",
+    ),
+    "high": ({"model": {**WORDS, "vocab": {"a": (1 << 32) - 1}}}, "{}", "above int32"),
+    "config-list": ({}, "[]", r"tokenizer_config\.json: not a JSON object"),
+    "config-deep": ({}, "[" * 200_000, r"tokenizer_config\.json: not JSON"),
+    "config-surrogate": ({}, '{"eos_token": "\\ud800"}', "cannot be used"),
+    "config-other": ({}, '{"eos_token": "<end>"}', "'<end>' is not in it"),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "message"), BROKEN_TOKENIZERS.values(), ids=BROKEN_TOKENIZERS
+)
+def test_broken_tokenizers(tmp_path, changes, config, message):
+    pytest.importorskip("tokenizers")
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
+    content = {**dict.fromkeys(parts), "version": "1.0", "added_tokens": [], "model": WORDS}
+    write(tmp_path / "tokenizer.json", json.dumps({**content, **changes}))
+    write(tmp_path / "tokenizer_config.json", config)
+    with pytest.raises(PrepareError, match=message) as raised:
+        load_tokenizer(str(tmp_path))
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
+    class PanicException(BaseException):
+        """Named as pyo3 names its own, which cannot be imported."""
+
+    class Panics:
+        def encode(self, text):
+            raise PanicException("index out of bounds")
+
+    tokenizer = HuggingFaceTokenizer.__new__(HuggingFaceTokenizer)
+    tokenizer._tokenizer, tokenizer.eod = Panics(), None
+    chunk = Chunk(0, "a.jsonl", "json", [7], [b'{"text": "x"}'], 0)
+    (bad,) = Encoder(tokenizer, "text", False, "uint16")(chunk).bad
+    assert str(bad) == (
+        "a.jsonl:7: tokenizer failed: the tokenizers library panicked: index out of bounds"
+    )
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (70_000, np.int32)])
@@ -492,6 +859,16 @@ def test_megatron_gives_the_bytes_tokenizer_its_ids():
     assert (theirs.eod, theirs.vocab_size) == (ours.eod, ours.vocab_size)
 
 
+def test_the_manifest_holds_the_version_of_megatron(tmp_path, monkeypatch):
+    """Megatron puts the commit of whatever repository it is installed within behind its own."""
+    from megatron.core import package_info
+
+    monkeypatch.setattr(package_info, "__version__", "0.18.0rc1+abc1234")
+    monkeypatch.setattr(package_info, "VERSION", (0, 18, 0, "rc1"))
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    assert prepare([source], tmp_path / "out", "bytes").megatron_core == "0.18.0rc1"
+
+
 def test_flags_by_version():
     sizes = {v: ByteTokenizer().megatron_flags(v)[-1] for v in ("0.12.3", "0.17.1", "0.18.0rc0")}
     assert sizes == {"0.12.3": "256", "0.17.1": "256", "0.18.0rc0": "257"}
@@ -508,6 +885,10 @@ def test_command(tmp_path, capsys):
     source = write(tmp_path / "a.jsonl", json_lines(["[b]x[/b]"], key="t") + "[/broken]\n" * 30)
     prefix = str(tmp_path / "out")
     options = ["--output", prefix, "--tokenizer", "bytes", "--text-key", "t"]
+    assert command(str(source), *options) == 2
+    assert "30 of 31 lines are bad (96.8%, and --max-bad is 1%)" in capsys.readouterr().err
+    assert final_files(tmp_path) == []
+    options += ["--max-bad", "97%"]
     assert command(str(source), *options) == 0
     captured = capsys.readouterr()
     assert "1 documents, 9 tokens (uint16)" in captured.out

@@ -26,7 +26,6 @@ def add_parser(subparsers: Any) -> None:
     """Add the ``demo`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "demo",
-        help="continued pretraining on four small domains, from nothing to the picture",
         description=(
             "Train a small base model on general text with Megatron, continue its pretraining on "
             "a blend of four domains, one of them dirty, and show every domain's loss."

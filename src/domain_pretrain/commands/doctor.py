@@ -29,7 +29,7 @@ PACKAGES = ("torch", "megatron-core", "transformer-engine", "tensorboard", "wand
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to ``domain-pretrain``'s parser."""
-    parser = subparsers.add_parser("doctor", help="check versions, devices and seams")
+    parser = subparsers.add_parser("doctor")
     parser.add_argument(
         "--host",
         metavar="PATH",

@@ -7,12 +7,19 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from domain_pretrain.commands import demo, doctor, preflight, prepare, report
 from domain_pretrain.errors import DomainPretrainError
 from domain_pretrain.version import __version__
 
-COMMANDS = (demo, prepare, preflight, report, doctor)
+COMMANDS = {
+    "demo": "continued pretraining on four small domains, from nothing to the picture",
+    "prepare": "make a Megatron dataset (.bin, .idx) from text files",
+    "preflight": "check a training command before it starts",
+    "report": "show what became of every domain in a run",
+    "doctor": "check versions, devices and seams",
+}
+"""Modules beside this one, and their lines in the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         Its exit code: 0; 1 for an answer that is "no" (``doctor``); 2 for an error, with a message
         on stderr; 130 where the user interrupted it.
     """
+    words = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="domain-pretrain", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    # Only the one that is asked for is imported: with torch behind some, -h would take seconds.
+    asked = next((word for word in words if word != "--"), None)
+    for name, text in COMMANDS.items():
+        if name == asked:
+            import_module(f"domain_pretrain.commands.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
     _print_whatever_the_terminal()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
     try:
         return int(args.run(args))
     except BrokenPipeError:  # ``| head`` has read enough; what is left in the buffer goes nowhere

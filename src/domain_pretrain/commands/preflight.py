@@ -14,7 +14,6 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to ``domain-pretrain``'s parser."""
     parser = subparsers.add_parser(
         "preflight",
-        help="check a training command before it starts",
         usage="domain-pretrain preflight [--nodes N] [--devices-per-node N] [--quiet] "
         "-- [SCRIPT.py] <training flags>",
     )

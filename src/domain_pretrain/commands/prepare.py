@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from domain_pretrain.prepare.corpus import prepare
+from domain_pretrain.prepare.corpus import MAX_BAD, prepare
+from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
 from domain_pretrain.prepare.readers import SUFFIXES
@@ -20,7 +21,6 @@ def add_parser(subparsers: Any) -> None:
     """Add the ``prepare`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "prepare",
-        help="make a Megatron dataset (.bin, .idx) from text files",
         description="Make a Megatron dataset, PREFIX.bin and PREFIX.idx, from text files.",
     )
     parser.add_argument(
@@ -47,6 +47,20 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--eod-token", metavar="TOKEN", help="that token (the tokenizer's eos_token)"
+    )
+    parser.add_argument(
+        "--encoding",
+        default=UTF_8,
+        metavar="NAME",
+        help="of the text, as Python names it: gb18030, utf-16, ... (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-bad",
+        type=_share,
+        default=MAX_BAD,
+        metavar="PERCENT",
+        help=f"bad lines up to which an input is used without them ({MAX_BAD:.0%}); one input with "
+        "more of them, and nothing is written".replace("%", "%%"),
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
     parser.add_argument("--strict", action="store_true", help="the first bad line is an error")
@@ -75,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
             text_key=args.text_key,
             append_eod=args.append_eod,
             eod_token=args.eod_token,
+            encoding=args.encoding,
             workers=args.workers,
+            max_bad=args.max_bad,
             strict=args.strict,
             force=args.force,
             on_progress=bar.show,
@@ -83,6 +99,17 @@ def run(args: argparse.Namespace) -> int:
         )
     Console(highlight=False, soft_wrap=True).print(_summary(manifest, args.output), markup=False)
     return 0
+
+
+def _share(text: str) -> float:
+    """``1%`` → 0.01."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1
+    if not text.endswith("%") or not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a percentage, such as 1%")
+    return share
 
 
 class _Bar:

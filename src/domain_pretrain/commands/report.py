@@ -18,7 +18,6 @@ def add_parser(subparsers: Any) -> None:
     """Add the ``report`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "report",
-        help="show what became of every domain in a run",
         description=(
             f"Show what became of every domain in a run: a table of {METRICS_FILE}, and a picture "
             "of all losses. Several runs are consecutive phases: a table each, one picture."

@@ -16,6 +16,7 @@ from multiprocessing import get_context, parent_process
 
 import numpy as np
 
+from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import Counts
 from domain_pretrain.prepare.readers import Chunk
@@ -45,12 +46,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns a chunk into token ids; ``dtype`` is the name of a numpy dtype."""
+    """Turns a chunk into token ids.
+
+    ``dtype`` is the name of a numpy dtype; ``encoding`` that of the files, for messages: the
+    records of a chunk are UTF-8.
+    """
 
     tokenizer: Tokenizer
     text_key: str
     append_eod: bool
     dtype: str
+    encoding: str = UTF_8
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Decode, tokenize and count the records of ``chunk``."""
@@ -58,7 +64,8 @@ class Encoder:
         eod = np.array([self.tokenizer.eod] if self.append_eod else [], dtype=dtype)
         parts: list[np.ndarray] = [np.empty(0, dtype)]
         result = Encoded(chunk.source, chunk.position, parts[0])
-        for item in documents(chunk, self.text_key):
+        for item in documents(chunk, self.text_key, self.encoding):
+            result.counts.lines += chunk.kind != "text"
             if isinstance(item, BadLine):
                 result.bad.append(item)
                 continue
@@ -80,6 +87,8 @@ class Encoder:
             parts += (ids, eod)
             result.lengths.append(len(ids) + len(eod))
             result.counts.text_bytes += text_bytes
+        if chunk.kind == "text":
+            result.counts.lines = sum(_count_lines(record) for record in chunk.records if record)
         result.ids = np.concatenate(parts)
         result.counts.documents = len(result.lengths)
         result.counts.tokens = len(result.ids)
@@ -87,42 +96,61 @@ class Encoder:
         return result
 
 
-def documents(chunk: Chunk, text_key: str) -> Iterator[tuple[int, str] | BadLine]:
+def documents(
+    chunk: Chunk, text_key: str, encoding: str = UTF_8
+) -> Iterator[tuple[int, str] | BadLine]:
     """Yield the (line, text) of every document of ``chunk``, or what is wrong with the line."""
     if chunk.kind == "text":
-        yield from _text_document(chunk)
+        yield from _text_document(chunk, encoding)
         return
-    for line, record in enumerate(chunk.records, start=chunk.first):
+    for line, record in zip(chunk.numbers, chunk.records, strict=True):
         try:
             if chunk.kind == "cell":
                 yield line, _cell(record)
             elif record is not None and record.strip():
-                yield line, _json_text(_decode(record, line), text_key)
+                yield line, _json_text(_decode(record, line, encoding), text_key)
         except ValueError as error:
             yield BadLine(chunk.path, line, str(error))
 
 
-def _text_document(chunk: Chunk) -> Iterator[tuple[int, str] | BadLine]:
-    """One document; a line that is not UTF-8 is left out of it."""
-    (record,) = chunk.records
+def _text_document(chunk: Chunk, encoding: str) -> Iterator[tuple[int, str] | BadLine]:
+    """One document; a line that is not text is left out of it."""
+    (record,), (first,) = chunk.records, chunk.numbers
     assert record is not None
     try:
-        yield chunk.first, _decode(record, chunk.first)
+        yield first, _decode(record, first, encoding)
     except ValueError:
         good = []
-        for line, raw in enumerate(io.BytesIO(record), start=chunk.first):
+        for line, raw in enumerate(_lines(record), start=first):
             try:
-                good.append(_decode(raw, line))
+                good.append(_decode(raw, line, encoding))
             except ValueError as error:
                 yield BadLine(chunk.path, line, str(error))
-        yield chunk.first, "".join(good)
+        yield first, "".join(good)
 
 
-def _decode(record: bytes, line: int) -> str:
-    """UTF-8 text, without the byte order mark that some editors put at the head of a file."""
+def _lines(record: bytes) -> list[bytes]:
+    return io.BytesIO(record).readlines()  # splitlines() would cut at more than \n
+
+
+def _count_lines(record: bytes) -> int:
+    return record.count(b"\n") + (not record.endswith(b"\n"))
+
+
+def _decode(record: bytes, line: int, encoding: str) -> str:
+    """Text of ``record``, without the byte order mark that some editors put at a file's head.
+
+    Raises:
+        ValueError: it was not ``encoding``; or a NUL is in it, which no text has, but UTF-16 does
+            for whoever takes it for UTF-8.
+    """
+    if b"\0" in record:
+        raise ValueError(f"a NUL byte at byte {record.index(0)}: not text, or not {encoding}")
     try:
-        return record.decode("utf-8-sig" if line == 1 else "utf-8")
+        return record.decode("utf-8-sig" if line == 1 else UTF_8)
     except UnicodeDecodeError as error:
+        if encoding != UTF_8:  # the position is one in the recoded line
+            raise ValueError(f"not {encoding}") from error
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
 
 
@@ -131,8 +159,10 @@ def _json_text(line: str, text_key: str) -> str:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
+    if isinstance(value, str):
+        return value
     if not isinstance(value, dict):
-        raise ValueError(f"not a JSON object but {type(value).__name__}")
+        raise ValueError(f"not a JSON object or string but {type(value).__name__}")
     if text_key not in value:
         raise ValueError(f"no key {text_key!r} among {', '.join(map(repr, list(value)[:8]))}")
     text = value[text_key]
@@ -144,7 +174,10 @@ def _json_text(line: str, text_key: str) -> str:
 def _cell(record: bytes | None) -> str:
     if record is None:
         raise ValueError("null")
-    return _decode(record, line=0)
+    try:
+        return record.decode(UTF_8)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def encode_chunks(chunks: Iterable[Chunk], encoder: Encoder, workers: int) -> Iterator[Encoded]:

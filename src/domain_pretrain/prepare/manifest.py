@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.prepare.encodings import UTF_8
+
 
 @dataclass(kw_only=True)
 class Counts:
     """What an input gave, or all of them.
 
     Attributes:
+        lines: lines, Parquet rows or array elements that were read; not the empty ones of JSON.
         documents: documents in the corpus.
         tokens: their ids in ``PREFIX.bin``, end-of-document tokens included.
         text_bytes: their UTF-8 bytes, decompressed.
@@ -20,6 +23,7 @@ class Counts:
         bad_lines: lines left out because they could not be read.
     """
 
+    lines: int = 0
     documents: int = 0
     tokens: int = 0
     text_bytes: int = 0
@@ -28,6 +32,7 @@ class Counts:
 
     def add(self, other: Counts) -> None:
         """Add ``other``'s counts to these."""
+        self.lines += other.lines
         self.documents += other.documents
         self.tokens += other.tokens
         self.text_bytes += other.text_bytes
@@ -51,6 +56,7 @@ class Manifest(Counts):
     Attributes:
         tool: name and version of this package.
         megatron_core: version of megatron-core that wrote the files.
+        encoding: of the inputs other than Parquet.
         tokenizer: ``bytes`` or the tokenizer's folder.
         megatron_flags: the tokenizer flags to train with under that megatron-core.
         eod: id that ends a document; None where the tokenizer names none.
@@ -61,6 +67,7 @@ class Manifest(Counts):
 
     tool: str
     megatron_core: str
+    encoding: str = UTF_8
     tokenizer: str
     tokenizer_sha256: str | None
     megatron_flags: list[str]

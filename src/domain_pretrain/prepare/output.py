@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -15,52 +16,85 @@ import numpy as np
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.manifest import Manifest
 
+SUFFIXES = ("bin", "manifest.json", "idx")
+"""In the order in which they appear. Megatron reads no dataset without an ``.idx``."""
+
 
 class CorpusWriter:
     """Writes ``PREFIX.bin``, ``.idx`` and ``.manifest.json`` through the folder ``PREFIX.tmp/``.
 
-    A run that is killed leaves only that folder, which the next run for the same prefix clears.
+    A run that is killed at any moment leaves the old corpus, the new one or, killed amid the
+    renames, files that Megatron does not read because the ``.idx`` is missing; and that folder.
+    The next run for the same prefix puts things right: see :meth:`_recover`.
 
     Args:
         prefix: path of the files without their suffixes.
-        vocab_size: number of ids; decides the dtype as Megatron does.
         force: replace an existing corpus.
 
+    Attributes:
+        dtype: of the ids; known once started, as is ``megatron_core``.
+        megatron_core: the version that writes.
+
     Raises:
-        PrepareError: megatron-core is missing, the corpus exists, or another run is writing it.
+        PrepareError: the corpus exists; on entering: another run is writing it.
     """
 
-    def __init__(self, prefix: Path, *, vocab_size: int, force: bool) -> None:
+    dtype: np.dtype[Any]
+    megatron_core: str
+
+    def __init__(self, prefix: Path, *, force: bool) -> None:
+        self._prefix = prefix
+        self._force = force
+        self._stage = Path(f"{prefix}.tmp")
+        self._old = self._stage / "old"
+        self._builder: Any = None
+        if not self._stage.exists():  # else it is in doubt what exists, until _recover()
+            self._refuse_existing()
+
+    def __enter__(self) -> CorpusWriter:
+        self._stage.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._stage / "lock")
+        self._recover()
+        try:
+            self._discard()
+            self._refuse_existing()  # only under the lock is nobody about to create them
+        except BaseException:
+            self._clear()
+            raise
+        return self
+
+    def _refuse_existing(self) -> None:
+        existing = [str(path) for path in self._final.values() if path.exists()]
+        if existing and not self._force:
+            raise PrepareError(
+                f"{', '.join(existing)}: exists already; choose another prefix, or --force"
+            )
+
+    def start(self, vocab_size: int) -> None:
+        """Import Megatron, which takes seconds and so comes after all that may be refused.
+
+        Args:
+            vocab_size: number of ids; decides the dtype as Megatron does.
+
+        Raises:
+            PrepareError: megatron-core is missing.
+        """
         try:
             with warnings.catch_warnings():
                 # On the absence of fused optimizers, which matters to training and not here.
                 warnings.simplefilter("ignore")
                 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
-                from megatron.core.package_info import __version__ as megatron_core
+                from megatron.core.package_info import VERSION
         except ImportError as error:
             raise PrepareError(
                 f"megatron-core cannot be imported ({error}); pip install "
                 "'domain-pretrain[megatron]', or put your Megatron-LM checkout on PYTHONPATH"
             ) from error
-        self.megatron_core: str = megatron_core
-        self._build = IndexedDatasetBuilder
-        self._prefix = prefix
-        self._stage = Path(f"{prefix}.tmp")
-        self._force = force
+        # Not __version__: from 0.18 on it ends with the commit of whatever git repository it is in,
+        # which for an installed package is that of the user's own project.
+        self.megatron_core = ".".join(map(str, VERSION[:3])) + "".join(VERSION[3:])
         self.dtype = np.dtype(DType.optimal_dtype(vocab_size))
-
-    def __enter__(self) -> CorpusWriter:
-        self._stage.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._stage / "lock")
-        # Only under the lock is it certain that nobody is about to create them.
-        existing = [str(path) for path in self._final.values() if path.exists()]
-        if existing and not self._force:
-            self._clear()
-            raise PrepareError(
-                f"{', '.join(existing)}: exists already; choose another prefix, or --force"
-            )
-        self._builder: Any = self._build(str(self._staged["bin"]), dtype=self.dtype.type)
-        return self
+        self._builder = IndexedDatasetBuilder(str(self._staged["bin"]), dtype=self.dtype.type)
 
     def __exit__(
         self,
@@ -68,7 +102,9 @@ class CorpusWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._builder.data_file.close()
+        if self._builder is not None:
+            self._builder.data_file.close()
+        self._recover()
         self._clear()
 
     def add(self, ids: np.ndarray, lengths: list[int]) -> None:
@@ -81,19 +117,38 @@ class CorpusWriter:
     def commit(self, manifest: Manifest) -> None:
         """Move the files to their final names.
 
-        Megatron takes ``.bin`` and ``.idx`` together as a dataset. The ``.idx`` is removed first
-        and added last, so an index is never beside another corpus's tokens.
+        An old corpus is put aside first, its ``.idx`` before the rest; the new ``.idx`` comes last
+        and makes the commit. So an index is never beside another corpus's tokens.
         """
         self._builder.finalize(str(self._staged["idx"]))
         self._staged["manifest.json"].write_text(manifest.to_json(), "utf-8")
         for path in self._staged.values():
             _sync(path)
-        self._final["idx"].unlink(missing_ok=True)
-        # Megatron's shuffled indices of the previous corpus: keyed by prefix, not by content.
+        self._old.mkdir()  # from here on _recover() looks at the final names
+        for suffix in reversed(SUFFIXES):
+            if self._final[suffix].exists():
+                self._final[suffix].replace(self._old / suffix)
+        # Megatron's shuffled indices of the old corpus: keyed by prefix, not by content.
         shutil.rmtree(self._prefix / "cache" / "GPTDataset_indices", ignore_errors=True)
-        for suffix in ("bin", "manifest.json", "idx"):
+        for suffix in SUFFIXES:
             self._staged[suffix].replace(self._final[suffix])
         _sync(self._prefix.parent)
+
+    def _recover(self) -> None:
+        """Undo a commit that did not reach its end: the old corpus is back, or there is none.
+
+        During a commit a new file is either staged or has its final name, so a final name is the
+        new corpus's where nothing is staged for it. Interrupted itself, this can start again.
+        """
+        if not self._old.is_dir() or not self._staged["idx"].exists():
+            return  # no commit had begun, or it was complete
+        for suffix in reversed(SUFFIXES):
+            if not self._staged[suffix].exists() and self._final[suffix].exists():
+                self._final[suffix].replace(self._staged[suffix])
+        for suffix in SUFFIXES:
+            if (self._old / suffix).exists():
+                (self._old / suffix).replace(self._final[suffix])
+        self._old.rmdir()
 
     @property
     def _final(self) -> dict[str, Path]:
@@ -103,12 +158,21 @@ class CorpusWriter:
     def _staged(self) -> dict[str, Path]:
         return {suffix: self._stage / suffix for suffix in SUFFIXES}
 
+    def _discard(self) -> None:
+        """Remove what is staged and what was put aside, but nothing else that is in the folder."""
+        for suffix in SUFFIXES:
+            (self._old / suffix).unlink(missing_ok=True)
+        if self._old.is_dir():
+            self._old.rmdir()
+        for path in self._staged.values():
+            path.unlink(missing_ok=True)
+
     def _clear(self) -> None:
-        shutil.rmtree(self._stage, ignore_errors=True)
+        self._discard()
+        (self._stage / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another program keeps something in it
+            self._stage.rmdir()
         self._lock.close()
-
-
-SUFFIXES = ("bin", "manifest.json", "idx")
 
 
 def _lock(path: Path) -> IO[bytes]:

@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from domain_pretrain.prepare.encodings import UTF_8, Recoded, check_mark
 from domain_pretrain.prepare.errors import PrepareError
+from domain_pretrain.prepare.json_array import is_array, split_array
 
 Kind = Literal["json", "text", "cell"]
 
@@ -33,16 +35,17 @@ class Chunk:
     Attributes:
         source: index of the input.
         path: its path, for messages.
-        kind: ``json``: a record is a line; ``text``: a piece of text; ``cell``: a Parquet cell.
-        first: number of the first record's first line (Parquet: row), from 1.
-        records: raw bytes; None for a null cell.
+        kind: ``json``: a record is a line, or an element of an array; ``text``: a piece of text;
+            ``cell``: a Parquet cell.
+        numbers: of every record's first line (Parquet: row), from 1.
+        records: UTF-8, or what claims to be; None for a null cell.
         position: bytes of the input file read so far, compressed as it is on disk.
     """
 
     source: int
     path: str
     kind: Kind
-    first: int
+    numbers: Sequence[int]
     records: list[bytes | None]
     position: int
 
@@ -94,7 +97,13 @@ def kind_of(path: Path) -> Kind:
     return KINDS[suffix]
 
 
-def read_chunks(source: int, path: Path, raw: HashedFile, text_key: str) -> Iterator[Chunk]:
+Batch = tuple[Sequence[int], list[bytes | None]]
+"""The ``numbers`` and ``records`` of a chunk."""
+
+
+def read_chunks(
+    source: int, path: Path, raw: HashedFile, text_key: str, encoding: str = UTF_8
+) -> Iterator[Chunk]:
     """Yield the chunks of one input, in file order; at the end ``raw`` has been read whole.
 
     Args:
@@ -102,45 +111,73 @@ def read_chunks(source: int, path: Path, raw: HashedFile, text_key: str) -> Iter
         path: the input.
         raw: the same file, opened; closed at the end.
         text_key: the Parquet column that holds the text.
+        encoding: of the text, as ``encodings.known`` names it; Parquet has its own.
 
     Raises:
-        PrepareError: the compressed stream is broken, or the Parquet file is.
+        PrepareError: the compressed stream is broken, or the Parquet file or a JSON array is, or
+            the file begins with the byte order mark of another encoding.
     """
     kind = kind_of(path)
     if kind == "cell":
         yield from _parquet_chunks(source, path, text_key)
         raw.drain()
         return
-    read = _line_chunks if kind == "json" else _text_chunks
     stream: io.BufferedReader = io.BufferedReader(raw, CHUNK_BYTES)
     if path.name.endswith(".gz"):
         # The outer buffer splits lines in C, which GzipFile does not.
         unzipped: Any = gzip.GzipFile(fileobj=stream)
         stream = io.BufferedReader(unzipped, CHUNK_BYTES)
     try:
-        for first, records in read(stream):
-            yield Chunk(source, str(path), kind, first, records, raw.position)
+        check_mark(path, stream.peek(4)[:4], encoding)
+        if encoding != UTF_8:
+            recoded: Any = Recoded(path, stream, encoding)
+            stream = io.BufferedReader(recoded, CHUNK_BYTES)
+        for numbers, records in _read(path, kind, stream):
+            yield Chunk(source, str(path), kind, numbers, records, raw.position)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise PrepareError(
             f"{path}: the gzip stream is broken ({error}); fetch the file again or leave it out"
         ) from error
 
 
-def _line_chunks(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes | None]]]:
+def _read(path: Path, kind: Kind, stream: io.BufferedReader) -> Iterator[Batch]:
+    if kind == "text":
+        return _text_chunks(stream)
+    if is_array(stream):
+        return _array_chunks(path, stream)
+    return _line_chunks(stream)
+
+
+def _line_chunks(stream: io.BufferedReader) -> Iterator[Batch]:
     first = 1
     while lines := stream.readlines(CHUNK_BYTES):
-        yield first, list(lines)
+        yield range(first, first + len(lines)), list(lines)
         first += len(lines)
 
 
-def _text_chunks(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes | None]]]:
+def _array_chunks(path: Path, stream: io.BufferedReader) -> Iterator[Batch]:
+    numbers: list[int] = []
+    records: list[bytes | None] = []
+    size = 0
+    for number, record in split_array(path, stream):
+        numbers.append(number)
+        records.append(record)
+        size += len(record)
+        if size >= CHUNK_BYTES:
+            yield numbers, records
+            numbers, records, size = [], [], 0
+    if records:
+        yield numbers, records
+
+
+def _text_chunks(stream: io.BufferedReader) -> Iterator[Batch]:
     first = 1
     while piece := stream.read(TEXT_BYTES):
         piece += stream.readline(TEXT_BYTES)
         # A line longer still is cut inside: never within a character, though.
         while (following := stream.peek(1)[:1]) and 0x80 <= following[0] < 0xC0:
             piece += stream.read(1)
-        yield first, [piece]
+        yield [first], [piece]
         first += piece.count(b"\n")
 
 
@@ -153,7 +190,8 @@ def _parquet_chunks(source: int, path: Path, text_key: str) -> Iterator[Chunk]:
                 # As binary, so that one cell of invalid UTF-8 is one bad row and not an exception.
                 cells = batch.column(0).cast(pyarrow.large_binary()).to_pylist()
                 position = size * (row - 1 + len(cells)) // rows
-                yield Chunk(source, str(path), "cell", row, cells, position)
+                numbers = range(row, row + len(cells))
+                yield Chunk(source, str(path), "cell", numbers, cells, position)
                 row += len(cells)
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
@@ -163,17 +201,23 @@ def check_parquet(path: Path, text_key: str) -> None:
     """Check that ``path`` holds a column ``text_key`` of strings.
 
     Raises:
-        PrepareError: pyarrow is missing, the file is broken, or the column is absent or no
-            string.
+        PrepareError: pyarrow is missing, the file is broken, or the column is absent, no string
+            or there twice.
     """
     pyarrow, parquet = _import_pyarrow(path)
     try:
         schema = parquet.read_schema(path)
+        names = schema.names
+    except UnicodeDecodeError as error:
+        raise PrepareError(
+            f"{path}: the name of a column is not UTF-8 ({error.object!r}); rename the column"
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
-    if text_key not in schema.names:
+    if names.count(text_key) != 1:
+        how_many = "no column" if text_key not in names else "more than one column"
         raise PrepareError(
-            f"{path}: no column {text_key!r}; choose one with --text-key: {', '.join(schema.names)}"
+            f"{path}: {how_many} {text_key!r}; choose one with --text-key: {', '.join(names)}"
         )
     kind = schema.field(text_key).type
     if pyarrow.types.is_dictionary(kind):

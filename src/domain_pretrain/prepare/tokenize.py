@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,24 +84,40 @@ class HuggingFaceTokenizer:
                 f"{file}: needs the tokenizers library; pip install 'domain-pretrain[prepare]'"
             ) from error
         content = file.read_bytes()
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises nothing narrower
-            raise PrepareError(f"{file}: not a tokenizer.json: {error}") from error
-        # A file may carry the truncation of its model's training; documents are never cut here.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        token = eod_token or _eos_token(file.parent)
         self.name = str(file.parent)
         self.sha256 = hashlib.sha256(content).hexdigest()
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        token = eod_token or _eos_token(file.parent)
-        self.eod: int | None = None if token is None else self._tokenizer.token_to_id(token)
+        try:
+            with _panics_as_errors():
+                self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+                # A file may carry the truncation of its model's training; documents are never cut.
+                self._tokenizer.no_truncation()
+                self._tokenizer.no_padding()
+                ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+                self.eod: int | None = None
+                if token is not None:
+                    self.eod = self._tokenizer.token_to_id(token)
+            self.encode("")  # some faults show in the first use
+        except Exception as error:  # the library raises nothing narrower
+            raise PrepareError(
+                f"{file}: cannot be used as a tokenizer.json: {error}; fetch the file again, or "
+                "save the tokenizer with the installed version of tokenizers"
+            ) from error
+        if not ids:
+            raise PrepareError(f"{file}: its vocabulary is empty; fetch the file again")
+        self.vocab_size = 1 + max(ids)
+        if self.vocab_size > 1 << 31:
+            raise PrepareError(f"{file}: token id {max(ids)} is above int32, which datasets hold")
         if token is not None and self.eod is None:
-            raise PrepareError(f"{file}: the end-of-document token {token!r} is not in it")
+            raise PrepareError(
+                f"{file}: the end-of-document token {token!r} is not in it; name another with "
+                "--eod-token"
+            )
 
     def encode(self, text: str) -> list[int]:
         """Token ids, with the tokenizer's own special tokens (such as a first ``<s>``)."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+        with _panics_as_errors():
+            ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
     def megatron_flags(self, core_version: str) -> list[str]:
@@ -135,15 +152,32 @@ def load_tokenizer(name: str, eod_token: str | None = None) -> Tokenizer:
     return HuggingFaceTokenizer(file, eod_token)
 
 
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """A panic of the library's Rust code arrives as an exception that ``Exception`` does not catch.
+
+    Raises:
+        RuntimeError: in its place.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # the type is not exported
+            raise
+        raise RuntimeError(f"the tokenizers library panicked: {error}") from error
+
+
 def _eos_token(folder: Path) -> str | None:
     """``eos_token`` as transformers, and so Megatron, finds it beside the ``tokenizer.json``."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         try:
-            config: dict[str, Any] = json.loads((folder / name).read_bytes())
+            config: Any = json.loads((folder / name).read_bytes())
         except FileNotFoundError:
             continue
-        except ValueError as error:
-            raise PrepareError(f"{folder / name}: not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise PrepareError(f"{folder / name}: not JSON: {error}; fetch it again") from error
+        if not isinstance(config, dict):
+            raise PrepareError(f"{folder / name}: not a JSON object; fetch it again")
         token = config.get("eos_token")
         if isinstance(token, dict):
             token = token.get("content")
