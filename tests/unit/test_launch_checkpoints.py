@@ -6,14 +6,18 @@ import json
 import os
 import pickle
 import sys
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.checkpoints import TRACKER, find_damage, find_resume, repair_tracker
@@ -107,6 +111,89 @@ def test_what_megatron_adds_to_the_index_is_not_imported(
     assert "__0_0.distcp has" in (find_damage(checkpoint) or "")
 
 
+def test_an_index_of_every_kind_of_state_is_read(tmp_path: Path) -> None:
+    state: dict[str, Any] = {
+        str(dtype): torch.zeros(4, dtype=dtype)
+        for dtype in (
+            *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),
+            *(torch.complex64, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool),
+        )
+    }
+    state["image"] = torch.ones(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    state["nested"] = OrderedDict(x=torch.ones(2), y={"z": [torch.ones(1), 3, "text", {1, 2}]})
+    checkpoint = tmp_path / "iter_0000004"
+    dcp.save(state, checkpoint_id=checkpoint)  # a Path: it is kept in the index
+    (checkpoint / "metadata.json").write_text("{}")
+    assert b"PosixPath" in (checkpoint / ".metadata").read_bytes()
+    assert find_damage(checkpoint) is None
+    size = (checkpoint / "__0_0.distcp").stat().st_size
+    os.truncate(checkpoint / "__0_0.distcp", size - 1)
+    assert f"__0_0.distcp has {size - 1:,} of {size:,} bytes" in (find_damage(checkpoint) or "")
+
+
+class Calls:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self._call = function, args
+
+    def __reduce__(self) -> Any:
+        return self._call
+
+
+def test_an_index_that_python_3_11_wrote_is_read(tmp_path: Path) -> None:
+    """It names a member of an enum by ``getattr``."""
+    checkpoint = save_distributed(tmp_path, 4)
+    index = pickle.loads((checkpoint / ".metadata").read_bytes())
+    index.planner_data = Calls(getattr, WriteItemType, "SHARD")
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
+    assert find_damage(checkpoint) is None
+
+
+def evil_indexes(mark: Path) -> dict[str, Any]:
+    touch = f"open({str(mark)!r}, 'w')"
+    return {
+        "posix.system": Calls(os.system, f"touch {mark}"),
+        "builtins.eval": Calls(eval, touch),
+        "builtins.exec": Calls(exec, touch),
+        "builtins.open": Calls(open, str(mark), "w"),
+        "builtins.getattr": Calls(getattr, Metadata, "__init__"),
+        "torch.serialization.load": Calls(torch.load, str(mark)),
+        "torch.hub.load": Calls(torch.hub.load, str(mark), "model"),
+        "torch.serialization.save": Calls(torch.save, {}, str(mark)),
+        "torch.set_default_dtype": Calls(torch.set_default_dtype, torch.float64),
+        "collections.namedtuple": Calls(namedtuple, "Name", "x"),
+        "pathlib.PureWindowsPath": Calls(PureWindowsPath, "x"),
+    }
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("name", evil_indexes(Path()))
+def test_an_index_that_calls_something_is_refused(name: str, inside: bool, tmp_path: Path) -> None:
+    save_distributed(tmp_path, 2)
+    checkpoint = save_distributed(tmp_path, 4)
+    mark = tmp_path / "it_ran"
+    evil = evil_indexes(mark)[name]
+    index = pickle.loads((checkpoint / ".metadata").read_bytes())
+    index.planner_data = evil
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index if inside else evil))
+    with pytest.raises(ConfigError, match=r"\.metadata names .*which no checkpoint needs"):
+        repair_tracker(tmp_path)
+    assert not mark.exists()
+    assert torch.get_default_dtype() is torch.float32
+    assert (tmp_path / TRACKER).read_text() == "4"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"not a pickle", pickle.dumps({}), pickle.dumps([1]), b"\x80\x04Nb.", b"}0}b."],
+)
+def test_an_index_of_any_bytes_is_not_good(content: bytes, tmp_path: Path) -> None:
+    checkpoint = save_distributed(tmp_path, 4)
+    (checkpoint / ".metadata").write_bytes(content)
+    assert ".metadata cannot be read" in (find_damage(checkpoint) or "")
+
+
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
 @pytest.mark.parametrize("name", ["mp_rank_00/distrib_optim.pt", "mp_rank_01/model_optim_rng.pt"])
 def test_torch_files(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
@@ -118,7 +205,7 @@ def test_torch_files(name: str, damage: Callable[[Path], None], tmp_path: Path) 
 
 
 @both_formats
-@pytest.mark.parametrize("torn", ["", "\0\0", "1x"])
+@pytest.mark.parametrize("torn", ["", "\0\0", "1x", "²", "9" * 5000])
 def test_a_torn_tracker(save: Save, torn: str, tmp_path: Path) -> None:
     """As a full disk leaves it, at which Megatron would end with exit code 0."""
     save(tmp_path, 2)

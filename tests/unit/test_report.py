@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +32,15 @@ from domain_pretrain.report.picture import COLOURS, loss_picture
 from domain_pretrain.report.spread import spread
 from domain_pretrain.report.table import CORPUS_TOKENS_FILE, loss_table, summarise
 from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.strategies.reference import final_losses
 
 
 def line(iteration: int, split: str = "train", /, **losses: float | None) -> dict[str, Any]:
     """A line of the metrics file; every domain has 1,000 tokens."""
-    domains = {name: {"loss": loss, "tokens": 1000} for name, loss in losses.items()}
+    domains = {
+        name: {"loss": loss, "loss_sum": 1000 * (loss or 0), "tokens": 1000}
+        for name, loss in losses.items()
+    }
     return {"iteration": iteration, "split": split, "domains": domains}
 
 
@@ -63,9 +68,54 @@ def test_a_torn_last_line_is_left_out_at_any_byte(metrics: Callable[..., Path]) 
         assert [entry["iteration"] for entry in read_metrics(path)] == expected
 
 
-def test_a_spoilt_line_before_the_last_is_named(metrics: Callable[..., Path]) -> None:
-    path = metrics("run", line(1, a=1.0), {"iteration": 2}, line(3, a=1.0))
-    with pytest.raises(ConfigError, match=r"domain_metrics\.jsonl, line 2"):
+def domain(**changes: Any) -> dict[str, Any]:
+    whole = {"loss": 1.0, "loss_sum": 10.0, "tokens": 10, **changes}
+    return {**line(2), "domains": {"a": {k: v for k, v in whole.items() if v is not ...}}}
+
+
+# As JSON; what is wrong with it.
+SPOILT = [
+    ('{"iteration": 2}', "split: Field required"),
+    ("[1]", "Input should be a valid dictionary"),
+    ("null", "Input should be a valid dictionary"),
+    ("{", "no JSON: Expecting property name"),
+    ("[" * 100_000, "no JSON: maximum recursion depth"),
+    ("1" * 5_000, "no JSON: Exceeds the limit"),
+    ("\0\0", "no JSON"),
+    (json.dumps({**line(2), "domains": []}), "domains: Input should be a valid dictionary"),
+    (json.dumps({**line(2), "domains": {"a": []}}), r"domains\.a: Input should be a valid dict"),
+    (json.dumps({**line(2), "iteration": True}), "iteration: Input should be a valid integer"),
+    (json.dumps({**line(2), "iteration": 10**300}), "iteration: Input should be less than"),
+    (json.dumps({**line(2), "split": ["train"]}), "split: Input should be 'train', 'valid' or"),
+    (json.dumps(domain(tokens=...)), r"domains\.a\.tokens: Field required"),
+    (json.dumps(domain(tokens=10**400)), r"domains\.a\.tokens: Input should be"),
+    (json.dumps(domain(tokens=-1)), r"domains\.a\.tokens: Input should be greater"),
+    (json.dumps(domain(tokens="10")), r"domains\.a\.tokens: Input should be a valid number"),
+    (json.dumps(domain(tokens=math.nan)), r"domains\.a\.tokens: Input should be a finite number"),
+    (json.dumps(domain(loss=...)), r"domains\.a\.loss: Field required"),
+    (json.dumps(domain(loss="low")), r"domains\.a\.loss: Input should be a valid number"),
+    (json.dumps(domain(loss_sum=None)), r"domains\.a\.loss_sum: Input should be a valid number"),
+    (json.dumps(domain(loss_sum=1e300)), r"domains\.a\.loss_sum: Input should be less than"),
+    (json.dumps({**line(2), "domains": {"n" * 5000: 1}}), r"domains\.n{72}: Input should be a"),
+]
+
+
+@pytest.mark.parametrize(("spoilt", "why"), SPOILT, ids=[why for _, why in SPOILT])
+def test_a_spoilt_line_is_left_out_and_named(
+    spoilt: str, why: str, metrics: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = metrics("run", line(1, a=1.0), line(3, a=1.0))
+    first, last = path.read_text().splitlines()
+    path.write_text("\n".join([first, spoilt, last, "{}", ""]))
+    assert [entry["iteration"] for entry in read_metrics(path)] == [1, 3]
+    said = capsys.readouterr().out
+    assert re.search(rf"domain_metrics\.jsonl: 2 of 4 lines left out, line 2: {why}", said)
+    assert len(said) < 500
+    assert final_losses(path) == {"a": 1.0}
+    assert main(["report", str(path.parent)]) == 0
+
+    path.write_text(f"{spoilt}\n")
+    with pytest.raises(ConfigError, match=rf"holds no line of .*; line 1: {why}"):
         read_metrics(path)
 
 

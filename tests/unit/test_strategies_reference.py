@@ -15,12 +15,16 @@ def write(path, *lines):
     return path
 
 
+def values(loss_sum, tokens):
+    return {"loss": None, "loss_sum": loss_sum, "tokens": tokens}
+
+
 def line(iteration, split="train", **domains):
     """domains: name=(loss_sum, tokens)."""
     return {
         "iteration": iteration,
         "split": split,
-        "domains": {name: {"loss_sum": s, "tokens": n} for name, (s, n) in domains.items()},
+        "domains": {name: values(s, n) for name, (s, n) in domains.items()},
     }
 
 
@@ -29,7 +33,7 @@ def test_the_last_tenth_of_the_tokens_of_each_domain(tmp_path):
     # b occurs in three early lines, 10 tokens each: its last tenth is in the last of them, 4.
     lines = [line(i, a=(99, 10)) for i in range(1, 19)]
     for i, s in ((2, 90), (3, 60), (4, 40)):
-        lines[i]["domains"]["b"] = {"loss_sum": s, "tokens": 10}
+        lines[i]["domains"]["b"] = values(s, 10)
     lines += [line(19, a=(20, 10)), line(20, a=(10, 10))]
     lines.append(line(20, split="valid", a=(1000, 10)))
     path = write(tmp_path / "domain_metrics.jsonl", *lines)
@@ -39,7 +43,8 @@ def test_the_last_tenth_of_the_tokens_of_each_domain(tmp_path):
 
 def test_lines_without_a_finite_loss_do_not_count(tmp_path):
     entries = [line(1, a=(30, 10)), line(2, a=(math.nan, 10)), line(3, a=(None, 10))]
-    entries.append({"iteration": 4, "split": "train", "domains": {"a": {"tokens": 10}}})
+    entries += [line(4, a=(1, 10)), {"iteration": 5, "split": "train", "domains": {"a": 1}}]
+    entries[3]["domains"]["a"]["nonfinite"] = 1
     path = write(tmp_path / "domain_metrics.jsonl", *entries)
     assert final_losses(path) == {"a": 3.0}
 

@@ -2,7 +2,8 @@
 
 torchrun itself always ends with 1 and a traceback of its own. Here the exit code is
 that of the process that failed first (128 + the signal that killed it, as in a shell), and the
-last words say which rank it was and where its log is.
+last words say which rank it was and where its log is. A rank that ends with 2 is not started
+again: see :mod:`.elastic`.
 
 And every start gets its own store, on its rank 0. By default torchrun's agents keep one for all
 starts, in which processes may find the addresses that the previous start has left:
@@ -15,13 +16,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from torch.distributed import DistError
+from torch.distributed import DistError, launcher
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
 from torch.distributed.run import parse_args
 
+from domain_pretrain.launch.elastic import REFUSED, Agent, RefusedError
 from domain_pretrain.launch.lifeline import Lifeline, kill_children
 
 AGAIN = "start the command again on every node: it resumes from the newest good checkpoint"
@@ -31,15 +33,19 @@ def main(words: Sequence[str]) -> int:
     """Run the agent of this node; returns the exit code of the training."""
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     _watch_the_first_node(words)
+    launcher.api.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun has no flag for it
+    logs = " ".join(word.partition("=")[2] for word in words if word.startswith("--log-dir="))
     try:
         torchrun(list(words))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
         ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "failed"
-        logs = [word.partition("=")[2] for word in words if word.startswith("--log-dir=")]
-        say(f"rank {rank} {ended}: exit code {code}, no restart left. Logs: {' '.join(logs)}")
+        say(f"rank {rank} {ended}: exit code {code}, no restart left. Logs: {logs}")
         return code
+    except RefusedError as who:
+        say(f"{who} ended with exit code {REFUSED}: no restart can change that. Logs: {logs}")
+        return REFUSED
     except SignalException as error:
         say(f"ended by {error.sigval.name}")
         return 128 + error.sigval

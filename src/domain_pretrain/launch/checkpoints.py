@@ -21,6 +21,7 @@ from domain_pretrain.errors import ConfigError
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"  # a converted model, without an iteration
+_ITERATION = re.compile(r"[0-9]{1,18}")
 _FOLDER = re.compile(r"iter_(\d{7,})")
 
 
@@ -50,14 +51,14 @@ def find_resume(folder: Path) -> Resume:
 
     Raises:
         ConfigError: the tracker says that there were checkpoints, and none is good: starting
-            over is not for a machine to decide.
+            over is not for a machine to decide. Or see :func:`find_damage`.
     """
     tracker = folder / TRACKER
     said = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
     if said == RELEASE:
         return Resume(None)
-    limit = int(said) if said is not None and said.isdigit() else None
-    broken = [f"{tracker} is torn: {said!r}"] if said is not None and limit is None else []
+    limit = int(said) if said is not None and _ITERATION.fullmatch(said) else None
+    broken = [f"{tracker} is torn: {said[:80]!r}"] if said is not None and limit is None else []
     for iteration, checkpoint in sorted(_checkpoints(folder), reverse=True):
         if limit is not None and iteration > limit:
             continue
@@ -95,6 +96,9 @@ def find_damage(checkpoint: Path) -> str | None:
 
     Sizes are compared with what the checkpoint's own index says: it costs a few system calls per
     file, not reading them. Formats ``torch_dist`` and ``torch``; of others, only that files exist.
+
+    Raises:
+        ConfigError: the index names what no index needs: it may be made to run code.
     """
     if (checkpoint / ".metadata").exists() or (checkpoint / "metadata.json").exists():
         return next(_damage_of_distributed(checkpoint), None)
@@ -119,15 +123,16 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
     if not (checkpoint / "metadata.json").read_bytes().rstrip().endswith(b"}"):
         yield "metadata.json is cut off"
     try:
-        with open(checkpoint / ".metadata", "rb") as file:
-            entries = _IndexReader(file).load().storage_data.values()
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        yield f".metadata cannot be read: {error}"
+        needed = _sizes_of_index(checkpoint / ".metadata")
+    except _ForeignNameError as error:
+        raise ConfigError(
+            f"{checkpoint / '.metadata'} names {str(error)[:100]}, which no checkpoint needs; to "
+            "read it could run anything. Move the folder away to resume from an older checkpoint, "
+            "and find out where this file comes from."
+        ) from None
+    except Exception as error:  # a pickle of random bytes can fail as anything
+        yield f".metadata cannot be read: {str(error)[:200]}"
         return
-    needed: dict[str, int] = {}
-    for entry in entries:
-        end = entry.offset + entry.length
-        needed[entry.relative_path] = max(end, needed.get(entry.relative_path, 0))
     for name, size in needed.items():
         path = checkpoint / name
         have = path.stat().st_size if path.is_file() else None
@@ -140,24 +145,106 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
         yield "common.pt is cut off"
 
 
-class _IndexReader(pickle.Unpickler):
-    """Reads a ``.metadata``, whose sizes are PyTorch's own classes.
+# What an index names, by module, from torch 2.1 to 2.14; Megatron leaves its ranks' plans there.
+_INDEX_CLASSES = {
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+    },
+    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData",
+        "SavePlan",
+        "TensorWriteData",
+        "WriteItem",
+    },
+    "builtins": {"frozenset", "set"},
+    "collections": {"OrderedDict", "defaultdict"},
+    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
+    "pathlib._local": {"Path", "PosixPath", "PurePosixPath"},  # Python 3.13
+}
+_INDEX_ENUMS = {
+    "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
+    "torch.distributed._shard.sharded_tensor.metadata": {"MEM_FORMAT_ENCODING"},
+    "torch.distributed.checkpoint.planner": {"WriteItemType"},
+}
+_DTYPE = re.compile(r"bool|bfloat16|(float|complex|q?u?int|bits)\d+\w*")
+_HOSTS = ("megatron", "mindspeed", "mindspeed_llm")
 
-    Megatron's own objects may be stored beside them. They are skipped, not imported: Megatron must
+
+def _sizes_of_index(path: Path) -> dict[str, int]:
+    """Bytes that each file of a checkpoint must have at least, by name."""
+    with open(path, "rb") as file:
+        entries = _IndexReader(file).load().fields["storage_data"].values()
+    needed: dict[str, int] = {}
+    for entry in entries:
+        name, end = entry.fields["relative_path"], entry.fields["offset"] + entry.fields["length"]
+        needed[name] = max(end, needed.get(name, 0))
+    return needed
+
+
+class _IndexReader(pickle.Unpickler):
+    """Reads a ``.metadata`` without importing or calling anything that it names.
+
+    A pickle can name any function and have it called. What an index holds is known, so whatever
+    it names is replaced by a stand-in, and a name that no index needs is refused: Megatron, which
+    reads the file later, would call it. Objects of the host's own are replaced too: Megatron must
     not be imported before the plugin is enabled, and may not be on the path yet.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        known = module.partition(".")[0] in ("torch", "builtins", "collections")
-        return super().find_class(module, name) if known else _Skipped
+        if name in _INDEX_ENUMS.get(module, ()):
+            return _EnumStandIn
+        if name in _INDEX_CLASSES.get(module, ()) or module.partition(".")[0] in _HOSTS:
+            return _StandIn
+        if module == "torch" and _DTYPE.fullmatch(name):
+            return _StandIn
+        if (module, name) == ("builtins", "getattr"):
+            return _member
+        raise _ForeignNameError(f"{module}.{name}")
 
 
-class _Skipped:
-    def __new__(cls, *args: Any) -> _Skipped:
+class _ForeignNameError(pickle.UnpicklingError):
+    """An index names what none of PyTorch's or Megatron's does."""
+
+
+class _StandIn:
+    """Takes whatever a pickle does to an object; keeps its fields."""
+
+    def __new__(cls, *args: Any) -> _StandIn:
         return super().__new__(cls)
 
+    def __init__(self, *args: Any) -> None:
+        self.fields: dict[str, Any] = {}
+
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.fields = state if isinstance(state, dict) else {}
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, item: Any) -> None: ...
+
+    def extend(self, items: Any) -> None: ...
+
+    def add(self, item: Any) -> None: ...
+
+
+class _EnumStandIn(_StandIn): ...
+
+
+def _member(of: Any, name: Any) -> Any:
+    """``getattr``, by which Python 3.11 names an enum's member."""
+    if of is not _EnumStandIn:
+        raise _ForeignNameError("builtins.getattr")
+    return _EnumStandIn()
 
 
 def _damage_of_torch(parts: list[Path]) -> Iterator[str]:

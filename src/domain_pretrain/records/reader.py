@@ -5,61 +5,93 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.stats import SPLITS
+from domain_pretrain.process import notice
+from domain_pretrain.stats import Split
 
 METRICS_FILE = "domain_metrics.jsonl"
+
+# No sum of a run comes near it; what is larger would overflow in a reader's own sums.
+_LARGEST = 1e30
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
+
+
+class _Domain(BaseModel):
+    """What every reader needs of a domain; docs/metrics.md has all keys."""
+
+    loss: _Number | None
+    loss_sum: _Number
+    tokens: Annotated[_Number, Field(ge=0)]
+
+
+class _Line(BaseModel):
+    iteration: Annotated[int, Field(strict=True, ge=0, le=2**63)]
+    split: Split
+    domains: dict[str, _Domain]
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """One line of the file (docs/metrics.md has the schema); None where it is torn or foreign."""
     try:
-        entry = json.loads(line)
-    except ValueError:  # also what is not UTF-8
+        return _parse(line)
+    except ValueError:
         return None
-    whole = (
-        isinstance(entry, dict)
-        and type(entry.get("iteration")) is int
-        and entry.get("split") in SPLITS
-        and isinstance(entry.get("domains"), dict)
-    )
-    return entry if whole else None
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """The line as it is; a ValueError says in a few words why it is not one of ours."""
+    try:
+        entry = json.loads(line)
+        _Line.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80]
+        what = first["msg"].partition(" or instance of")[0]  # of a class of this file
+        raise ValueError(f"{where}: {what}" if where else what) from None
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
+        raise ValueError(f"no JSON: {str(error)[:80]}") from None
+    return entry  # type: ignore[no-any-return]  # validated above
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All lines of a metrics file, in order; the file may still be growing.
+    """All lines of a metrics file that can be used, in order; the file may still be growing.
 
     Args:
         path: the file, or the folder that holds it.
 
     Returns:
-        The lines. A torn *last* line (a run that was killed, or writes at this moment) is left out.
+        The lines. A torn *last* line (a run that was killed, or writes at this moment) is left out
+        without a word; how many others are, and why the first of them, is printed.
 
     Raises:
-        ConfigError: the file cannot be read, or a line before the last is not one of ours.
+        ConfigError: the file cannot be read, or none of its lines can be used.
     """
     path = Path(path)
     if path.is_dir():
         path = path / METRICS_FILE
     try:
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"cannot read the metrics file {path}: {error.strerror}. "
             f"A run with --channel-loss writes {METRICS_FILE} into its --domain-log-dir."
         ) from error
-    entries = []
+    lines = content.splitlines()
+    entries, problems = [], []
     for number, line in enumerate(lines, start=1):
-        entry = parse_line(line)
-        if entry is not None:
-            entries.append(entry)
-        elif number < len(lines):
-            raise ConfigError(
-                f"{path}, line {number}: not a line of {METRICS_FILE}: {line[:80]!r}. "
-                "Remove the line, or let a resumed run set it aside."
-            )
+        try:
+            entries.append(_parse(line))
+        except ValueError as error:
+            if number < len(lines) or content.endswith(b"\n"):
+                problems.append(f"line {number}: {error}")
+    if problems and not entries:
+        raise ConfigError(f"{path} holds no line of {METRICS_FILE}; {problems[0]}")
+    if problems:
+        notice(f"{path}: {len(problems)} of {len(lines)} lines left out, {problems[0]}")
     return entries
 
 

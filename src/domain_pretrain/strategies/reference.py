@@ -57,8 +57,8 @@ def resolve(reference: Any, names: tuple[str, ...], key: str) -> dict[str, float
 def final_losses(path: Path) -> dict[str, float]:
     """Mean training loss of every domain over the last tenth of its tokens, nats.
 
-    Σ sums / Σ tokens of whole lines, from the last one back; lines without a finite loss of the
-    domain do not count for it. Per domain, so that a rare one gets its own last tenth.
+    Σ sums / Σ tokens of whole lines, from the last one back; lines with a token of the domain that
+    was not finite do not count for it. Per domain, so that a rare one gets its own last tenth.
     """
     lines = [entry for entry in read_metrics(path) if entry["split"] == "train"]
     if not lines:
@@ -68,8 +68,7 @@ def final_losses(path: Path) -> dict[str, float]:
         rows = [entry["domains"][name] for entry in lines if name in entry["domains"]]
         # Where a token was not finite, the file holds the sum of the others.
         rows = [row for row in rows if not row.get("nonfinite")]
-        pairs = [(row.get("loss_sum"), row.get("tokens")) for row in rows]
-        pairs = [(s, n) for s, n in pairs if n and s is not None and math.isfinite(s)]
+        pairs = [(row["loss_sum"], row["tokens"]) for row in rows]
         enough = LAST_PART * sum(n for _, n in pairs)
         loss_sum = tokens = 0.0
         for s, n in reversed(pairs):
