@@ -45,6 +45,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
         "--softmax-type": ">=0.15",
         "--window-size": ">=0.15",
         "--hybrid-context-parallel": ">=0.16",
+        "--enable-msc": ">=0.18",
         "--validation-set-names": ">=0.18",
         "--dataloader-inter-document-masking": ">=0.19",
         "--freeze-all-layers": ">=0.19",

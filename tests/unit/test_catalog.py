@@ -283,7 +283,9 @@ def test_expand() -> None:
     assert expand("d/[ab]") == ["d/a", "d/b"]
     assert expand("d/x*") == []
     assert expand("not/there") == expand("not/there.bin") == ["not/there"]
-    assert expand("s3://bucket/*") == ["s3://bucket/*"]
+    assert expand("s3://bucket/a") == ["s3://bucket/a"]
+    with pytest.raises(ConfigError, match=r"'s3://bucket/\*' is a glob in an object store"):
+        expand("s3://bucket/*")
 
 
 def test_check_files() -> None:
@@ -335,6 +337,8 @@ def test_count_tokens_says_what_is_wrong() -> None:
         count_tokens("x")
     with pytest.raises(ConfigError, match="cannot tell the size of 'y'"):
         count_tokens("y")
+    with pytest.raises(ConfigError, match=r"in an object store: give the blend by --data-path"):
+        count_tokens("msc://profile/y")
 
 
 # --- the blend that a config supplies ---------------------------------------------------------

@@ -296,6 +296,16 @@ def test_check_log_dir_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path)
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
+def test_a_log_dir_in_an_object_store_is_no_folder_on_this_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("s3://bucket/log", Path("msc://profile/log")):  # pathlib joins the slashes
+        with pytest.raises(ConfigError, match="--domain-log-dir a folder on a disk"):
+            check_log_dir(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["below a file", "is a file", "not writable", "file is a folder"])
 def test_an_unusable_log_dir_is_an_error_at_start_up(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.hosts import support
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.session import RunFacts, Session
+from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
 from domain_pretrain.hosts.support import (
     EVERY_REFUSAL,
     REFUSALS,
@@ -217,6 +218,16 @@ def test_packed_rows_before_they_were_laid_end_to_end() -> None:
 @pytest.mark.parametrize("data", ["train_data_path", "data_args_path"])
 def test_data_named_once(data: str) -> None:
     check_flags(SimpleNamespace(**vars(PLAIN), **{data: "a"}))
+
+
+def test_the_metrics_file_goes_to_a_folder_on_a_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    store = "s3://bucket/save"
+    assert log_dir_of(None, None, None) is None
+    assert log_dir_of(None, store, "save") == log_dir_of(None, "save", store) == Path("save")
+    assert log_dir_of("own", store, "save") == Path("own")
+    assert "domain_metrics" not in capsys.readouterr().out
+    assert log_dir_of(None, None, store) is None
+    assert f"no domain_metrics.jsonl is written, since {store}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,18 @@ def expand(pattern: str) -> list[str]:
 
     Returns:
         Prefixes; those of a glob sorted. Empty where a glob matches nothing.
+
+    Raises:
+        ConfigError: a glob in an object store, whose files are not listed here.
     """
     pattern = _cut_suffix(pattern)
-    if is_remote(pattern) or not _GLOB.search(pattern):
+    if not _GLOB.search(pattern):
         return [pattern]
+    if is_remote(pattern):
+        raise ConfigError(
+            f"{pattern!r} is a glob in an object store, whose files are not listed: name each "
+            "prefix"
+        )
     return sorted(_cut_suffix(path) for path in glob.iglob(pattern + ".idx", recursive=True))
 
 
@@ -101,8 +109,14 @@ def count_tokens(prefix: str) -> int:
     may take gigabytes.
 
     Raises:
-        ConfigError: the files cannot be read, or are not an index and its tokens.
+        ConfigError: the files cannot be read, lie in an object store, or are not an index and its
+            tokens.
     """
+    if is_remote(prefix):
+        raise ConfigError(
+            f"cannot tell the size of {prefix!r}, which lies in an object store: give the blend by "
+            "--data-path, or every domain one prefix and a weight"
+        )
     try:
         with open(prefix + ".idx", "rb") as index:
             header = index.read(_DTYPE_CODE_AT + 1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import check_data_path, data_path_arguments
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
+from domain_pretrain.paths import is_remote
 from domain_pretrain.stats import SPLITS
 
 DATA_FLAGS = (
@@ -84,7 +84,26 @@ def _blends_of_splits(flag: str, path: str) -> dict[str, Any]:
 
 
 def _read(flag: str, path: str) -> str:
+    client = _multi_storage_client()
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{flag} {path} cannot be read: {error}") from None
+        with open(path, encoding="utf-8") if client is None else client.open(path, "r") as file:
+            return str(file.read())
+    except Exception as error:  # the client's own kinds among them
+        hint = _NO_CLIENT if client is None and is_remote(path) else ""
+        raise ConfigError(f"{flag} {path} cannot be read: {error}{hint}") from None
+
+
+_NO_CLIENT = (
+    "; Megatron reads an object store with the package multi-storage-client and, since 0.18, "
+    "--enable-msc"
+)
+
+
+def _multi_storage_client() -> Any:
+    """What the host opens every file with, in place of Python, where it is installed and on."""
+    try:
+        from megatron.core.msc_utils import MultiStorageClientFeature
+    except ImportError:  # before 0.14
+        return None
+    enabled = MultiStorageClientFeature.is_enabled()
+    return MultiStorageClientFeature.import_package() if enabled else None

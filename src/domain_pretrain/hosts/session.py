@@ -32,7 +32,12 @@ from domain_pretrain.hosts.support import (
     check_flags,
     check_version,
 )
+<<<<<<< HEAD
 from domain_pretrain.process import notice, rank
+=======
+from domain_pretrain.paths import is_remote
+from domain_pretrain.process import notice
+>>>>>>> w-refuse
 from domain_pretrain.records.exporter import Publisher, configured
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_log_dir
@@ -193,6 +198,7 @@ class Session:
         return self._sources.get(split)
 
 
+<<<<<<< HEAD
 def log_dir_of(*candidates: str | Path | None) -> Path | None:
     """The first folder that is given: the plugin's own, TensorBoard's, that of the checkpoints."""
     return next((Path(folder) for folder in candidates if folder), None)
@@ -208,3 +214,22 @@ def report_nonfinite(step: Step, *, training: bool) -> None:
             f"on rank {rank()}",
             flush=True,
         )
+=======
+def log_dir_of(own: str | Path | None, *others: str | Path | None) -> Path | None:
+    """Where the metrics file goes.
+
+    Args:
+        own: the plugin's own folder, which goes before the others.
+        others: the first that is given and on a disk: TensorBoard's, that of the checkpoints.
+    """
+    if own:
+        return Path(own)
+    given = [folder for folder in others if folder]
+    on_disk = [Path(folder) for folder in given if not is_remote(folder)]
+    if given and not on_disk:
+        notice(
+            f"no domain_metrics.jsonl is written, since {given[0]} is in an object store: give "
+            "--domain-log-dir a folder on a disk"
+        )
+    return on_disk[0] if on_disk else None
+>>>>>>> w-refuse

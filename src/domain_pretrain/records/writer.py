@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.errors import LogFolderError
+from domain_pretrain.paths import is_remote
 from domain_pretrain.records.reader import METRICS_FILE, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
@@ -20,6 +21,10 @@ def check_log_dir(path: str | Path) -> None:
     Raises:
         LogFolderError: it cannot be; called before training, so that no run dies at its first log.
     """
+    if is_remote(path):
+        raise LogFolderError(
+            f"the log folder {path} is in an object store: give --domain-log-dir a folder on a disk"
+        )
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
