@@ -32,12 +32,8 @@ from domain_pretrain.hosts.support import (
     check_flags,
     check_version,
 )
-<<<<<<< HEAD
-from domain_pretrain.process import notice, rank
-=======
 from domain_pretrain.paths import is_remote
-from domain_pretrain.process import notice
->>>>>>> w-refuse
+from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_log_dir
@@ -198,23 +194,6 @@ class Session:
         return self._sources.get(split)
 
 
-<<<<<<< HEAD
-def log_dir_of(*candidates: str | Path | None) -> Path | None:
-    """The first folder that is given: the plugin's own, TensorBoard's, that of the checkpoints."""
-    return next((Path(folder) for folder in candidates if folder), None)
-
-
-def report_nonfinite(step: Step, *, training: bool) -> None:
-    """Where the host stops in a step or an evaluation: name the domains that may be why."""
-    bad = step.nonfinite_domains(training=training)
-    if bad:
-        plural = "s" * (len(bad) > 1)
-        print(
-            f"domain_pretrain: loss is not finite in domain{plural} {', '.join(bad)}, "
-            f"on rank {rank()}",
-            flush=True,
-        )
-=======
 def log_dir_of(own: str | Path | None, *others: str | Path | None) -> Path | None:
     """Where the metrics file goes.
 
@@ -232,4 +211,15 @@ def log_dir_of(own: str | Path | None, *others: str | Path | None) -> Path | Non
             "--domain-log-dir a folder on a disk"
         )
     return on_disk[0] if on_disk else None
->>>>>>> w-refuse
+
+
+def report_nonfinite(step: Step, *, training: bool) -> None:
+    """Where the host stops in a step or an evaluation: name the domains that may be why."""
+    bad = step.nonfinite_domains(training=training)
+    if bad:
+        plural = "s" * (len(bad) > 1)
+        print(
+            f"domain_pretrain: loss is not finite in domain{plural} {', '.join(bad)}, "
+            f"on rank {rank()}",
+            flush=True,
+        )
