@@ -17,6 +17,10 @@ LAYOUTS = {
     "tp2": (2, "--tensor-model-parallel-size 2"),
     "pp2": (2, "--pipeline-model-parallel-size 2"),
     "pp2-vpp2": (2, "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2"),
+    "pp2-uneven": (
+        2,
+        "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Et|tttL",
+    ),
     "cp2": (2, "--context-parallel-size 2"),
     "tp2-pp2": (4, "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2"),
     "cp2-dp2": (4, "--context-parallel-size 2"),

@@ -35,6 +35,10 @@ FEATURES = {
         "--context-parallel-size 2 --micro-batch-size 2",
         {"nproc": 2, "cp": 2},
     ),
+    "two instances of the distributed optimizer": (
+        "--use-distributed-optimizer --num-distributed-optimizer-instances 2",
+        {"nproc": 2},
+    ),
     "packed documents": (
         "--dataloader-inter-document-masking --micro-batch-size 2",
         {},
