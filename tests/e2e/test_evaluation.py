@@ -105,3 +105,20 @@ def test_mock_data(tmp_path: Path) -> None:
     run = train(tmp_path, "--mock-data", iterations=1)
     assert_evaluations_add_up(run)
     assert {name for e in run.metrics(None) for name in e["domains"]} == {"mock"}
+
+
+def test_a_model_that_is_not_trained(
+    base_checkpoint: Path, blend: list[str], tmp_path: Path
+) -> None:
+    """``--skip-train``: nothing starts afresh, so nothing is said of it, and no line is cut off."""
+    trained = base_checkpoint.parent / "log" / "domain_metrics.jsonl"
+    before = trained.read_text().splitlines()
+    (tmp_path / "domain_metrics.jsonl").write_text(trained.read_text())
+    run = train(tmp_path, *blend, "--load", base_checkpoint, "--skip-train")
+    assert "domain_pretrain state" not in run.output
+    lines = (tmp_path / "domain_metrics.jsonl").read_text().splitlines()
+    assert lines[: len(before)] == before
+    entries = [json.loads(line) for line in lines[len(before) :]]
+    assert [(e["split"], e["final"]) for e in entries] == [("valid", True), ("test", True)]
+    printed = [float(loss) for loss in run.host_evaluations()]
+    assert [e["lm_loss"] for e in entries] == pytest.approx(printed, rel=2e-6)

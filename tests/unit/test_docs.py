@@ -13,11 +13,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from support import features
 from support.flags import FLAG, parser_of
 
 from domain_pretrain.commands import main as cli
 from domain_pretrain.flags import add_arguments
 from domain_pretrain.hosts import page
+from domain_pretrain.hosts.support import EVERY_REFUSAL
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -156,3 +158,18 @@ def test_launch_commands_take_the_flags_shown() -> None:
     for line in launches:
         words = shlex.split(line.split("-m domain_pretrain ", 1)[1])
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_status_page_holds_the_table_of_features() -> None:
+    assert features.table() in text("docs/status.md"), "run: python tests/support/features.py"
+
+
+@pytest.mark.parametrize("feature", features.FEATURES, ids=lambda feature: feature.name)
+def test_features_are_proven_by_what_is_there(feature: features.Feature) -> None:
+    if feature.state == "right, ran":
+        file, test = feature.proof.split("::")
+        assert f"\ndef {test}(" in text(f"tests/{file}")
+    elif feature.state == "refused":
+        assert sum(feature.proof in refusal.flags for refusal in EVERY_REFUSAL) == 1
+    else:
+        assert feature.note, "what is not proven says why"
