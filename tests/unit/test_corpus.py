@@ -3,8 +3,10 @@
 import argparse
 import codecs
 import contextlib
+import csv
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -209,6 +211,71 @@ def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
         one, three = (tmp_path / f"out{n}.{suffix}" for n in (1, 3))
         assert one.read_bytes() == three.read_bytes()
     assert Manifest.load(tmp_path / "out3").first_bad_lines[0].startswith(f"{sources[0]}:101: ")
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv.gz", ","), ("a.tsv", "\t")])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030"])
+def test_tables(tmp_path, name, delimiter, encoding):
+    texts = [*TEXTS, "x" * 200_000, 'say "hi",\tfriend', ""]
+    content = io.StringIO()
+    rows = csv.writer(content, delimiter=delimiter)
+    rows.writerows([["id", "body"], *enumerate(texts), ["short"], [], ["1", "2", "3"]])
+    source = write(tmp_path / name, content.getvalue().encode(encoding))
+    options = {"text_key": "body", "encoding": encoding.removesuffix("-sig")}
+    bad = []
+    options |= {"max_bad": 0.5, "on_bad_line": bad.append}
+    manifest = prepare([source], tmp_path / "out", "bytes", **options)
+    assert read_back(tmp_path / "out") == as_bytes(texts[:-1])
+    # The third text has two line ends of its own, and an empty line is before the last row.
+    assert [(line.line, line.reason) for line in bad] == [
+        (line, "not as many cells as the first line") for line in (11, 13)
+    ]
+    assert manifest.empty_documents == 1
+
+
+def test_a_cell_that_is_not_text_is_a_bad_line(tmp_path):
+    source = write(tmp_path / "a.csv", b"text,n\ngood,1\n\xff,2\na\0b,3\ngood,4\n")
+    bad = []
+    prepare([source], tmp_path / "out", "bytes", max_bad=0.5, on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
+    assert [(line.line, line.reason[:8]) for line in bad] == [(3, "not UTF-"), (4, "a NUL by")]
+
+
+def test_zstandard(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = pyarrow.compress(json_lines(TEXTS).encode(), codec="zstd", asbytes=True)
+    source = write(tmp_path / "a.jsonl.zst", packed + packed)
+    manifest = prepare([source], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes([*TEXTS, *TEXTS])
+    assert manifest.inputs[0].sha256 == hashlib.sha256(packed + packed).hexdigest()
+    for broken in (packed[:-1], packed + b"more", b"none"):
+        write(source, broken)
+        with pytest.raises(PrepareError, match=r"a\.jsonl\.zst: the compressed stream is broken"):
+            prepare([source], tmp_path / "new", "bytes")
+
+
+def test_a_folder_is_all_that_can_be_read_in_it(tmp_path):
+    folder = tmp_path / "raw[1]"
+    (folder / "b.jsonl").mkdir(parents=True)
+    for name, content in {
+        "c.jsonl": json_lines(["c"]),
+        "b.jsonl/x.txt": "x",
+        "a.csv.gz": "text\na\n",
+        "README.md": "no",
+        ".hidden.txt": "no",
+    }.items():
+        write(folder / name, content)
+    prepare([folder], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes(["a", "x", "c"])
+
+
+def test_the_kind_of_a_file_without_a_suffix_is_given(tmp_path):
+    part = write(tmp_path / "part-0001", json_lines(["a"]))
+    packed = tmp_path / "part-0002.gz"
+    packed.write_bytes(gzip.compress(json_lines(["b"]).encode()))
+    known = write(tmp_path / "c.txt", "c")
+    prepare([part, packed, known], tmp_path / "out", "bytes", kind="jsonl")
+    assert read_back(tmp_path / "out") == as_bytes(["a", "b", "c"])
 
 
 # --- JSON arrays ----------------------------------------------------------------------------
@@ -417,8 +484,13 @@ def test_strict(tmp_path):
         ("a.jsonl", '{"text": ""}\n', "0 bad lines, 1 empty documents"),
         ("a.jsonl", "", "no document"),
         ("a.txt", "", "no document"),
-        ("a.csv", "x", r"unknown kind of file; give one of \.txt, \.jsonl"),
-        ("a.parquet.gz", "x", "unknown kind of file"),
+        ("a.doc", "x", r"unknown kind of file; give one of \.txt, \.jsonl.*--kind"),
+        ("a.parquet.gz", "x", "Parquet compresses by itself"),
+        ("a.csv", "", "no column 'text'"),
+        ("a.csv", "id,txt\n", r"no column 'text' in its first line.*--text-key: id, txt"),
+        ("a.csv", "text,text\nx,y\n", "more than one column 'text'"),
+        ("a.csv", 'text\n"a\nb\n', "a.csv:3: cannot be read as a table"),
+        ("a.tsv", 'text\nok\n"a"b\n', "a.tsv:3: cannot be read as a table"),
         ("a", "x", "unknown kind of file"),
     ],
 )
@@ -431,11 +503,13 @@ def test_nothing_to_prepare(tmp_path, name, content, message):
 
 def test_inputs_that_are_no_files(tmp_path):
     source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    (tmp_path / "sub").mkdir()
     for inputs, message in [
         ([], "no input"),
         ([tmp_path / "none.jsonl"], r"none\.jsonl: no such file"),
         ([f"{tmp_path}/*.txt"], "no file matches"),
-        ([tmp_path], r"a folder; give files or a pattern, such as '.*/\*\*/\*\.jsonl'"),
+        ([tmp_path / "sub"], r"sub: a folder with none of \.txt, \.jsonl"),
+        ([tmp_path, source], "given twice"),
         ([source, f"{tmp_path}/*.jsonl"], "given twice"),
     ]:
         with pytest.raises(PrepareError, match=message):
@@ -469,7 +543,7 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
 def test_a_truncated_gzip_stops_the_run(tmp_path, cut):
     source = tmp_path / "a.jsonl.gz"
     source.write_bytes(gzip.compress(json_lines([os.urandom(999).hex()]).encode())[:cut])
-    with pytest.raises(PrepareError, match=r"a\.jsonl\.gz: the gzip stream is broken"):
+    with pytest.raises(PrepareError, match=r"a\.jsonl\.gz: the compressed stream is broken"):
         prepare([source], tmp_path / "out", "bytes")
     assert final_files(tmp_path) == []
 

@@ -12,7 +12,7 @@ from domain_pretrain.prepare.corpus import MAX_BAD, prepare
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
-from domain_pretrain.prepare.readers import SUFFIXES
+from domain_pretrain.prepare.readers import COMPRESSIONS, KINDS
 
 BAD_LINES_SHOWN = 20
 
@@ -27,7 +27,8 @@ def add_parser(subparsers: Any) -> None:
         "inputs",
         nargs="+",
         metavar="FILE",
-        help=f"files or quoted patterns ({', '.join(SUFFIXES)}); a .txt is one document",
+        help=f"files, folders or quoted patterns ({', '.join(KINDS)}; but for Parquet, also with "
+        f"{' or '.join(COMPRESSIONS)}); a .txt is one document",
     )
     parser.add_argument("--output", required=True, metavar="PREFIX", help="files to write")
     parser.add_argument(
@@ -37,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         help="'bytes', or a Hugging Face tokenizer.json or the folder that holds it",
     )
     parser.add_argument(
-        "--text-key", default="text", metavar="KEY", help="JSON key or Parquet column (%(default)s)"
+        "--text-key", default="text", metavar="KEY", help="JSON key or column (%(default)s)"
     )
     parser.add_argument(
         "--append-eod",
@@ -47,6 +48,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--eod-token", metavar="TOKEN", help="that token (the tokenizer's eos_token)"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=[suffix[1:] for suffix in KINDS],
+        help="what files are whose suffix does not tell it",
     )
     parser.add_argument(
         "--encoding",
@@ -90,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
             append_eod=args.append_eod,
             eod_token=args.eod_token,
             encoding=args.encoding,
+            kind=args.kind,
             workers=args.workers,
             max_bad=args.max_bad,
             strict=args.strict,

@@ -19,7 +19,7 @@ import numpy as np
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import Counts
-from domain_pretrain.prepare.readers import Chunk
+from domain_pretrain.prepare.readers import DELIMITERS, Chunk
 from domain_pretrain.prepare.tokenize import Tokenizer
 
 
@@ -107,6 +107,10 @@ def documents(
         try:
             if chunk.kind == "cell":
                 yield line, _cell(record)
+            elif chunk.kind in DELIMITERS:
+                if record is None:
+                    raise ValueError("not as many cells as the first line")
+                yield line, _decode(record, 0, encoding)
             elif record is not None and record.strip():
                 yield line, _json_text(_decode(record, line, encoding), text_key)
         except ValueError as error:
