@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import collections
 import contextlib
 import csv
 import gzip
@@ -9,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -403,6 +405,40 @@ def test_encodings_that_are_none(tmp_path, name):
     source = write(tmp_path / "a.txt", "x")
     with pytest.raises(PrepareError, match=r"--encoding .*: unknown; give"):
         prepare([source], tmp_path / "out", "bytes", encoding=name)
+
+
+# --- quality --------------------------------------------------------------------------------
+
+
+def test_quality_is_what_plain_python_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 500)
+    texts = ["a" * (n % 101 + 1) for n in range(150)] + ["\ufffd b \ufffd", "b"]
+    source = write(tmp_path / "a.jsonl", json_lines(texts))
+    quality = prepare([source], tmp_path / "out", "bytes").quality
+    lengths = sorted(len(text.encode()) + 1 for text in texts)
+    assert (quality.shortest, quality.longest) == (lengths[0], lengths[-1])
+    for percent, value in quality.percentiles.items():
+        within = sum(length <= value for length in lengths)
+        below = sum(length < value for length in lengths)
+        assert below < int(percent) / 100 * len(lengths) <= within
+    assert quality.exact_duplicates == len(texts) - len(set(texts))
+    assert quality.replacement_characters == 2
+    ids = collections.Counter(token for document in as_bytes(texts) for token in document)
+    shares = [count / ids.total() for count in ids.values()]
+    assert quality.ids_used == len(ids)
+    entropy = -sum(share * math.log(share) for share in shares)
+    assert quality.unigram_entropy_nats == pytest.approx(entropy, abs=6e-5)  # four digits
+    assert Manifest.load(tmp_path / "out").quality == quality
+
+
+def test_manifests_of_before_quality_can_be_read(tmp_path):
+    prepare([write(tmp_path / "a.txt", "x")], tmp_path / "out", "bytes")
+    path = tmp_path / "out.manifest.json"
+    content = json.loads(path.read_text("utf-8"))
+    for key in ("quality", "encoding", "lines"):
+        del content[key]
+    path.write_text(json.dumps(content), "utf-8")
+    assert Manifest.load(tmp_path / "out").quality is None
 
 
 # --- bad lines ------------------------------------------------------------------------------
@@ -889,6 +925,23 @@ def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
     )
 
 
+@pytest.mark.parametrize("outside", [-1, 70_000])
+def test_an_id_outside_the_vocabulary_is_not_written(tmp_path, outside):
+    class Outside(ByteTokenizer):
+        vocab_size = 70_000
+
+        def encode(self, text):
+            return [outside if text == "bad" else 1]
+
+    source = write(tmp_path / "a.jsonl", json_lines(["good", "bad"]))
+    bad = []
+    prepare([source], tmp_path / "out", Outside(), max_bad=0.5, on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == [[1, 256]]
+    assert [(line.line, line.reason) for line in bad] == [
+        (2, "tokenizer failed: an id outside 0 ... 69999")
+    ]
+
+
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (70_000, np.int32)])
 def test_dtype_is_megatrons_choice(tmp_path, vocab_size, dtype):
     class Highest:
@@ -967,6 +1020,7 @@ def test_command(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "1 documents, 9 tokens (uint16)" in captured.out
     assert "left out: 30 bad lines" in captured.out
+    assert "exact duplicates" in captured.out
     assert f"--data-path {prefix} --tokenizer-type NullTokenizer" in captured.out
     assert f"bad line: {source}:2: not JSON" in captured.err
     assert captured.err.count("not JSON") == prepare_command.BAD_LINES_SHOWN

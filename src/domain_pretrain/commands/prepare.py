@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from domain_pretrain.prepare.corpus import MAX_BAD, prepare
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
-from domain_pretrain.prepare.manifest import Manifest, manifest_path
+from domain_pretrain.prepare.manifest import Manifest, Quality, manifest_path
 from domain_pretrain.prepare.readers import COMPRESSIONS, KINDS
 
 BAD_LINES_SHOWN = 20
@@ -104,7 +105,10 @@ def run(args: argparse.Namespace) -> int:
             on_progress=bar.show,
             on_bad_line=on_bad_line,
         )
-    Console(highlight=False, soft_wrap=True).print(_summary(manifest, args.output), markup=False)
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(_summary(manifest, args.output), markup=False)
+    if manifest.quality is not None:
+        out.print(_quality_table(manifest.quality))
     return 0
 
 
@@ -151,6 +155,22 @@ class _Bar:
             description=f"{manifest.documents:,} documents, {manifest.tokens:,} tokens, "
             f"{manifest.bad_lines:,} bad lines",
         )
+
+
+def _quality_table(quality: Quality) -> Table:
+    percentiles = "  ".join(f"p{name} {value:,}" for name, value in quality.percentiles.items())
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row(
+        "tokens of a document",
+        f"{quality.shortest:,} to {quality.longest:,}: {percentiles}",
+    )
+    table.add_row("exact duplicates", f"{quality.exact_duplicates:,}")
+    table.add_row("replacement characters (U+FFFD)", f"{quality.replacement_characters:,}")
+    table.add_row(
+        "unigram entropy",
+        f"{quality.unigram_entropy_nats:.3f} nats over {quality.ids_used:,} ids",
+    )
+    return table
 
 
 def _summary(manifest: Manifest, prefix: str) -> str:

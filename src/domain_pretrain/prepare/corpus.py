@@ -13,6 +13,7 @@ from domain_pretrain.prepare.encodings import UTF_8, known
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import InputFile, Manifest
 from domain_pretrain.prepare.output import CorpusWriter
+from domain_pretrain.prepare.quality import QualityMeter
 from domain_pretrain.prepare.readers import (
     KINDS,
     Chunk,
@@ -112,6 +113,7 @@ def prepare(
         writer.start(tokenizer.vocab_size)
         encoder = Encoder(tokenizer, text_key, append_eod, writer.dtype.name, encoding)
         manifest = _new_manifest(encoder, writer, sources)
+        meter = QualityMeter(tokenizer.vocab_size)
         for encoded in encode_chunks(_read(sources, encoder, kind), encoder, workers):
             for source in sources[complete : encoded.source]:
                 _check_share(source, max_bad, first_bad)
@@ -125,6 +127,7 @@ def prepare(
                     first_bad[bad.path].append(str(bad))
                 on_bad_line(bad)
             writer.add(encoded.ids, encoded.lengths)
+            meter.add(encoded.ids, encoded.lengths, encoded.digests, encoded.replacements)
             sources[encoded.source].add(encoded.counts)
             manifest.add(encoded.counts)
             on_progress(offsets[encoded.source] + encoded.position, manifest)
@@ -132,6 +135,7 @@ def prepare(
             _check_share(source, max_bad, first_bad)
         if not manifest.documents:
             raise PrepareError(_why_nothing(manifest))
+        manifest.quality = meter.result()
         writer.commit(manifest)
     return manifest
 
