@@ -57,13 +57,13 @@ def test_help_and_version_import_nothing_heavy(tmp_path: Path) -> None:
         (["a.txt", "--output", "new", "--tokenizer", "bytes", "--max-bad", "1"], "such as 1%"),
         (["a.txt", "--output", "new", "--tokenizer", "bytes", "--encoding", "x"], "--encoding 'x'"),
         (["a.txt", "--output", "new", "--tokenizer", "bytes", "--workers", "0"], "--workers 0"),
-        (["a.csv", "--output", "new", "--tokenizer", "bytes"], "unknown kind of file"),
+        (["a.doc", "--output", "new", "--tokenizer", "bytes"], "unknown kind of file"),
     ],
 )
 def test_prepare_imports_megatron_for_nothing_that_it_refuses(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
-    for name in ("a.txt", "a.csv", "old.idx"):
+    for name in ("a.txt", "a.doc", "old.idx"):
         (tmp_path / name).write_text("x", "utf-8")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "tokenizer.json").write_text("{}", "utf-8")

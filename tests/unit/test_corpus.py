@@ -2,11 +2,15 @@
 
 import argparse
 import codecs
+import collections
 import contextlib
+import csv
 import gzip
 import hashlib
+import io
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -211,6 +215,71 @@ def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
     assert Manifest.load(tmp_path / "out3").first_bad_lines[0].startswith(f"{sources[0]}:101: ")
 
 
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv.gz", ","), ("a.tsv", "\t")])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030"])
+def test_tables(tmp_path, name, delimiter, encoding):
+    texts = [*TEXTS, "x" * 200_000, 'say "hi",\tfriend', ""]
+    content = io.StringIO()
+    rows = csv.writer(content, delimiter=delimiter)
+    rows.writerows([["id", "body"], *enumerate(texts), ["short"], [], ["1", "2", "3"]])
+    source = write(tmp_path / name, content.getvalue().encode(encoding))
+    options = {"text_key": "body", "encoding": encoding.removesuffix("-sig")}
+    bad = []
+    options |= {"max_bad": 0.5, "on_bad_line": bad.append}
+    manifest = prepare([source], tmp_path / "out", "bytes", **options)
+    assert read_back(tmp_path / "out") == as_bytes(texts[:-1])
+    # The third text has two line ends of its own, and an empty line is before the last row.
+    assert [(line.line, line.reason) for line in bad] == [
+        (line, "not as many cells as the first line") for line in (11, 13)
+    ]
+    assert manifest.empty_documents == 1
+
+
+def test_a_cell_that_is_not_text_is_a_bad_line(tmp_path):
+    source = write(tmp_path / "a.csv", b"text,n\ngood,1\n\xff,2\na\0b,3\ngood,4\n")
+    bad = []
+    prepare([source], tmp_path / "out", "bytes", max_bad=0.5, on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == as_bytes(["good", "good"])
+    assert [(line.line, line.reason[:8]) for line in bad] == [(3, "not UTF-"), (4, "a NUL by")]
+
+
+def test_zstandard(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = pyarrow.compress(json_lines(TEXTS).encode(), codec="zstd", asbytes=True)
+    source = write(tmp_path / "a.jsonl.zst", packed + packed)
+    manifest = prepare([source], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes([*TEXTS, *TEXTS])
+    assert manifest.inputs[0].sha256 == hashlib.sha256(packed + packed).hexdigest()
+    for broken in (packed[:-1], packed + b"more", b"none"):
+        write(source, broken)
+        with pytest.raises(PrepareError, match=r"a\.jsonl\.zst: the compressed stream is broken"):
+            prepare([source], tmp_path / "new", "bytes")
+
+
+def test_a_folder_is_all_that_can_be_read_in_it(tmp_path):
+    folder = tmp_path / "raw[1]"
+    (folder / "b.jsonl").mkdir(parents=True)
+    for name, content in {
+        "c.jsonl": json_lines(["c"]),
+        "b.jsonl/x.txt": "x",
+        "a.csv.gz": "text\na\n",
+        "README.md": "no",
+        ".hidden.txt": "no",
+    }.items():
+        write(folder / name, content)
+    prepare([folder], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes(["a", "x", "c"])
+
+
+def test_the_kind_of_a_file_without_a_suffix_is_given(tmp_path):
+    part = write(tmp_path / "part-0001", json_lines(["a"]))
+    packed = tmp_path / "part-0002.gz"
+    packed.write_bytes(gzip.compress(json_lines(["b"]).encode()))
+    known = write(tmp_path / "c.txt", "c")
+    prepare([part, packed, known], tmp_path / "out", "bytes", kind="jsonl")
+    assert read_back(tmp_path / "out") == as_bytes(["a", "b", "c"])
+
+
 # --- JSON arrays ----------------------------------------------------------------------------
 
 ARRAYS = {
@@ -338,6 +407,40 @@ def test_encodings_that_are_none(tmp_path, name):
         prepare([source], tmp_path / "out", "bytes", encoding=name)
 
 
+# --- quality --------------------------------------------------------------------------------
+
+
+def test_quality_is_what_plain_python_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 500)
+    texts = ["a" * (n % 101 + 1) for n in range(150)] + ["\ufffd b \ufffd", "b"]
+    source = write(tmp_path / "a.jsonl", json_lines(texts))
+    quality = prepare([source], tmp_path / "out", "bytes").quality
+    lengths = sorted(len(text.encode()) + 1 for text in texts)
+    assert (quality.shortest, quality.longest) == (lengths[0], lengths[-1])
+    for percent, value in quality.percentiles.items():
+        within = sum(length <= value for length in lengths)
+        below = sum(length < value for length in lengths)
+        assert below < int(percent) / 100 * len(lengths) <= within
+    assert quality.exact_duplicates == len(texts) - len(set(texts))
+    assert quality.replacement_characters == 2
+    ids = collections.Counter(token for document in as_bytes(texts) for token in document)
+    shares = [count / ids.total() for count in ids.values()]
+    assert quality.ids_used == len(ids)
+    entropy = -sum(share * math.log(share) for share in shares)
+    assert quality.unigram_entropy_nats == pytest.approx(entropy, abs=6e-5)  # four digits
+    assert Manifest.load(tmp_path / "out").quality == quality
+
+
+def test_manifests_of_before_quality_can_be_read(tmp_path):
+    prepare([write(tmp_path / "a.txt", "x")], tmp_path / "out", "bytes")
+    path = tmp_path / "out.manifest.json"
+    content = json.loads(path.read_text("utf-8"))
+    for key in ("quality", "encoding", "lines"):
+        del content[key]
+    path.write_text(json.dumps(content), "utf-8")
+    assert Manifest.load(tmp_path / "out").quality is None
+
+
 # --- bad lines ------------------------------------------------------------------------------
 
 BAD_LINES = {
@@ -417,8 +520,13 @@ def test_strict(tmp_path):
         ("a.jsonl", '{"text": ""}\n', "0 bad lines, 1 empty documents"),
         ("a.jsonl", "", "no document"),
         ("a.txt", "", "no document"),
-        ("a.csv", "x", r"unknown kind of file; give one of \.txt, \.jsonl"),
-        ("a.parquet.gz", "x", "unknown kind of file"),
+        ("a.doc", "x", r"unknown kind of file; give one of \.txt, \.jsonl.*--kind"),
+        ("a.parquet.gz", "x", "Parquet compresses by itself"),
+        ("a.csv", "", "no column 'text'"),
+        ("a.csv", "id,txt\n", r"no column 'text' in its first line.*--text-key: id, txt"),
+        ("a.csv", "text,text\nx,y\n", "more than one column 'text'"),
+        ("a.csv", 'text\n"a\nb\n', "a.csv:3: cannot be read as a table"),
+        ("a.tsv", 'text\nok\n"a"b\n', "a.tsv:3: cannot be read as a table"),
         ("a", "x", "unknown kind of file"),
     ],
 )
@@ -431,11 +539,13 @@ def test_nothing_to_prepare(tmp_path, name, content, message):
 
 def test_inputs_that_are_no_files(tmp_path):
     source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    (tmp_path / "sub").mkdir()
     for inputs, message in [
         ([], "no input"),
         ([tmp_path / "none.jsonl"], r"none\.jsonl: no such file"),
         ([f"{tmp_path}/*.txt"], "no file matches"),
-        ([tmp_path], r"a folder; give files or a pattern, such as '.*/\*\*/\*\.jsonl'"),
+        ([tmp_path / "sub"], r"sub: a folder with none of \.txt, \.jsonl"),
+        ([tmp_path, source], "given twice"),
         ([source, f"{tmp_path}/*.jsonl"], "given twice"),
     ]:
         with pytest.raises(PrepareError, match=message):
@@ -469,7 +579,7 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
 def test_a_truncated_gzip_stops_the_run(tmp_path, cut):
     source = tmp_path / "a.jsonl.gz"
     source.write_bytes(gzip.compress(json_lines([os.urandom(999).hex()]).encode())[:cut])
-    with pytest.raises(PrepareError, match=r"a\.jsonl\.gz: the gzip stream is broken"):
+    with pytest.raises(PrepareError, match=r"a\.jsonl\.gz: the compressed stream is broken"):
         prepare([source], tmp_path / "out", "bytes")
     assert final_files(tmp_path) == []
 
@@ -815,6 +925,23 @@ def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
     )
 
 
+@pytest.mark.parametrize("outside", [-1, 70_000])
+def test_an_id_outside_the_vocabulary_is_not_written(tmp_path, outside):
+    class Outside(ByteTokenizer):
+        vocab_size = 70_000
+
+        def encode(self, text):
+            return [outside if text == "bad" else 1]
+
+    source = write(tmp_path / "a.jsonl", json_lines(["good", "bad"]))
+    bad = []
+    prepare([source], tmp_path / "out", Outside(), max_bad=0.5, on_bad_line=bad.append)
+    assert read_back(tmp_path / "out") == [[1, 256]]
+    assert [(line.line, line.reason) for line in bad] == [
+        (2, "tokenizer failed: an id outside 0 ... 69999")
+    ]
+
+
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (70_000, np.int32)])
 def test_dtype_is_megatrons_choice(tmp_path, vocab_size, dtype):
     class Highest:
@@ -893,6 +1020,7 @@ def test_command(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "1 documents, 9 tokens (uint16)" in captured.out
     assert "left out: 30 bad lines" in captured.out
+    assert "exact duplicates" in captured.out
     assert f"--data-path {prefix} --tokenizer-type NullTokenizer" in captured.out
     assert f"bad line: {source}:2: not JSON" in captured.err
     assert captured.err.count("not JSON") == prepare_command.BAD_LINES_SHOWN

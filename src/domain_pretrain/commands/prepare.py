@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from domain_pretrain.prepare.corpus import MAX_BAD, prepare
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
-from domain_pretrain.prepare.manifest import Manifest, manifest_path
-from domain_pretrain.prepare.readers import SUFFIXES
+from domain_pretrain.prepare.manifest import Manifest, Quality, manifest_path
+from domain_pretrain.prepare.readers import COMPRESSIONS, KINDS
 
 BAD_LINES_SHOWN = 20
 
@@ -27,7 +28,8 @@ def add_parser(subparsers: Any) -> None:
         "inputs",
         nargs="+",
         metavar="FILE",
-        help=f"files or quoted patterns ({', '.join(SUFFIXES)}); a .txt is one document",
+        help=f"files, folders or quoted patterns ({', '.join(KINDS)}; but for Parquet, also with "
+        f"{' or '.join(COMPRESSIONS)}); a .txt is one document",
     )
     parser.add_argument("--output", required=True, metavar="PREFIX", help="files to write")
     parser.add_argument(
@@ -37,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
         help="'bytes', or a Hugging Face tokenizer.json or the folder that holds it",
     )
     parser.add_argument(
-        "--text-key", default="text", metavar="KEY", help="JSON key or Parquet column (%(default)s)"
+        "--text-key", default="text", metavar="KEY", help="JSON key or column (%(default)s)"
     )
     parser.add_argument(
         "--append-eod",
@@ -47,6 +49,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--eod-token", metavar="TOKEN", help="that token (the tokenizer's eos_token)"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=[suffix[1:] for suffix in KINDS],
+        help="what files are whose suffix does not tell it",
     )
     parser.add_argument(
         "--encoding",
@@ -90,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             append_eod=args.append_eod,
             eod_token=args.eod_token,
             encoding=args.encoding,
+            kind=args.kind,
             workers=args.workers,
             max_bad=args.max_bad,
             strict=args.strict,
@@ -97,7 +105,10 @@ def run(args: argparse.Namespace) -> int:
             on_progress=bar.show,
             on_bad_line=on_bad_line,
         )
-    Console(highlight=False, soft_wrap=True).print(_summary(manifest, args.output), markup=False)
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(_summary(manifest, args.output), markup=False)
+    if manifest.quality is not None:
+        out.print(_quality_table(manifest.quality))
     return 0
 
 
@@ -144,6 +155,22 @@ class _Bar:
             description=f"{manifest.documents:,} documents, {manifest.tokens:,} tokens, "
             f"{manifest.bad_lines:,} bad lines",
         )
+
+
+def _quality_table(quality: Quality) -> Table:
+    percentiles = "  ".join(f"p{name} {value:,}" for name, value in quality.percentiles.items())
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row(
+        "tokens of a document",
+        f"{quality.shortest:,} to {quality.longest:,}: {percentiles}",
+    )
+    table.add_row("exact duplicates", f"{quality.exact_duplicates:,}")
+    table.add_row("replacement characters (U+FFFD)", f"{quality.replacement_characters:,}")
+    table.add_row(
+        "unigram entropy",
+        f"{quality.unigram_entropy_nats:.3f} nats over {quality.ids_used:,} ids",
+    )
+    return table
 
 
 def _summary(manifest: Manifest, prefix: str) -> str:

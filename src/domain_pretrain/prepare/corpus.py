@@ -13,7 +13,16 @@ from domain_pretrain.prepare.encodings import UTF_8, known
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import InputFile, Manifest
 from domain_pretrain.prepare.output import CorpusWriter
-from domain_pretrain.prepare.readers import Chunk, HashedFile, check_parquet, kind_of, read_chunks
+from domain_pretrain.prepare.quality import QualityMeter
+from domain_pretrain.prepare.readers import (
+    KINDS,
+    Chunk,
+    HashedFile,
+    check_parquet,
+    has_kind,
+    kind_of,
+    read_chunks,
+)
 from domain_pretrain.prepare.tokenize import Tokenizer, load_tokenizer
 from domain_pretrain.version import __version__
 
@@ -39,6 +48,7 @@ def prepare(
     append_eod: bool = True,
     eod_token: str | None = None,
     encoding: str = UTF_8,
+    kind: str | None = None,
     workers: int | None = None,
     max_bad: float = MAX_BAD,
     strict: bool = False,
@@ -51,13 +61,14 @@ def prepare(
     The output does not depend on ``workers``. It appears whole or not at all.
 
     Args:
-        inputs: files, or glob patterns (``**`` included), in the order of the corpus.
+        inputs: files, folders, or glob patterns (``**`` included), in the order of the corpus.
         prefix: path of the output without suffix.
         tokenizer: ``bytes``, a ``tokenizer.json`` or its folder, or a :class:`Tokenizer`.
-        text_key: JSON key or Parquet column of the text.
+        text_key: JSON key or column of the text.
         append_eod: end every document with the end-of-document token.
         eod_token: Hugging Face only: that token; default: the folder's ``eos_token``.
         encoding: of the inputs, except Parquet, which has its own.
+        kind: of files whose suffix does not tell it: ``jsonl``, ``txt``, ``csv``, ...
         workers: processes; default: one per core, fewer for small inputs.
         max_bad: share of bad lines, 0 to 1, up to which an input is used without them.
         strict: the first bad line is an error.
@@ -79,7 +90,7 @@ def prepare(
         raise PrepareError(f"max_bad {max_bad}: a share; give 0 to 1")
     writer = CorpusWriter(Path(prefix), force=force)
     for path in paths:
-        if kind_of(path) == "cell":
+        if kind_of(path, kind) == "cell":
             check_parquet(path, text_key)
     if isinstance(tokenizer, str):
         _check_names([tokenizer])
@@ -102,7 +113,8 @@ def prepare(
         writer.start(tokenizer.vocab_size)
         encoder = Encoder(tokenizer, text_key, append_eod, writer.dtype.name, encoding)
         manifest = _new_manifest(encoder, writer, sources)
-        for encoded in encode_chunks(_read(sources, encoder), encoder, workers):
+        meter = QualityMeter(tokenizer.vocab_size)
+        for encoded in encode_chunks(_read(sources, encoder, kind), encoder, workers):
             for source in sources[complete : encoded.source]:
                 _check_share(source, max_bad, first_bad)
             complete = encoded.source
@@ -115,6 +127,7 @@ def prepare(
                     first_bad[bad.path].append(str(bad))
                 on_bad_line(bad)
             writer.add(encoded.ids, encoded.lengths)
+            meter.add(encoded.ids, encoded.lengths, encoded.digests, encoded.replacements)
             sources[encoded.source].add(encoded.counts)
             manifest.add(encoded.counts)
             on_progress(offsets[encoded.source] + encoded.position, manifest)
@@ -122,27 +135,32 @@ def prepare(
             _check_share(source, max_bad, first_bad)
         if not manifest.documents:
             raise PrepareError(_why_nothing(manifest))
+        manifest.quality = meter.result()
         writer.commit(manifest)
     return manifest
 
 
-def _read(sources: list[InputFile], encoder: Encoder) -> Iterator[Chunk]:
+def _read(sources: list[InputFile], encoder: Encoder, kind: str | None) -> Iterator[Chunk]:
     """Yield all inputs' chunks in order, noting each input's hash when it has been read whole."""
     for index, source in enumerate(sources):
         path = Path(source.path)
         with HashedFile(path) as raw:
-            yield from read_chunks(index, path, raw, encoder.text_key, encoder.encoding)
+            yield from read_chunks(index, path, raw, encoder.text_key, encoder.encoding, kind)
             source.sha256 = raw.sha256()
 
 
 def _resolve(inputs: Sequence[str | Path]) -> list[Path]:
-    """Files of ``inputs`` in order; the files of a pattern are sorted by name."""
+    """Files of ``inputs`` in order; those of a pattern or folder are sorted by name."""
     paths: list[Path] = []
     for given in map(str, inputs):
         if os.path.isdir(given):
-            raise PrepareError(
-                f"{given}: a folder; give files or a pattern, such as '{Path(given)}/**/*.jsonl'"
-            )
+            below = sorted(glob.glob(f"{glob.escape(given)}/**", recursive=True))
+            readable = [Path(path) for path in below if has_kind(Path(path))]
+            readable = [path for path in readable if path.is_file()]
+            if not readable:
+                raise PrepareError(f"{given}: a folder with none of {', '.join(KINDS)} in it")
+            paths += readable
+            continue
         # A file whose name happens to hold a bracket is that file.
         found = [given] if os.path.exists(given) else sorted(glob.glob(given, recursive=True))
         files = [Path(path) for path in found if not os.path.isdir(path)]

@@ -19,7 +19,8 @@ import numpy as np
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.manifest import Counts
-from domain_pretrain.prepare.readers import Chunk
+from domain_pretrain.prepare.quality import digest
+from domain_pretrain.prepare.readers import DELIMITERS, Chunk
 from domain_pretrain.prepare.tokenize import Tokenizer
 
 
@@ -34,6 +35,8 @@ class Encoded:
         lengths: ids of each document, end-of-document token included; their sum is ``len(ids)``.
         counts: what the chunk gave.
         bad: the lines left out.
+        digests: of each document's text; see ``quality``.
+        replacements: characters U+FFFD in the texts.
     """
 
     source: int
@@ -42,6 +45,8 @@ class Encoded:
     lengths: list[int] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     bad: list[BadLine] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
+    replacements: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,10 @@ class Encoder:
                 continue
             line, text = item
             try:
-                text_bytes = len(text.encode("utf-8"))
+                raw = text.encode(UTF_8)
                 ids = np.asarray(self.tokenizer.encode(text) if text else [], dtype=dtype)
+                if len(ids) and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
+                    raise ValueError(f"an id outside 0 ... {self.tokenizer.vocab_size - 1}")
             except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
                 result.bad.append(BadLine(chunk.path, line, f"text is not Unicode: {error.reason}"))
                 continue
@@ -86,7 +93,9 @@ class Encoder:
                 ids = ids[:-1]  # some tokenizers end a text themselves: one end is enough
             parts += (ids, eod)
             result.lengths.append(len(ids) + len(eod))
-            result.counts.text_bytes += text_bytes
+            result.counts.text_bytes += len(raw)
+            result.digests.append(digest(raw))
+            result.replacements += text.count("\ufffd")
         if chunk.kind == "text":
             result.counts.lines = sum(_count_lines(record) for record in chunk.records if record)
         result.ids = np.concatenate(parts)
@@ -107,6 +116,10 @@ def documents(
         try:
             if chunk.kind == "cell":
                 yield line, _cell(record)
+            elif chunk.kind in DELIMITERS:
+                if record is None:
+                    raise ValueError("not as many cells as the first line")
+                yield line, _decode(record, 0, encoding)
             elif record is not None and record.strip():
                 yield line, _json_text(_decode(record, line, encoding), text_key)
         except ValueError as error:

@@ -49,6 +49,30 @@ class InputFile(Counts):
     sha256: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What the documents are like.
+
+    Attributes:
+        shortest: tokens of the shortest document, end-of-document token included.
+        percentiles: tokens that so many percent of the documents do not exceed.
+        longest: tokens of the longest.
+        exact_duplicates: documents whose text an earlier one has.
+        replacement_characters: U+FFFD in the texts, the trace of a wrong decoding before.
+        ids_used: different token ids.
+        unigram_entropy_nats: of the token ids: the loss of a model that knows their frequencies and
+            nothing else.
+    """
+
+    shortest: int
+    percentiles: dict[str, int]
+    longest: int
+    exact_duplicates: int
+    replacement_characters: int
+    ids_used: int
+    unigram_entropy_nats: float
+
+
 @dataclass(kw_only=True)
 class Manifest(Counts):
     """Totals over all inputs. The same inputs and options give the same manifest, byte for byte.
@@ -61,6 +85,7 @@ class Manifest(Counts):
         megatron_flags: the tokenizer flags to train with under that megatron-core.
         eod: id that ends a document; None where the tokenizer names none.
         dtype: of the ids in ``PREFIX.bin``.
+        quality: None in manifests of earlier versions.
         first_bad_lines: the first of them, as ``FILE:LINE: reason``.
         inputs: in the order of the corpus.
     """
@@ -75,6 +100,7 @@ class Manifest(Counts):
     eod: int | None
     append_eod: bool
     dtype: str
+    quality: Quality | None = None
     first_bad_lines: list[str] = field(default_factory=list)
     inputs: list[InputFile] = field(default_factory=list)
 
@@ -87,7 +113,8 @@ class Manifest(Counts):
         """Read the manifest of the corpus at ``prefix``."""
         content: dict[str, Any] = json.loads(manifest_path(prefix).read_text("utf-8"))
         inputs = [InputFile(**source) for source in content.pop("inputs")]
-        return cls(**content, inputs=inputs)
+        quality = content.pop("quality", None)
+        return cls(**content, quality=quality and Quality(**quality), inputs=inputs)
 
 
 def manifest_path(prefix: str | Path) -> Path:

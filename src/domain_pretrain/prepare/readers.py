@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,20 @@ from typing import Any, Literal
 from domain_pretrain.prepare.encodings import UTF_8, Recoded, check_mark
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.json_array import is_array, split_array
+from domain_pretrain.prepare.tables import split_table
 
-Kind = Literal["json", "text", "cell"]
+Kind = Literal["json", "text", "csv", "tsv", "cell"]
 
-KINDS: dict[str, Kind] = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "cell"}
-COMPRESSIBLE = {".txt", ".jsonl", ".json"}
-SUFFIXES = (*KINDS, *(f"{suffix}.gz" for suffix in sorted(COMPRESSIBLE)))
+KINDS: dict[str, Kind] = {
+    ".txt": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "cell",
+}
+COMPRESSIONS = (".gz", ".zst")
+DELIMITERS: dict[str, str] = {"csv": ",", "tsv": "\t"}
 
 CHUNK_BYTES = 1 << 20
 """Raw bytes handed to a worker at a time; a longer record is a chunk of its own."""
@@ -36,9 +44,9 @@ class Chunk:
         source: index of the input.
         path: its path, for messages.
         kind: ``json``: a record is a line, or an element of an array; ``text``: a piece of text;
-            ``cell``: a Parquet cell.
+            ``csv``, ``tsv``: a cell; ``cell``: a Parquet cell.
         numbers: of every record's first line (Parquet: row), from 1.
-        records: UTF-8, or what claims to be; None for a null cell.
+        records: UTF-8, or what claims to be; None for a cell that is not there.
         position: bytes of the input file read so far, compressed as it is on disk.
     """
 
@@ -84,17 +92,39 @@ class HashedFile(io.RawIOBase):
         return self._sha256.hexdigest()
 
 
-def kind_of(path: Path) -> Kind:
+def has_kind(path: Path) -> bool:
+    """Whether its suffix tells the kind of ``path``."""
+    return _suffixes(path)[0] in KINDS
+
+
+def kind_of(path: Path, otherwise: str | None = None) -> Kind:
     """Kind of the records in ``path``, by its suffix.
 
+    Args:
+        path: the file.
+        otherwise: where the suffix is none of ``KINDS``: the one to take, without its dot.
+
     Raises:
-        PrepareError: the suffix is unknown.
+        PrepareError: the kind is unknown, or a compressed Parquet file.
     """
-    stem = path.name[:-3] if path.name.endswith(".gz") else path.name
-    suffix = Path(stem).suffix
-    if suffix not in KINDS or (stem != path.name and suffix not in COMPRESSIBLE):
-        raise PrepareError(f"{path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
-    return KINDS[suffix]
+    suffix, compression = _suffixes(path)
+    kind = KINDS.get(suffix) or KINDS.get(f".{otherwise}")
+    if kind is None:
+        raise PrepareError(
+            f"{path}: unknown kind of file; give one of {', '.join(KINDS)} (all but the last also "
+            f"with {' or '.join(COMPRESSIONS)}), or say with --kind what it is"
+        )
+    if kind == "cell" and compression:
+        raise PrepareError(f"{path}: Parquet compresses by itself; unpack it to .parquet")
+    return kind
+
+
+def _suffixes(path: Path) -> tuple[str, str]:
+    """Suffix of the kind and of the compression; empty where there is none."""
+    for compression in COMPRESSIONS:
+        if path.name.endswith(compression):
+            return Path(path.name.removesuffix(compression)).suffix, compression
+    return path.suffix, ""
 
 
 Batch = tuple[Sequence[int], list[bytes | None]]
@@ -102,7 +132,12 @@ Batch = tuple[Sequence[int], list[bytes | None]]
 
 
 def read_chunks(
-    source: int, path: Path, raw: HashedFile, text_key: str, encoding: str = UTF_8
+    source: int,
+    path: Path,
+    raw: HashedFile,
+    text_key: str,
+    encoding: str = UTF_8,
+    otherwise: str | None = None,
 ) -> Iterator[Chunk]:
     """Yield the chunks of one input, in file order; at the end ``raw`` has been read whole.
 
@@ -110,41 +145,54 @@ def read_chunks(
         source: index of the input, passed on.
         path: the input.
         raw: the same file, opened; closed at the end.
-        text_key: the Parquet column that holds the text.
+        text_key: the column that holds the text.
+        otherwise: the kind of a file whose suffix does not tell it.
         encoding: of the text, as ``encodings.known`` names it; Parquet has its own.
 
     Raises:
         PrepareError: the compressed stream is broken, or the Parquet file or a JSON array is, or
             the file begins with the byte order mark of another encoding.
     """
-    kind = kind_of(path)
+    kind = kind_of(path, otherwise)
     if kind == "cell":
         yield from _parquet_chunks(source, path, text_key)
         raw.drain()
         return
     stream: io.BufferedReader = io.BufferedReader(raw, CHUNK_BYTES)
-    if path.name.endswith(".gz"):
-        # The outer buffer splits lines in C, which GzipFile does not.
-        unzipped: Any = gzip.GzipFile(fileobj=stream)
-        stream = io.BufferedReader(unzipped, CHUNK_BYTES)
+    compression = _suffixes(path)[1]
+    if compression:
+        # The outer buffer splits lines in C, which these do not.
+        stream = io.BufferedReader(_decompressed(path, stream, compression), CHUNK_BYTES)
     try:
         check_mark(path, stream.peek(4)[:4], encoding)
         if encoding != UTF_8:
             recoded: Any = Recoded(path, stream, encoding)
             stream = io.BufferedReader(recoded, CHUNK_BYTES)
-        for numbers, records in _read(path, kind, stream):
+        for numbers, records in _read(path, kind, stream, text_key):
             yield Chunk(source, str(path), kind, numbers, records, raw.position)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; pyarrow and gzip give none
         raise PrepareError(
-            f"{path}: the gzip stream is broken ({error}); fetch the file again or leave it out"
+            f"{path}: the compressed stream is broken ({error}); fetch the file again or leave it "
+            "out"
         ) from error
 
 
-def _read(path: Path, kind: Kind, stream: io.BufferedReader) -> Iterator[Batch]:
+def _decompressed(path: Path, stream: io.BufferedReader, compression: str) -> Any:
+    if compression == ".gz":
+        return gzip.GzipFile(fileobj=stream)
+    pyarrow, _ = _import_pyarrow(path)
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, "r"), "zstd")
+
+
+def _read(path: Path, kind: Kind, stream: io.BufferedReader, text_key: str) -> Iterator[Batch]:
     if kind == "text":
         return _text_chunks(stream)
+    if kind in DELIMITERS:
+        return _gathered(split_table(path, stream, DELIMITERS[kind], text_key))
     if is_array(stream):
-        return _array_chunks(path, stream)
+        return _gathered(split_array(path, stream))
     return _line_chunks(stream)
 
 
@@ -155,14 +203,14 @@ def _line_chunks(stream: io.BufferedReader) -> Iterator[Batch]:
         first += len(lines)
 
 
-def _array_chunks(path: Path, stream: io.BufferedReader) -> Iterator[Batch]:
+def _gathered(found: Iterable[tuple[int, bytes | None]]) -> Iterator[Batch]:
     numbers: list[int] = []
     records: list[bytes | None] = []
     size = 0
-    for number, record in split_array(path, stream):
+    for number, record in found:
         numbers.append(number)
         records.append(record)
-        size += len(record)
+        size += len(record or b"")
         if size >= CHUNK_BYTES:
             yield numbers, records
             numbers, records, size = [], [], 0
@@ -232,6 +280,6 @@ def _import_pyarrow(path: Path) -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError as error:
         raise PrepareError(
-            f"{path}: reading Parquet needs pyarrow; pip install 'domain-pretrain[prepare]'"
+            f"{path}: reading Parquet or .zst needs pyarrow; pip install 'domain-pretrain[prepare]'"
         ) from error
     return pyarrow, pyarrow.parquet
