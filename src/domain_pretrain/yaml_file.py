@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
             raise
         except Exception as error:  # an hour of 99, `!!float abc`, `!!bool abc`: each another one
             tag = node.tag.removeprefix("tag:yaml.org,2002:")
-            given = repr(node.value) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+            given = repr(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
             raise yaml.constructor.ConstructorError(
                 problem=f"{shorten(given, 80)} is no {tag}: {shorten(str(error), 80)}",
                 problem_mark=node.start_mark,
