@@ -7,6 +7,7 @@ With a script: runs the user's own, unmodified, as ``__main__``. Without: the bu
 
 from __future__ import annotations
 
+import argparse
 import os
 import runpy
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from domain_pretrain import enable
 from domain_pretrain.errors import ConfigError, DomainPretrainError, UnsupportedError
+from domain_pretrain.flags import add_arguments
 from domain_pretrain.hosts.versions import OLDEST_BUILT_IN
 from domain_pretrain.process import SINGLE_PROCESS, rank, started_by_launcher
 
@@ -27,6 +29,9 @@ def main() -> None:
     """
     try:
         script = _script(sys.argv[1:])
+        if script is None and {"-h", "--help"} & set(sys.argv[1:]):
+            print(_help(), end="")
+            return
         _set_import_path(script)
         _require_megatron()
         if not started_by_launcher():
@@ -41,6 +46,17 @@ def main() -> None:
         # On every rank: some checks run on one rank only, and a silent exit helps nobody.
         print(f"domain_pretrain [rank {rank()}]: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _help() -> str:
+    """Ours alone: Megatron's ends in a traceback, at a bare per cent sign in one of its texts."""
+    parser = argparse.ArgumentParser(
+        usage="torchrun [torchrun flags] -m domain_pretrain [SCRIPT.py] [megatron flags] "
+        "[plugin flags]",
+        description="Train with the plugin: the script, or the built-in GPT entry without one.",
+        epilog="Megatron's flags are those of its megatron/training/arguments.py.",
+    )
+    return add_arguments(parser).format_help()
 
 
 def _script(arguments: list[str]) -> Path | None:

@@ -23,3 +23,8 @@ class UnsupportedError(DomainPretrainError):
 
 class IntegrityError(DomainPretrainError):
     """A check at run time failed: the numbers cannot be trusted, so the run stops."""
+
+
+def shorten(text: str, most: int = 300) -> str:
+    """For a message: what a user gave may be as long as a file. The end, with the fix, stays."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.suggest import did_you_mean
+
+_BRIEF = reprlib.Repr()  # also of a value that YAML's aliases blow up, or that holds itself
+_BRIEF.maxstring = _BRIEF.maxother = 80
 
 SectionT = TypeVar("SectionT", bound="Section")
 
@@ -84,8 +88,9 @@ def _describe(problem: Any, model: type[Section], where: str, also: tuple[str, .
         else:
             message = f"unknown key{did_you_mean(key, known)} (known keys: {', '.join(known)})"
     elif not isinstance(problem["input"], (dict, BaseModel)):
-        message += f" (given: {problem['input']!r})"
-    return f"{'.'.join(filter(None, [where, *path])) or 'top level'}: {message}"
+        message += f" (given: {_BRIEF.repr(problem['input'])})"
+    place = ".".join(shorten(part, 80) for part in [where, *path] if part)
+    return f"{place or 'top level'}: {shorten(message, 600)}"
 
 
 def _locate(

@@ -8,17 +8,49 @@ from typing import Any
 
 import yaml
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, shorten
+
+# What YAML takes an unquoted key for that was meant as a name: `no` of Norway, a year, nothing.
+_NOT_NAMES = {
+    "tag:yaml.org,2002:bool": "a boolean",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:null": "null",
+    "tag:yaml.org,2002:timestamp": "a date",
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML would silently keep the last one."""
+    """SafeLoader whose errors all say where, and which takes only names as keys.
+
+    It refuses a key given twice, where YAML would silently keep the last one.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # an hour of 99, `!!float abc`, `!!bool abc`: each another one
+            tag = node.tag.removeprefix("tag:yaml.org,2002:")
+            given = repr(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
+            raise yaml.constructor.ConstructorError(
+                problem=f"{shorten(given, 80)} is no {tag}: {shorten(str(error), 80)}",
+                problem_mark=node.start_mark,
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
+            if key.tag in _NOT_NAMES:
+                text = shorten(key.value)
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {text} is read as {_NOT_NAMES[key.tag]}, not as a name: put "
+                    f'it in quotes, as in "{text}":',
+                    problem_mark=key.start_mark,
+                )
             if key.value in first:
                 raise yaml.constructor.ConstructorError(
                     problem=f"key {key.value!r} was already given in line {first[key.value]}",
@@ -32,8 +64,8 @@ def read_yaml(path: str | Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        ConfigError: the file does not exist, cannot be read, is not YAML, or gives a key twice; the
-            message says where in the file.
+        ConfigError: the file does not exist, cannot be read, is not YAML, gives a key twice, or one
+            that YAML reads as something else than text; the message says where in the file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -48,8 +80,11 @@ def read_yaml(path: str | Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"domain config {str(path)!r}{where}: {error.problem or error.context}"
-        ) from None
+        problem = shorten(str(error.problem or error.context))
+        raise ConfigError(f"domain config {str(path)!r}{where}: {problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"domain config {str(path)!r} is not YAML: {error}") from None
+        raise ConfigError(
+            f"domain config {str(path)!r} is not YAML: {shorten(str(error))}"
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"domain config {str(path)!r} is nested too deeply to be read") from None

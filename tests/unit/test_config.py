@@ -98,13 +98,93 @@ def test_sample_configs_load() -> None:
             "domains: {a: {data: [x], weight: 1}, b: {data: [y]}}",
             r"domain 'b' has no weight while others",
         ),
-        ("domains: {2024: {data: [x]}}", r"domains\.2024: .*string"),
         ("domains: {a: 1}", r"domains\.a: "),
     ],
 )
 def test_a_wrong_key_or_value_is_named_by_its_path(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        *((word, "a boolean") for word in ("no", "yes", "on", "Off", "true")),
+        *((word, "a number") for word in ("2024", "1.0e+3", "0x10", ".inf", "1:30")),
+        *((word, "null") for word in ("null", "~")),
+        ("2024-01-31", "a date"),
+    ],
+)
+def test_a_name_that_yaml_reads_as_something_else(tmp_path: Path, key: str, what: str) -> None:
+    where = f"line 3, column 3: the key {key} is read as {what}, not as a name"
+    fix = f'put it in quotes, as in "{key}":'
+    with pytest.raises(ConfigError, match=re.escape(f"{where}: {fix}")):
+        load(tmp_path, f"domains:\n  en: {{data: [x]}}\n  {key}: {{data: [y]}}\n")
+    text = f"domains:\n  en: {{data: [x]}}\n  '{key}': {{data: [y]}}\n"
+    if re.fullmatch(r"\w[\w.-]*", key):
+        assert list(load(tmp_path, text).domains) == ["en", key]
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("2024-01-01 99:00:00", r", line 2, column 4: '2024-01-01 99:00:00' is no timestamp: hour"),
+        ("2024-13-01", r", line 2, column 4: '2024-13-01' is no timestamp: month"),
+        ("!!float abc", r", line 2, column 4: 'abc' is no float: could not convert"),
+        (
+            "!!float " + "abc" * 12_000,
+            r", line 2, column 4: '(abc)*a? … \w*': could not|is no float",
+        ),
+        ("!!int ''", r", line 2, column 4: '' is no int"),
+        ("!!bool abc", r", line 2, column 4: 'abc' is no bool"),
+        ("!!timestamp abc", r", line 2, column 4: 'abc' is no timestamp"),
+        ("1" * 5_000, r", line 2, column 4: '1+ … 1+' is no int: Exceeds the limit"),
+        ("!" + "tag" * 12_000 + " 1", r", line 2, column 4: could not determine a constructor"),
+        ("*" + "a" * 34_000, r", line 2, column 4: found undefined alias"),
+        (nested(1_000), r" is nested too deeply"),
+        (nested(100), r" is wrong:\n  a: unknown key.*\n  b: unknown key"),
+        ("x\0", r" is not YAML"),
+    ],
+    ids=str.__len__,
+)
+def test_what_yaml_cannot_read(tmp_path: Path, value: str, said: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^domain config '.*config\.yaml'.*(?s:{said})"
+    ) as caught:
+        load(tmp_path, f"a: 1\nb: {value}\n")
+    assert len(str(caught.value)) < 1_500
+
+
+BOMB = "x: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"x{i}: &b{i} [{','.join([f'*b{i - 1}' if i else '*a'] * 9)}]\n" for i in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("domains: {a: {data: [x], weight: %s}}", r"domains\.a\.weight: .*given: 'wwww.*\.\.\."),
+        ("domains: {? %s : 1}", r"domains\.w+ … w+: "),
+        (
+            "domains: {? '/%s' : {data: [x]}}",
+            r"domains: the domain name '/w+ … .*beginning",
+        ),
+        ("? %s\n: 1", r"\n  w+ … w+: unknown key"),
+        ("channel_loss: %s", r"channel_loss: "),
+        ("channel_loss: {average: [%s]}", r"channel_loss\.average: "),
+        (BOMB + "channel_loss: {average: *b11}", r"channel_loss\.average: "),
+        ("channel_loss: {average: &a [*a]}", r"channel_loss\.average: "),
+    ],
+    ids=range(8),
+)
+def test_a_message_does_not_repeat_a_long_value(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(tmp_path, text.replace("%s", "w" * 34_000))
+    assert max(map(len, str(caught.value).splitlines())) < 1_000
 
 
 def test_a_key_of_an_earlier_version_still_works(

@@ -167,3 +167,41 @@ def test_several_nodes_need_the_address_of_the_first() -> None:
     )
     assert done.returncode == 2
     assert "MASTER_ADDR=its name or address" in done.stderr
+
+
+def slurm(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The batch script on two nodes, n1 and n2; what it starts prints where the nodes meet."""
+    for name, body in (
+        ("scontrol", "printf '%s\\n' n1 n2"),
+        ("srun", 'echo "meet at $MASTER_ADDR: $*"'),
+    ):
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    job = {
+        "JOB_ID": "42",
+        "SUBMIT_DIR": str(folder),
+        "JOB_NUM_NODES": "2",
+        "JOB_NODELIST": "n[1-2]",
+    }
+    return subprocess.run(
+        ["bash", ROOT / "scripts" / "slurm.sbatch", "my.env"],
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+            **{f"SLURM_{name}": value for name, value in job.items()},
+            **variables,
+        },
+    )
+
+
+def test_slurm_keeps_an_address_that_is_given(tmp_path: Path) -> None:
+    assert slurm(tmp_path).stdout.startswith("meet at n1: --kill-on-bad-exit=1 ")
+    assert slurm(tmp_path, MASTER_ADDR="n1-ib").stdout.startswith("meet at n1-ib: ")
+
+
+def test_slurm_starts_one_task_a_node(tmp_path: Path) -> None:
+    assert slurm(tmp_path, SLURM_NTASKS_PER_NODE="1").returncode == 0
+    refused = slurm(tmp_path, SLURM_NTASKS_PER_NODE="8")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--ntasks-per-node=8: one task a node" in refused.stderr

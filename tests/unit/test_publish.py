@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, LogFolderError
+from domain_pretrain.records import writer
 from domain_pretrain.records.console import say
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.publisher import open_publisher
@@ -219,6 +223,48 @@ def test_a_line_at_iteration_zero_is_of_an_older_run(tmp_path: Path) -> None:
     LinesFile.open(tmp_path / METRICS_FILE, 0).close()
     assert keys(tmp_path / METRICS_FILE) == []
     assert keys(tmp_path / DISCARDED_FILE) == [(0, "valid", False)]
+
+
+WRITES = """
+import subprocess
+import sys
+from domain_pretrain.records.writer import LinesFile
+lines = LinesFile.open(sys.argv[1], 0)
+lines.append({"iteration": 1, "split": "train", "domains": {}})
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_write_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / METRICS_FILE
+    monkeypatch.setattr(writer, "LOCK_PATIENCE_S", 0)
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        before = path.read_bytes()
+        with pytest.raises(LogFolderError, match=r"another run is writing to .*metrics"):
+            LinesFile.open(path, 0)
+        assert path.read_bytes() == before
+        other.kill()  # as a run that dies: its lock is gone with it
+    LinesFile.open(path, 1).close()
+    assert path.read_bytes() == before
+
+
+def test_a_file_system_without_locks_is_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    written(tmp_path, *RUN[:2])
+    assert len(keys(tmp_path / METRICS_FILE)) == 2
 
 
 def test_discarded_lines_pile_up_over_several_kills(tmp_path: Path) -> None:

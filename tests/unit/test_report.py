@@ -30,7 +30,7 @@ from domain_pretrain.records.record import Record
 from domain_pretrain.report.curves import Curve, moving_average, read_curves
 from domain_pretrain.report.picture import COLOURS, loss_picture
 from domain_pretrain.report.spread import spread
-from domain_pretrain.report.table import CORPUS_TOKENS_FILE, loss_table, summarise
+from domain_pretrain.report.table import CORPUS_TOKENS_FILE, corpus_tokens, loss_table, summarise
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.reference import final_losses
 
@@ -134,6 +134,25 @@ def test_a_growing_file_is_followed_line_by_line(tmp_path: Path) -> None:
         expected = [ends.index(size) + 1] if size in ends else []
         assert [entry["iteration"] for entry in tail.read()] == expected
     assert tail.read() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", r"corpus_tokens\.json', line 1, column 2, is not JSON: Expecting property name"),
+        ("[" * 100_000, r"corpus_tokens\.json' is nested too deeply"),
+        ('{"a": ' + "1" * 5_000 + "}", r"corpus_tokens\.json' is not JSON: Exceeds the limit"),
+        ("[1]", "should hold the number of tokens of each domain: Input should be a valid dict"),
+        ('{"a": "many"}', "should hold the number of tokens of each domain: Input should be a val"),
+        ('{"a": 0}', "should hold the number of tokens of each domain: Input should be greater"),
+    ],
+    ids=range(6),
+)
+def test_a_spoilt_count_of_tokens_is_a_clear_error(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / CORPUS_TOKENS_FILE).write_text(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        corpus_tokens(tmp_path)
+    assert len(str(caught.value)) < 600
 
 
 # --- TensorBoard ------------------------------------------------------------------------------

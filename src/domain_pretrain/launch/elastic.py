@@ -69,13 +69,15 @@ class Agent(LocalElasticAgent):
             self._heed_the_others(worker_group)
             raise
 
-    def _tell_the_others(self, group: WorkerGroup) -> None:
+    # Any: torch declares the store of a group as None.
+
+    def _tell_the_others(self, group: Any) -> None:
         with contextlib.suppress(RuntimeError, RendezvousError):  # the first node has ended: then
             _store(group).set(_KEY, "")  # they notice that
             group.spec.rdzv_handler.set_closed()
         self._wait_until_all_have_heard(group)
 
-    def _heed_the_others(self, group: WorkerGroup) -> None:
+    def _heed_the_others(self, group: Any) -> None:
         """One question to the first node per look, as torchrun's own beside it."""
         told = False
         with contextlib.suppress(RuntimeError):
@@ -84,7 +86,7 @@ class Agent(LocalElasticAgent):
             self._wait_until_all_have_heard(group)
             raise RefusedError("a rank on another node")
 
-    def _wait_until_all_have_heard(self, group: WorkerGroup) -> None:
+    def _wait_until_all_have_heard(self, group: Any) -> None:
         """The store is in one of the agents, and ends with it."""
         with contextlib.suppress(RuntimeError):
             heard, end = _store(group).add(_HEARD, 1), time.monotonic() + PATIENCE_S

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from domain_pretrain.errors import LogFolderError
 from domain_pretrain.paths import is_remote
+from domain_pretrain.process import notice
 from domain_pretrain.records.reader import METRICS_FILE, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
+LOCK_PATIENCE_S = 100  # an NFS server forgets the locks of a machine that has crashed after 90
 
 
 def check_log_dir(path: str | Path) -> None:
@@ -68,13 +73,17 @@ class LinesFile:
                 run; None when it will not train (``--skip-train``): then every line stays.
 
         Raises:
-            LogFolderError: lines cannot be moved (a full disk, say); all are where they were.
+            LogFolderError: lines cannot be moved (a full disk, say); all are where they were. Or
+                another process writes to the file.
         """
         path = Path(path)
         try:
-            if path.exists():
-                _cut(path, after_iteration)
-            return cls(path)
+            with open(path, "ab") as file:
+                _lock(path, file)  # no lines of a run that lives are cut
+            _cut(path, after_iteration)
+            lines = cls(path)
+            _lock(path, lines._file)
+            return lines
         except OSError as error:
             raise _not_written(path, error) from error
 
@@ -98,6 +107,33 @@ class LinesFile:
     def close(self) -> None:
         """Close the file; idempotent."""
         self._file.close()
+
+
+def _lock(path: Path, file: IO[bytes]) -> None:
+    """Keep other processes from writing to the file, as long as this one has it open.
+
+    A POSIX lock, since children do not inherit it: one that outlives a killed run holds nothing.
+    Where the file system knows no locks, there is none.
+    """
+    end = time.monotonic() + LOCK_PATIENCE_S
+    told = False
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return
+        if time.monotonic() >= end:
+            raise LogFolderError(
+                f"another run is writing to {path}: give each its own --domain-log-dir. If none "
+                "is, a machine that crashed has left its lock: copy the file and put the copy in "
+                "its place."
+            )
+        if not told:
+            notice(f"another process has {path} open: waiting up to {LOCK_PATIENCE_S} s")
+            told = True
+        time.sleep(1)
 
 
 def _not_written(path: Path, error: OSError) -> LogFolderError:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError
 from rich.table import Table
 
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.json_file import read_json
 from domain_pretrain.records.reader import domain_names
 from domain_pretrain.stats import perplexity
 
 CORPUS_TOKENS_FILE = "corpus_tokens.json"
+_COUNTS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]])
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,21 @@ class Summary:
 
 
 def corpus_tokens(folder: Path) -> Mapping[str, float] | None:
-    """Tokens of each domain's training data, where the folder of a run says so."""
+    """Tokens of each domain's training data, where the folder of a run says so.
+
+    Raises:
+        ConfigError: the file is there, and is not that.
+    """
     path = folder / CORPUS_TOKENS_FILE
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return _COUNTS.validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{path} should hold the number of tokens of each domain: {first['msg']}"
+        ) from None
 
 
 def summarise(
