@@ -309,6 +309,11 @@ def with_mean_output(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
     return output.mean(), loss
 
 
+def with_two_outputs(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
+    output, loss = forward_step(iterator)  # as BERT's: of the tokens, and of the sentence order
+    return (output, output[:, 0]), loss  # type: ignore[return-value]
+
+
 def with_own_batches(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
     return forward_step(iter([{k: v for k, v in batches([0, 1])[0].items() if k != "dataset_id"}]))
 
@@ -319,6 +324,7 @@ def with_own_batches(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
         (without_mask, r"must return \(output, partial\(loss_func, loss_mask, …\)\)"),
         (with_old_loss, r"must return \(loss_sum, num_tokens, report\).* it returned 2"),
         (with_mean_output, "one loss per token"),
+        (with_two_outputs, "the model returned a tuple instead of one loss per token"),
         (with_own_batches, "took 0 batches"),
     ],
 )

@@ -59,6 +59,12 @@ class Forward:
         def counted_loss(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("non_loss_data"):
                 return loss_func(output, *args, **kwargs)
+            if not isinstance(output, torch.Tensor):
+                raise IntegrityError(
+                    f"the model returned a {type(output).__name__} instead of one loss per token: "
+                    "it has losses besides those of the tokens (BERT's sentence order, for "
+                    "example), which belong to no domain; train it without --channel-loss"
+                )
             rows = self._rows(tap, source, output.device)
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
