@@ -170,6 +170,6 @@ def test_features_are_proven_by_what_is_there(feature: features.Feature) -> None
         file, test = feature.proof.split("::")
         assert f"\ndef {test}(" in text(f"tests/{file}")
     elif feature.state == "refused":
-        assert sum(feature.proof in refusal.flags for refusal in EVERY_REFUSAL) == 1
+        assert any(feature.proof in refusal.flags for refusal in EVERY_REFUSAL)
     else:
         assert feature.note, "what is not proven says why"
