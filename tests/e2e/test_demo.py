@@ -147,8 +147,10 @@ def test_progress_follows_the_metrics_file(tmp_path: Path) -> None:
     """From before it exists, over a line that is written in two parts, to what came last."""
 
     def line(iteration: int, split: str, loss: float | None) -> str:
-        domains = {"general": {"loss": loss}, "dirty": {"loss": 5.0}}
-        return json.dumps({"iteration": iteration, "split": split, "domains": domains}) + "\n"
+        sums = {"loss_sum": 64.0, "tokens": 32, "samples": 1}
+        domains = {"general": {"loss": loss, **sums}, "dirty": {"loss": 5.0, **sums}}
+        whole = {"iteration": iteration, "consumed_samples": 8 * iteration, "split": split}
+        return json.dumps({**whole, "lm_loss": 5.0, "domains": domains}) + "\n"
 
     out = io.StringIO()
     file = tmp_path / METRICS_FILE
