@@ -93,6 +93,20 @@ def test_multiple_validation_sets(corpora: Path, tmp_path: Path) -> None:
         assert entry["domains"].keys() <= {"finance", "general"}
 
 
+def test_a_blend_for_each_split(corpora: Path, tmp_path: Path) -> None:
+    """Their ids count from zero each; code has no place in training."""
+    train_on = ["--train-data-path", "1", corpora / "finance", "5", corpora / "general"]
+    validate = ["--valid-data-path", "1", corpora / "code", "1", corpora / "finance"]
+    test_on = ["--test-data-path", corpora / "general"]
+    run = train(tmp_path, *train_on, *validate, *test_on, "--eval-interval", "2")
+    assert_evaluations_add_up(run)
+    domains = {
+        split: [set(e["domains"]) for e in run.metrics(split)] for split in ("valid", "test")
+    }
+    assert domains == {"valid": [{"code", "finance"}] * 3, "test": [{"general"}]}
+    assert {name for entry in run.metrics() for name in entry["domains"]} == {"finance", "general"}
+
+
 def test_one_prefix(corpora: Path, tmp_path: Path) -> None:
     """A plain dataset gives no ids: all of its samples are of one domain."""
     data = ["--data-path", corpora / "maths", "--split", "80,10,10"]
