@@ -214,10 +214,10 @@ def test_a_save_that_left_the_state_out_stops_the_run(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_an_evaluation_whose_schedules_the_host_repeats(
+def test_an_evaluation_that_is_not_published_leaves_nothing_to_the_next(
     repeated: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No callback tells which of its batches are in it twice."""
+    """Of schedules that the host repeats no callback tells which; of one cut off there is none."""
     published: list[Record] = []
     exporter = SimpleNamespace(
         scalars=lambda record: None, line=published.append, finding=lambda finding: None
@@ -241,16 +241,22 @@ def test_an_evaluation_whose_schedules_the_host_repeats(
 
     batch = {"loss_mask": torch.ones(1, 8), "dataset_id": torch.tensor([1], dtype=torch.int16)}
     wrapped = domains.wrap(forward)
-    domains.on_eval_start(context)
-    for _ in range(8 if repeated else 6):
-        losses, loss = wrapped(state, iter([batch]), None)
-        loss(losses)
-    domains.on_eval_end(context)
-    told = capsys.readouterr().out
+
+    def evaluate(forwards: int, *, to_its_end: bool = True) -> None:
+        domains.on_eval_start(context)
+        for _ in range(forwards):
+            losses, loss = wrapped(state, iter([batch]), None)
+            loss(losses)
+        if to_its_end:
+            domains.on_eval_end(context)
+
     if repeated:
-        assert not published
-        assert "8 forward passes instead of 6" in told
+        evaluate(8)
+        assert "8 forward passes instead of 6" in capsys.readouterr().out
     else:
-        (record,) = published
-        assert record.stats.get("b") is not None
-        assert record.stats.total.tokens == 48
+        evaluate(2, to_its_end=False)  # time ran out on it
+    assert not published
+    evaluate(6)
+    (record,) = published
+    assert record.stats.get("b") is not None
+    assert record.stats.total.tokens == 48

@@ -118,9 +118,9 @@ def evaluate(step: DomainStep, *sets: list[list[int]], whole: bool = True) -> No
     for place, ids in enumerate(sets, 1):
         step.evaluation.open_set()
         for data in batches(*ids):
-            step.evaluation.open_attempt()
+            step.evaluation.open_attempt(1)
             run(step, [data], training=False)
-            step.evaluation.close_step(1)
+            step.evaluation.close_step()
         if whole or place < len(sets):
             step.evaluation.close_set()
 
@@ -143,9 +143,9 @@ def test_an_attempt_at_a_step_of_an_evaluation_that_the_host_repeats(tmp_path: P
     step.evaluation.open()
     for data in batches([0, 1], [2, 2]):
         for _ in range(2):
-            step.evaluation.open_attempt()
+            step.evaluation.open_attempt(1)
             run(step, [data], training=False)
-        step.evaluation.close_step(1)
+        step.evaluation.close_step()
     step.evaluation.close_set()
     step.close_evaluation("valid", 1, 4, final=False)
     (line,) = lines(tmp_path)
@@ -171,12 +171,29 @@ def test_only_whole_sets_of_an_evaluation_are_published(tmp_path: Path) -> None:
     assert cut["domains"]["finance"] == whole["domains"]["finance"]
 
 
+def test_attempts_that_a_graph_replays(tmp_path: Path) -> None:
+    """It empties the ledger and fills it again, without a word, also in later evaluations."""
+    step = make(tmp_path)
+    for iteration in (1, 2):
+        step.evaluation.open()
+        for data in batches([0, 1], [2, 2]):
+            if iteration == 1:
+                step.evaluation.open_attempt(1)  # captured
+            step.evaluation.attempt.open()
+            run(step, [data], training=False)
+            step.evaluation.close_step()
+        step.evaluation.close_set()
+        step.close_evaluation("valid", iteration, 4 * iteration, final=False)
+    captured, replayed = lines(tmp_path)
+    assert captured["domains"] == replayed["domains"]
+
+
 def test_losses_of_an_evaluation_that_went_past_the_seams() -> None:
     step = make()
     step.evaluation.open()
-    step.evaluation.open_attempt()
+    step.evaluation.open_attempt(2)
     run(step, batches([0, 1]), training=False)
-    step.evaluation.close_step(2)
+    step.evaluation.close_step()
     step.evaluation.close_set()
     with pytest.raises(IntegrityError, match="saw 1 of 2 microbatch losses"):
         step.close_evaluation("valid", 1, 4, final=False)

@@ -22,38 +22,41 @@ class Evaluation:
         self.attempt = attempt
         self._set = attempt.empty()
         self._whole = attempt.empty()
-        self._microbatches = 0  # per data-parallel rank, in the present set
-        self._expected = 0  # in the sets that are whole
+        # Microbatches that there must have been, per data-parallel rank.
+        self._of_attempt = self._of_set = self._of_whole = 0
 
     def open(self) -> None:
         """Start an evaluation."""
         self._whole.open()
-        self._expected = 0
+        self._of_whole = 0
         self.open_set()
 
     def open_set(self) -> None:
         """Start a set of data; what one before it left unfinished is forgotten."""
         self._set.open()
-        self._microbatches = 0
+        self._of_set = 0
 
-    def open_attempt(self) -> None:
-        """Start an attempt at a step; an earlier one is forgotten."""
-        self.attempt.open()
+    def open_attempt(self, microbatches: int) -> None:
+        """Start an attempt at a step; an earlier one is forgotten.
 
-    def close_step(self, microbatches: int) -> None:
-        """The host takes the last attempt as its result.
+        A CUDA graph that replays an attempt does so without this call, with as many microbatches
+        as when it was captured.
 
         Args:
-            microbatches: that it had, per data-parallel rank.
+            microbatches: that it has, per data-parallel rank.
         """
-        self._set.add(self.attempt)
-        self._microbatches += microbatches
         self.attempt.open()
+        self._of_attempt = microbatches
+
+    def close_step(self) -> None:
+        """The host takes the last attempt as its result."""
+        self._set.add(self.attempt)
+        self._of_set += self._of_attempt
 
     def close_set(self) -> None:
         """All steps of the set are done."""
         self._whole.add(self._set)
-        self._expected += self._microbatches
+        self._of_whole += self._of_set
         self.open_set()
 
     def close(self, names: tuple[str, ...], ranks: int) -> DomainStats | None:
@@ -66,9 +69,9 @@ class Evaluation:
         Raises:
             IntegrityError: tokens are missing, or losses went past the plugin.
         """
-        if not self._expected:
+        if not self._of_whole:
             return None
         self._whole.reduce()
         sums = self._whole.read(names)
-        check_conservation(sums.stats, sums.host, self._expected * ranks)
+        check_conservation(sums.stats, sums.host, self._of_whole * ranks)
         return sums.stats

@@ -33,12 +33,12 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.hosts.checkpoint import STATE_KEY
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
 from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
-STATE_KEY = "domain_pretrain"  # in the host's train state
 OLD_STATE_FILE = "domain_pretrain.json"  # beside it, in checkpoints that were written before
 
 
@@ -80,7 +80,6 @@ class BridgeDomains:
         self._source: Source | None = None
         self._forwards = 0  # in this step or evaluation, attempts that were repeated included
         self._forwards_of_attempt = 0  # or of an evaluation
-        self._microbatches = 0  # of an evaluation, per data-parallel rank
         self._trained = False
         self._captured = self._saved = 0  # checkpoints requested, and complete
 
@@ -225,9 +224,10 @@ class BridgeDomains:
     def _enter_evaluation(self, split: Split, context: Any) -> None:
         step = self._enter(split, context)
         step.evaluation.open()
+        microbatches = _microbatches_of_evaluation(context.state.cfg, step.groups)
+        step.evaluation.open_attempt(microbatches)  # callbacks do not tell one step from another
         self._forwards = 0
-        self._microbatches = _microbatches_of_evaluation(context.state.cfg, step.groups)
-        self._forwards_of_attempt = self._microbatches * len(context.model)
+        self._forwards_of_attempt = microbatches * len(context.model)
 
     def _leave_evaluation(self, context: Any) -> None:
         """The host does not get here where time ran out on it."""
@@ -240,7 +240,7 @@ class BridgeDomains:
                 f"{self._forwards_of_attempt}: some are in it twice, so it is not published"
             )
             return
-        self._step.evaluation.close_step(self._microbatches)
+        self._step.evaluation.close_step()
         self._step.evaluation.close_set()
         progress = context.state.train_state
         self._step.close_evaluation(

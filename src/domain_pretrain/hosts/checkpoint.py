@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-STATE_KEY = "domain_pretrain"
+STATE_KEY = "domain_pretrain"  # also in the train state of Megatron-Bridge
 SCHEDULER = "opt_param_scheduler"  # what the host calls that part of a checkpoint
 
 

@@ -35,7 +35,6 @@ class Runtime:
         self._evaluation: Split | None = None
         self._final = False
         self._set = 0  # of several, which the present evaluation reads
-        self._microbatches = 0  # of its last schedule
 
     @property
     def active(self) -> bool:
@@ -142,17 +141,15 @@ class Runtime:
     def open_set(self) -> None:
         """Before the host evaluates on one set of data, of one or several."""
         self._set += 1
-        self._microbatches = 0
         self.step.evaluation.open_set()
 
     def open_attempt(self, microbatches: int) -> None:
         """Before the host runs the schedule of a step of an evaluation, again perhaps."""
-        self._microbatches = microbatches
-        self.step.evaluation.open_attempt()
+        self.step.evaluation.open_attempt(microbatches)
 
     def close_evaluation_step(self) -> None:
-        """After a step of an evaluation (a replayed CUDA graph opens no attempt)."""
-        self.step.evaluation.close_step(self._microbatches)
+        """After a step of an evaluation."""
+        self.step.evaluation.close_step()
 
     def close_set(self, result: Any) -> None:
         """After the host evaluated on one set; ``result`` is what it returned."""
