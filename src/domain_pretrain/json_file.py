@@ -16,13 +16,30 @@ def read_json(path: str | Path) -> Any:
         ConfigError: the file cannot be read or is not JSON; the message says where in the file.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{str(path)!r} is not JSON: {shorten(str(error))}") from None
+    return parse_json(text, repr(str(path)))
+
+
+def parse_json(text: str, name: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        text: of the file.
+        name: what the user calls it.
+
+    Raises:
+        ConfigError: it is not JSON; the message says where.
+    """
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"{str(path)!r}, {where}, is not JSON: {error.msg}") from None
-    except ValueError as error:  # not UTF-8, or a number of 5,000 digits
-        raise ConfigError(f"{str(path)!r} is not JSON: {shorten(str(error))}") from None
+        raise ConfigError(f"{name}, {where}, is not JSON: {error.msg}") from None
+    except ValueError as error:  # a number of 5,000 digits
+        raise ConfigError(f"{name} is not JSON: {shorten(str(error))}") from None
     except RecursionError:
-        raise ConfigError(f"{str(path)!r} is nested too deeply to be read") from None
+        raise ConfigError(f"{name} is nested too deeply to be read") from None

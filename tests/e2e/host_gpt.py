@@ -18,6 +18,7 @@ cpu.install()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from forward_hook import recording  # noqa: E402
 from megatron.core import parallel_state as mpu  # noqa: E402
 from megatron.training import arguments, training  # noqa: E402
 from torch.func import functional_call  # noqa: E402
@@ -42,26 +43,9 @@ def add_cpu_flags(parser):
     return result
 
 
-def recording_schedule(*args, **kwargs):
-    schedule = get_schedule(*args, **kwargs)
-
-    def recorded(*args, **kwargs):
-        forward_step = kwargs["forward_step_func"]
-
-        def recorded_forward_step(data_iterator, model, *rest, **more):
-            calls = []
-            hook = model.register_forward_pre_hook(
-                lambda _, *call: calls.append(call), with_kwargs=True
-            )
-            output, loss_func = forward_step(data_iterator, model, *rest, **more)
-            hook.remove()
-            if torch.is_grad_enabled() and output.dim() == 2:  # losses [b, s]: the last stage
-                record(output, loss_func.args[0], *calls[0])
-            return output, loss_func
-
-        return schedule(*args, **{**kwargs, "forward_step_func": recorded_forward_step})
-
-    return recorded
+def see(output, loss_func, inputs, keywords):
+    if output.dim() == 2:  # losses [b, s]: the last stage
+        record(output, loss_func.args[0], inputs, keywords)
 
 
 def record(losses, mask, inputs, keywords):
@@ -146,7 +130,7 @@ def autograd(module, factors):
 def main():
     arguments.add_megatron_arguments = add_cpu_flags
     if "RECORD_DIR" in os.environ:
-        training.get_forward_backward_func = recording_schedule
+        training.get_forward_backward_func = recording(get_schedule, see)
         training.train_step = recording_train_step
     if SCRIPT.is_file():
         runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from forward_hook import recording
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.training import training
 
@@ -22,30 +23,11 @@ WITH_NORM = {
     "pretrain_hybrid.py": "megatron.core.models.hybrid.hybrid_block",
 }
 
-get_schedule = training.get_forward_backward_func
 records: list[dict[str, np.ndarray]] = []
 
 
-def recording_schedule(*args, **kwargs):
-    schedule = get_schedule(*args, **kwargs)
-
-    def recorded(*args, **kwargs):
-        forward_step = kwargs["forward_step_func"]
-
-        def recorded_forward_step(data_iterator, model, *rest, **more):
-            calls = []
-            hook = model.register_forward_pre_hook(
-                lambda _, args, keywords: calls.append(keywords), with_kwargs=True
-            )
-            output, loss_func = forward_step(data_iterator, model, *rest, **more)
-            hook.remove()
-            if torch.is_grad_enabled():
-                record(output.detach().float(), loss_func.args[0], calls[0])
-            return output, loss_func
-
-        return schedule(*args, **{**kwargs, "forward_step_func": recorded_forward_step})
-
-    return recorded
+def see(output, loss_func, inputs, keywords):
+    record(output.detach().float(), loss_func.args[0], keywords)
 
 
 def record(losses, mask, keywords):
@@ -86,7 +68,7 @@ def main():
     if SCRIPT.name == "pretrain_hybrid.py":
         sys.modules["hybrid_spec"] = type(sys)("hybrid_spec")
         sys.modules["hybrid_spec"].stack = hybrid_stack()
-    training.get_forward_backward_func = recording_schedule
+    training.get_forward_backward_func = recording(training.get_forward_backward_func, see)
     runpy.run_path(str(SCRIPT), run_name="__main__")
     path = Path(os.environ["RECORD_DIR"], f"rank{os.environ['RANK']}.npz")
     np.savez(path, **{f"{key}{i}": r[key] for i, r in enumerate(records) for key in r})

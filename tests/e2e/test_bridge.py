@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support.launch import SCRIPTS, Run
 from support.launch import start as start_process
-from support.losses import assert_evaluations_add_up, assert_sums, mean, sums_by_domain
+from support.losses import assert_evaluations_add_up, assert_sums, mean, points, sums_by_domain
 
 from domain_pretrain.hosts import bridge
 
@@ -83,8 +83,7 @@ def test_oracle(alone: Run) -> None:
 def test_domains_add_up_to_the_hosts_loss(alone: Run) -> None:
     assert_adds_up(alone)
     evaluations = [e for e in alone.metrics(None) if e["split"] != "train"]
-    found = [(e["split"], e["iteration"], e.get("final", False)) for e in evaluations]
-    assert found == [
+    assert points(evaluations) == [
         ("valid", 2, False),
         ("valid", 4, False),
         ("valid", 4, True),

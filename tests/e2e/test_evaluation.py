@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.launch import train
-from support.losses import assert_evaluations_add_up
+from support.losses import assert_evaluations_add_up, points
 
 pytestmark = pytest.mark.megatron
 
@@ -18,8 +18,7 @@ def test_points_and_sums(blend: list[str], tmp_path: Path) -> None:
     data = [*blend[:2], "--data-args-path", tmp_path / "blend.txt"]
     run = train(tmp_path, *data, "--eval-interval", "2", nproc=2)
     entries = assert_evaluations_add_up(run)
-    points = [(e["split"], e["iteration"], e.get("final", False)) for e in entries]
-    assert points == [
+    assert points(entries) == [
         ("valid", 2, False),
         ("valid", 4, False),
         ("valid", 4, True),
@@ -47,8 +46,7 @@ def test_time_runs_out(blend: list[str], tmp_path: Path) -> None:
 
     resumed = train(tmp_path, *flags, "--load", tmp_path / "checkpoints")
     entries = assert_evaluations_add_up(resumed)
-    points = [(e["split"], e["iteration"], e.get("final", False)) for e in entries]
-    assert points == [
+    assert points(entries) == [
         ("valid", 2, False),
         ("valid", 3, False),
         ("valid", 4, False),

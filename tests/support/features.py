@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["right, ran", "right, read", "refused", "not known"]
-STATES: tuple[State, ...] = ("right, ran", "right, read", "refused", "not known")
 
 
 @dataclass(frozen=True)

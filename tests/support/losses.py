@@ -21,6 +21,11 @@ def mean(entry: Entry) -> float:
     return sum(d["loss_sum"] for d in domains) / sum(d["tokens"] for d in domains)
 
 
+def points(evaluations: Iterable[Entry]) -> list[tuple[str, int, bool]]:
+    """Split and iteration of evaluations, and whether training had ended."""
+    return [(e["split"], e["iteration"], e.get("final", False)) for e in evaluations]
+
+
 def sums_by_domain(
     rows: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> dict[str, tuple[float, int]]:

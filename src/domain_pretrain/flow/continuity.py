@@ -68,11 +68,11 @@ def check_continuity(saved: Mapping[str, Any], now: Meaning, *, allow: bool) -> 
             f"the checkpoint was written with {'; '.join(changes)}; give --allow-domain-change to "
             "carry on by name, or --finetune to start counting afresh"
         )
-    before = saved.get("settings", now.settings)
+    said = saved.get("settings", now.settings)
     settings = [
-        f"{key} {before.get(key, 'default')!s} → {now.settings.get(key, 'default')!s}"
-        for key in dict.fromkeys([*before, *now.settings])
-        if before.get(key) != now.settings.get(key)
+        f"{key} {said.get(key, 'default')} → {now.settings.get(key, 'default')}"
+        for key in dict.fromkeys([*said, *now.settings])
+        if said.get(key) != now.settings.get(key)
     ]
     if settings:
         changes.append(f"another config: {_few(settings)}")

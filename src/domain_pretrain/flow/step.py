@@ -15,7 +15,7 @@ from domain_pretrain.flow.continuity import Meaning, check_continuity
 from domain_pretrain.flow.evaluation import Evaluation
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
-from domain_pretrain.flow.ledger import Ledger, Sums
+from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
@@ -83,7 +83,7 @@ class Step:
         self._allow_domain_change = allow_domain_change
         self._proven = False
         self._attempts = 0
-        self._sums: Sums | None = None  # of the step that ended last, once read
+        self._stats: DomainStats | None = None  # of the step that ended last, once read
 
     # A training step: open → microbatches → close.
 
@@ -157,19 +157,19 @@ class Step:
         steering, ledger = self.steering, self._train.ledger
         ledger.sign(self._digest.of(None if steering is None else steering.in_force))
         ledger.reduce()
-        self._sums = None
+        self._stats = None
 
     def _read(self) -> DomainStats:
         """The step's global sums, once the ranks have been proven to agree; synchronises."""
-        if self._sums is None:
+        if self._stats is None:
             sums, steering = self._train.ledger.read(self.names), self.steering
             # Weights made within the forward pass are known to the last stage alone.
             everywhere = steering is None or steering.step_multipliers is not None
             own = sums.words if everywhere or self.groups.last_stage else None
             check_agreement(own, sums.agreed, self.groups)
             check_conservation(sums.stats, sums.host)
-            self._sums = sums
-        return self._sums.stats
+            self._stats = sums.stats
+        return self._stats
 
     def _commit(self, microbatches: int | None, batch_tokens: int, *, skipped: bool) -> None:
         """Add a reduced step to the windows; the weights learn from it unless it was skipped."""

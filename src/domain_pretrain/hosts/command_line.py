@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import check_data_path, data_path_arguments
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
+from domain_pretrain.json_file import parse_json
 from domain_pretrain.paths import is_remote
 from domain_pretrain.stats import SPLITS
 
@@ -71,10 +71,7 @@ def check_data_flags(args: Any) -> None:
 
 
 def _blends_of_splits(flag: str, path: str) -> dict[str, Any]:
-    try:
-        blends = json.loads(_read(flag, path))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{flag} {path} is not JSON: {error}") from None
+    blends = parse_json(_read(flag, path), f"{flag} {path}")
     if not isinstance(blends, dict) or not blends.keys() >= set(SPLITS):
         raise ConfigError(
             f"{flag} {path} must hold an object with the keys {', '.join(SPLITS)}; a split "

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.hosts.base import TRACKER
 
-TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"  # a converted model, without an iteration
 _ITERATION = re.compile(r"[0-9]{1,18}")
 _FOLDER = re.compile(r"iter_(\d{7,})")

@@ -73,7 +73,7 @@ class Agent(LocalElasticAgent):
 
     def _tell_the_others(self, group: Any) -> None:
         with contextlib.suppress(RuntimeError, RendezvousError):  # the first node has ended: then
-            _store(group).set(_KEY, "")  # they notice that
+            group.store.set(_KEY, "")  # they notice that
             group.spec.rdzv_handler.set_closed()
         self._wait_until_all_have_heard(group)
 
@@ -81,7 +81,7 @@ class Agent(LocalElasticAgent):
         """One question to the first node per look, as torchrun's own beside it."""
         told = False
         with contextlib.suppress(RuntimeError):
-            told = group.store is not None and _store(group).check([_KEY])
+            told = group.store is not None and group.store.check([_KEY])
         if told:
             self._wait_until_all_have_heard(group)
             raise RefusedError("a rank on another node")
@@ -89,12 +89,7 @@ class Agent(LocalElasticAgent):
     def _wait_until_all_have_heard(self, group: Any) -> None:
         """The store is in one of the agents, and ends with it."""
         with contextlib.suppress(RuntimeError):
-            heard, end = _store(group).add(_HEARD, 1), time.monotonic() + PATIENCE_S
+            heard, end = group.store.add(_HEARD, 1), time.monotonic() + PATIENCE_S
             while heard < group.group_world_size and time.monotonic() < end:
                 time.sleep(0.1)
-                heard = _store(group).add(_HEARD, 0)
-
-
-def _store(group: WorkerGroup) -> Any:
-    """What the agents share; torch declares it as None."""
-    return group.store
+                heard = group.store.add(_HEARD, 0)

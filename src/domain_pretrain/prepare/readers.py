@@ -14,7 +14,7 @@ from typing import Any, Literal
 from domain_pretrain.prepare.encodings import UTF_8, Recoded, check_mark
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.json_array import is_array, split_array
-from domain_pretrain.prepare.tables import split_table
+from domain_pretrain.prepare.tables import check_column, split_table
 
 Kind = Literal["json", "text", "csv", "tsv", "cell"]
 
@@ -262,11 +262,7 @@ def check_parquet(path: Path, text_key: str) -> None:
         ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
-    if names.count(text_key) != 1:
-        how_many = "no column" if text_key not in names else "more than one column"
-        raise PrepareError(
-            f"{path}: {how_many} {text_key!r}; choose one with --text-key: {', '.join(names)}"
-        )
+    check_column(path, names, text_key)
     kind = schema.field(text_key).type
     if pyarrow.types.is_dictionary(kind):
         kind = kind.value_type

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from domain_pretrain.errors import shorten
 from domain_pretrain.prepare.errors import PrepareError
 
 csv.field_size_limit((1 << 31) - 1)  # the default, 128 KiB, is no document
+
+
+def check_column(path: Path, names: Sequence[str], text_key: str, where: str = "") -> None:
+    """One column of a table must have the name ``text_key``.
+
+    Raises:
+        PrepareError: none has, or several have; names those there are.
+    """
+    if names.count(text_key) != 1:
+        how_many = "no column" if text_key not in names else "more than one column"
+        shown = ", ".join(name.encode("utf-8", "replace").decode() for name in names)
+        raise PrepareError(
+            f"{path}: {how_many} {text_key!r}{f' {where}' if where else ''}; choose one with "
+            f"--text-key: {shorten(shown)}"
+        )
 
 
 def split_table(
@@ -28,13 +44,7 @@ def split_table(
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
-        if names.count(text_key) != 1:
-            how_many = "no column" if text_key not in names else "more than one column"
-            shown = ", ".join(name.encode("utf-8", "replace").decode() for name in names)
-            raise PrepareError(
-                f"{path}: {how_many} {text_key!r} in its first line; choose one with --text-key: "
-                f"{shown[:200]}"
-            )
+        check_column(path, names, text_key, "in its first line")
         column, line = names.index(text_key), rows.line_num + 1
         for row in rows:
             if len(row) == len(names):
