@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,25 @@ def parse_json(text: str, name: str) -> Any:
         name: what the user calls it.
 
     Raises:
-        ConfigError: it is not JSON; the message says where.
+        ConfigError: it is not JSON, or an object has a key twice; the message says where.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=partial(_object, name))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{name}, {where}, is not JSON: {error.msg}") from None
+    except ConfigError:
+        raise
     except ValueError as error:  # a number of 5,000 digits
         raise ConfigError(f"{name} is not JSON: {shorten(str(error))}") from None
     except RecursionError:
         raise ConfigError(f"{name} is nested too deeply to be read") from None
+
+
+def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"{name} has the key {shorten(repr(twice), 80)} twice; leave one out")
+    return found

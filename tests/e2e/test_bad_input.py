@@ -29,14 +29,15 @@ class Case:
     version: str | None = None
 
 
-BLEND = "--data-path 1 DATA/finance 5 DATA/general"
+SPLIT = "--split 80,10,10"
+BLEND = f"{SPLIT} --data-path 1 DATA/finance 5 DATA/general"
 CONFIG = "--domain-config TMP/config.yaml"
 FINANCE = "domains:\n  finance: {data: [DATA/finance], weight: 1}\n"
 GENERAL = "  general: {data: [DATA/general], weight: 5}\n"
 
 CASES = {
     "control": Case(BLEND),
-    "control: data from the config": Case(CONFIG, config=FINANCE + GENERAL),
+    "control: data from the config": Case(f"{SPLIT} {CONFIG}", config=FINANCE + GENERAL),
     "control: config and command line agree": Case(f"{BLEND} {CONFIG}", config=FINANCE + GENERAL),
     "missing prefix": Case(
         "--data-path 1 DATA/finance 5 DATA/generale",
@@ -93,6 +94,35 @@ CASES = {
         "--per-split-data-args-path TMP/config.yaml",
         ("the keys train, valid, test",),
         config='{"train": "DATA/code", "valid": null}',
+    ),
+    "data file of splits with a number": Case(
+        "--per-split-data-args-path TMP/config.yaml",
+        ("valid must be null, a text, or a list of texts", "it is 5"),
+        config='{"train": "DATA/code", "valid": 5, "test": null}',
+    ),
+    "data file of splits with a key twice": Case(
+        "--per-split-data-args-path TMP/config.yaml",
+        ("has the key 'train' twice",),
+        config='{"train": "DATA/code", "train": "DATA/maths", "valid": null, "test": null}',
+    ),
+    "a split without documents": Case(
+        f"{BLEND} --split 969,30,1", ("finance", "of which the test split gets none")
+    ),
+    "a split that is not one": Case(f"{BLEND} --split 1e2,1", ("--split '1e2,1' must be",)),
+    "nothing to train on": Case(f"{BLEND} --split 0,0,100", ("nothing to train on",)),
+    "control: nothing to train on, and no training": Case(
+        f"{BLEND} --split 0,50,50 --skip-train --load TMP --no-load-optim"
+    ),
+    "evaluations of no steps": Case(f"{BLEND} --eval-iters 0", ("--eval-iters 0", "--split 100")),
+    "evaluations without data": Case(
+        f"{BLEND} --split 100,0,0 --eval-iters 2", ("--eval-iters 2, and no validation data",)
+    ),
+    "splits of data that each split has of its own": Case(
+        "--train-data-path DATA/code --valid-data-path DATA/code --split 9,1,0",
+        ("--split 9,1,0 with data of a split's own",),
+    ),
+    "full validation of weighted data": Case(
+        f"{BLEND} --full-validation", ("--full-validation", "without weights")
     ),
     "no data": Case("", ("--data-path",)),
     "mock data with domains": Case(

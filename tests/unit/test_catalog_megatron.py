@@ -18,6 +18,7 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.domain import Domain
 from domain_pretrain.data.origin import ById, Constant, Sets
 from domain_pretrain.data.prefixes import count_tokens
+from domain_pretrain.data.splits import documents, parse_split
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import SPLITS
 
@@ -275,3 +276,14 @@ def test_supplied_arguments_make_the_blend_of_the_config() -> None:
     drawn = [split.domains[id_] for id_, _ in samples(train) if id_ is not None]
     # Blending follows the weights to within one sample per dataset.
     assert abs(drawn.count(0) - len(drawn) / 4) <= 2
+
+
+@pytest.mark.parametrize(
+    "split", ["2,1,1", "969,300,100", "33 33 34", "7,0,3", "1/29/7", "1", ".5,.1"]
+)
+def test_the_documents_of_a_split_are_megatrons(split: str) -> None:
+    built = megatron_datasets((["a"], None), None, split=split)
+    for part, dataset in zip(parse_split(split), built, strict=True):
+        assert (part is None) == (dataset is None)
+        if dataset is not None:
+            assert list(documents(part, 40)) == dataset.indices.tolist()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.command_line import check_data_flags
+from domain_pretrain.hosts.command_line import read_data_flags
 
 STORE = {
     "msc://profile/blend.txt": "1 msc://profile/a 5 msc://profile/b",
@@ -23,7 +23,7 @@ STORE = {
 
 
 def check(**flags: str) -> None:
-    check_data_flags(SimpleNamespace(**flags))
+    read_data_flags(SimpleNamespace(**flags))
 
 
 class Client:

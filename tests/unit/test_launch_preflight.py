@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from pathlib import Path
 
 import pytest
+from support.prefixes import write_prefix
 
 from domain_pretrain.commands import main as cli
 from domain_pretrain.errors import ConfigError
@@ -24,8 +24,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two bytes a token: finance has 100, its news 300, general 1,000."""
     monkeypatch.chdir(tmp_path)
     for name, tokens in (("finance", 100), ("news", 300), ("general", 1000)):
-        Path(f"{name}.idx").write_bytes(struct.pack("<9sQB", b"MMIDIDX\x00\x00", 1, 8))
-        Path(f"{name}.bin").write_bytes(bytes(2 * tokens))
+        write_prefix(name, [1] * tokens)
 
 
 def epochs(flags: str) -> dict[str, float]:
@@ -48,10 +47,12 @@ def test_without_weights_the_mix_follows_the_sizes() -> None:
 def test_only_the_training_split_is_read() -> None:
     found = epochs("--data-path 1 finance 5 general --split 80,10,10")
     assert found["finance"] == pytest.approx(200 / 80)
+    write_prefix("finance", [1] * 1000)
+    write_prefix("general", [10] * 1000)
     default = epochs("--data-path 1 finance 5 general")
-    assert default["finance"] == pytest.approx(200 / 96.9)
+    assert default["finance"] == pytest.approx(200 / 969)
     whole = epochs("--train-data-path 1 finance 5 general")
-    assert whole["finance"] == pytest.approx(200 / 100)
+    assert whole["finance"] == pytest.approx(200 / 1000)
 
 
 def test_the_config_supplies_the_blend() -> None:
@@ -76,7 +77,9 @@ def test_missing_files_and_flags() -> None:
 def test_data_that_is_not_on_this_disk_has_no_plan() -> None:
     plan = plan_of_flags(Flags.parse([*STEPS.split(), "--mock-data"]))
     assert (plan.tokens, plan.domains) == (1200, ())
-    remote = plan_of_flags(Flags.parse([*STEPS.split(), "--data-path", "s3://a/b", "finance"]))
+    remote = plan_of_flags(
+        Flags.parse([*STEPS.split(), "--split", "1", "--data-path", "s3://a/b", "finance"])
+    )
     assert remote.domains == ()
 
 
@@ -94,7 +97,8 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = f"{STEPS} {MODEL} --data-path 1 finance 5 general --save a/b --save-interval 10".split()
+    data = "--data-path 1 finance 5 general --split 98,1,1"
+    words = f"{STEPS} {MODEL} {data} --save a/b --save-interval 10".split()
     usage = shutil.disk_usage(".")
     size = 12 * 163_840  # of the checkpoint: 4 bytes a weight and 8 of Adam
 
@@ -131,3 +135,26 @@ def test_too_many_epochs_are_a_warning() -> None:
     report = inspect(f"{STEPS} --data-path 1 finance --split 50,50,0".split(), 1, 1)
     assert "domain 'finance' is read 24.0 times" in report.warnings[0]
     assert not report.problems
+
+
+def test_a_prefix_that_is_listed_twice_holds_its_tokens_once() -> None:
+    found = epochs("--data-path 1 finance 1 ./finance 2 general --split 100,0,0")
+    assert found == pytest.approx({"finance": 600 / 100, "general": 600 / 1000})
+
+
+def test_what_the_run_would_refuse_is_refused_here() -> None:
+    per_split = Path("per.json")
+    per_split.write_text('{"train": "finance", "valid": "gone", "test": null}', "utf-8")
+    Path("list.txt").write_text("1 finance 1 gone", "utf-8")
+    for words, says in (
+        ("--data-args-path list.txt --split 98,2", "'gone.idx' does not exist"),
+        ("--data-args-path list.txt", "--data-args-path needs --split"),
+        ("--per-split-data-args-path per.json", "'gone.idx' does not exist"),
+        ("--train-data-path gone", "'gone.idx' does not exist"),
+        ("--train-data-path finance --test-data-path gone", "'gone.idx' does not exist"),
+        ("--data-path finance --split 969,30,1", "of which the test split gets none"),
+        ("--data-path finance --split 5;5;x", "--split '5;5;x' must be"),
+        ("--data-path 1 finance 1 general --split 80,10,10 --eval-iters 0", "--eval-iters 0 with"),
+    ):
+        (problem,) = inspect([*STEPS.split(), *words.split()], 1, 1).problems
+        assert says in problem

@@ -36,7 +36,13 @@ def check_data_path(tokens: Sequence[str], flag: str = "--data-path") -> None:
         check_blend((list(tokens), None), flag)
     elif all(numeric[::2]):
         for position, token in list(enumerate(tokens, start=1))[::2]:
-            _check_weight(token, f"{flag}: weight {token!r} (value {position})")
+            what = f"{flag}: weight {token!r} (value {position})"
+            _check_weight(token, what)
+            if os.path.isfile(f"{token}.idx"):
+                raise ConfigError(
+                    f"{what} is also a dataset here: write ./{token} for the dataset, or "
+                    f"{_other_spelling(token)} for the weight"
+                )
         check_blend((list(tokens[1::2]), None), flag)
     else:
         position = 2 * numeric[::2].index(False)
@@ -117,7 +123,7 @@ def data_path_arguments(domains: Mapping[str, Domain]) -> list[str]:
 
     Raises:
         ConfigError: see :func:`domain_prefixes`; or sizes are needed (several prefixes in a
-            domain, or no weights) and cannot be read, or a prefix has no tokens.
+            domain, or no weights) and cannot be read.
     """
     arguments = ["--data-path"]
     for name, prefixes in domain_prefixes(domains).items():
@@ -128,8 +134,6 @@ def data_path_arguments(domains: Mapping[str, Domain]) -> list[str]:
         tokens = {prefix: count_tokens(prefix) for prefix in prefixes}
         total = sum(tokens.values())
         for prefix, count in tokens.items():
-            if not count:
-                raise ConfigError(f"domain {name!r}: prefix {prefix!r} holds no tokens")
             part = float(count) if weight is None else weight * count / total
             arguments += [repr(part), prefix]
     return arguments
@@ -206,6 +210,11 @@ def _is_number(token: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _other_spelling(number: str) -> str:
+    plain = repr(float(number))
+    return plain if plain != number else f"0{plain}"
 
 
 def _check_weight(weight: float | str, what: str) -> None:

@@ -167,7 +167,7 @@ def _tell_apart(keys: list[str]) -> dict[str, str]:
 
 def _candidate(key: str, *, short: bool, depth: int) -> str:
     """The last ``depth`` parts of the path ``key``, in characters that a name may have."""
-    parts = [part for part in key.split(os.sep) if part][-depth:]
+    parts = [part for part in key.split(os.sep) if part][-depth:] or ["root"]
     if short:
         parts[-1] = re.sub(r"(?<=.)(_text)?_document$", "", parts[-1])
     name = re.sub(r"[^\w.-]", "_", ".".join(parts))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.catalog import Catalog
-from domain_pretrain.data.domain import Domain
 from domain_pretrain.data.origin import ById
-from domain_pretrain.data.prefixes import check_files, count_tokens
-from domain_pretrain.errors import ConfigError
-from domain_pretrain.paths import is_remote
-
-DEFAULT_SPLIT = "969,30,1"  # Megatron's: train, validation, test
+from domain_pretrain.data.prefixes import normalise
+from domain_pretrain.data.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,8 @@ class TokenPlan:
     Attributes:
         tokens_per_step: of the global batch.
         iterations: optimizer steps.
-        domains: in the order of the config, else of the data flag; empty where the data is not on
-            this machine's disk (an object store, ``--mock-data``).
+        domains: that are trained on, in the order of the config, else of the data flag; empty where
+            the data is not on this machine's disk (an object store, ``--mock-data``).
     """
 
     tokens_per_step: int
@@ -60,58 +55,36 @@ class TokenPlan:
 
 
 def plan_tokens(
-    tokens_per_step: int,
-    iterations: int,
-    blend: Blend,
-    domains: Mapping[str, Domain],
-    *,
-    split: str | None,
+    tokens_per_step: int, iterations: int, reading: Reading, catalog: Catalog
 ) -> TokenPlan:
     """Work the plan out.
 
     Args:
         tokens_per_step: of the global batch.
         iterations: optimizer steps.
-        blend: what the run trains on; None where it is not known.
-        domains: of the config.
-        split: ``--split``; None where the whole blend is for training.
-
-    Raises:
-        ConfigError: data files are missing, or config and blend contradict each other.
+        reading: what the run trains on.
+        catalog: whose it is.
     """
     total = tokens_per_step * iterations
-    found = () if blend is None else _domains(blend, domains, split, total)
-    return TokenPlan(tokens_per_step, iterations, tuple(found))
+    return TokenPlan(tokens_per_step, iterations, tuple(_domains(reading, catalog, total)))
 
 
-def _domains(
-    blend: tuple[list[str], list[float] | None],
-    domains: Mapping[str, Domain],
-    split: str | None,
-    total: int,
-) -> Iterator[DomainPlan]:
+def _domains(reading: Reading, catalog: Catalog, total: int) -> Iterator[DomainPlan]:
+    blend, part = reading.blends[0], reading.parts[0]
+    if blend is None or part is None or not all(prefix in reading.indices for prefix in blend[0]):
+        return
     prefixes, weights = blend
-    check_files(prefixes)
-    # Built the way the run will build it, so that a disagreement with the config shows now.
-    per_split: list[Blend] | None = [blend, None, None] if split is None else None
-    catalog = Catalog.build(None if split is None else blend, per_split, domains)
     origin = catalog.split("train")
     owners = origin.domains if isinstance(origin, ById) else (0,) * len(prefixes)
-    if any(map(is_remote, prefixes)):
-        return
-    sizes = [count_tokens(prefix) for prefix in prefixes]
-    weights = weights or [float(size) for size in sizes]
-    training = 1.0 if split is None else _training_share(split)
+    # A part of the documents, taken here for that of the tokens.
+    training = part[1] - part[0]
+    sizes = [training * reading.indices[prefix].tokens for prefix in prefixes]
+    weights = weights or sizes
     for index, name in enumerate(catalog.names):
         own = [i for i, owner in enumerate(owners) if owner == index]
+        if not own:
+            continue  # of the other splits alone
         share = sum(weights[i] for i in own) / sum(weights)
-        corpus = training * sum(sizes[i] for i in own)
-        if corpus <= 0:
-            raise ConfigError(f"domain {name!r} has no training tokens")
+        # A prefix may be in a blend twice; its tokens are there once.
+        corpus = sum({normalise(prefixes[i]): sizes[i] for i in own}.values())
         yield DomainPlan(name, share, share * total, corpus)
-
-
-def _training_share(split: str) -> float:
-    """The first part of ``--split``: of the documents, taken here for that of the tokens."""
-    parts = [float(part) for part in split.replace("/", ",").split(",")]
-    return parts[0] / sum(parts)

@@ -8,13 +8,11 @@ import os
 import re
 from collections.abc import Iterable
 
+from domain_pretrain.data.index import Index
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.paths import is_remote
 
-_INDEX_MAGIC = b"MMIDIDX\x00\x00"
-_DTYPE_CODE_AT = len(_INDEX_MAGIC) + 8  # after the magic comes a version, uint64
-# Bytes per token, by the dtype code of the index.
-_ITEM_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}
+MOST_TOLD = 5
 _GLOB = re.compile(r"[*?[]")
 
 
@@ -38,7 +36,8 @@ def expand(pattern: str) -> list[str]:
         ConfigError: a glob in an object store, whose files are not listed here.
     """
     pattern = _cut_suffix(pattern)
-    if not _GLOB.search(pattern):
+    # A name may have brackets of its own: wiki[zh].
+    if not _GLOB.search(pattern) or os.path.isfile(f"{pattern}.idx"):
         return [pattern]
     if is_remote(pattern):
         raise ConfigError(
@@ -78,60 +77,60 @@ def did_you_mean_prefix(prefix: str) -> str:
     return f"; did you mean {', '.join(map(repr, near))}?" if near else ""
 
 
-def check_files(prefixes: Iterable[str]) -> None:
-    """Check that the two files of every prefix exist; prefixes in an object store are not checked.
+def check_files(prefixes: Iterable[str]) -> dict[str, Index]:
+    """Check that the two files of every prefix exist, and that they fit each other.
 
     Not for ``--sft``, whose paths are files of conversations.
 
+    Returns:
+        The index of every prefix, each once; without those in an object store, which are not
+        checked.
+
     Raises:
-        ConfigError: files are missing; names them and the nearest prefixes on disk.
+        ConfigError: names what is wrong with the first few, and the nearest prefixes on disk.
     """
-    problems = []
+    found: dict[str, Index] = {}
+    problems: list[str] = []
+    wrong = 0
     for prefix in dict.fromkeys(prefixes):
         if is_remote(prefix):
             continue
-        for missing in (f"{prefix}{suffix}" for suffix in (".idx", ".bin")):
-            if not os.path.isfile(missing):
-                # With its .idx in place, the prefix itself is right and has no better spelling.
-                hint = did_you_mean_prefix(prefix) if missing.endswith(".idx") else ""
-                problems.append(f"{missing!r} does not exist{hint}")
-                break
+        try:
+            found[prefix] = _read(prefix)
+        except ConfigError as error:
+            wrong += 1
+            if len(problems) < MOST_TOLD:
+                problems.append(f"{error}{_hint(prefix)}")
     if problems:
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ConfigError("data files are missing:\n  " + "\n  ".join(problems[:5]) + more)
+        more = f"\n  and {wrong - len(problems)} more" if wrong > len(problems) else ""
+        raise ConfigError("data files are missing or wrong:\n  " + "\n  ".join(problems) + more)
+    return found
+
+
+def _read(prefix: str) -> Index:
+    for path in (f"{prefix}.idx", f"{prefix}.bin"):
+        if not os.path.isfile(path):
+            raise ConfigError(f"{path!r} does not exist")
+    return Index.read(prefix)
+
+
+def _hint(prefix: str) -> str:
+    # With its .idx in place, the prefix itself is right and has no better spelling.
+    return "" if os.path.isfile(f"{prefix}.idx") else did_you_mean_prefix(prefix)
 
 
 def count_tokens(prefix: str) -> int:
     """The number of tokens of a data prefix.
 
-    It is the size of the ``.bin`` file over the item size that the ``.idx`` header names: a
-    ``.bin`` file is nothing but tokens, and so 18 bytes are read, where the lengths in an index
-    may take gigabytes.
-
     Raises:
-        ConfigError: the files cannot be read, lie in an object store, or are not an index and its
-            tokens.
+        ConfigError: it lies in an object store; or see :meth:`Index.read`.
     """
     if is_remote(prefix):
         raise ConfigError(
             f"cannot tell the size of {prefix!r}, which lies in an object store: give the blend by "
             "--data-path, or every domain one prefix and a weight"
         )
-    try:
-        with open(prefix + ".idx", "rb") as index:
-            header = index.read(_DTYPE_CODE_AT + 1)
-        size = os.path.getsize(prefix + ".bin")
-    except OSError as error:
-        raise ConfigError(f"cannot tell the size of {prefix!r}: {error}") from error
-    if len(header) <= _DTYPE_CODE_AT or not header.startswith(_INDEX_MAGIC):
-        raise ConfigError(f"{prefix + '.idx'!r} is not a Megatron index")
-    item_size = _ITEM_SIZE.get(header[_DTYPE_CODE_AT])
-    if item_size is None or size % item_size:
-        raise ConfigError(
-            f"{prefix + '.bin'!r} does not fit its index: {size} bytes, "
-            f"dtype code {header[_DTYPE_CODE_AT]}"
-        )
-    return size // item_size
+    return Index.read(prefix).tokens
 
 
 def _cut_suffix(path: str) -> str:

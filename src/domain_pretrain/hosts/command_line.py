@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.data.blend import check_data_path, data_path_arguments
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.data.blend import (
+    Blend,
+    blend_of_words,
+    check_data_path,
+    data_path_arguments,
+)
+from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
 from domain_pretrain.json_file import parse_json
 from domain_pretrain.paths import is_remote
@@ -45,39 +51,67 @@ def data_from_config() -> list[str] | None:
     return data_path_arguments(domains)[1:] if domains else None
 
 
-def check_data_flags(args: Any) -> None:
+def read_data_flags(args: Any) -> tuple[Blend, list[Blend] | None]:
     """Check the words of every data flag, and of the files that some of them name.
 
     Args:
-        args: Megatron's.
+        args: Megatron's, or an object with its data flags.
+
+    Returns:
+        One blend for all splits, or one for each; as Megatron's ``get_blend_and_blend_per_split``.
 
     Raises:
         ConfigError: names the flag and the word; Megatron would stop at a bare assert, or continue.
     """
-    for split in ("", "train-", "valid-", "test-"):
-        words = getattr(args, f"{split}data-path".replace("-", "_"), None)
-        if words is not None:
-            check_data_path(words, f"--{split}data-path")
+    own = [f"{split}_data_path" for split in SPLITS]
+    blend = _blend("--data-path", getattr(args, "data_path", None))
+    per_split = [_blend(_flag(name), getattr(args, name, None)) for name in own]
     path = getattr(args, "data_args_path", None)
     if path:
-        check_data_path(_read("--data-args-path", path).split(), "--data-args-path")
+        blend = _blend("--data-args-path", _read("--data-args-path", path).split())
     path = getattr(args, "per_split_data_args_path", None)
     if path:
-        blends = _blends_of_splits("--per-split-data-args-path", path)
-        for split in SPLITS:
-            words = blends[split].split() if isinstance(blends[split], str) else blends[split]
-            if words is not None:
-                check_data_path(words, f"--per-split-data-args-path, {split}")
+        flag = "--per-split-data-args-path"
+        words = _words_of_splits(flag, path)
+        per_split = [_blend(f"{flag}, {split}", words[split]) for split in SPLITS]
+    return blend, per_split if any(per_split) else None
 
 
-def _blends_of_splits(flag: str, path: str) -> dict[str, Any]:
-    blends = parse_json(_read(flag, path), f"{flag} {path}")
-    if not isinstance(blends, dict) or not blends.keys() >= set(SPLITS):
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _blend(flag: str, words: Sequence[str] | None) -> Blend:
+    if words is None:
+        return None
+    check_data_path(words, flag)
+    return blend_of_words(words)
+
+
+def _words_of_splits(flag: str, path: str) -> dict[str, list[str] | None]:
+    found = parse_json(_read(flag, path), f"{flag} {path}")
+    if not isinstance(found, dict) or not found.keys() >= set(SPLITS):
         raise ConfigError(
             f"{flag} {path} must hold an object with the keys {', '.join(SPLITS)}; a split "
             "without data is null"
         )
-    return blends
+    return {split: _words(found[split], f"{flag} {path}: {split}") for split in SPLITS}
+
+
+def _words(value: Any, name: str) -> list[str] | None:
+    """Of one split; a weight may also be a number of JSON's."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.split()
+    if isinstance(value, list) and all(
+        isinstance(word, (str, int, float)) and not isinstance(word, bool) for word in value
+    ):
+        return [str(word) for word in value]
+    raise ConfigError(
+        f"{name} must be null, a text, or a list of texts, as in "
+        f'["0.3", "data/a", "0.7", "data/b"]; it is {shorten(repr(value), 80)}'
+    )
 
 
 def _read(flag: str, path: str) -> str:

@@ -11,7 +11,7 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.base import check_base
-from domain_pretrain.hosts.command_line import check_data_flags, flags_of_command_line
+from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
 from domain_pretrain.process import notice
@@ -199,7 +199,7 @@ def _facts(args: Any, options: PluginArgs) -> RunFacts:
     def blends() -> Any:
         from megatron.training.utils import get_blend_and_blend_per_split
 
-        check_data_flags(args)
+        read_data_flags(args)
         return get_blend_and_blend_per_split(args)
 
     return RunFacts(

@@ -16,13 +16,14 @@ from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.origin import Constant, Sets
-from domain_pretrain.data.prefixes import check_files
+from domain_pretrain.data.reading import Reading
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.hosts.evaluations import check_evaluations
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
 from domain_pretrain.hosts.support import (
     REFUSALS,
@@ -101,9 +102,18 @@ class Session:
         self.reweighting = self._check_reweighting(names)
         self._watch = Watch(config.watch, names)
         self._exporters = configured(config.exporters, names)
-        if not facts.on("sft"):  # there the prefixes are conversation files
-            for prefixes, _ in filter(None, (blend, *(per_split or ()))):
-                check_files(prefixes)
+        self.reading = Reading.check(
+            blend,
+            per_split,
+            getattr(facts.flags, "split", None),
+            facts.flags.seq_length,
+            self.catalog.prefixes,
+            # With --sft, the prefixes are conversation files.
+            files=not facts.on("sft") and not facts.on("mock_data"),
+        )
+        check_evaluations(facts.flags, self.reading)
+        if rank() == 0:
+            self.reading.check_lengths()
         if owns_writers() and facts.log_dir is not None:
             check_log_dir(facts.log_dir)
         self._sources: dict[Split, Source] = {}

@@ -67,9 +67,20 @@ class Flags(BaseModel):
     no_save_optim: bool = False
     # Data
     data_path: Words | None = None
+    data_args_path: str | None = None
     train_data_path: Words | None = None
+    valid_data_path: Words | None = None
+    test_data_path: Words | None = None
+    per_split_data_args_path: str | None = None
     split: str | None = None
     mock_data: bool = False
+    sft: bool = False
+    multiple_validation_sets: bool = False
+    validation_set_names: Words | None = None
+    # Evaluations
+    eval_iters: NonNegativeInt = 100
+    full_validation: bool | None = None  # not every host has it
+    skip_train: bool = False
     tokenizer_type: str | None = None
     tokenizer_model: str | None = None
     tokenizer_name_or_path: str | None = None  # MindSpeed-LLM's
@@ -89,7 +100,7 @@ class Flags(BaseModel):
         parser = _Parser(prog="preflight", allow_abbrev=False, add_help=False)
         for name, field in cls.model_fields.items():
             option = f"--{name.replace('_', '-')}"
-            if field.annotation is bool:
+            if field.annotation in (bool, bool | None):
                 parser.add_argument(option, action="store_const", const=True)
             else:
                 many = "tuple" in str(field.annotation)

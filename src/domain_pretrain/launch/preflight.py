@@ -9,9 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.data.blend import blend_of_words, check_data_path, data_path_arguments
-from domain_pretrain.data.plan import DEFAULT_SPLIT, TokenPlan, plan_tokens
+from domain_pretrain.data.blend import blend_of_words, data_path_arguments
+from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.plan import TokenPlan, plan_tokens
+from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.splits import DEFAULT
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.hosts.command_line import read_data_flags
+from domain_pretrain.hosts.evaluations import check_evaluations
 from domain_pretrain.launch.checkpoints import Resume, find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
@@ -105,31 +110,57 @@ def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int) -> N
         )
 
 
+def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
+    """What the command is going to read, and whose it is; None where nothing names data.
+
+    Raises:
+        ConfigError: something is missing, wrong, or cannot be read as it is asked for.
+    """
+    domains = DomainConfig.load(flags.domain_config).domains if flags.domain_config else {}
+    blend, per_split = read_data_flags(flags)
+    split = flags.split
+    if blend is None and per_split is None and domains and not flags.mock_data:
+        blend = blend_of_words(data_path_arguments(domains)[1:])
+    if blend is None and per_split is None and not flags.mock_data:
+        return None
+    if blend is not None and flags.data_args_path is None:
+        split = split or DEFAULT
+    catalog = Catalog.build(
+        blend,
+        per_split,
+        domains,
+        mock_data=flags.mock_data,
+        multiple_validation_sets=flags.multiple_validation_sets,
+        validation_set_names=flags.validation_set_names,
+    )
+    reading = Reading.check(
+        blend,
+        per_split,
+        split,
+        flags.seq_length or 1,
+        catalog.prefixes,
+        files=not flags.sft and not flags.mock_data,
+    )
+    reading.check_lengths()
+    check_evaluations(flags, reading)
+    return reading, catalog
+
+
 def plan_of_flags(flags: Flags) -> TokenPlan:
     """The plan of tokens of a command.
 
     Raises:
-        ConfigError: a flag that it takes is missing; or see :func:`plan_tokens`.
+        ConfigError: a flag that it takes is missing; or see :func:`data_of_flags`.
     """
+    data = data_of_flags(flags)
     batch, length, iterations = flags.global_batch_size, flags.seq_length, flags.iterations
     needed = {"--global-batch-size": batch, "--seq-length": length, "--train-iters": iterations}
     if not (batch and length and iterations):
         missing = [flag for flag, value in needed.items() if not value]
         raise ConfigError(f"no plan of tokens without {', '.join(missing)}")
-    domains = DomainConfig.load(flags.domain_config).domains if flags.domain_config else {}
-    words = flags.data_path or flags.train_data_path
-    if words is None and domains:
-        words = tuple(data_path_arguments(domains)[1:])
-    if words is not None:
-        check_data_path(words)
-    only_training = flags.data_path is None and flags.train_data_path is not None
-    return plan_tokens(
-        batch * length,
-        iterations,
-        None if words is None else blend_of_words(words),
-        domains,
-        split=None if only_training else flags.split or DEFAULT_SPLIT,
-    )
+    if data is None:
+        return TokenPlan(batch * length, iterations, ())
+    return plan_tokens(batch * length, iterations, *data)
 
 
 def _look_at_tokens(report: Report, flags: Flags) -> None:

@@ -1,0 +1,132 @@
+"""``PREFIX.idx``: what it says of ``PREFIX.bin``, and whether the two fit each other.
+
+The layout is that of megatron-core's ``IndexedDataset``: a magic, a version (uint64), the dtype's
+code (uint8), the number of sequences and of document ends (uint64 each); then the sequences'
+lengths (int32), their offsets in ``PREFIX.bin`` in bytes (int64), and the document ends (int64).
+Megatron reads all of it without a check, and a wrong one costs minutes and ends in a traceback of
+numpy's. The header and the last entries tell most of it with a few short reads.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from domain_pretrain.errors import ConfigError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+_HEADER = struct.Struct("<9sQBQQ")
+# By the code in the header; ids are integers, though the format also knows float64 and float32.
+DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
+_CHUNK = 1 << 16  # lengths that are read at a time
+
+
+@dataclass(frozen=True)
+class Index:
+    """A data prefix whose files fit each other.
+
+    Attributes:
+        prefix: of the two files.
+        dtype: of the token ids, by numpy's name.
+        sequences: how many; Megatron's splits cut between them. At least 1.
+        tokens: of all sequences; at least 1.
+    """
+
+    prefix: str
+    dtype: str
+    sequences: int
+    tokens: int
+
+    @classmethod
+    def read(cls, prefix: str) -> Index:
+        """Read the header and the last entries; a few hundred bytes, whatever the size.
+
+        Raises:
+            ConfigError: the files cannot be read, are not an index and its tokens, are cut off, or
+                hold no token.
+        """
+        try:
+            size = os.path.getsize(f"{prefix}.bin")
+            with open(f"{prefix}.idx", "rb") as file:
+                return cls._read(prefix, file, size)
+        except OSError as error:
+            raise ConfigError(f"{prefix!r} cannot be read: {error}") from error
+
+    @classmethod
+    def _read(cls, prefix: str, file: BinaryIO, size: int) -> Index:
+        name = f"{prefix}.idx"
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(MAGIC):
+            raise ConfigError(f"{name!r} is not a Megatron index: it does not begin as one")
+        _, version, code, sequences, ends = _HEADER.unpack(header)
+        if version != VERSION:
+            raise ConfigError(f"{name!r} has version {version}; Megatron reads {VERSION}")
+        if code not in DTYPES:
+            raise ConfigError(
+                f"{name!r} names dtype code {code}, which is none of token ids "
+                f"({', '.join(DTYPES.values())}): prepare the data again"
+            )
+        if not sequences or not size:
+            raise ConfigError(f"{prefix!r} holds no tokens")
+        length = os.fstat(file.fileno()).st_size
+        needed = _HEADER.size + 12 * sequences + 8 * ends
+        if length < needed:
+            raise ConfigError(
+                f"{name!r} is cut off: it has {length:,} of {needed:,} bytes; copy it again"
+            )
+        item = np.dtype(DTYPES[code]).itemsize
+        last = _number(file, "<i", _HEADER.size + 4 * (sequences - 1))
+        offset = _number(file, "<q", _HEADER.size + 12 * sequences - 8)
+        end = _number(file, "<q", needed - 8) if ends else 0
+        if end != sequences or last < 0 or offset < 0 or offset % item:
+            raise ConfigError(
+                f"{name!r} contradicts itself: {sequences:,} sequences, documents up to {end:,}, "
+                f"the last sequence at byte {offset:,} with {last:,} tokens; prepare the data again"
+            )
+        if offset + last * item != size:
+            raise ConfigError(
+                f"{prefix + '.bin'!r} does not fit its index: it has {size:,} bytes, and the index "
+                f"describes {offset + last * item:,} ({DTYPES[code]}); copy or prepare both again"
+            )
+        return cls(prefix, DTYPES[code], sequences, size // item)
+
+    def holds(self, first: int, stop: int, tokens: int) -> bool:
+        """Whether the sequences from ``first`` up to, without, ``stop`` have so many tokens.
+
+        Reads their lengths until there are enough, so that it costs little where there are.
+        """
+        with open(f"{self.prefix}.idx", "rb") as file:
+            file.seek(_HEADER.size + 4 * first)
+            while first < stop and tokens > 0:
+                count = min(_CHUNK, stop - first)
+                tokens -= int(np.frombuffer(file.read(4 * count), "<i4").sum(dtype=np.int64))
+                first += count
+        return tokens <= 0
+
+    def check_lengths(self) -> None:
+        """Look at every length; 4 bytes of the index per sequence.
+
+        Raises:
+            ConfigError: one is negative, or the sum is another than that of the tokens.
+        """
+        lengths = np.memmap(
+            f"{self.prefix}.idx", "<i4", "r", offset=_HEADER.size, shape=(self.sequences,)
+        )
+        total = int(lengths.sum(dtype=np.int64))
+        if lengths.min() < 0 or total != self.tokens:
+            raise ConfigError(
+                f"{self.prefix + '.idx'!r} contradicts itself: its sequences have "
+                f"{int(lengths.min()):,} tokens or more, {total:,} in all, and "
+                f"{self.prefix + '.bin'!r} holds {self.tokens:,}; prepare the data again"
+            )
+
+
+def _number(file: BinaryIO, layout: str, at: int) -> int:
+    file.seek(at)
+    (value,) = struct.unpack(layout, file.read(struct.calcsize(layout)))
+    return int(value)

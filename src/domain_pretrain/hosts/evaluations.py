@@ -1,0 +1,62 @@
+"""Whether the host can evaluate on what it is going to read: it finds out late, by bare asserts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from domain_pretrain.data.blend import Blend
+from domain_pretrain.data.reading import Reading
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.stats import SPLITS
+
+
+def check_evaluations(flags: Any, reading: Reading) -> None:
+    """Refuse evaluations that stop the run, at its start or hours later.
+
+    Args:
+        flags: an object with the host's settings, under the names of Megatron-LM's flags; what a
+            host does not have is not checked.
+        reading: what the run is going to read.
+
+    Raises:
+        ConfigError: names the flags and what to do.
+    """
+    train, valid, _ = reading.parts
+    trains = not getattr(flags, "skip_train", False)
+    if trains and train is None:
+        raise ConfigError(
+            "there is nothing to train on: --split gives training no part, or no --train-data-path "
+            "is given (--skip-train evaluates alone)"
+        )
+    count, full = getattr(flags, "eval_iters", None), getattr(flags, "full_validation", None)
+    if full and valid is not None and _weighted(reading.blends[1]):
+        raise ConfigError(
+            "--full-validation reads every validation sample once, which weights contradict: give "
+            "validation data without weights (--valid-data-path A B …), or take the flag off"
+        )
+    if count == 0:
+        blended = [
+            split
+            for split, blend, part in zip(SPLITS, reading.blends, reading.parts, strict=True)
+            if split != "train" and part is not None and _is_blend(blend)
+            if not (full and split == "valid")
+        ]
+        if blended:
+            raise ConfigError(
+                f"--eval-iters 0 with data to evaluate on ({', '.join(blended)}): Megatron stops "
+                "at a blend of no samples; give --split 100,0,0, or --eval-iters 1 or more"
+            )
+    # Where the flag exists, the host evaluates whether or not it has the data. Before, it did not.
+    if trains and count and full is not None and valid is None:
+        raise ConfigError(
+            f"--eval-iters {count}, and no validation data: Megatron would stop at the first "
+            "evaluation; give validation a part in --split or --valid-data-path, or --eval-iters 0"
+        )
+
+
+def _weighted(blend: Blend) -> bool:
+    return blend is not None and blend[1] is not None
+
+
+def _is_blend(blend: Blend) -> bool:
+    return blend is not None and (len(blend[0]) > 1 or blend[1] is not None)
