@@ -78,13 +78,13 @@ def test_uneven_stages_are_megatrons_to_check() -> None:
 
 def test_the_last_of_two_flags_counts_and_others_are_not_looked_at() -> None:
     flags = Flags.parse(["--foo", "1", "--train-iters=5", "--bar", "--train-iters", "7", "x.py"])
-    assert flags.iterations == 7
-    assert Flags.parse(["--train-samples", "100", "--global-batch-size", "8"]).iterations == 12
+    assert flags.iterations(8) == 7
+    assert Flags.parse(["--train-samples", "100"]).iterations(8) == 12
 
 
 def test_wrong_values_are_all_named() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)--seq-length: .*'long'.*--train-iters: .*'0'"):
-        Flags.parse(["--seq-length", "long", "--train-iters", "0"])
+    with pytest.raises(ConfigError, match=r"(?s)--seq-length: .*'long'.*--train-iters: .*'-1'"):
+        Flags.parse(["--seq-length", "long", "--train-iters", "-1"])
     with pytest.raises(ConfigError, match="--save: expected one argument"):
         Flags.parse(["--save"])
 
@@ -108,11 +108,24 @@ MIXTURE = (
 
 @pytest.mark.parametrize(("model", "billions"), [(LLAMA, 8.03), (QWEN, 1.54), (MIXTURE, 30.5)])
 def test_parameters_are_the_published_ones(model: str, billions: float) -> None:
-    assert (parameters(Flags.parse(model.split())) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
+    flags = Flags.parse(model.split())
+    assert (parameters(flags, flags.vocab_size) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
 
 
 def test_bytes_of_a_checkpoint() -> None:
-    count = parameters(Flags.parse(LLAMA.split())) or 0
+    count = parameters(Flags.parse(LLAMA.split()), 128_256) or 0
     for more, each in (("", 12), ("--bf16", 14), ("--bf16 --no-save-optim", 2)):
-        assert checkpoint_bytes(Flags.parse(f"{LLAMA} {more}".split())) == each * count
-    assert checkpoint_bytes(Flags.parse(["--num-layers", "2"])) is None
+        assert checkpoint_bytes(Flags.parse(f"{LLAMA} {more}".split()), 128_256) == each * count
+    assert checkpoint_bytes(Flags.parse(["--num-layers", "2"]), 128_256) is None
+
+
+def test_embeddings_have_the_padded_vocabularys_rows() -> None:
+    def rows(more: str, vocabulary: int | None) -> float:
+        flags = Flags.parse(f"{QWEN} {more}".split())
+        whole, layers = parameters(flags, vocabulary), parameters(flags, None)
+        assert whole is not None and layers is not None
+        return (whole - layers) / 1536
+
+    assert rows("--make-vocab-size-divisible-by 1", 257) == 257
+    assert rows("", 257) == 384  # the next multiple of 128
+    assert rows("--tensor-model-parallel-size 4", 257) == 512

@@ -29,6 +29,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def epochs(flags: str) -> dict[str, float]:
     plan = plan_of_flags(Flags.parse(f"{STEPS} {flags}".split()))
+    assert plan is not None
     assert plan.tokens == 1200
     assert sum(domain.share for domain in plan.domains) == pytest.approx(1)
     return {domain.name: domain.epochs for domain in plan.domains}
@@ -70,16 +71,28 @@ def test_the_config_supplies_the_blend() -> None:
 def test_missing_files_and_flags() -> None:
     with pytest.raises(ConfigError, match=r"'finanse.idx' does not exist; did you mean 'finance'"):
         epochs("--data-path 1 finanse 5 general")
-    with pytest.raises(ConfigError, match="no plan of tokens without --seq-length, --train-iters"):
-        plan_of_flags(Flags.parse(["--global-batch-size", "4"]))
+    without_length = ["--global-batch-size", "4", "--split", "1", "--data-path", "1", "finance"]
+    assert plan_of_flags(Flags.parse(without_length)) is None
+    with pytest.raises(ConfigError, match=r"'finanse.idx' does not exist"):
+        plan_of_flags(Flags.parse([*without_length, "--data-path", "1", "finanse"]))
+
+
+def test_without_a_global_batch_every_replica_takes_a_microbatch() -> None:
+    words = "--seq-length 10 --micro-batch-size 2 --train-samples 120"
+    flags = Flags.parse(words.split())
+    plan = plan_of_flags(flags, dp=3)
+    assert plan is not None
+    assert (plan.tokens_per_step, plan.iterations) == (2 * 3 * 10, 20)
 
 
 def test_data_that_is_not_on_this_disk_has_no_plan() -> None:
     plan = plan_of_flags(Flags.parse([*STEPS.split(), "--mock-data"]))
+    assert plan is not None
     assert (plan.tokens, plan.domains) == (1200, ())
     remote = plan_of_flags(
         Flags.parse([*STEPS.split(), "--split", "1", "--data-path", "s3://a/b", "finance"])
     )
+    assert remote is not None
     assert remote.domains == ()
 
 
@@ -96,6 +109,28 @@ def test_all_problems_are_reported_at_once() -> None:
     assert "nowhere.yaml" in problems
 
 
+def test_one_broken_check_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises; and a wrong value leaves the other flags to be checked."""
+    words = f"{STEPS} {MODEL} --data-path 1 finanse --tensor-model-parallel-size 3 --split 1,0,0"
+
+    def broken(*_: object) -> None:
+        raise ValueError("could not convert string to float: '95 5 0'")
+
+    monkeypatch.setattr("domain_pretrain.launch.preflight.plan_of_flags", broken)
+    problems = inspect(["gone.py", *words.split(), "--hidden-size", "wide"], 1, 8).problems
+    assert [text for text in problems if text.startswith("--hidden-size: ")]
+    assert "the script 'gone.py' does not exist" in problems
+    assert [text for text in problems if text.startswith("world size 8 is not a multiple")]
+    (found,) = [text for text in problems if "95 5 0" in text]
+    assert found.startswith("data could not be checked: ValueError: could not convert")
+
+
+def test_two_checks_that_find_the_same_say_it_once() -> None:
+    words = f"{STEPS} {MODEL} --domain-config broken.yaml --save run".split()
+    Path("broken.yaml").write_text("domains: [", encoding="utf-8")
+    assert len(inspect(words, 1, 1).problems) == 1
+
+
 def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     data = "--data-path 1 finance 5 general --split 98,1,1"
     words = f"{STEPS} {MODEL} {data} --save a/b --save-interval 10".split()
@@ -107,7 +142,8 @@ def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
         found = inspect(words, 1, 1)
         return found.problems, [text for text in found.warnings if "checkpoints" in text]
 
-    monkeypatch.setattr("domain_pretrain.launch.preflight.checkpoint_bytes", lambda flags: size)
+    module = "domain_pretrain.launch.preflight"
+    monkeypatch.setattr(f"{module}.checkpoint_bytes", lambda flags, ids: size)
     problems, _ = report(size - 1)
     assert len(problems) == 1
     assert "a checkpoint takes about" in problems[0]
@@ -117,6 +153,18 @@ def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report(3 * size) == ([], [])
 
 
+def test_an_unknown_vocabulary_is_said() -> None:
+    model = MODEL.replace("--vocab-size 256", "--tokenizer-type HuggingFaceTokenizer")
+
+    def row(words: str) -> str:
+        return dict(inspect(f"{STEPS} {words} --save run".split(), 1, 1).rows)["checkpoints"]
+
+    assert "0.10M parameters" in row(model)  # 2 layers of 12 x 64^2
+    assert "without embeddings" in row(model)
+    assert "0.11M parameters" in row(MODEL)  # and 256 rows of 64
+    assert "without embeddings" not in row(MODEL)
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     words = f"{STEPS} {MODEL} --data-path 1 finance 5 general --split 100,0,0 --save run --load run"
     code = cli.main(["preflight", "--nodes", "2", "--devices-per-node", "2", "--", *words.split()])
@@ -124,7 +172,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     for text in ("2 x 2 = 4 = TP 1 x PP 1 x CP 1 x DP 4", "40 per step x 30 steps = 1,200"):
         assert text in out
-    assert "random weights" in out
+    assert "random weights: run holds no checkpoint yet" in out
     assert cli.main(["preflight", "--nodes", "3", "--quiet", "--", *words.split()]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

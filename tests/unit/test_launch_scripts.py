@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.layout import layout_problems
 from domain_pretrain.launch.size import parameters
@@ -77,13 +78,13 @@ def test_presets_fit_their_nodes(name: str, billions: float, nodes: int) -> None
     assert "--rdzv-endpoint=first:29500" in words
     flags = Flags.parse(words)
     assert list(layout_problems(flags, 8 * nodes)) == []
-    assert (parameters(flags) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
+    assert (parameters(flags, vocabulary(flags)) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
     assert flags.save == flags.load == Path("runs") / name / "checkpoints"
     # Of 20 billion tokens, in steps that a continued pretraining can take.
-    assert flags.iterations and flags.global_batch_size and flags.seq_length
+    assert flags.train_iters and flags.global_batch_size and flags.seq_length
     per_step = flags.global_batch_size * flags.seq_length
     assert 2**18 <= per_step <= 2**25
-    assert 20e9 - per_step < per_step * flags.iterations <= 20e9
+    assert 20e9 - per_step < per_step * flags.train_iters <= 20e9
 
 
 def test_nodes_without_a_preset_are_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from domain_pretrain.__main__ import main as train
+from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.checkpoints import repair_tracker
 from domain_pretrain.launch.flags import Flags
@@ -42,7 +43,7 @@ def main() -> None:
 
 def _tell_of_a_full_disk(flags: Flags) -> None:
     """PyTorch's checkpoint writer says "unexpected pos 704 vs 598" where the disk is full."""
-    size = checkpoint_bytes(flags)
+    size = checkpoint_bytes(flags, vocabulary(flags))
     if flags.save is None or size is None or is_remote(flags.save):
         return
     free = free_bytes(flags.save)

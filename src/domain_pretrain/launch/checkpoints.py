@@ -40,6 +40,12 @@ class Resume:
     tracker: str | None = None
 
 
+def read_tracker(folder: Path) -> str | None:
+    """What ``folder``'s tracker says, be it right or not; None where there is no tracker."""
+    tracker = folder / TRACKER
+    return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
+
+
 def find_resume(folder: Path) -> Resume:
     """The newest good checkpoint of ``folder``; reads only.
 
@@ -54,7 +60,7 @@ def find_resume(folder: Path) -> Resume:
             over is not for a machine to decide. Or see :func:`find_damage`.
     """
     tracker = folder / TRACKER
-    said = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
+    said = read_tracker(folder)
     if said == RELEASE:
         return Resume(None)
     limit = int(said) if said is not None and _ITERATION.fullmatch(said) else None

@@ -21,6 +21,11 @@ class Flags(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    # The run
+    channel_loss: bool = False
+    domain_config: Path | None = None
+    domain_reweight: str | None = None
+    domain_log_dir: Path | None = None
     # Layout
     tensor_model_parallel_size: PositiveInt = 1
     pipeline_model_parallel_size: PositiveInt = 1
@@ -35,35 +40,35 @@ class Flags(BaseModel):
     # Model
     num_layers: PositiveInt | None = None
     hidden_size: PositiveInt | None = None
-    ffn_hidden_size: PositiveInt | None = None
+    ffn_hidden_size: NonNegativeInt | None = None
     num_attention_heads: PositiveInt | None = None
     kv_channels: PositiveInt | None = None
     group_query_attention: bool = False
     num_query_groups: PositiveInt = 1
     swiglu: bool = False
     untie_embeddings_and_output_weights: bool = False
-    num_experts: PositiveInt | None = None
-    moe_ffn_hidden_size: PositiveInt | None = None
+    num_experts: NonNegativeInt | None = None
+    moe_ffn_hidden_size: NonNegativeInt | None = None
     moe_shared_expert_intermediate_size: NonNegativeInt = 0
-    vocab_size: PositiveInt | None = None
-    padded_vocab_size: PositiveInt | None = None
     # Training
     seq_length: PositiveInt | None = None
     micro_batch_size: PositiveInt | None = None
     global_batch_size: PositiveInt | None = None
     rampup_batch_size: tuple[int, ...] | None = None
-    train_iters: PositiveInt | None = None
-    train_samples: PositiveInt | None = None
+    train_iters: NonNegativeInt | None = None
+    train_samples: NonNegativeInt | None = None
     bf16: bool = False
     fp16: bool = False
     # Checkpoints
     save: Path | None = None
     load: Path | None = None
     pretrained_checkpoint: Path | None = None
+    finetune: bool = False
+    enable_hf2mg_convert: bool = False  # MindSpeed-LLM's: it converts --load itself
     ckpt_step: NonNegativeInt | None = None
     ckpt_format: str = "torch_dist"
-    save_interval: PositiveInt | None = None
-    save_retain_interval: PositiveInt | None = None
+    save_interval: NonNegativeInt | None = None
+    save_retain_interval: NonNegativeInt | None = None
     no_save_optim: bool = False
     # Data
     data_path: Words | None = None
@@ -84,8 +89,11 @@ class Flags(BaseModel):
     tokenizer_type: str | None = None
     tokenizer_model: str | None = None
     tokenizer_name_or_path: str | None = None  # MindSpeed-LLM's
-    domain_config: Path | None = None
-    domain_log_dir: Path | None = None
+    tokenizer_special_tokens: Words | None = None
+    vocab_file: str | None = None
+    vocab_size: NonNegativeInt | None = None
+    padded_vocab_size: NonNegativeInt | None = None
+    make_vocab_size_divisible_by: PositiveInt = 128
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Flags:
@@ -97,6 +105,21 @@ class Flags(BaseModel):
         Raises:
             ConfigError: a value is missing or of the wrong kind; names every such flag.
         """
+        flags, problems = cls.read(words)
+        if problems:
+            raise ConfigError("\n  ".join(["flags are wrong:", *problems]))
+        return flags
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> tuple[Flags, list[str]]:
+        """Like :meth:`parse`, but a flag of the wrong kind counts as not given.
+
+        Returns:
+            The others, and a sentence about each wrong one.
+
+        Raises:
+            ConfigError: a value is missing, so that the words cannot be told apart.
+        """
         parser = _Parser(prog="preflight", allow_abbrev=False, add_help=False)
         for name, field in cls.model_fields.items():
             option = f"--{name.replace('_', '-')}"
@@ -105,27 +128,32 @@ class Flags(BaseModel):
             else:
                 many = "tuple" in str(field.annotation)
                 parser.add_argument(option, nargs="+" if many else None)
-        given = vars(parser.parse_known_args(list(words))[0])
+        given = {k: v for k, v in vars(parser.parse_known_args(list(words))[0]).items() if v}
+        problems: list[str] = []
         try:
-            return cls.model_validate({k: v for k, v in given.items() if v is not None})
+            return cls.model_validate(given), problems
         except ValidationError as error:
-            problems = [
-                f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']} "
-                f"(given: {problem['input']!r})"
-                for problem in error.errors()
-            ]
-            raise ConfigError("\n  ".join(["flags are wrong:", *problems])) from None
+            for problem in error.errors():
+                name = str(problem["loc"][0])
+                given.pop(name, None)
+                option = f"--{name.replace('_', '-')}"
+                problems.append(f"{option}: {problem['msg']} (given: {problem['input']!r})")
+            return cls.model_validate(given), problems
+
+    @property
+    def special_tokens(self) -> Words | None:
+        """Of ``--tokenizer-special-tokens``, by the name that Megatron's args give them."""
+        return self.tokenizer_special_tokens
 
     @property
     def tokenizer(self) -> str | None:
         """File, folder or name of the tokenizer."""
         return self.tokenizer_name_or_path or self.tokenizer_model
 
-    @property
-    def iterations(self) -> int | None:
-        """Optimizer steps of the whole run; None where the flags do not say."""
-        if self.train_iters is None and self.train_samples and self.global_batch_size:
-            return self.train_samples // self.global_batch_size
+    def iterations(self, batch: int) -> int | None:
+        """Optimizer steps of ``batch`` samples in the whole run; None where no flag says."""
+        if self.train_iters is None and self.train_samples and batch:
+            return self.train_samples // batch
         return self.train_iters
 
 

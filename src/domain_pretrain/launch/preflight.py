@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from domain_pretrain.config import DomainConfig
-from domain_pretrain.data.blend import blend_of_words, data_path_arguments
-from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.plan import TokenPlan, plan_tokens
-from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.splits import DEFAULT
+from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.command_line import read_data_flags
-from domain_pretrain.hosts.evaluations import check_evaluations
-from domain_pretrain.launch.checkpoints import Resume, find_resume
+from domain_pretrain.launch.data import data_of_flags, prefixes_of_flags
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
 from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human, parameters
+from domain_pretrain.launch.start import find_start
 from domain_pretrain.paths import is_remote
 from domain_pretrain.records.writer import check_log_dir
 
@@ -36,12 +31,22 @@ class Report:
         self.problems: list[str] = []
         self.plan: TokenPlan | None = None
 
-    def attempt(self, check: Callable[[], None]) -> None:
-        """Run one check; its error is a problem, and the next one still runs."""
+    def attempt(self, what: str, check: Callable[[], None]) -> None:
+        """Run one check of ``what``; its error is a problem, and the next one still runs."""
         try:
             check()
         except (ConfigError, OSError) as error:
-            self.problems.append(str(error))
+            self.add_problem(str(error))
+        except Exception as error:  # of a fault in one check, the others must not fall silent
+            self.add_problem(
+                f"{what} could not be checked: {type(error).__name__}: {error} (if they are right, "
+                "this is a fault of the preflight: report it)"
+            )
+
+    def add_problem(self, text: str) -> None:
+        """Two checks may find the same mistake."""
+        if text not in self.problems:
+            self.problems.append(text)
 
     def print(self, console: Console) -> None:
         """Two tables, and the warnings."""
@@ -59,35 +64,36 @@ def inspect(words: list[str], nodes: int, devices_per_node: int) -> Report:
     """Check the command ``-m domain_pretrain WORDS`` on this many processes; starts nothing."""
     report = Report()
     try:
-        flags = Flags.parse(words)
+        flags, wrong = Flags.read(words)
     except ConfigError as error:
-        report.problems.append(str(error))
+        report.add_problem(str(error))
         return report
+    report.problems += wrong
     script = words[0] if words and not words[0].startswith("-") else None
     report.rows.append(("script", script or "the built-in one"))
-    report.problems += _missing_paths(script, flags)
-    _look_at_layout(report, flags, nodes, devices_per_node)
-    report.attempt(lambda: _look_at_tokens(report, flags))
-    report.attempt(lambda: _look_at_checkpoints(report, flags))
-    report.attempt(lambda: _look_at_disk(report, flags))
+    dp = data_parallel_size(flags, nodes * devices_per_node)
+    report.attempt("paths", lambda: _look_at_paths(report, script, flags))
+    report.attempt("the layout", lambda: _look_at_layout(report, flags, nodes, devices_per_node))
+    report.attempt("data", lambda: _look_at_tokens(report, flags, dp))
+    report.attempt("checkpoints", lambda: _look_at_start(report, flags))
+    report.attempt("disk space", lambda: _look_at_disk(report, flags))
     if flags.domain_log_dir is not None:
-        check = flags.domain_log_dir
-        report.attempt(lambda: check_log_dir(check))
+        log_dir = flags.domain_log_dir
+        report.attempt("the log folder", lambda: check_log_dir(log_dir))
     return report
 
 
-def _missing_paths(script: str | None, flags: Flags) -> Iterator[str]:
+def _look_at_paths(report: Report, script: str | None, flags: Flags) -> None:
     paths: list[tuple[str, str | Path | None]] = [
         ("the script", script),
         ("--domain-config", flags.domain_config),
-        ("--pretrained-checkpoint", flags.pretrained_checkpoint),
     ]
     # A name without a folder may stand for one that the tokenizer library knows.
     if flags.tokenizer and "/" in flags.tokenizer:
         paths.append(("the tokenizer", flags.tokenizer))
     for what, path in paths:
         if path is not None and not is_remote(path) and not Path(path).exists():
-            yield f"{what} {str(path)!r} does not exist"
+            report.add_problem(f"{what} {str(path)!r} does not exist")
 
 
 def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int) -> None:
@@ -102,7 +108,8 @@ def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int) -> N
     if flags.num_experts:
         layout += f" (EP {flags.expert_model_parallel_size})"
     report.rows.append(("processes", f"{nodes} x {devices} = {world} = {layout}"))
-    report.problems += layout_problems(flags, world)
+    for problem in layout_problems(flags, world):
+        report.add_problem(problem)
     if sizes["TP"] > devices:
         report.warnings.append(
             f"TP = {sizes['TP']} spans nodes of {devices} devices: tensor parallelism communicates "
@@ -110,61 +117,34 @@ def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int) -> N
         )
 
 
-def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
-    """What the command is going to read, and whose it is; None where nothing names data.
+def plan_of_flags(flags: Flags, dp: int = 1) -> TokenPlan | None:
+    """The plan of tokens of a command; None where its flags do not say how much is read.
+
+    Then, too, the data are checked.
+
+    Args:
+        flags: of the command.
+        dp: data-parallel size: without ``--global-batch-size``, every replica takes one microbatch.
 
     Raises:
-        ConfigError: something is missing, wrong, or cannot be read as it is asked for.
+        ConfigError: see :func:`data_of_flags`.
     """
-    domains = DomainConfig.load(flags.domain_config).domains if flags.domain_config else {}
-    blend, per_split = read_data_flags(flags)
-    split = flags.split
-    if blend is None and per_split is None and domains and not flags.mock_data:
-        blend = blend_of_words(data_path_arguments(domains)[1:])
-    if blend is None and per_split is None and not flags.mock_data:
-        return None
-    if blend is not None and flags.data_args_path is None:
-        split = split or DEFAULT
-    catalog = Catalog.build(
-        blend,
-        per_split,
-        domains,
-        mock_data=flags.mock_data,
-        multiple_validation_sets=flags.multiple_validation_sets,
-        validation_set_names=flags.validation_set_names,
-    )
-    reading = Reading.check(
-        blend,
-        per_split,
-        split,
-        flags.seq_length or 1,
-        catalog.prefixes,
-        files=not flags.sft and not flags.mock_data,
-    )
-    reading.check_lengths()
-    check_evaluations(flags, reading)
-    return reading, catalog
-
-
-def plan_of_flags(flags: Flags) -> TokenPlan:
-    """The plan of tokens of a command.
-
-    Raises:
-        ConfigError: a flag that it takes is missing; or see :func:`data_of_flags`.
-    """
+    batch = flags.global_batch_size or (flags.micro_batch_size or 0) * dp
+    per_step = batch * (flags.seq_length or 0)
+    iterations = flags.iterations(batch)
     data = data_of_flags(flags)
-    batch, length, iterations = flags.global_batch_size, flags.seq_length, flags.iterations
-    needed = {"--global-batch-size": batch, "--seq-length": length, "--train-iters": iterations}
-    if not (batch and length and iterations):
-        missing = [flag for flag, value in needed.items() if not value]
-        raise ConfigError(f"no plan of tokens without {', '.join(missing)}")
+    if not (per_step and iterations):
+        return None
     if data is None:
-        return TokenPlan(batch * length, iterations, ())
-    return plan_tokens(batch * length, iterations, *data)
+        return TokenPlan(per_step, iterations, ())
+    return plan_tokens(per_step, iterations, *data)
 
 
-def _look_at_tokens(report: Report, flags: Flags) -> None:
-    plan = plan_of_flags(flags)
+def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
+    plan = plan_of_flags(flags, dp)
+    if plan is None:
+        report.rows.append(("tokens", "not planned: the flags do not give a batch and a length"))
+        return
     report.plan = plan
     report.rows.append(
         (
@@ -180,49 +160,44 @@ def _look_at_tokens(report: Report, flags: Flags) -> None:
             )
 
 
-def _look_at_checkpoints(report: Report, flags: Flags) -> None:
-    if flags.load is None or flags.ckpt_step is not None or is_remote(flags.load):
-        return
-    resume = find_resume(flags.load)
-    report.warnings += resume.broken
-    report.rows.append(("starts from", _start(resume, flags)))
-    base = flags.pretrained_checkpoint
-    if resume.iteration is None and base is not None and base.exists():
-        found = find_resume(base)
-        if found.iteration is None and found.tracker is None and not _is_release(base):
-            raise ConfigError(f"--pretrained-checkpoint {base} holds no Megatron checkpoint")
-
-
-def _is_release(folder: Path) -> bool:
-    return (folder / "release").is_dir()
-
-
-def _start(resume: Resume, flags: Flags) -> str:
-    if resume.iteration is not None:
-        return f"iteration {resume.iteration} of {flags.load}"
-    if flags.pretrained_checkpoint is not None:
-        return f"the weights of {flags.pretrained_checkpoint}"
-    return "random weights" if not _is_release(Path(flags.load or "")) else str(flags.load)
+def _look_at_start(report: Report, flags: Flags) -> None:
+    start, warnings = find_start(flags)
+    report.warnings += warnings
+    report.rows.append(("starts from", start))
 
 
 def _look_at_disk(report: Report, flags: Flags) -> None:
-    size = checkpoint_bytes(flags)
-    if flags.save is None or size is None or is_remote(flags.save):
+    try:
+        prefixes = prefixes_of_flags(flags)
+    except (ConfigError, OSError):
+        prefixes = []  # another check says what is wrong with the data
+    ids = vocabulary(flags, prefixes)
+    count, size = parameters(flags, ids), checkpoint_bytes(flags, ids)
+    if flags.save is None or not (count and size) or is_remote(flags.save):
         return
     free = free_bytes(flags.save)
-    row = f"{(parameters(flags) or 0) / 1e9:.2f}B parameters, about {human(size)} each"
+    row = f"{_count(count)} parameters, about {human(size)} each"
+    if ids is None and flags.padded_vocab_size is None:
+        row += " without embeddings (nothing here tells the vocabulary's size)"
     report.rows.append(("checkpoints", f"{row}; {human(free)} free"))
     if size > free:
-        raise ConfigError(
-            f"a checkpoint takes about {human(size)}, and {flags.save} has {human(free)} free"
-        )
-    if flags.save_interval and flags.iterations and not flags.save_retain_interval:
-        count = flags.iterations // flags.save_interval
-        if count * size > free:
+        text = f"a checkpoint takes about {human(size)}, and {flags.save} has {human(free)} free"
+        if not flags.num_experts:
+            raise ConfigError(text)
+        report.warnings.append(f"{text} (less where some layers have no experts)")
+    elif flags.save_interval and flags.train_iters and not flags.save_retain_interval:
+        planned = flags.train_iters // flags.save_interval
+        if planned * size > free:
             report.warnings.append(
-                f"{count} checkpoints are planned, {free // size} fit: delete old ones in time, "
+                f"{planned} checkpoints are planned, {free // size} fit: delete old ones in time, "
                 "save less often, or use --save-retain-interval (Megatron >= 0.14)"
             )
+
+
+def _count(parameters: int) -> str:
+    """As models are named: ``8.03B``, ``0.11M``."""
+    unit, power = ("B", 9) if parameters >= 10**8 else ("M", 6)
+    return f"{parameters / 10**power:.2f}{unit}"
 
 
 def _domain_table(plan: TokenPlan) -> Table:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from domain_pretrain.data.vocabulary import padded
 from domain_pretrain.launch.flags import Flags
 
-ASSUMED_VOCABULARY = 128_000  # where no flag says: the tokenizer is not opened here
 
-
-def parameters(flags: Flags) -> int | None:
+def parameters(flags: Flags, vocabulary: int | None) -> int | None:
     """Weights of the model, without biases and norms; None where the flags do not define the model.
 
     Every layer counts as a mixture of experts where there are experts, so that a model with some
     dense layers is estimated too large rather than too small.
+
+    Args:
+        flags: of the command.
+        vocabulary: ids of the tokenizer, before padding; None: unknown, and then the embeddings
+            are left out.
     """
     layers, hidden, heads = flags.num_layers, flags.hidden_size, flags.num_attention_heads
     if not (layers and hidden and heads):
@@ -29,14 +33,17 @@ def parameters(flags: Flags) -> int | None:
         width = flags.num_experts * (flags.moe_ffn_hidden_size or ffn)
         width += flags.moe_shared_expert_intermediate_size
         feed_forward = matrices * hidden * width + hidden * flags.num_experts
-    vocabulary = flags.padded_vocab_size or flags.vocab_size or ASSUMED_VOCABULARY
-    embeddings = hidden * vocabulary * (2 if flags.untie_embeddings_and_output_weights else 1)
+    rows = padded(vocabulary or 0, flags)
+    embeddings = hidden * rows * (2 if flags.untie_embeddings_and_output_weights else 1)
     return layers * (attention + feed_forward) + embeddings
 
 
-def checkpoint_bytes(flags: Flags) -> int | None:
-    """Of one checkpoint: weights, Adam's two moments, and fp32 weights beside those of 16 bits."""
-    count = parameters(flags)
+def checkpoint_bytes(flags: Flags, vocabulary: int | None) -> int | None:
+    """Of one checkpoint: weights, Adam's two moments, and fp32 weights beside those of 16 bits.
+
+    Args: see :func:`parameters`, and None as there.
+    """
+    count = parameters(flags, vocabulary)
     if count is None:
         return None
     half = flags.bf16 or flags.fp16

@@ -1,0 +1,69 @@
+"""What a command is going to read, from its flags alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.blend import Blend, blend_of_words, data_path_arguments
+from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.domain import Domain
+from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.splits import DEFAULT
+from domain_pretrain.hosts.command_line import read_data_flags
+from domain_pretrain.hosts.evaluations import check_evaluations
+from domain_pretrain.launch.flags import Flags
+
+
+def blends_of_flags(
+    flags: Flags,
+) -> tuple[Blend, Sequence[Blend] | None, Mapping[str, Domain]]:
+    """The blend of all splits or of each, which may come from the config; the config's domains.
+
+    Raises:
+        ConfigError: a flag, a file of words or the config is wrong.
+    """
+    domains = DomainConfig.load(flags.domain_config).domains if flags.domain_config else {}
+    blend, per_split = read_data_flags(flags)
+    if blend is None and per_split is None and domains and not flags.mock_data:
+        blend = blend_of_words(data_path_arguments(domains)[1:])
+    return blend, per_split, domains
+
+
+def prefixes_of_flags(flags: Flags) -> list[str]:
+    """All data prefixes of a command; see :func:`blends_of_flags`."""
+    blend, per_split, _ = blends_of_flags(flags)
+    return [prefix for one in (blend, *(per_split or ())) if one for prefix in one[0]]
+
+
+def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
+    """What the command is going to read, and whose it is; None where nothing names data.
+
+    Raises:
+        ConfigError: something is missing, wrong, or cannot be read as it is asked for.
+    """
+    blend, per_split, domains = blends_of_flags(flags)
+    if blend is None and per_split is None and not flags.mock_data:
+        return None
+    split = flags.split
+    if blend is not None and flags.data_args_path is None:
+        split = split or DEFAULT
+    catalog = Catalog.build(
+        blend,
+        per_split,
+        domains,
+        mock_data=flags.mock_data,
+        multiple_validation_sets=flags.multiple_validation_sets,
+        validation_set_names=flags.validation_set_names,
+    )
+    reading = Reading.check(
+        blend,
+        per_split,
+        split,
+        flags.seq_length or 1,
+        catalog.prefixes,
+        files=not flags.sft and not flags.mock_data,
+    )
+    reading.check_lengths()
+    check_evaluations(flags, reading)
+    return reading, catalog
