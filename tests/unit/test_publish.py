@@ -23,8 +23,8 @@ from domain_pretrain.records import writer
 from domain_pretrain.records.console import say
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.publisher import open_publisher
-from domain_pretrain.records.reader import METRICS_FILE, read_metrics
-from domain_pretrain.records.record import Record
+from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_events, read_metrics
+from domain_pretrain.records.record import Event, Record
 from domain_pretrain.records.writer import DISCARDED_FILE, LinesFile, check_log_dir
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.watch import Reading, Watch
@@ -170,6 +170,37 @@ def test_a_line_is_on_its_way_to_disk_when_line_returns(tmp_path: Path) -> None:
     publish.line(record(1))
     assert [entry["iteration"] for entry in read_metrics(tmp_path)] == [1]
     publish.close()
+
+
+def test_an_event_is_a_line_that_readers_of_losses_do_not_see(tmp_path: Path) -> None:
+    events = [Event("resume", 20), Event("blend", 20, "金融 0.2, was 0.1")]
+    publish, _ = publisher(tmp_path)
+    publish.line(record(20))
+    for event in events:
+        publish.event(event)
+    publish.line(record(30))
+    publish.close()
+    assert read_events(tmp_path) == events
+    assert [entry["iteration"] for entry in read_metrics(tmp_path)] == [20, 30]
+    tail = MetricsTail(tmp_path).read()
+    assert [entry["iteration"] for entry in tail] == [20, 30]
+
+    # A run that resumes at 20 keeps what happened there; one from 10 never got there.
+    LinesFile.open(tmp_path / METRICS_FILE, 20).close()
+    assert read_events(tmp_path) == events
+    LinesFile.open(tmp_path / METRICS_FILE, 10).close()
+    assert read_events(tmp_path) == []
+
+
+@pytest.mark.parametrize("spoilt", [{"detail": 1}, {"event": None}, {"iteration": -1}])
+def test_a_spoilt_event_is_left_out(
+    tmp_path: Path, spoilt: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {"event": "resume", "iteration": 0, "detail": ""}
+    lines = [json.dumps(entry) + "\n" for entry in (whole, {**whole, **spoilt}, whole)]
+    (tmp_path / METRICS_FILE).write_text("".join(lines))
+    assert read_events(tmp_path) == [Event("resume", 0)] * 2
+    assert "1 of 3 lines left out, line 2: " in capsys.readouterr().out
 
 
 # --- resume -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domain_pretrain.records.record import Finding, Record
+from domain_pretrain.records.record import Event, Finding, Record
 from domain_pretrain.rules.registry import Configured, Registry
 from domain_pretrain.stats import Average
 
@@ -37,6 +37,9 @@ class Exporter:
 
     def finding(self, finding: Finding) -> None:
         """What an alarm has found, right after the line of the window it was found in."""
+
+    def event(self, event: Event) -> None:
+        """What happened to the run, when it happens."""
 
     def close(self) -> None:
         """The process ends; called once, and not at all where it is killed."""
@@ -103,6 +106,11 @@ class Publisher(Exporter):
         """See :class:`Exporter`."""
         for exporter in self.exporters:
             exporter.finding(finding)
+
+    def event(self, event: Event) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.event(event)
 
     def close(self) -> None:
         """See :class:`Exporter`."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.reader import METRICS_FILE
-from domain_pretrain.records.record import Record
+from domain_pretrain.records.record import Event, Record
 from domain_pretrain.records.writer import LinesFile, check_log_dir
 from domain_pretrain.stats import Average
 
 
 class MetricsFile(Exporter):
-    """Appends a line for each logged window and evaluation.
+    """Appends a line for each logged window, evaluation and event.
 
     Args:
         log_dir: the folder; made where it does not exist.
@@ -33,6 +33,12 @@ class MetricsFile(Exporter):
     def line(self, record: Record) -> None:
         """Append."""
         self._file.append(metrics_entry(record, self._average))
+
+    def event(self, event: Event) -> None:
+        """Append."""
+        self._file.append(
+            {"event": event.name, "iteration": event.iteration, "detail": event.detail}
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.process import notice
+from domain_pretrain.records.record import Event
 from domain_pretrain.stats import Split
 
 METRICS_FILE = "domain_metrics.jsonl"
@@ -18,6 +19,8 @@ METRICS_FILE = "domain_metrics.jsonl"
 # No sum of a run comes near it; what is larger would overflow in a reader's own sums.
 _LARGEST = 1e30
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
+
+_Iteration = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
 
 class _Domain(BaseModel):
@@ -29,9 +32,15 @@ class _Domain(BaseModel):
 
 
 class _Line(BaseModel):
-    iteration: Annotated[int, Field(strict=True, ge=0, le=2**63)]
+    iteration: _Iteration
     split: Split
     domains: dict[str, _Domain]
+
+
+class _Event(BaseModel):
+    event: str
+    iteration: _Iteration
+    detail: str
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -46,7 +55,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     """The line as it is; a ValueError says in a few words why it is not one of ours."""
     try:
         entry = json.loads(line)
-        _Line.model_validate(entry)
+        (_Event if is_event(entry) else _Line).model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:80]
@@ -57,20 +66,35 @@ def _parse(line: bytes) -> dict[str, Any]:
     return entry
 
 
+def is_event(entry: Any) -> bool:
+    """Whether a line tells an event, not a window or an evaluation."""
+    return isinstance(entry, dict) and "event" in entry
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All lines of a metrics file that can be used, in order; the file may still be growing.
+    """The windows and evaluations of a metrics file, in order; the file may still be growing.
 
     Args:
         path: the file, or the folder that holds it.
 
     Returns:
-        The lines. A torn *last* line (a run that was killed, or writes at this moment) is left out
-        without a word; how many others are, and why the first of them, is printed.
+        Their lines. A torn *last* line (of a run that was killed, or writes at this moment) is left
+        out without a word; how many others are, and why the first of them, is printed.
 
     Raises:
         ConfigError: the file cannot be read, or none of its lines can be used.
     """
-    path = Path(path)
+    return [entry for entry in _read(Path(path)) if not is_event(entry)]
+
+
+def read_events(path: str | Path) -> list[Event]:
+    """The events of a metrics file, as :func:`read_metrics` reads its other lines."""
+    events = (entry for entry in _read(Path(path)) if is_event(entry))
+    return [Event(entry["event"], entry["iteration"], entry["detail"]) for entry in events]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """All lines that can be used."""
     if path.is_dir():
         path = path / METRICS_FILE
     try:
@@ -107,7 +131,7 @@ class MetricsTail:
         self._read = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines that are whole by now, in order; a torn last one waits for its end."""
+        """Windows and evaluations that are whole by now; a torn last line waits for its end."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read)
@@ -117,7 +141,7 @@ class MetricsTail:
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
         entries = (parse_line(line) for line in whole.splitlines())
-        return [entry for entry in entries if entry is not None]
+        return [entry for entry in entries if entry is not None and not is_event(entry)]
 
 
 def domain_names(entries: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is published: a logging window or an evaluation, and what a rule found in one."""
+"""What is published: a logging window or an evaluation, what a rule found in one, and events."""
 
 from __future__ import annotations
 
@@ -86,3 +86,18 @@ class Finding:
     message: str
     cause: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to the run, at a point of it: a resume, a change of the config.
+
+    Attributes:
+        name: what, in one word; a mark in pictures.
+        iteration: the last training iteration before it.
+        detail: one sentence for a person; empty where the name says all.
+    """
+
+    name: str
+    iteration: int
+    detail: str = ""

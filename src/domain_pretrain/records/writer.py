@@ -149,7 +149,7 @@ def _stays(line: bytes, after_iteration: int | None) -> bool:
     The host's order at iteration k is: train line, evaluation, checkpoint; and, where training
     ends at k, the final evaluations after it. So lines at k stay, except final ones: a run that
     resumes at k either makes them again or trains on, and then they do not belong to it.
-    At iteration 0 there is no checkpoint: nothing stays.
+    At iteration 0 there is no checkpoint: nothing stays. An event at k stays: it happened.
     """
     entry = parse_line(line)
     if entry is None:
