@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     switch(
         "--allow-domain-change",
-        "load a checkpoint whose domains differ, or hold other prefixes; state is mapped by name",
+        "resume from a checkpoint whose domains or training data differ; state is mapped by name",
     )
     return parser
 

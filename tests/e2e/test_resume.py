@@ -11,6 +11,8 @@ import pytest
 from support.corpora import DOMAINS
 from support.launch import Run, train
 
+from domain_pretrain.records.reader import read_events
+
 pytestmark = pytest.mark.megatron
 
 METRICS = "domain_metrics.jsonl"
@@ -184,6 +186,30 @@ def test_changed_domains(single: Run, stopped: Path, blend: list[str], corpora: 
     assert shared == after.keys() - {"everything"}
     assert {n: after[n] for n in shared} == {n: unbroken[n] for n in shared}
     assert 0 < after["everything"][0] < unbroken["general"][0]
+
+
+def test_changed_data(stopped: Path, blend: list[str]) -> None:
+    """Refused; where it is allowed, the metrics file and the journal say what has changed."""
+    changed = [*blend, "--seed", "4321"]
+    refused = resume(stopped, *changed, expect=2)
+    assert "other training data: --seed 1234 → 4321" in refused.output
+    assert "Traceback" not in refused.output
+
+    allowed = resume(stopped, *changed, "--allow-domain-change")
+    assert allowed.metrics()[-1]["iteration"] == 6
+    (event,) = read_events(stopped)
+    assert (event.name, event.iteration) == ("change", 4)
+    assert event.detail == "other training data: --seed 1234 → 4321"
+    journal = (stopped / "domain_journal.jsonl").read_text(encoding="utf-8").splitlines()
+    (decision,) = map(json.loads, journal)
+    assert (decision["iteration"], decision["consumed_samples"]) == (4, 16)
+    assert decision["order"]["settings"]["--seed"] == 4321
+
+
+def test_another_padding_of_the_vocabulary(stopped: Path, blend: list[str]) -> None:
+    refused = resume(stopped, *blend, "--make-vocab-size-divisible-by", "512", expect=2)
+    assert "a vocabulary padded to" in refused.output
+    assert "Traceback" not in refused.output
 
 
 def test_finetune_starts_afresh(stopped: Path, blend: list[str]) -> None:

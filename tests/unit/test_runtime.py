@@ -252,7 +252,9 @@ GRAPH = {"cuda_graph_impl": "full_iteration"}
 def start(per_split: list[Blend] | None, blend: Blend = None, **flags: object) -> None:
     facts = RunFacts(
         core_version="0.19.2",
-        flags=SimpleNamespace(**{**vars(PLAIN), **flags}),
+        flags=SimpleNamespace(
+            **{**vars(PLAIN), "seq_length": 8, "split": None if blend is None else "8,1,1", **flags}
+        ),
         refusals=(),
         blends=lambda: (blend, per_split),
         validation_set_names=None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain_pretrain.data.order import Order, breaks, remarks
 from domain_pretrain.errors import ConfigError
 
 # How many differences a message tells of.
@@ -20,11 +21,13 @@ class Meaning:
         names: the domains.
         prefixes: data prefix → domain.
         settings: what the config says besides its defaults, by dotted key; JSON values.
+        order: which sample comes when; None where the run trains on nothing.
     """
 
     names: tuple[str, ...]
     prefixes: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    order: Order | None = None
 
     def dump(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -32,6 +35,7 @@ class Meaning:
             "domains": list(self.names),
             "prefixes": dict(self.prefixes),
             "settings": dict(self.settings),
+            **({} if self.order is None else {"order": self.order.dump()}),
         }
 
 
@@ -47,12 +51,37 @@ def check_continuity(saved: Mapping[str, Any], now: Meaning, *, allow: bool) -> 
         What is different and allowed, in words.
 
     Raises:
-        ConfigError: the domains are others, or a prefix belongs to another one; not with ``allow``.
+        ConfigError: the domains are others, a prefix belongs to another one, or samples would be
+            read again or never; not with ``allow``.
     """
-    changes = []
+    changes = [*_domain_changes(saved, now)]
+    told: list[str] = []
+    if now.order is not None and "order" in saved:
+        before = Order.load(saved["order"])
+        changes += [f"other training data: {change}" for change in breaks(before, now.order)]
+        told += remarks(before, now.order)
+    if changes and not allow:
+        raise ConfigError(
+            f"the checkpoint was written with {'; '.join(changes)}. Counts would go on under other "
+            "meanings, and samples be read again or never. Give what was given before, or "
+            "--allow-domain-change to carry on regardless (domains by name, as many samples "
+            "skipped as were consumed), or --finetune to start counting afresh"
+        )
+    said = saved.get("settings", now.settings)
+    settings = [
+        f"{key} {said.get(key, 'default')} → {now.settings.get(key, 'default')}"
+        for key in dict.fromkeys([*said, *now.settings])
+        if said.get(key) != now.settings.get(key)
+    ]
+    if settings:
+        told.append(f"another config: {_few(settings)}")
+    return changes + told
+
+
+def _domain_changes(saved: Mapping[str, Any], now: Meaning) -> Iterator[str]:
     old, new = set(saved["domains"]), set(now.names)
     if old != new:
-        changes.append(
+        yield (
             f"other domains: gone {sorted(old - new) or 'none'}, new {sorted(new - old) or 'none'}"
         )
     before = saved.get("prefixes", {})
@@ -62,21 +91,7 @@ def check_continuity(saved: Mapping[str, Any], now: Meaning, *, allow: bool) -> 
         if before.get(prefix, domain) != domain
     ]
     if moved:
-        changes.append(f"prefixes in other domains: {_few(moved)}")
-    if changes and not allow:
-        raise ConfigError(
-            f"the checkpoint was written with {'; '.join(changes)}; give --allow-domain-change to "
-            "carry on by name, or --finetune to start counting afresh"
-        )
-    said = saved.get("settings", now.settings)
-    settings = [
-        f"{key} {said.get(key, 'default')} → {now.settings.get(key, 'default')}"
-        for key in dict.fromkeys([*said, *now.settings])
-        if said.get(key) != now.settings.get(key)
-    ]
-    if settings:
-        changes.append(f"another config: {_few(settings)}")
-    return changes
+        yield f"prefixes in other domains: {_few(moved)}"
 
 
 def _few(changes: list[str]) -> str:

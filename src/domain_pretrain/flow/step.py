@@ -24,7 +24,7 @@ from domain_pretrain.kernels.digest import Digest
 from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Publisher
-from domain_pretrain.records.record import Record, reweighted
+from domain_pretrain.records.record import Event, Record, reweighted
 from domain_pretrain.stats import DomainStats, Split
 from domain_pretrain.watch import Reading, Watch
 
@@ -210,11 +210,15 @@ class Step:
             **({"watch": watched} if watched else {}),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave, by domain name.
+    def load_state_dict(self, state: dict[str, Any], iteration: int = 0) -> None:
+        """Restore what :meth:`state_dict` gave, by domain name; what has changed is told.
+
+        Args:
+            state: of the checkpoint.
+            iteration: that it was written after.
 
         Raises:
-            ConfigError: the domains differ and that was not allowed, or the state is newer.
+            ConfigError: domains or data differ and that was not allowed, or the state is newer.
         """
         if state["version"] > STATE_VERSION:
             raise ConfigError(
@@ -223,6 +227,8 @@ class Step:
             )
         for change in check_continuity(state, self._meaning, allow=self._allow_domain_change):
             notice(f"WARNING: the checkpoint was written with {change}")
+            if self.publisher is not None:
+                self.publisher.event(Event("change", iteration, change))
         self.windows.load_state_dict(state)
         if self.steering is not None and "reweight" in state:
             self.steering.load_state_dict(state["reweight"])

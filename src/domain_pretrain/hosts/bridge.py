@@ -261,9 +261,9 @@ class BridgeDomains:
             state.tensorboard_logger,
             state.wandb_logger,
             after_iteration=None if self._trained else started,
+            consumed_samples=state.train_state.consumed_train_samples,
+            state=_load(cfg.checkpoint, started) if started > 0 else None,
         )
-        if started > 0:
-            step.load_state_dict(_load(cfg.checkpoint, started))
         return session, step
 
 

@@ -222,7 +222,8 @@ def _read_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
         result, runtime = original(*args, **kwargs), _runtime()
         loaded, folder = result[:2]
         if loaded and runtime.active:
-            runtime.look_into(loaded, str(folder))
+            with clear_exit():
+                runtime.look_into(loaded, str(folder))
         return result
 
     return _load_base_checkpoint

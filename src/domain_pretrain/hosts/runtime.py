@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.errors import IntegrityError
+from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
@@ -74,9 +74,10 @@ class Runtime:
             get_tensorboard_writer(),
             get_wandb_writer(),
             after_iteration=args.iteration if trains else None,
+            consumed_samples=args.consumed_train_samples,
+            state=self._state,
         )
         if self._state is not None:
-            step.load_state_dict(self._state)
             if self._session.reweighting is not None and "reweight" not in self._state:
                 notice("the checkpoint's run did not reweight: all multipliers start at one")
         elif not trains:
@@ -181,7 +182,11 @@ class Runtime:
         Args:
             loaded: what the host read, which it is about to hand on.
             folder: that it was read from.
+
+        Raises:
+            ConfigError: its vocabulary is padded to another size.
         """
+        self._check_vocabulary(loaded.get("args"), folder)
         scheduler = loaded.get(checkpoint.SCHEDULER)
         if not isinstance(scheduler, dict):
             return  # not asked for
@@ -191,6 +196,31 @@ class Runtime:
                 return
             scheduler[checkpoint.STATE_KEY] = leaf
         self._checkpoint = folder
+
+    def _check_vocabulary(self, saved: Any, folder: str) -> None:
+        """The rows that pad the embedding are in every loss, and they go with TP.
+
+        Distributed checkpoints are loaded regardless: rows are cut off, or left as they were made.
+        """
+        assert self._session is not None
+        args = self.args
+        old, new = (getattr(one, "padded_vocab_size", None) for one in (saved, args))
+        if old is None or new is None or old == new:
+            return
+        tp = getattr(args, "tensor_model_parallel_size", 1)
+        what = f"{folder} has a vocabulary padded to {old:,}, this run to {new:,}"
+        keep = (
+            f"give --make-vocab-size-divisible-by {old // tp} for the same rows"
+            if old % tp == 0
+            else f"{old:,} rows cannot be parted over TP = {tp}"
+        )
+        if getattr(args, "finetune", False) or self._session.options.allow_domain_change:
+            notice(f"WARNING: {what}: losses change with the rows; {keep}")
+            return
+        raise ConfigError(
+            f"{what}, which changes the model and every loss: {keep}, or --allow-domain-change to "
+            "carry on with other rows"
+        )
 
 
 def _facts(args: Any, options: PluginArgs) -> RunFacts:

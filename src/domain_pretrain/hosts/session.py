@@ -15,8 +15,10 @@ from typing import Any
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.order import Order
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
@@ -36,6 +38,7 @@ from domain_pretrain.hosts.support import (
 from domain_pretrain.paths import is_remote
 from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
+from domain_pretrain.records.journal import decide
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_log_dir
 from domain_pretrain.stats import Split
@@ -140,13 +143,27 @@ class Session:
             )
         return found
 
-    def build(self, tensorboard: Any, wandb: Any, *, after_iteration: int | None) -> Step:
+    def build(
+        self,
+        tensorboard: Any,
+        wandb: Any,
+        *,
+        after_iteration: int | None,
+        consumed_samples: int = 0,
+        state: dict[str, Any] | None = None,
+    ) -> Step:
         """The step of this process; all ranks call this together, once groups and devices exist.
 
         Args:
             tensorboard, wandb: the host's writers, on the rank that owns them.
             after_iteration: where this run starts; None where it does not train.
+            consumed_samples: that it skips.
+            state: of the plugin, in the checkpoint that it starts from.
+
+        Raises:
+            DomainPretrainError: the state is of a run that meant or read something else.
         """
+        order = None if after_iteration is None else self._order()
         device = device_of(self.options.domain_backend, reweighting=self.reweighting is not None)
         groups: Groups = groups_of(self.facts.micro_batch_size, device)
         backend = kernels_of(self.config.channel_loss.kernels, device)
@@ -161,7 +178,7 @@ class Session:
                 others=self._exporters,
             )
             atexit.register(publisher.close)
-        return Step(
+        step = Step(
             self.catalog.names,
             groups,
             device,
@@ -174,8 +191,26 @@ class Session:
                 self.catalog.names,
                 self.catalog.prefixes,
                 self.config.settings(self.options.domain_reweight),
+                order,
             ),
             allow_domain_change=self.options.allow_domain_change,
+        )
+        if state is not None:
+            step.load_state_dict(state, after_iteration or 0)
+        if publisher is not None and order is not None and self.facts.log_dir is not None:
+            decide(self.facts.log_dir, after_iteration or 0, consumed_samples, order.dump())
+        return step
+
+    def _order(self) -> Order:
+        """Which sample comes when."""
+        flags = self.facts.flags
+        given = {f"--{name.replace('_', '-')}": getattr(flags, name, None) for name in _ORDERING}
+        batch, steps = flags.global_batch_size, getattr(flags, "train_iters", None)
+        return Order.of(
+            self.reading,
+            {flag: value for flag, value in given.items() if value is not None},
+            Tokenizer.of(flags),
+            getattr(flags, "train_samples", None) or (steps * batch if steps and batch else None),
         )
 
     def _agreed(self) -> str:
@@ -202,6 +237,10 @@ class Session:
         if origin is not None and split not in self._sources:
             self._sources[split] = Source(origin)
         return self._sources.get(split)
+
+
+# What orders the samples besides the data, as any of the hosts calls it.
+_ORDERING = ("seed", "random_seed", "seq_length", "dataloader_type")
 
 
 def log_dir_of(own: str | Path | None, *others: str | Path | None) -> Path | None:
