@@ -27,12 +27,14 @@ from hypothesis import strategies as st
 
 from domain_pretrain.commands import prepare as prepare_command
 from domain_pretrain.commands.main import main
+from domain_pretrain.errors import DomainPretrainError
 from domain_pretrain.prepare import json_array, readers
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder, documents
-from domain_pretrain.prepare.errors import BadLine, PrepareError
+from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.manifest import Manifest
 from domain_pretrain.prepare.readers import Chunk, HashedFile, read_chunks
+from domain_pretrain.prepare.record import select
 from domain_pretrain.prepare.tokenize import ByteTokenizer, HuggingFaceTokenizer, load_tokenizer
 
 indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
@@ -171,10 +173,10 @@ def test_any_text_survives_json_lines(tmp_path_factory, texts, ascii_only):
     path = tmp_path_factory.mktemp("any") / "a.jsonl"
     lines = [json.dumps({"text": text}, ensure_ascii=ascii_only) for text in texts]
     path.write_bytes("\n".join(lines).encode())
-    encoder = Encoder(ByteTokenizer(), "text", True, "uint16")
+    encoder = Encoder(ByteTokenizer(), select(), True, "uint16")
     with HashedFile(path) as raw:
-        encoded = [encoder(chunk) for chunk in read_chunks(0, path, raw, "text")]
-    got = [int(token) for part in encoded for token in part.ids]
+        encoded = [encoder(chunk) for chunk in read_chunks(0, path, raw, select())]
+    got = [int(t) for part in encoded for found in part.documents.values() for t in found.ids]
     assert got == [token for document in as_bytes([t for t in texts if t]) for token in document]
     assert sum(part.counts.empty_documents for part in encoded) == texts.count("")
     assert not [bad for part in encoded for bad in part.bad]
@@ -185,10 +187,9 @@ def test_any_bytes_are_read_or_reported(tmp_path_factory, content, kind):
     path = write(tmp_path_factory.mktemp("any") / kind, content)
     with HashedFile(path) as raw:
         try:
-            for chunk in read_chunks(0, path, raw, "text"):
-                for item in documents(chunk, "text"):
-                    line = item.line if isinstance(item, BadLine) else item[0]
-                    assert 1 <= line <= content.count(b"\n") + 1
+            for chunk in read_chunks(0, path, raw, select()):
+                for item in documents(chunk, select()):
+                    assert 1 <= item.line <= content.count(b"\n") + 1
         except PrepareError as error:  # as a whole
             assert "array" in str(error) or "byte order mark" in str(error)
             return
@@ -298,10 +299,10 @@ def test_a_json_array(tmp_path, monkeypatch, name, content, lines, piece):
     monkeypatch.setattr(json_array, "PIECE_BYTES", piece)
     source = write(tmp_path / name, content)
     with HashedFile(source) as raw:
-        chunks = list(read_chunks(0, source, raw, "text"))
+        chunks = list(read_chunks(0, source, raw, select()))
         assert raw.sha256() == hashlib.sha256(source.read_bytes()).hexdigest()
-    found = [item for chunk in chunks for item in documents(chunk, "text")]
-    assert found == list(zip(lines, "abc", strict=True))
+    found = [item for chunk in chunks for item in documents(chunk, select())]
+    assert [(item.line, item.text) for item in found] == list(zip(lines, "abc", strict=True))
 
 
 def test_a_bad_element_of_an_array_is_one_bad_line(tmp_path):
@@ -334,8 +335,8 @@ def test_any_text_survives_an_array(tmp_path_factory, texts, indent):
     elements = [{"text": text, text: [text, {text: None}]} for text in texts if text != "text"]
     path.write_text(json.dumps(elements, indent=indent), "utf-8")
     with HashedFile(path) as raw:
-        chunks = list(read_chunks(0, path, raw, "text"))
-    found = [item[1] for chunk in chunks for item in documents(chunk, "text")]
+        chunks = list(read_chunks(0, path, raw, select()))
+    found = [item.text for chunk in chunks for item in documents(chunk, select())]
     assert found == [element["text"] for element in elements]
 
 
@@ -888,7 +889,7 @@ BROKEN_TOKENIZERS = {  # changes to tokenizer.json, tokenizer_config.json, the e
     ),
     "high": ({"model": {**WORDS, "vocab": {"a": (1 << 32) - 1}}}, "{}", "above int32"),
     "config-list": ({}, "[]", r"tokenizer_config\.json: not a JSON object"),
-    "config-deep": ({}, "[" * 200_000, r"tokenizer_config\.json: not JSON"),
+    "config-deep": ({}, "[" * 200_000, r"tokenizer_config\.json' is nested too deeply"),
     "config-surrogate": ({}, '{"eos_token": "\\ud800"}', "cannot be used"),
     "config-other": ({}, '{"eos_token": "<end>"}', "'<end>' is not in it"),
 }
@@ -903,7 +904,7 @@ def test_broken_tokenizers(tmp_path, changes, config, message):
     content = {**dict.fromkeys(parts), "version": "1.0", "added_tokens": [], "model": WORDS}
     write(tmp_path / "tokenizer.json", json.dumps({**content, **changes}))
     write(tmp_path / "tokenizer_config.json", config)
-    with pytest.raises(PrepareError, match=message) as raised:
+    with pytest.raises(DomainPretrainError, match=message) as raised:
         load_tokenizer(str(tmp_path))
     assert str(tmp_path) in str(raised.value)
 
@@ -917,9 +918,9 @@ def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
             raise PanicException("index out of bounds")
 
     tokenizer = HuggingFaceTokenizer.__new__(HuggingFaceTokenizer)
-    tokenizer._tokenizer, tokenizer.eod = Panics(), None
+    tokenizer._tokenizer, tokenizer.eod, tokenizer._literal = Panics(), None, False
     chunk = Chunk(0, "a.jsonl", "json", [7], [b'{"text": "x"}'], 0)
-    (bad,) = Encoder(tokenizer, "text", False, "uint16")(chunk).bad
+    (bad,) = Encoder(tokenizer, select(), False, "uint16")(chunk).bad
     assert str(bad) == (
         "a.jsonl:7: tokenizer failed: the tokenizers library panicked: index out of bounds"
     )
@@ -1020,7 +1021,7 @@ def test_command(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "1 documents, 9 tokens (uint16)" in captured.out
     assert "left out: 30 bad lines" in captured.out
-    assert "exact duplicates" in captured.out
+    assert "unigram entropy" in captured.out
     assert f"--data-path {prefix} --tokenizer-type NullTokenizer" in captured.out
     assert f"bad line: {source}:2: not JSON" in captured.err
     assert captured.err.count("not JSON") == prepare_command.BAD_LINES_SHOWN
