@@ -52,8 +52,8 @@ class Layout(Protocol):
     def finish(self, manifest: Manifest) -> None:
         """Stage what belongs to the run as a whole."""
 
-    def forget(self) -> None:
-        """Remove what others have derived from the old data."""
+    def forget(self, names: Sequence[str]) -> None:
+        """Remove what others have derived from the old data at ``names``."""
 
 
 class OnePrefix:
@@ -102,9 +102,9 @@ class OnePrefix:
         """The run's manifest is that of what there is to train on."""
         (self.stage / "manifest.json").write_text(manifest.to_json(), UTF_8)
 
-    def forget(self) -> None:
+    def forget(self, names: Sequence[str]) -> None:
         """Megatron's caches."""
-        for held_out in (False, True):
+        for held_out in {name in _HELD_OUT_FILES for name in names}:
             prefix = self.prefix(Target(held_out=held_out))
             shutil.rmtree(Path(prefix) / _INDEX_CACHE, ignore_errors=True)
 
@@ -194,7 +194,7 @@ class Folder:
         if manifest.holdout is not None:
             (staged / self.SPLITS).write_text(splits(prefixed), UTF_8)
 
-    def forget(self) -> None:
+    def forget(self, names: Sequence[str]) -> None:
         """Megatron's caches are in the folder."""
 
 

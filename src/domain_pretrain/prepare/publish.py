@@ -68,14 +68,14 @@ class Publication:
         self._recover()
         self._clear()
 
-    def commit(self, then: Callable[[], None]) -> None:
+    def commit(self, then: Callable[[Sequence[str]], None]) -> None:
         """Move everything to its place.
 
         What is there is put aside first, in the opposite order; so what comes last is never beside
         what it does not belong to.
 
         Args:
-            then: done in between: what else goes with the old.
+            then: done in between with the names that are replaced: what else goes with the old.
         """
         for name in self._replaced:
             _sync(self.stage / name)
@@ -84,7 +84,7 @@ class Publication:
         for name in reversed(self._replaced):
             if self._final[name].exists():
                 self._final[name].replace(self._old / name)
-        then()
+        then(self._replaced)
         for name in self._replaced:
             if (self.stage / name).exists():
                 (self.stage / name).replace(self._final[name])

@@ -18,6 +18,7 @@ _MOJIBAKE = re.compile(
     "锟斤拷|烫烫烫|屯屯屯|[ÂÃ][\u0080-\u00bf]|â€[\u0080-\u00bf\u0152-\u017e\u2013-\u203a\u02dc\u20ac™]"
     "|ï¿½|ï»¿"
 )
+_MOJIBAKE_BEGINS = "锟烫屯ÂÃâï"
 
 
 @dataclass
@@ -57,7 +58,8 @@ class TraceFinder:
         if "&" in text:
             entities = _ENTITY.findall(text)
             traces.html_entities.note(sum(e[1] == "#" or e[1:] in html5 for e in entities))
-        if not text.isascii():
+        # A search for single characters is many times quicker.
+        if not text.isascii() and any(first in text for first in _MOJIBAKE_BEGINS):
             traces.mojibake.note(len(_MOJIBAKE.findall(text)))
         if self._special is not None:
             tokens = self._special.findall(text)
