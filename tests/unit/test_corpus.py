@@ -19,11 +19,12 @@ from support.prepared import TEXTS, as_bytes, final_files, json_lines, read_back
 
 from domain_pretrain.commands import prepare as prepare_command
 from domain_pretrain.commands.main import main
+from domain_pretrain.errors import ConfigError
 from domain_pretrain.prepare import json_array, readers
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder, documents
 from domain_pretrain.prepare.errors import PrepareError
-from domain_pretrain.prepare.manifest import Manifest
+from domain_pretrain.prepare.manifest import Found, Manifest
 from domain_pretrain.prepare.readers import HashedFile, read_chunks
 from domain_pretrain.prepare.record import select
 from domain_pretrain.prepare.tokenize import ByteTokenizer
@@ -404,6 +405,77 @@ def test_manifests_of_before_quality_can_be_read(tmp_path):
         del content[key]
     path.write_text(json.dumps(content), "utf-8")
     assert Manifest.load(tmp_path / "out").quality is None
+
+
+def test_junk_is_counted_and_stays(tmp_path):
+    texts = [
+        "&nbsp;a &amp; b &#160;&#xA0; &nosuch; R&D; a&b",
+        "锟斤拷锟斤拷 烫烫烫",
+        "cafÃ© donâ€™t ï¿½ &lt;",
+        "Ã, Âge, â, ÉÃO, café don’t €; x &= y; plain",
+        "\ufffd",
+    ]
+    source = write(tmp_path / "a.jsonl", json_lines([*texts, "锟斤拷"] * 2))
+    quality = prepare([source], tmp_path / "out", "bytes").quality
+    assert read_back(tmp_path / "out") == as_bytes([*texts, "锟斤拷"] * 2)
+    assert quality.html_entities == Found(documents=4, occurrences=10)
+    assert quality.mojibake == Found(documents=6, occurrences=14)
+    assert quality.replacement_characters == 2
+    assert quality.exact_duplicates == 6
+    assert Manifest.load(tmp_path / "out").quality == quality
+
+
+def test_the_table_shows_what_was_found(tmp_path, capsys):
+    options = ["--output", str(tmp_path / "out"), "--tokenizer", "bytes", "--force"]
+    rows = ["exact duplicates", "U+FFFD", "wrongly decoded", "HTML entities", "special tokens"]
+    for texts, shown in [
+        (["plain", "café"], []),
+        (["a", "a", "\ufffd", "锟斤拷", "&nbsp;"], rows[:-1]),
+    ]:
+        source = write(tmp_path / "a.jsonl", json_lines(texts))
+        assert command(str(source), *options) == 0
+        out = capsys.readouterr().out
+        assert [row for row in rows if row in out] == shown
+    assert "1 in 1 documents" in out
+
+
+BROKEN_MANIFESTS = {
+    "": "is not JSON",
+    "{": "line 1, column 2, is not JSON",
+    "null": "no manifest of a prepared corpus",
+    "[]": "no manifest of a prepared corpus",
+    "{}": "no manifest of a prepared corpus: tool: Field required",
+    "[" * 100_000: "nested too deeply",
+    "\ud800": "is not JSON",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_MANIFESTS, ids=range(len(BROKEN_MANIFESTS)))
+def test_a_broken_manifest_is_one_clear_error(tmp_path, content):
+    path = tmp_path / "out.manifest.json"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError, match=BROKEN_MANIFESTS[content]) as raised:
+        Manifest.load(tmp_path / "out")
+    assert str(path) in str(raised.value)
+    # It is replaced like any other.
+    source = write(tmp_path / "a.jsonl", json_lines(["a"]))
+    prepare([source], tmp_path / "out", "bytes", force=True)
+    assert Manifest.load(tmp_path / "out").documents == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("documents", "many"), ("inputs", None), ("inputs", [{"path": 3}]), ("quality", [])],
+)
+def test_a_manifest_with_other_values_names_the_key(tmp_path, key, value):
+    prepare([write(tmp_path / "a.txt", "x")], tmp_path / "out", "bytes")
+    path = tmp_path / "out.manifest.json"
+    content = json.loads(path.read_text("utf-8")) | {"of a later version": 1}
+    path.write_text(json.dumps(content), "utf-8")
+    assert Manifest.load(tmp_path / "out").documents == 1
+    path.write_text(json.dumps(content | {key: value}), "utf-8")
+    with pytest.raises(ConfigError, match=f"no manifest of a prepared corpus: {key}"):
+        Manifest.load(tmp_path / "out")
 
 
 # --- bad lines ------------------------------------------------------------------------------

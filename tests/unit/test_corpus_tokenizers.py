@@ -3,7 +3,10 @@
 import argparse
 import hashlib
 import json
+import shutil
 import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +17,16 @@ from support.prepared import (
     write,
 )
 
+from domain_pretrain.commands.main import main
 from domain_pretrain.errors import DomainPretrainError
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder
 from domain_pretrain.prepare.errors import PrepareError
+from domain_pretrain.prepare.manifest import Found, Manifest
 from domain_pretrain.prepare.readers import Chunk
 from domain_pretrain.prepare.record import select
 from domain_pretrain.prepare.tokenize import ByteTokenizer, HuggingFaceTokenizer, load_tokenizer
+from domain_pretrain.prepare.traces import TraceFinder, Traces
 
 indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
 
@@ -83,6 +89,156 @@ def test_a_lone_tokenizer_file_needs_its_end_named(tmp_path, tokenizer_folder):
     assert read_back(tmp_path / "out")[0][-1] == load_tokenizer(str(file), "</s>").eod
     prepare([source], tmp_path / "open", str(file), append_eod=False)
     assert read_back(tmp_path / "open")[0] == read_back(tmp_path / "out")[0][:-1]
+
+
+SPELLED = "old price <s>100</s> now <s> 80"
+
+
+def test_special_tokens_in_texts_are_counted(tmp_path, tokenizer_folder):
+    """They become those tokens, as in Megatron's preprocessing, unless they are to be text."""
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    source = write(tmp_path / "a.jsonl", json_lines([SPELLED, "plain", "<s>"]))
+    for name, literal in [("ids", False), ("text", True)]:
+        # Two workers: what is to be text has to arrive there.
+        options = {"literal_special_tokens": literal, "workers": 2}
+        manifest = prepare([source], tmp_path / name, str(tokenizer_folder), **options)
+        ids = reference(SPELLED, split_special_tokens=literal).input_ids
+        assert read_back(tmp_path / name)[0] == [*ids, reference.eos_token_id]
+        assert ids.count(reference.bos_token_id) == (1 if literal else 3)  # 1: put before a text
+        assert manifest.literal_special_tokens is literal
+        assert manifest.quality.special_tokens == Found(documents=2, occurrences=4)
+        assert manifest.quality.special_token_counts == {"<s>": 3, "</s>": 1}
+        assert Manifest.load(tmp_path / name) == manifest
+
+
+def test_the_command_shows_special_tokens(tmp_path, tokenizer_folder, capsys):
+    source = write(tmp_path / "a.jsonl", json_lines([SPELLED, "plain"]))
+    words = [str(source), "--tokenizer", str(tokenizer_folder), "--literal-special-tokens"]
+    assert main(["prepare", *words, "--output", str(tmp_path / "out")]) == 0
+    out = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["special", "tokens", "in", "texts", "3", "in", "1", "documents"] in out
+    assert ["<s>", "2"] in out and ["</s>", "1"] in out
+
+
+def test_special_tokens_are_found_as_they_are_spelled():
+    """The longest first, and none is a pattern."""
+    finder, traces = TraceFinder(["<e>", "<e>x", "[.]", ""]), Traces()
+    for text in ("<e>x<e>", "[.] [!]", ""):
+        finder.look(text, traces)
+    assert traces.special_token_counts == {"<e>x": 1, "<e>": 1, "[.]": 1}
+    assert traces.special_tokens == Found(documents=2, occurrences=3)
+
+
+def test_a_tokenizer_of_a_users_own_has_to_do_it_itself(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
+    with pytest.raises(PrepareError, match="literal_special_tokens"):
+        prepare([source], tmp_path / "out", ByteTokenizer(), literal_special_tokens=True)
+
+
+# --- sentencepiece --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_folder(tmp_path_factory):
+    """A small model with byte fallback, as Llama 2's, in a folder without a tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 20),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=340,
+        byte_fallback=True,
+        user_defined_symbols=["<sep>"],
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.model"])
+def test_sentencepiece_as_megatron_reads_it(tmp_path, sentencepiece_folder, name):
+    library = pytest.importorskip("megatron.core.tokenizers.text.libraries.sentencepiece_tokenizer")
+    model = str(sentencepiece_folder / "tokenizer.model")
+    theirs = library.SentencePieceTokenizer(model)
+    texts = [*TEXTS, "the  fox\n", "<s> a <sep> b</s>", "\u200b"]
+    source = write(tmp_path / "a.jsonl", json_lines([*texts, ""]))
+    tokenizer = str(sentencepiece_folder / name)
+    manifest = prepare([source], tmp_path / "out", tokenizer, workers=2)
+    expected = [theirs.text_to_ids(text) for text in texts]
+    assert read_back(tmp_path / "out") == [[*ids, theirs.eos_id] for ids in expected if ids]
+    assert (manifest.vocab_size, manifest.eod) == (theirs.vocab_size, theirs.eos_id)
+    assert manifest.quality.special_token_counts == {"<s>": 1, "</s>": 1}
+    content = Path(model).read_bytes()
+    assert manifest.tokenizer_sha256 == hashlib.sha256(content).hexdigest()
+    flags = ["--tokenizer-type", "GPTSentencePieceTokenizer", "--tokenizer-model", model]
+    assert manifest.megatron_flags == flags
+
+
+def test_megatron_builds_the_sentencepiece_tokenizer_of_the_flags(sentencepiece_folder):
+    build = pytest.importorskip("megatron.core.tokenizers.utils.build_tokenizer")
+    ours = load_tokenizer(str(sentencepiece_folder))
+    flags = ours.megatron_flags("0.19.0")
+    args = argparse.Namespace(
+        tokenizer_type=flags[1],
+        tokenizer_model=flags[3],
+        chat_template=None,
+        metadata_path=None,
+        tokenizer_sentencepiece_ignore_extra_whitespaces=True,
+        tokenizer_sentencepiece_legacy=False,
+        special_tokens=None,
+        padded_vocab_size=None,
+        pad_vocab_size=True,
+        make_vocab_size_divisible_by=128,
+        tensor_model_parallel_size=1,
+        rank=0,
+    )
+    theirs = build.build_tokenizer(args)
+    assert (theirs.eod, theirs.vocab_size) == (ours.eod, ours.vocab_size)
+    assert theirs.tokenize("the fox <s>") == ours.encode("the fox <s>")
+
+
+def test_the_end_of_a_sentencepiece_document_may_be_named(sentencepiece_folder):
+    tokenizer = load_tokenizer(str(sentencepiece_folder), "<sep>")
+    assert tokenizer.eod == tokenizer.encode("<sep>")[-1]
+    with pytest.raises(PrepareError, match="'<end>' is not in it"):
+        load_tokenizer(str(sentencepiece_folder), "<end>")
+
+
+def test_sentencepiece_models_that_are_none(tmp_path, monkeypatch):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    for content in (b"", b"no model", b"\0" * 100, b"IQ== 0\nIg== 1\n"):
+        write(tmp_path / "tokenizer.model", content)
+        with pytest.raises(PrepareError, match=r"tokenizer\.model: cannot be used") as raised:
+            load_tokenizer(str(tmp_path))
+        assert str(tmp_path) in str(raised.value)
+    endless = tmp_path / "endless"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["fox dog"] * 9),
+        model_prefix=str(endless),
+        vocab_size=99,
+        eos_id=-1,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    source = write(tmp_path / "a.jsonl", json_lines(["fox"]))
+    with pytest.raises(PrepareError, match="name it with --eod-token"):
+        prepare([source], tmp_path / "out", f"{endless}.model")
+    prepare([source], tmp_path / "out", f"{endless}.model", append_eod=False)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(PrepareError, match=r"pip install 'domain-pretrain\[prepare\]'"):
+        load_tokenizer(f"{endless}.model")
+
+
+def test_a_tokenizer_json_goes_before_a_sentencepiece_model(tmp_path, tokenizer_folder):
+    """Megatron loads the folder by transformers, as before."""
+    folder = tmp_path / "both"
+    shutil.copytree(tokenizer_folder, folder)
+    write(folder / "tokenizer.model", "anything")
+    assert load_tokenizer(str(folder)).megatron_flags("0.19.0")[1] == "HuggingFaceTokenizer"
 
 
 def test_tokenizers_that_are_none(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import defaultdict
 from collections.abc import Iterator
@@ -154,8 +155,8 @@ class Digester:
         found: defaultdict[str, list[int]] = defaultdict(list)
         for item in documents(chunk, self.selection, self.encoding):
             if isinstance(item, Document) and item.text:
-                raw = item.text.encode(UTF_8, "surrogatepass")
-                found[item.value].append(digest(raw))
+                with contextlib.suppress(UnicodeEncodeError):
+                    found[item.value].append(digest(item.text.encode(UTF_8)))
         arrays = {value: np.array(digests, np.uint64) for value, digests in found.items()}
         return Digests(chunk.source, chunk.position, arrays)
 

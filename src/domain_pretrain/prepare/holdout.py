@@ -21,14 +21,16 @@ class Cut:
     Attributes:
         limit: of the digests.
         limits: of those values of ``--by`` that have one of their own.
+        shared: digests of texts that are held out whatever the value.
     """
 
     limit: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
+    shared: frozenset[int] = frozenset()
 
     def holds(self, value: str, digest: int) -> bool:
         """Whether the text is held out."""
-        return digest < self.limits.get(value, self.limit)
+        return digest < self.limits.get(value, self.limit) or digest in self.shared
 
 
 NO_CUT = Cut()
@@ -49,6 +51,8 @@ class Holdout:
     def count_cut(self, digests: Mapping[str, np.ndarray]) -> Cut:
         """Where a number was asked: the texts with the lowest digests.
 
+        What one value holds out, no other trains on.
+
         Args:
             digests: of every document, by the value of ``--by``; uint64.
 
@@ -56,6 +60,7 @@ class Holdout:
             PrepareError: nothing would be left to train on.
         """
         limits = {}
+        held_out, everything = [], []
         for value, found in digests.items():
             texts, counts = np.unique(found, return_counts=True)
             last = int(np.searchsorted(np.cumsum(counts), self.documents))
@@ -67,7 +72,15 @@ class Holdout:
                     "out fewer"
                 )
             limits[value] = int(texts[last]) + 1
-        return Cut(limits=limits)
+            held_out.append(texts[: last + 1])
+            everything.append(texts)
+        texts, values = np.unique(_joined(everything), return_counts=True)
+        shared = np.intersect1d(texts[values > 1], _joined(held_out))
+        return Cut(limits=limits, shared=frozenset(map(int, shared)))
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 def parse_holdout(text: str) -> Holdout:

@@ -194,9 +194,9 @@ class Manifest(Counts):
         Raises:
             ConfigError: it cannot be read or is no manifest.
         """
-        import pydantic  # not before there is something to read: the command starts at once
-
         content = read_json(path)
+        import pydantic  # not before there is something to check: the command starts at once
+
         try:
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:

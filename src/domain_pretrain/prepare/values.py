@@ -27,7 +27,7 @@ def check_value(value: str) -> str:
     """
     why = _why_not(value)
     if why:
-        raise ValueError(f"{shorten(ascii(value), 80)} names no dataset: {why}")
+        raise ValueError(f"{shorten(repr(value), 80)} names no dataset: {why}")
     return value
 
 
