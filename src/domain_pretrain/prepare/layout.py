@@ -209,7 +209,7 @@ def domain_config(datasets: Sequence[tuple[str, Dataset]]) -> str:
         # An entry of a config may be a glob; this one is its prefix.
         domains.setdefault(str(dataset.domain), {"data": []})["data"].append(glob.escape(prefix))
     text: str = yaml.safe_dump({"domains": domains}, allow_unicode=True, sort_keys=False)
-    return text
+    return f"# By domain-pretrain prepare, which replaces it with --force: change a copy.\n{text}"
 
 
 def splits(datasets: Sequence[tuple[str, Dataset]]) -> str:
