@@ -609,6 +609,9 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
         assert command(str(inputs), "--output", prefix, "--tokenizer", tokenizer) == 2
         error = capsys.readouterr().err
         assert "\\udcb1\\udcea.jsonl: the name is not UTF-8; rename" in error
+    for option in ("--text-key", "--by"):
+        assert command(str(good), "--output", out, "--tokenizer", "bytes", option, odd) == 2
+        assert "\\udcb1\\udcea.jsonl: the name is not UTF-8; JSON" in capsys.readouterr().err
     assert final_files(tmp_path) == []
 
 

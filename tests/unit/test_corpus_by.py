@@ -279,7 +279,7 @@ def test_any_value_has_a_domain_name_or_is_refused(value):
 def test_the_command_says_how_to_train(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", records(("a", "b c/d"), ("b", "web"), ("c", "web")))
-    words = ["a.jsonl", "--by", "meta.source", "--output", "my data/x", "--tokenizer", "bytes"]
+    words = ["a.jsonl", "--by", "meta.source", "--output", "my data/x/", "--tokenizer", "bytes"]
     assert main(["prepare", *words]) == 0
     out = capsys.readouterr().out
     assert "train with: --domain-config 'my data/x/domains.yaml' --tokenizer-type" in out

@@ -10,6 +10,8 @@ import pytest
 from support.prepared import as_bytes, final_files, json_lines, read_back, write
 
 from domain_pretrain.commands.main import main
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.blend import check_agreement
 from domain_pretrain.prepare import readers
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.errors import PrepareError
@@ -17,7 +19,7 @@ from domain_pretrain.prepare.holdout import Holdout, parse_holdout
 from domain_pretrain.prepare.manifest import Manifest
 from domain_pretrain.prepare.quality import digest
 
-pytest.importorskip("megatron.core")
+get_blend_from_list = pytest.importorskip("megatron.core.datasets.utils").get_blend_from_list
 
 
 def texts_at(prefix: Path) -> list[str]:
@@ -106,6 +108,14 @@ def test_every_domain_has_its_number(tmp_path):
         ]
         for split, held_out, suffix in [("train", False, ""), ("valid", True, ".holdout")]
     } | {"test": None}
+    # Megatron and the config make the same of it.
+    blends = [get_blend_from_list(splits[split]) for split in ("train", "valid", "test")]
+    config = DomainConfig.load(tmp_path / "out" / "domains.yaml")
+    assert check_agreement(config.domains, blends) == {
+        f"{tmp_path}/out/{value}{suffix}": value.replace("/", ".")
+        for value in ("big", "small/er")
+        for suffix in ("", ".holdout")
+    }
 
 
 @pytest.mark.parametrize("holdout", ["3", "10%"])

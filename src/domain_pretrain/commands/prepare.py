@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -271,10 +272,11 @@ def _summary(manifest: Manifest, prefix: str) -> str:
         if held_out:
             data = ["--train-data-path", prefix, "--valid-data-path", f"{prefix}.{HELD_OUT}"]
     else:
-        path = f"{prefix}/{Folder.MANIFEST}"
-        data = ["--domain-config", f"{prefix}/{Folder.CONFIG}"]
+        folder = Path(prefix)
+        path = str(folder / Folder.MANIFEST)
+        data = ["--domain-config", str(folder / Folder.CONFIG)]
         if held_out:
-            data += ["--per-split-data-args-path", f"{prefix}/{Folder.SPLITS}"]
+            data += ["--per-split-data-args-path", str(folder / Folder.SPLITS)]
     lines += [
         f"manifest: {path}",
         f"train with: {shlex.join([*data, *manifest.megatron_flags])}",

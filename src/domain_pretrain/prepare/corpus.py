@@ -87,12 +87,13 @@ def prepare(
         The manifest that was written, of the whole run.
 
     Raises:
-        PrepareError: nothing was written; the message says why.
+        DomainPretrainError: nothing was written; the message says why.
     """
     selection = select(text_key, template, by)
     asked = None if holdout is None else parse_holdout(holdout)
     paths = resolve(inputs)
     check_names([*map(str, paths), str(prefix)])
+    check_names([name for name in (text_key, template, by) if name], "JSON and Parquet are UTF-8")
     encoding = known(encoding)
     if not 0 <= max_bad <= 1:
         raise PrepareError(f"max_bad {max_bad}: a share; give 0 to 1")

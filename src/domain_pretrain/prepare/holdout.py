@@ -69,7 +69,7 @@ class Holdout:
                 raise PrepareError(
                     f"--holdout {self.documents}: there are {len(found):,} documents{of} with "
                     f"{len(texts):,} different texts, and none would be left to train on; hold "
-                    "out fewer"
+                    "out fewer, or a share"
                 )
             limits[value] = int(texts[last]) + 1
             held_out.append(texts[: last + 1])

@@ -44,7 +44,7 @@ def resolve(inputs: Sequence[str | Path]) -> list[Path]:
     return paths
 
 
-def check_names(names: list[str]) -> None:
+def check_names(names: Sequence[str], remedy: str = "rename the file or the folder") -> None:
     """The manifest and the printed flags are text; a file system's names are any bytes.
 
     Raises:
@@ -55,6 +55,4 @@ def check_names(names: list[str]) -> None:
             name.encode(UTF_8)
         except UnicodeEncodeError as error:
             shown = name.encode(UTF_8, "backslashreplace").decode()
-            raise PrepareError(
-                f"{shown}: the name is not UTF-8; rename the file or the folder"
-            ) from error
+            raise PrepareError(f"{shown}: the name is not UTF-8; {remedy}") from error
