@@ -196,7 +196,7 @@ def test_an_input_that_changes_between_the_readings_is_an_error(tmp_path):
     def change(read, manifest):
         write(source, json_lines(["a", "c", "d"]))
 
-    with pytest.raises(PrepareError, match=r"a\.jsonl: has changed while it was read"):
+    with pytest.raises(PrepareError, match=r"a\.jsonl: has changed between two readings"):
         prepare([source], tmp_path / "out", "bytes", holdout="1", on_progress=change)
     assert final_files(tmp_path) == []
 

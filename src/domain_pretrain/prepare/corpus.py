@@ -192,7 +192,10 @@ def _read(
         with HashedFile(path) as raw:
             yield from read_chunks(index, path, raw, selection, encoding, kind)
             if source.sha256 not in ("", raw.sha256()):
-                raise PrepareError(f"{path}: has changed while it was read; run this again")
+                raise PrepareError(
+                    f"{path}: has changed between two readings, which a number of documents for "
+                    "--holdout takes; run this again, or give a share if it is a pipe"
+                )
             source.sha256 = raw.sha256()
 
 
