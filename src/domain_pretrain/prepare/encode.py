@@ -89,8 +89,7 @@ class Encoder:
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Decode, tokenize and count the records of ``chunk``."""
-        dtype = np.dtype(self.dtype)
-        eod = np.array([self.tokenizer.eod] if self.append_eod else [], dtype=dtype)
+        eod = np.array([self.tokenizer.eod] if self.append_eod else [], dtype=self.dtype)
         parts: defaultdict[Target, list[np.ndarray]] = defaultdict(list)
         finder = TraceFinder(special_tokens(self.tokenizer))
         result = Encoded(chunk.source, chunk.position)
@@ -101,15 +100,9 @@ class Encoder:
                 continue
             line, text, value = item
             try:
-                raw = text.encode(UTF_8)
-                ids = np.asarray(self.tokenizer.encode(text) if text else [], dtype=dtype)
-                if len(ids) and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
-                    raise ValueError(f"an id outside 0 ... {self.tokenizer.vocab_size - 1}")
-            except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-                result.bad.append(BadLine(chunk.path, line, f"text is not Unicode: {error.reason}"))
-                continue
-            except Exception as error:  # tokenizers raises nothing narrower
-                result.bad.append(BadLine(chunk.path, line, f"tokenizer failed: {error}"))
+                raw, ids = self._encoded(text)
+            except ValueError as error:
+                result.bad.append(BadLine(chunk.path, line, str(error)))
                 continue
             if not len(ids):
                 result.counts.empty_documents += 1
@@ -132,6 +125,24 @@ class Encoder:
             )
         result.counts.bad_lines = len(result.bad)
         return result
+
+    def _encoded(self, text: str) -> tuple[bytes, np.ndarray]:
+        """UTF-8 of ``text``, and its ids.
+
+        Raises:
+            ValueError: it has none; says why.
+        """
+        try:
+            raw = text.encode(UTF_8)
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise ValueError(f"text is not Unicode: {error.reason}") from error
+        try:
+            ids = np.asarray(self.tokenizer.encode(text) if text else [], dtype=self.dtype)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
+                raise ValueError(f"an id outside 0 ... {self.tokenizer.vocab_size - 1}")
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"tokenizer failed: {error}") from error
+        return raw, ids
 
 
 @dataclass
