@@ -19,7 +19,7 @@ try:
     code = main()
 except SystemExit as error:
     code = error.code or 0
-heavy = "megatron torch transformers tokenizers pyarrow numpy rich"
+heavy = "megatron torch transformers tokenizers sentencepiece pyarrow numpy rich"
 print("imported", *(name for name in heavy.split() if name in sys.modules))
 sys.exit(code)
 """
@@ -58,6 +58,10 @@ def test_help_and_version_import_nothing_heavy(tmp_path: Path) -> None:
         (["a.txt", "--output", "new", "--tokenizer", "bytes", "--encoding", "x"], "--encoding 'x'"),
         (["a.txt", "--output", "new", "--tokenizer", "bytes", "--workers", "0"], "--workers 0"),
         (["a.doc", "--output", "new", "--tokenizer", "bytes"], "unknown kind of file"),
+        (["a.txt", "--output", "new", "--tokenizer", "bytes", "--template", "{"], "--template '{'"),
+        (["a.txt", "--output", "new", "--tokenizer", "bytes", "--holdout", "2x"], "such as 500"),
+        (["a.txt", "--output", "new", "--tokenizer", "bytes", "--by", "x"], "has no fields"),
+        (["a.txt", "--output", "full", "--tokenizer", "bytes", "--by", "x"], "full: exists"),
     ],
 )
 def test_prepare_imports_megatron_for_nothing_that_it_refuses(
@@ -65,12 +69,20 @@ def test_prepare_imports_megatron_for_nothing_that_it_refuses(
 ) -> None:
     for name in ("a.txt", "a.doc", "old.idx"):
         (tmp_path / name).write_text("x", "utf-8")
+    (tmp_path / "full" / "of").mkdir(parents=True)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "tokenizer.json").write_text("{}", "utf-8")
     code, output, imported = run("prepare", *words, cwd=tmp_path)
     assert code == (0 if words == ["-h"] else 2)
     assert message in output and "Traceback" not in output
-    assert not imported & {"megatron", "torch", "transformers", "tokenizers", "pyarrow"}
+    assert not imported & {
+        "megatron",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "sentencepiece",
+        "pyarrow",
+    }
     assert not list(tmp_path.glob("new*"))
 
 

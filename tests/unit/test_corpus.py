@@ -1,68 +1,35 @@
 """Prepared files are read back with Megatron's own reader and held against plain Python."""
 
-import argparse
 import codecs
 import collections
-import contextlib
 import csv
 import gzip
 import hashlib
 import io
-import itertools
 import json
 import math
 import os
-import shutil
-import signal
-import struct
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.prepared import TEXTS, as_bytes, final_files, json_lines, read_back, write
 
 from domain_pretrain.commands import prepare as prepare_command
 from domain_pretrain.commands.main import main
+from domain_pretrain.errors import ConfigError
 from domain_pretrain.prepare import json_array, readers
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.encode import Encoder, documents
-from domain_pretrain.prepare.errors import BadLine, PrepareError
-from domain_pretrain.prepare.manifest import Manifest
-from domain_pretrain.prepare.readers import Chunk, HashedFile, read_chunks
-from domain_pretrain.prepare.tokenize import ByteTokenizer, HuggingFaceTokenizer, load_tokenizer
+from domain_pretrain.prepare.errors import PrepareError
+from domain_pretrain.prepare.manifest import Found, Manifest
+from domain_pretrain.prepare.readers import HashedFile, read_chunks
+from domain_pretrain.prepare.record import select
+from domain_pretrain.prepare.tokenize import ByteTokenizer
 
-indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
-
-TEXTS = ["hello", "süß 你好 🙂", "two\nlines\r\n", "tail\u2028end"]
-
-
-def read_back(prefix: Path) -> list[list[int]]:
-    dataset = indexed_dataset.IndexedDataset(str(prefix))
-    assert list(dataset.document_indices) == list(range(len(dataset) + 1))
-    return [dataset[i].tolist() for i in range(len(dataset))]
-
-
-def as_bytes(texts: list[str]) -> list[list[int]]:
-    return [[*text.encode(), 256] for text in texts]
-
-
-def json_lines(texts: list[str], key: str = "text") -> str:
-    return "".join(json.dumps({key: text}) + "\n" for text in texts)
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    data = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
-
-
-def final_files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith("out"))
-
+pytest.importorskip("megatron.core")
 
 # --- what goes in comes out -----------------------------------------------------------------
 
@@ -171,10 +138,10 @@ def test_any_text_survives_json_lines(tmp_path_factory, texts, ascii_only):
     path = tmp_path_factory.mktemp("any") / "a.jsonl"
     lines = [json.dumps({"text": text}, ensure_ascii=ascii_only) for text in texts]
     path.write_bytes("\n".join(lines).encode())
-    encoder = Encoder(ByteTokenizer(), "text", True, "uint16")
+    encoder = Encoder(ByteTokenizer(), select(), True, "uint16")
     with HashedFile(path) as raw:
-        encoded = [encoder(chunk) for chunk in read_chunks(0, path, raw, "text")]
-    got = [int(token) for part in encoded for token in part.ids]
+        encoded = [encoder(chunk) for chunk in read_chunks(0, path, raw, select())]
+    got = [int(t) for part in encoded for found in part.documents.values() for t in found.ids]
     assert got == [token for document in as_bytes([t for t in texts if t]) for token in document]
     assert sum(part.counts.empty_documents for part in encoded) == texts.count("")
     assert not [bad for part in encoded for bad in part.bad]
@@ -185,10 +152,9 @@ def test_any_bytes_are_read_or_reported(tmp_path_factory, content, kind):
     path = write(tmp_path_factory.mktemp("any") / kind, content)
     with HashedFile(path) as raw:
         try:
-            for chunk in read_chunks(0, path, raw, "text"):
-                for item in documents(chunk, "text"):
-                    line = item.line if isinstance(item, BadLine) else item[0]
-                    assert 1 <= line <= content.count(b"\n") + 1
+            for chunk in read_chunks(0, path, raw, select()):
+                for item in documents(chunk, select()):
+                    assert 1 <= item.line <= content.count(b"\n") + 1
         except PrepareError as error:  # as a whole
             assert "array" in str(error) or "byte order mark" in str(error)
             return
@@ -298,10 +264,10 @@ def test_a_json_array(tmp_path, monkeypatch, name, content, lines, piece):
     monkeypatch.setattr(json_array, "PIECE_BYTES", piece)
     source = write(tmp_path / name, content)
     with HashedFile(source) as raw:
-        chunks = list(read_chunks(0, source, raw, "text"))
+        chunks = list(read_chunks(0, source, raw, select()))
         assert raw.sha256() == hashlib.sha256(source.read_bytes()).hexdigest()
-    found = [item for chunk in chunks for item in documents(chunk, "text")]
-    assert found == list(zip(lines, "abc", strict=True))
+    found = [item for chunk in chunks for item in documents(chunk, select())]
+    assert [(item.line, item.text) for item in found] == list(zip(lines, "abc", strict=True))
 
 
 def test_a_bad_element_of_an_array_is_one_bad_line(tmp_path):
@@ -334,8 +300,8 @@ def test_any_text_survives_an_array(tmp_path_factory, texts, indent):
     elements = [{"text": text, text: [text, {text: None}]} for text in texts if text != "text"]
     path.write_text(json.dumps(elements, indent=indent), "utf-8")
     with HashedFile(path) as raw:
-        chunks = list(read_chunks(0, path, raw, "text"))
-    found = [item[1] for chunk in chunks for item in documents(chunk, "text")]
+        chunks = list(read_chunks(0, path, raw, select()))
+    found = [item.text for chunk in chunks for item in documents(chunk, select())]
     assert found == [element["text"] for element in elements]
 
 
@@ -439,6 +405,77 @@ def test_manifests_of_before_quality_can_be_read(tmp_path):
         del content[key]
     path.write_text(json.dumps(content), "utf-8")
     assert Manifest.load(tmp_path / "out").quality is None
+
+
+def test_junk_is_counted_and_stays(tmp_path):
+    texts = [
+        "&nbsp;a &amp; b &#160;&#xA0; &nosuch; R&D; a&b",
+        "锟斤拷锟斤拷 烫烫烫",
+        "cafÃ© donâ€™t ï¿½ &lt;",
+        "Ã, Âge, â, ÉÃO, café don’t €; x &= y; plain",
+        "\ufffd",
+    ]
+    source = write(tmp_path / "a.jsonl", json_lines([*texts, "锟斤拷"] * 2))
+    quality = prepare([source], tmp_path / "out", "bytes").quality
+    assert read_back(tmp_path / "out") == as_bytes([*texts, "锟斤拷"] * 2)
+    assert quality.html_entities == Found(documents=4, occurrences=10)
+    assert quality.mojibake == Found(documents=6, occurrences=14)
+    assert quality.replacement_characters == 2
+    assert quality.exact_duplicates == 6
+    assert Manifest.load(tmp_path / "out").quality == quality
+
+
+def test_the_table_shows_what_was_found(tmp_path, capsys):
+    options = ["--output", str(tmp_path / "out"), "--tokenizer", "bytes", "--force"]
+    rows = ["exact duplicates", "U+FFFD", "wrongly decoded", "HTML entities", "special tokens"]
+    for texts, shown in [
+        (["plain", "café"], []),
+        (["a", "a", "\ufffd", "锟斤拷", "&nbsp;"], rows[:-1]),
+    ]:
+        source = write(tmp_path / "a.jsonl", json_lines(texts))
+        assert command(str(source), *options) == 0
+        out = capsys.readouterr().out
+        assert [row for row in rows if row in out] == shown
+    assert "1 in 1 documents" in out
+
+
+BROKEN_MANIFESTS = {
+    "": "is not JSON",
+    "{": "line 1, column 2, is not JSON",
+    "null": "no manifest of a prepared corpus",
+    "[]": "no manifest of a prepared corpus",
+    "{}": "no manifest of a prepared corpus: tool: Field required",
+    "[" * 100_000: "nested too deeply",
+    "\ud800": "is not JSON",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_MANIFESTS, ids=range(len(BROKEN_MANIFESTS)))
+def test_a_broken_manifest_is_one_clear_error(tmp_path, content):
+    path = tmp_path / "out.manifest.json"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError, match=BROKEN_MANIFESTS[content]) as raised:
+        Manifest.load(tmp_path / "out")
+    assert str(path) in str(raised.value)
+    # It is replaced like any other.
+    source = write(tmp_path / "a.jsonl", json_lines(["a"]))
+    prepare([source], tmp_path / "out", "bytes", force=True)
+    assert Manifest.load(tmp_path / "out").documents == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("documents", "many"), ("inputs", None), ("inputs", [{"path": 3}]), ("quality", [])],
+)
+def test_a_manifest_with_other_values_names_the_key(tmp_path, key, value):
+    prepare([write(tmp_path / "a.txt", "x")], tmp_path / "out", "bytes")
+    path = tmp_path / "out.manifest.json"
+    content = json.loads(path.read_text("utf-8")) | {"of a later version": 1}
+    path.write_text(json.dumps(content), "utf-8")
+    assert Manifest.load(tmp_path / "out").documents == 1
+    path.write_text(json.dumps(content | {key: value}), "utf-8")
+    with pytest.raises(ConfigError, match=f"no manifest of a prepared corpus: {key}"):
+        Manifest.load(tmp_path / "out")
 
 
 # --- bad lines ------------------------------------------------------------------------------
@@ -572,6 +609,9 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
         assert command(str(inputs), "--output", prefix, "--tokenizer", tokenizer) == 2
         error = capsys.readouterr().err
         assert "\\udcb1\\udcea.jsonl: the name is not UTF-8; rename" in error
+    for option in ("--text-key", "--by"):
+        assert command(str(good), "--output", out, "--tokenizer", "bytes", option, odd) == 2
+        assert "\\udcb1\\udcea.jsonl: the name is not UTF-8; JSON" in capsys.readouterr().err
     assert final_files(tmp_path) == []
 
 
@@ -582,423 +622,6 @@ def test_a_truncated_gzip_stops_the_run(tmp_path, cut):
     with pytest.raises(PrepareError, match=r"a\.jsonl\.gz: the compressed stream is broken"):
         prepare([source], tmp_path / "out", "bytes")
     assert final_files(tmp_path) == []
-
-
-# --- output ---------------------------------------------------------------------------------
-
-
-def test_an_existing_corpus_is_kept_unless_forced(tmp_path):
-    old = write(tmp_path / "old.jsonl", json_lines(["old"]))
-    new = write(tmp_path / "new.jsonl", json_lines(["new"]))
-    prepare([old], tmp_path / "out", "bytes")
-    with pytest.raises(PrepareError, match=r"out\.bin.*exists already.*--force"):
-        prepare([new], tmp_path / "out", "bytes")
-    assert read_back(tmp_path / "out") == as_bytes(["old"])
-    # Megatron's index cache is keyed by the prefix, so the old one would be taken for the new.
-    cache = tmp_path / "out" / "cache" / "GPTDataset_indices"
-    cache.mkdir(parents=True)
-    prepare([new], tmp_path / "out", "bytes", force=True)
-    assert read_back(tmp_path / "out") == as_bytes(["new"])
-    assert not cache.exists()
-    # A failure leaves what was there.
-    with pytest.raises(PrepareError, match="no document"):
-        prepare([write(tmp_path / "e.jsonl", "")], tmp_path / "out", "bytes", force=True)
-    assert read_back(tmp_path / "out") == as_bytes(["new"])
-
-
-KILLED = """
-import sys
-from domain_pretrain.prepare.corpus import prepare
-if __name__ == "__main__":
-    def progress(read, manifest):
-        if read > 100_000:
-            print("reached", flush=True)
-            sys.stdin.read()
-    prepare([sys.argv[1]], sys.argv[2], "bytes", workers=2, on_progress=progress)
-"""
-
-
-@pytest.mark.megatron
-def test_a_killed_run_leaves_no_final_file_and_no_process(tmp_path):
-    source = write(tmp_path / "a.jsonl", json_lines(["x" * 1000] * 5000))
-    script = write(tmp_path / "killed.py", KILLED)
-    command = [sys.executable, str(script), str(source), str(tmp_path / "out")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"reached\n"
-        workers = children(process.pid)
-        assert len(workers) >= 2
-        # Meanwhile the prefix is taken.
-        with pytest.raises(PrepareError, match="another run is writing"):
-            prepare([source], tmp_path / "out", "bytes")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert final_files(tmp_path) == ["out.tmp"]
-    deadline = time.monotonic() + 600
-    while [pid for pid in workers if alive(pid)]:
-        assert time.monotonic() < deadline, "workers outlive their parent"
-        time.sleep(0.05)
-    # The next run clears the remains.
-    prepare([source], tmp_path / "out", "bytes", workers=1)
-    assert len(read_back(tmp_path / "out")) == 5000
-    assert final_files(tmp_path) == ["out.bin", "out.idx", "out.manifest.json"]
-
-
-def children(pid: int) -> list[int]:
-    return [
-        int(child)
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    ]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-CHANGES = ("mkdir", "replace", "rmdir", "unlink")
-
-
-class Interrupted:
-    """``Path`` whose methods that change a folder call ``stop`` before the one numbered ``at``."""
-
-    def __init__(self, at: int, stop) -> None:
-        self.calls, self._at, self._stop = 0, at, stop
-
-    def patch(self, monkeypatch) -> None:
-        for name in CHANGES:
-            monkeypatch.setattr(Path, name, self._counting(getattr(Path, name)))
-
-    def _counting(self, method):
-        def counted(path, *args, **kwargs):
-            self.calls += 1
-            if self.calls == self._at:
-                self._stop()
-            return method(path, *args, **kwargs)
-
-        return counted
-
-
-def killed(at: int, *args, **kwargs) -> bool:
-    """``prepare`` in a process that SIGKILL ends before its change ``at``; False: it has fewer."""
-    child = os.fork()
-    if child == 0:
-        with pytest.MonkeyPatch.context() as patch:
-            Interrupted(at, lambda: os.kill(os.getpid(), signal.SIGKILL)).patch(patch)
-            try:
-                prepare(*args, workers=1, **kwargs)
-            except PrepareError:
-                os._exit(3)
-            except BaseException:
-                os._exit(4)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in (0, 3)
-    return os.WIFSIGNALED(status)
-
-
-@pytest.mark.parametrize("had_old", [False, True])
-def test_killed_before_any_change_to_a_folder(tmp_path, had_old):
-    """The old corpus, the new one or none is there; the next run puts right what is left.
-
-    Where the kill came amid the commit, the next run's repair is interrupted anywhere, too.
-    """
-    old, new, last = (
-        write(tmp_path / f"{name}.jsonl", json_lines([name])) for name in ("old", "new", "last")
-    )
-
-    def state(folder: Path) -> str:
-        """What Megatron reads."""
-        if not (folder / "out.idx").exists():
-            return "none"
-        assert Manifest.load(folder / "out").documents == 1
-        ((*text, _),) = read_back(folder / "out")
-        return bytes(text).decode()
-
-    def next_run(folder: Path) -> None:
-        with contextlib.suppress(PrepareError):  # exists already
-            prepare([last], folder / "out", "bytes")
-
-    first = "old" if had_old else "none"
-    states, commits = [first], 0
-    for at in itertools.count(1):
-        folder = tmp_path / str(at)
-        folder.mkdir()
-        if had_old:
-            prepare([old], folder / "out", "bytes")
-        if not killed(at, [new], folder / "out", "bytes", force=had_old):
-            break
-        left = state(folder)
-        states.append(left)
-        within = (folder / "out.tmp" / "old").exists() and left != "new"
-        commits += within
-        for again in itertools.count(1) if within else [1000]:
-            copy = tmp_path / f"{at}-{again}"
-            shutil.copytree(folder, copy)
-            interruption = Interrupted(again, interrupt)
-            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-                interruption.patch(patch)
-                next_run(copy)
-            assert state(copy) in ("none", first, "new", "last")
-            next_run(copy)
-            assert state(copy) == ("new" if left == "new" else "old" if had_old else "last")
-            assert final_files(copy) == ["out.bin", "out.idx", "out.manifest.json"]
-            if interruption.calls < again:
-                break
-    # In this order, and in each of them at least once.
-    assert [name for name, _ in itertools.groupby(states)] == list(
-        dict.fromkeys([first, "none", "new"])
-    )
-    assert commits >= 3
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def test_a_failure_between_renames_leaves_the_old_corpus(tmp_path):
-    old = write(tmp_path / "old.jsonl", json_lines(["old one"]))
-    new = write(tmp_path / "new.jsonl", json_lines(["new", "new"]))
-
-    prepare([old], tmp_path / "out", "bytes")
-    interrupted = 0
-    for at in range(1, 100):
-        interruption = Interrupted(at, interrupt)
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                interruption.patch(patch)
-                prepare([new], tmp_path / "out", "bytes", force=True)
-        except KeyboardInterrupt:
-            interrupted += 1
-        if interruption.calls < at:
-            break
-        # The error itself puts things right, or, where it came amid that, the next run does.
-        with contextlib.suppress(PrepareError):
-            prepare([new], tmp_path / "out", "bytes")
-        found = read_back(tmp_path / "out")
-        assert found in (as_bytes(["old one"]), as_bytes(["new", "new"]))
-        assert final_files(tmp_path) == ["out.bin", "out.idx", "out.manifest.json"]
-        prepare([old], tmp_path / "out", "bytes", force=True)
-    assert interrupted > 8
-
-
-def test_other_files_in_a_folder_of_the_stages_name_stay(tmp_path):
-    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
-    (tmp_path / "out.tmp").mkdir()
-    theirs = write(tmp_path / "out.tmp" / "notes.txt", "mine")
-    prepare([source], tmp_path / "out", "bytes")
-    assert theirs.read_text("utf-8") == "mine"
-    assert [path.name for path in (tmp_path / "out.tmp").iterdir()] == ["notes.txt"]
-
-
-# --- tokenizers -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory):
-    """A small byte-level BPE as a model hub folder holds it, with <s> put in front of a text."""
-    tokenizers = pytest.importorskip("tokenizers")
-    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    tokenizer.enable_truncation(4)  # as some models' files do
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({**config, "eos_token": {"content": "</s>", "__type": "AddedToken"}})
-    )
-    return folder
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_hugging_face_as_transformers_reads_it(tmp_path, tokenizer_folder, workers):
-    transformers = pytest.importorskip("transformers")
-    reference = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    source = write(tmp_path / "a.jsonl", json_lines([*TEXTS, "", "the end </s>"]))
-    manifest = prepare([source], tmp_path / "out", str(tokenizer_folder), workers=workers)
-    expected = [[*reference(text).input_ids, reference.eos_token_id] for text in TEXTS]
-    # A text that ends with the end token is not ended twice.
-    assert read_back(tmp_path / "out") == [*expected, reference("the end </s>").input_ids]
-    assert min(map(len, expected)) > 5
-    assert manifest.vocab_size == len(reference)
-    assert manifest.empty_documents == 1
-    content = (tokenizer_folder / "tokenizer.json").read_bytes()
-    assert manifest.tokenizer_sha256 == hashlib.sha256(content).hexdigest()
-    flags = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tokenizer_folder)]
-    assert manifest.megatron_flags == flags
-
-
-def test_a_lone_tokenizer_file_needs_its_end_named(tmp_path, tokenizer_folder):
-    file = write(tmp_path / "tokenizer.json", (tokenizer_folder / "tokenizer.json").read_bytes())
-    source = write(tmp_path / "a.jsonl", json_lines(["fox"]))
-    with pytest.raises(PrepareError, match="name it with --eod-token"):
-        prepare([source], tmp_path / "out", str(file))
-    with pytest.raises(PrepareError, match="'<end>' is not in it"):
-        prepare([source], tmp_path / "out", str(file), eod_token="<end>")
-    prepare([source], tmp_path / "out", str(file), eod_token="</s>")
-    assert read_back(tmp_path / "out")[0][-1] == load_tokenizer(str(file), "</s>").eod
-    prepare([source], tmp_path / "open", str(file), append_eod=False)
-    assert read_back(tmp_path / "open")[0] == read_back(tmp_path / "out")[0][:-1]
-
-
-def test_tokenizers_that_are_none(tmp_path):
-    write(tmp_path / "tokenizer.json", "{}")
-    write(tmp_path / "other.json", "{}")
-    (tmp_path / "empty").mkdir()
-    for name, message in [
-        (str(tmp_path), "cannot be used as a tokenizer.json"),
-        (str(tmp_path / "other.json"), "must be called tokenizer.json"),
-        (str(tmp_path / "empty"), r"empty/tokenizer\.json does not exist"),
-        ("gpt2", "only local files"),
-    ]:
-        with pytest.raises(PrepareError, match=message):
-            load_tokenizer(name)
-    with pytest.raises(PrepareError, match="--eod-token"):
-        load_tokenizer("bytes", "</s>")
-
-
-WORDS = {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "a"}
-NO_S = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
-BROKEN_TOKENIZERS = {  # changes to tokenizer.json, tokenizer_config.json, the error
-    "empty": ({"model": {**WORDS, "vocab": {}}}, "{}", "vocabulary is empty"),
-    "no-model": ({"model": None}, "{}", "cannot be used"),
-    "panics-when-loaded": (
-        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
-        "{}",
-        "panicked",
-    ),
-    "panics-when-used": (
-        {"post_processor": {**NO_S, "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}]}},
-        "{}",
-        "panicked",
-    ),
-    "high": ({"model": {**WORDS, "vocab": {"a": (1 << 32) - 1}}}, "{}", "above int32"),
-    "config-list": ({}, "[]", r"tokenizer_config\.json: not a JSON object"),
-    "config-deep": ({}, "[" * 200_000, r"tokenizer_config\.json: not JSON"),
-    "config-surrogate": ({}, '{"eos_token": "\\ud800"}', "cannot be used"),
-    "config-other": ({}, '{"eos_token": "<end>"}', "'<end>' is not in it"),
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "config", "message"), BROKEN_TOKENIZERS.values(), ids=BROKEN_TOKENIZERS
-)
-def test_broken_tokenizers(tmp_path, changes, config, message):
-    pytest.importorskip("tokenizers")
-    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
-    content = {**dict.fromkeys(parts), "version": "1.0", "added_tokens": [], "model": WORDS}
-    write(tmp_path / "tokenizer.json", json.dumps({**content, **changes}))
-    write(tmp_path / "tokenizer_config.json", config)
-    with pytest.raises(PrepareError, match=message) as raised:
-        load_tokenizer(str(tmp_path))
-    assert str(tmp_path) in str(raised.value)
-
-
-def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
-    class PanicException(BaseException):
-        """Named as pyo3 names its own, which cannot be imported."""
-
-    class Panics:
-        def encode(self, text):
-            raise PanicException("index out of bounds")
-
-    tokenizer = HuggingFaceTokenizer.__new__(HuggingFaceTokenizer)
-    tokenizer._tokenizer, tokenizer.eod = Panics(), None
-    chunk = Chunk(0, "a.jsonl", "json", [7], [b'{"text": "x"}'], 0)
-    (bad,) = Encoder(tokenizer, "text", False, "uint16")(chunk).bad
-    assert str(bad) == (
-        "a.jsonl:7: tokenizer failed: the tokenizers library panicked: index out of bounds"
-    )
-
-
-@pytest.mark.parametrize("outside", [-1, 70_000])
-def test_an_id_outside_the_vocabulary_is_not_written(tmp_path, outside):
-    class Outside(ByteTokenizer):
-        vocab_size = 70_000
-
-        def encode(self, text):
-            return [outside if text == "bad" else 1]
-
-    source = write(tmp_path / "a.jsonl", json_lines(["good", "bad"]))
-    bad = []
-    prepare([source], tmp_path / "out", Outside(), max_bad=0.5, on_bad_line=bad.append)
-    assert read_back(tmp_path / "out") == [[1, 256]]
-    assert [(line.line, line.reason) for line in bad] == [
-        (2, "tokenizer failed: an id outside 0 ... 69999")
-    ]
-
-
-@pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (70_000, np.int32)])
-def test_dtype_is_megatrons_choice(tmp_path, vocab_size, dtype):
-    class Highest:
-        """Every text is the highest id."""
-
-        name, sha256, eod = "highest", None, vocab_size - 1
-
-        def __init__(self):
-            self.vocab_size = vocab_size
-
-        def encode(self, text):
-            return [0, vocab_size - 1, 0]
-
-        def megatron_flags(self, core_version):
-            return []
-
-    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
-    manifest = prepare([source], tmp_path / "out", Highest())
-    assert read_back(tmp_path / "out") == [[0, vocab_size - 1, 0, vocab_size - 1]]
-    code = struct.unpack_from("<B", (tmp_path / "out.idx").read_bytes(), 17)[0]
-    assert indexed_dataset.DType.dtype_from_code(code) is dtype
-    assert manifest.dtype == dtype.__name__
-
-
-def test_megatron_gives_the_bytes_tokenizer_its_ids():
-    """The flags of the manifest, through the installed Megatron's own tokenizer builder."""
-    build = pytest.importorskip("megatron.core.tokenizers.utils.build_tokenizer")
-    from megatron.core.package_info import __version__
-
-    ours = ByteTokenizer()
-    flags = ours.megatron_flags(__version__)
-    args = argparse.Namespace(
-        tokenizer_type=flags[1],
-        vocab_size=int(flags[3]),
-        padded_vocab_size=None,
-        pad_vocab_size=True,
-        make_vocab_size_divisible_by=128,
-        tensor_model_parallel_size=1,
-        rank=0,
-    )
-    theirs = build.build_tokenizer(args)
-    assert (theirs.eod, theirs.vocab_size) == (ours.eod, ours.vocab_size)
-
-
-def test_the_manifest_holds_the_version_of_megatron(tmp_path, monkeypatch):
-    """Megatron puts the commit of whatever repository it is installed within behind its own."""
-    from megatron.core import package_info
-
-    monkeypatch.setattr(package_info, "__version__", "0.18.0rc1+abc1234")
-    monkeypatch.setattr(package_info, "VERSION", (0, 18, 0, "rc1"))
-    source = write(tmp_path / "a.jsonl", json_lines(["x"]))
-    assert prepare([source], tmp_path / "out", "bytes").megatron_core == "0.18.0rc1"
-
-
-def test_flags_by_version():
-    sizes = {v: ByteTokenizer().megatron_flags(v)[-1] for v in ("0.12.3", "0.17.1", "0.18.0rc0")}
-    assert sizes == {"0.12.3": "256", "0.17.1": "256", "0.18.0rc0": "257"}
 
 
 # --- command line ---------------------------------------------------------------------------
@@ -1020,7 +643,7 @@ def test_command(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "1 documents, 9 tokens (uint16)" in captured.out
     assert "left out: 30 bad lines" in captured.out
-    assert "exact duplicates" in captured.out
+    assert "unigram entropy" in captured.out
     assert f"--data-path {prefix} --tokenizer-type NullTokenizer" in captured.out
     assert f"bad line: {source}:2: not JSON" in captured.err
     assert captured.err.count("not JSON") == prepare_command.BAD_LINES_SHOWN

@@ -1,28 +1,34 @@
-"""``domain-pretrain prepare``: text files to a Megatron dataset."""
+"""``domain-pretrain prepare``: text files to Megatron datasets."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from domain_pretrain.prepare.corpus import MAX_BAD, prepare
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
-from domain_pretrain.prepare.manifest import Manifest, Quality, manifest_path
+from domain_pretrain.prepare.layout import HELD_OUT, Folder
+from domain_pretrain.prepare.manifest import Dataset, Found, Manifest, Quality, manifest_path
 from domain_pretrain.prepare.readers import COMPRESSIONS, KINDS
+from domain_pretrain.prepare.record import TEXT_KEY
 
 BAD_LINES_SHOWN = 20
+TOKENS_SHOWN = 5
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``prepare`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "prepare",
-        description="Make a Megatron dataset, PREFIX.bin and PREFIX.idx, from text files.",
+        description="Make Megatron datasets, PREFIX.bin and PREFIX.idx, from text files.",
     )
     parser.add_argument(
         "inputs",
@@ -31,15 +37,40 @@ def add_parser(subparsers: Any) -> None:
         help=f"files, folders or quoted patterns ({', '.join(KINDS)}; but for Parquet, also with "
         f"{' or '.join(COMPRESSIONS)}); a .txt is one document",
     )
-    parser.add_argument("--output", required=True, metavar="PREFIX", help="files to write")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="PREFIX",
+        help="files to write; with --by, the folder of them",
+    )
     parser.add_argument(
         "--tokenizer",
         required=True,
         metavar="NAME",
-        help="'bytes', or a Hugging Face tokenizer.json or the folder that holds it",
+        help="'bytes', a Hugging Face tokenizer.json, a sentencepiece tokenizer.model, or the "
+        "folder that holds one",
     )
     parser.add_argument(
-        "--text-key", default="text", metavar="KEY", help="JSON key or column (%(default)s)"
+        "--text-key",
+        metavar="FIELD",
+        help=f"the text: a JSON key or a column; meta.text is a key within another ({TEXT_KEY})",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="TEXT",
+        help=r"the text of several fields, such as 'Question: {question}\nAnswer: {answer}'",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="FIELD",
+        help="one dataset for each value of this field: PREFIX/VALUE; and the config of the "
+        "domains, PREFIX/domains.yaml",
+    )
+    parser.add_argument(
+        "--holdout",
+        metavar="HOW_MANY",
+        help="keep so many documents of each dataset from training, in PREFIX.holdout: a share, "
+        "such as 1%%, or a number",
     )
     parser.add_argument(
         "--append-eod",
@@ -49,6 +80,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--eod-token", metavar="TOKEN", help="that token (the tokenizer's eos_token)"
+    )
+    parser.add_argument(
+        "--literal-special-tokens",
+        action="store_true",
+        help="a special token that a text spells, such as <s>, is text and not that token",
     )
     parser.add_argument(
         "--kind",
@@ -94,8 +130,12 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             args.tokenizer,
             text_key=args.text_key,
+            template=args.template,
+            by=args.by,
+            holdout=args.holdout,
             append_eod=args.append_eod,
             eod_token=args.eod_token,
+            literal_special_tokens=args.literal_special_tokens,
             encoding=args.encoding,
             kind=args.kind,
             workers=args.workers,
@@ -107,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
         )
     out = Console(highlight=False, soft_wrap=True)
     out.print(_summary(manifest, args.output), markup=False)
+    if manifest.by is not None:
+        out.print(_datasets_table(manifest.datasets))
     if manifest.quality is not None:
         out.print(_quality_table(manifest.quality))
     return 0
@@ -157,6 +199,20 @@ class _Bar:
         )
 
 
+def _datasets_table(datasets: list[Dataset]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    held_out = {dataset.domain: dataset.documents for dataset in datasets if dataset.held_out}
+    for name in ["domain", "documents", "tokens", *(["held out"] if held_out else [])]:
+        table.add_column(name, justify="left" if name == "domain" else "right")
+    for dataset in datasets:
+        if not dataset.held_out:
+            numbers = [dataset.documents, dataset.tokens]
+            if held_out:
+                numbers.append(held_out.get(dataset.domain, 0))
+            table.add_row(dataset.domain, *(f"{number:,}" for number in numbers))
+    return table
+
+
 def _quality_table(quality: Quality) -> Table:
     percentiles = "  ".join(f"p{name} {value:,}" for name, value in quality.percentiles.items())
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -164,13 +220,32 @@ def _quality_table(quality: Quality) -> Table:
         "tokens of a document",
         f"{quality.shortest:,} to {quality.longest:,}: {percentiles}",
     )
-    table.add_row("exact duplicates", f"{quality.exact_duplicates:,}")
-    table.add_row("replacement characters (U+FFFD)", f"{quality.replacement_characters:,}")
     table.add_row(
         "unigram entropy",
         f"{quality.unigram_entropy_nats:.3f} nats over {quality.ids_used:,} ids",
     )
+    # What may be junk, where there is any.
+    if quality.exact_duplicates:
+        table.add_row("exact duplicates", f"{quality.exact_duplicates:,}")
+    if quality.replacement_characters:
+        table.add_row("replacement characters (U+FFFD)", f"{quality.replacement_characters:,}")
+    for name, found in (
+        ("wrongly decoded (锟斤拷, Ã©)", quality.mojibake),
+        ("HTML entities (&nbsp;)", quality.html_entities),
+        ("special tokens in texts", quality.special_tokens),
+    ):
+        if found.documents:
+            table.add_row(name, _found(found))
+    tokens = list(quality.special_token_counts.items())
+    for token, count in tokens[:TOKENS_SHOWN]:
+        table.add_row(escape(f"  {token}"), f"{count:,}")
+    if len(tokens) > TOKENS_SHOWN:
+        table.add_row(f"  and {len(tokens) - TOKENS_SHOWN} others", "")
     return table
+
+
+def _found(found: Found) -> str:
+    return f"{found.occurrences:,} in {found.documents:,} documents"
 
 
 def _summary(manifest: Manifest, prefix: str) -> str:
@@ -179,11 +254,31 @@ def _summary(manifest: Manifest, prefix: str) -> str:
         left_out.append(f"{manifest.bad_lines:,} bad lines")
     if manifest.empty_documents:
         left_out.append(f"{manifest.empty_documents:,} empty documents")
-    return (
+    held_out = [dataset for dataset in manifest.datasets if dataset.held_out]
+    lines = [
         f"{prefix}: {manifest.documents:,} documents, {manifest.tokens:,} tokens "
         f"({manifest.dtype}), {manifest.text_bytes:,} bytes of text from "
         f"{len(manifest.inputs):,} files"
         + (f"; left out: {', '.join(left_out)}" if left_out else "")
-        + f"\nmanifest: {manifest_path(prefix)}"
-        + f"\ntrain with: --data-path {prefix} {' '.join(manifest.megatron_flags)}"
-    )
+    ]
+    if held_out:
+        lines.append(
+            f"held out: {sum(dataset.documents for dataset in held_out):,} documents, "
+            f"{sum(dataset.text_bytes for dataset in held_out):,} bytes of text"
+        )
+    if manifest.by is None:
+        path = str(manifest_path(prefix))
+        data = ["--data-path", prefix]
+        if held_out:
+            data = ["--train-data-path", prefix, "--valid-data-path", f"{prefix}.{HELD_OUT}"]
+    else:
+        folder = Path(prefix)
+        path = str(folder / Folder.MANIFEST)
+        data = ["--domain-config", str(folder / Folder.CONFIG)]
+        if held_out:
+            data += ["--per-split-data-args-path", str(folder / Folder.SPLITS)]
+    lines += [
+        f"manifest: {path}",
+        f"train with: {shlex.join([*data, *manifest.megatron_flags])}",
+    ]
+    return "\n".join(lines)

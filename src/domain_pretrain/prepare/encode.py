@@ -1,52 +1,75 @@
-"""Chunks → token ids, in this process or in several, in the order of the chunks."""
+"""Chunks → token ids, sorted into the datasets of the run."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
-import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from typing import NamedTuple
 
 import numpy as np
 
 from domain_pretrain.prepare.encodings import UTF_8
-from domain_pretrain.prepare.errors import BadLine, PrepareError
+from domain_pretrain.prepare.errors import BadLine
+from domain_pretrain.prepare.holdout import NO_CUT, Cut
 from domain_pretrain.prepare.manifest import Counts
 from domain_pretrain.prepare.quality import digest
-from domain_pretrain.prepare.readers import DELIMITERS, Chunk
+from domain_pretrain.prepare.readers import Chunk
+from domain_pretrain.prepare.record import Document, Selection
 from domain_pretrain.prepare.tokenize import Tokenizer
+from domain_pretrain.prepare.traces import TraceFinder, Traces
+
+
+class Target(NamedTuple):
+    """One of a run's datasets: the value of ``--by`` ("" without), for training or held out."""
+
+    value: str = ""
+    held_out: bool = False
+
+
+@dataclass
+class Documents:
+    """The documents of one chunk that go to one dataset.
+
+    Attributes:
+        ids: all documents' token ids, one after another, in the corpus's dtype.
+        lengths: ids of each document, end-of-document token included; their sum is ``len(ids)``.
+        digests: of each document's text; see ``quality``.
+        text_bytes: of all texts in UTF-8.
+        traces: of junk in the texts.
+    """
+
+    ids: np.ndarray
+    lengths: list[int] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
+    text_bytes: int = 0
+    traces: Traces = field(default_factory=Traces)
+
+    @property
+    def counts(self) -> Counts:
+        """As a manifest counts them."""
+        return Counts(documents=len(self.lengths), tokens=len(self.ids), text_bytes=self.text_bytes)
 
 
 @dataclass
 class Encoded:
-    """The documents of one chunk.
+    """What one chunk gave.
 
     Attributes:
         source: index of the input.
         position: bytes of it that were read up to here.
-        ids: all documents' token ids, one after another, in the corpus's dtype.
-        lengths: ids of each document, end-of-document token included; their sum is ``len(ids)``.
-        counts: what the chunk gave.
+        documents: by dataset; only those with a document.
+        counts: of lines, empty documents and bad lines.
         bad: the lines left out.
-        digests: of each document's text; see ``quality``.
-        replacements: characters U+FFFD in the texts.
     """
 
     source: int
     position: int
-    ids: np.ndarray
-    lengths: list[int] = field(default_factory=list)
+    documents: dict[Target, Documents] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     bad: list[BadLine] = field(default_factory=list)
-    digests: list[int] = field(default_factory=list)
-    replacements: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,80 +81,131 @@ class Encoder:
     """
 
     tokenizer: Tokenizer
-    text_key: str
+    selection: Selection
     append_eod: bool
     dtype: str
     encoding: str = UTF_8
+    cut: Cut = NO_CUT
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Decode, tokenize and count the records of ``chunk``."""
-        dtype = np.dtype(self.dtype)
-        eod = np.array([self.tokenizer.eod] if self.append_eod else [], dtype=dtype)
-        parts: list[np.ndarray] = [np.empty(0, dtype)]
-        result = Encoded(chunk.source, chunk.position, parts[0])
-        for item in documents(chunk, self.text_key, self.encoding):
+        eod = np.array([self.tokenizer.eod] if self.append_eod else [], dtype=self.dtype)
+        parts: defaultdict[Target, list[np.ndarray]] = defaultdict(list)
+        finder = TraceFinder(special_tokens(self.tokenizer))
+        result = Encoded(chunk.source, chunk.position)
+        for item in documents(chunk, self.selection, self.encoding):
             result.counts.lines += chunk.kind != "text"
             if isinstance(item, BadLine):
                 result.bad.append(item)
                 continue
-            line, text = item
+            line, text, value = item
             try:
-                raw = text.encode(UTF_8)
-                ids = np.asarray(self.tokenizer.encode(text) if text else [], dtype=dtype)
-                if len(ids) and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
-                    raise ValueError(f"an id outside 0 ... {self.tokenizer.vocab_size - 1}")
-            except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-                result.bad.append(BadLine(chunk.path, line, f"text is not Unicode: {error.reason}"))
-                continue
-            except Exception as error:  # tokenizers raises nothing narrower
-                result.bad.append(BadLine(chunk.path, line, f"tokenizer failed: {error}"))
+                raw, ids = self._encoded(text)
+            except ValueError as error:
+                result.bad.append(BadLine(chunk.path, line, str(error)))
                 continue
             if not len(ids):
                 result.counts.empty_documents += 1
                 continue
             if self.append_eod and ids[-1] == eod:
                 ids = ids[:-1]  # some tokenizers end a text themselves: one end is enough
-            parts += (ids, eod)
-            result.lengths.append(len(ids) + len(eod))
-            result.counts.text_bytes += len(raw)
-            result.digests.append(digest(raw))
-            result.replacements += text.count("\ufffd")
+            key = digest(raw)
+            target = Target(value, self.cut.holds(value, key))
+            parts[target] += (ids, eod)
+            found = result.documents.setdefault(target, Documents(ids))
+            found.lengths.append(len(ids) + len(eod))
+            found.digests.append(key)
+            found.text_bytes += len(raw)
+            finder.look(text, found.traces)
+        for target, found in result.documents.items():
+            found.ids = np.concatenate(parts[target])
         if chunk.kind == "text":
-            result.counts.lines = sum(_count_lines(record) for record in chunk.records if record)
-        result.ids = np.concatenate(parts)
-        result.counts.documents = len(result.lengths)
-        result.counts.tokens = len(result.ids)
+            result.counts.lines = sum(
+                _count_lines(record) for record in chunk.records if isinstance(record, bytes)
+            )
         result.counts.bad_lines = len(result.bad)
         return result
 
+    def _encoded(self, text: str) -> tuple[bytes, np.ndarray]:
+        """UTF-8 of ``text``, and its ids.
+
+        Raises:
+            ValueError: it has none; says why.
+        """
+        try:
+            raw = text.encode(UTF_8)
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise ValueError(f"text is not Unicode: {error.reason}") from error
+        try:
+            ids = np.asarray(self.tokenizer.encode(text) if text else [], dtype=self.dtype)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
+                raise ValueError(f"an id outside 0 ... {self.tokenizer.vocab_size - 1}")
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"tokenizer failed: {error}") from error
+        return raw, ids
+
+
+@dataclass
+class Digests:
+    """The digests of a chunk's texts, by the value of ``--by``; uint64."""
+
+    source: int
+    position: int
+    digests: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Digester:
+    """Reads a chunk as :class:`Encoder` does, for the digests alone."""
+
+    selection: Selection
+    encoding: str = UTF_8
+
+    def __call__(self, chunk: Chunk) -> Digests:
+        """Decode and hash the records of ``chunk``; bad ones are left for the encoder to name."""
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for item in documents(chunk, self.selection, self.encoding):
+            if isinstance(item, Document) and item.text:
+                with contextlib.suppress(UnicodeEncodeError):
+                    found[item.value].append(digest(item.text.encode(UTF_8)))
+        arrays = {value: np.array(digests, np.uint64) for value, digests in found.items()}
+        return Digests(chunk.source, chunk.position, arrays)
+
+
+def special_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Of ``tokenizer``; one of a user's own, of before there was this attribute, names none."""
+    return tuple(getattr(tokenizer, "special_tokens", ()))
+
 
 def documents(
-    chunk: Chunk, text_key: str, encoding: str = UTF_8
-) -> Iterator[tuple[int, str] | BadLine]:
-    """Yield the (line, text) of every document of ``chunk``, or what is wrong with the line."""
+    chunk: Chunk, selection: Selection, encoding: str = UTF_8
+) -> Iterator[Document | BadLine]:
+    """Yield every document of ``chunk``, or what is wrong with the line."""
     if chunk.kind == "text":
         yield from _text_document(chunk, encoding)
         return
     for line, record in zip(chunk.numbers, chunk.records, strict=True):
         try:
-            if chunk.kind == "cell":
-                yield line, _cell(record)
-            elif chunk.kind in DELIMITERS:
-                if record is None:
-                    raise ValueError("not as many cells as the first line")
-                yield line, _decode(record, 0, encoding)
-            elif record is not None and record.strip():
-                yield line, _json_text(_decode(record, line, encoding), text_key)
+            if isinstance(record, bytes):
+                if record.strip():
+                    yield Document(line, *selection.of_line(_decode(record, line, encoding)))
+            elif record is None:
+                raise ValueError("not as many cells as the first line")
+            else:
+                cells = [
+                    cell if cell is None else _cell(cell, chunk.kind, encoding) for cell in record
+                ]
+                yield Document(line, *selection.of_row(cells))
         except ValueError as error:
             yield BadLine(chunk.path, line, str(error))
 
 
-def _text_document(chunk: Chunk, encoding: str) -> Iterator[tuple[int, str] | BadLine]:
+def _text_document(chunk: Chunk, encoding: str) -> Iterator[Document | BadLine]:
     """One document; a line that is not text is left out of it."""
     (record,), (first,) = chunk.records, chunk.numbers
-    assert record is not None
+    assert isinstance(record, bytes)
     try:
-        yield first, _decode(record, first, encoding)
+        yield Document(first, _decode(record, first, encoding))
     except ValueError:
         good = []
         for line, raw in enumerate(_lines(record), start=first):
@@ -139,7 +213,7 @@ def _text_document(chunk: Chunk, encoding: str) -> Iterator[tuple[int, str] | Ba
                 good.append(_decode(raw, line, encoding))
             except ValueError as error:
                 yield BadLine(chunk.path, line, str(error))
-        yield first, "".join(good)
+        yield Document(first, "".join(good))
 
 
 def _lines(record: bytes) -> list[bytes]:
@@ -167,80 +241,10 @@ def _decode(record: bytes, line: int, encoding: str) -> str:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _json_text(line: str, text_key: str) -> str:
+def _cell(cell: bytes, kind: str, encoding: str) -> str:
+    if kind != "parquet":
+        return _decode(cell, 0, encoding)
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"not a JSON object or string but {type(value).__name__}")
-    if text_key not in value:
-        raise ValueError(f"no key {text_key!r} among {', '.join(map(repr, list(value)[:8]))}")
-    text = value[text_key]
-    if not isinstance(text, str):
-        raise ValueError(f"{text_key!r} is {type(text).__name__}, not a string")
-    return text
-
-
-def _cell(record: bytes | None) -> str:
-    if record is None:
-        raise ValueError("null")
-    try:
-        return record.decode(UTF_8)
+        return cell.decode(UTF_8)  # a NUL in it is Parquet's own
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def encode_chunks(chunks: Iterable[Chunk], encoder: Encoder, workers: int) -> Iterator[Encoded]:
-    """Encode ``chunks`` in ``workers`` processes; results come in the order of the chunks.
-
-    At most four chunks per worker are in flight, so memory does not grow with the input.
-
-    Raises:
-        PrepareError: a worker died.
-    """
-    if workers == 1:
-        yield from map(encoder, chunks)
-        return
-    # spawn: a fork of a process that has started threads (torch, tokenizers) can deadlock.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (encoder,))
-    pending: deque[Future[Encoded]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(_encode, chunk))
-            if len(pending) >= 4 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise PrepareError(
-            "a worker process died (out of memory? try fewer --workers; a script of your own "
-            "must call prepare() under `if __name__ == '__main__':`)"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_encoder: Encoder
-
-
-def _start_worker(encoder: Encoder) -> None:
-    global _encoder
-    _encoder = encoder
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """A parent killed by SIGKILL cannot end its workers, and they would wait for work forever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _encode(chunk: Chunk) -> Encoded:
-    return _encoder(chunk)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from domain_pretrain.errors import ConfigError, shorten
+from domain_pretrain.json_file import read_json
 from domain_pretrain.prepare.encodings import UTF_8
 
 
@@ -42,11 +43,32 @@ class Counts:
 
 @dataclass(kw_only=True)
 class InputFile(Counts):
-    """One input; ``bytes`` and ``sha256`` are of the file as it is on disk."""
+    """One input; ``bytes`` and ``sha256`` are of the file as it is on disk.
+
+    Its counts are of all that was read from it, for training or held out.
+    """
 
     path: str
     bytes: int
     sha256: str = ""
+
+
+@dataclass(kw_only=True)
+class Found:
+    """How often something is in the texts, and in how many of them."""
+
+    documents: int = 0
+    occurrences: int = 0
+
+    def note(self, occurrences: int) -> None:
+        """Count one text."""
+        self.documents += occurrences > 0
+        self.occurrences += occurrences
+
+    def add(self, other: Found) -> None:
+        """Add ``other``'s counts to these."""
+        self.documents += other.documents
+        self.occurrences += other.occurrences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +81,10 @@ class Quality:
         longest: tokens of the longest.
         exact_duplicates: documents whose text an earlier one has.
         replacement_characters: U+FFFD in the texts, the trace of a wrong decoding before.
+        html_entities: ``&nbsp;`` and the like.
+        mojibake: 锟斤拷, ``Ã©`` and other traces of a wrong decoding.
+        special_tokens: spellings of the tokenizer's special tokens.
+        special_token_counts: of each, the most frequent first.
         ids_used: different token ids.
         unigram_entropy_nats: of the token ids: the loss of a model that knows their frequencies and
             nothing else.
@@ -69,32 +95,75 @@ class Quality:
     longest: int
     exact_duplicates: int
     replacement_characters: int
+    html_entities: Found = field(default_factory=Found)
+    mojibake: Found = field(default_factory=Found)
+    special_tokens: Found = field(default_factory=Found)
+    special_token_counts: dict[str, int] = field(default_factory=dict)
     ids_used: int
     unigram_entropy_nats: float
 
 
 @dataclass(kw_only=True)
+class Dataset:
+    """One dataset of a run: which it is, and what is in it.
+
+    Where it lies follows from that: ``PREFIX``, or ``PREFIX/VALUE`` with ``--by``; with
+    ``.holdout`` behind it where it is held out. So a folder of datasets may be moved.
+
+    Attributes:
+        value: of the field ``--by``; None without.
+        domain: its name in the config; None without ``--by``.
+        held_out: whether it is kept from training.
+    """
+
+    value: str | None = None
+    domain: str | None = None
+    held_out: bool = False
+    documents: int
+    tokens: int
+    text_bytes: int
+
+
+@dataclass(kw_only=True)
 class Manifest(Counts):
-    """Totals over all inputs. The same inputs and options give the same manifest, byte for byte.
+    """Of one dataset, or of all that one run has written.
+
+    The same inputs and options give the same manifest, byte for byte. The counts of documents are
+    of the dataset beside it; the manifest of a run, which lists its inputs, counts what is there
+    to train on, and all lines that were read.
 
     Attributes:
         tool: name and version of this package.
         megatron_core: version of megatron-core that wrote the files.
         encoding: of the inputs other than Parquet.
-        tokenizer: ``bytes`` or the tokenizer's folder.
+        text_key: field of the text; None where ``template`` made it, or before 0.2.
+        by: the field that chose the dataset; None: there is one.
+        value: of that field, in the manifest of one dataset.
+        holdout: what was asked to be held out; None: nothing.
+        held_out: whether this dataset is what was held out.
+        tokenizer: ``bytes``, or the folder or file that Megatron loads.
+        literal_special_tokens: whether special tokens in the texts were taken as text.
         megatron_flags: the tokenizer flags to train with under that megatron-core.
         eod: id that ends a document; None where the tokenizer names none.
         dtype: of the ids in ``PREFIX.bin``.
-        quality: None in manifests of earlier versions.
+        quality: of the documents counted here; None in manifests of 0.1.
         first_bad_lines: the first of them, as ``FILE:LINE: reason``.
         inputs: in the order of the corpus.
+        datasets: all that the run has written.
     """
 
     tool: str
     megatron_core: str
     encoding: str = UTF_8
+    text_key: str | None = None
+    template: str | None = None
+    by: str | None = None
+    value: str | None = None
+    holdout: str | None = None
+    held_out: bool = False
     tokenizer: str
     tokenizer_sha256: str | None
+    literal_special_tokens: bool = False
     megatron_flags: list[str]
     vocab_size: int
     eod: int | None
@@ -103,6 +172,7 @@ class Manifest(Counts):
     quality: Quality | None = None
     first_bad_lines: list[str] = field(default_factory=list)
     inputs: list[InputFile] = field(default_factory=list)
+    datasets: list[Dataset] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The manifest file's content."""
@@ -110,11 +180,32 @@ class Manifest(Counts):
 
     @classmethod
     def load(cls, prefix: str | Path) -> Manifest:
-        """Read the manifest of the corpus at ``prefix``."""
-        content: dict[str, Any] = json.loads(manifest_path(prefix).read_text("utf-8"))
-        inputs = [InputFile(**source) for source in content.pop("inputs")]
-        quality = content.pop("quality", None)
-        return cls(**content, quality=quality and Quality(**quality), inputs=inputs)
+        """Read the manifest of the corpus at ``prefix``.
+
+        Raises:
+            ConfigError: there is none, or the file is no manifest.
+        """
+        return cls.read(manifest_path(prefix))
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read the manifest ``path``; keys of later versions are passed over.
+
+        Raises:
+            ConfigError: it cannot be read or is no manifest.
+        """
+        content = read_json(path)
+        import pydantic  # not before there is something to check: the command starts at once
+
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(content)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise ConfigError(
+                f"{str(path)!r} is no manifest of a prepared corpus: {shorten(where, 80)}: "
+                f"{first['msg']}"
+            ) from None
 
 
 def manifest_path(prefix: str | Path) -> Path:

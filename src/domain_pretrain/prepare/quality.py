@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from domain_pretrain.prepare.manifest import Quality
+from domain_pretrain.prepare.traces import Traces
 
 PERCENTILES = (5, 50, 95, 99)
 
@@ -27,17 +29,31 @@ class QualityMeter:
         self._id_counts = np.zeros(vocab_size, np.int64)
         self._lengths: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []
-        self._replacements = 0
+        self._traces = Traces()
 
-    def add(
-        self, ids: np.ndarray, lengths: list[int], digests: list[int], replacements: int
-    ) -> None:
-        """Add documents: all their ids, the ids of each, its digest; their U+FFFD together."""
-        counts = np.bincount(ids)
-        self._id_counts[: len(counts)] += counts
+    def add(self, ids: np.ndarray, lengths: list[int], digests: list[int], traces: Traces) -> None:
+        """Add documents: all their ids, the ids of each, its digest; their traces together."""
+        if len(ids) < len(self._id_counts):  # many datasets share a chunk
+            found, counts = np.unique(ids, return_counts=True)
+            self._id_counts[found] += counts
+        else:
+            counts = np.bincount(ids)
+            self._id_counts[: len(counts)] += counts
         self._lengths.append(np.array(lengths, np.int64))
         self._digests.append(np.array(digests, np.uint64))
-        self._replacements += replacements
+        self._traces.add(traces)
+
+    @classmethod
+    def of_all(cls, meters: Iterable[QualityMeter]) -> QualityMeter:
+        """One that has seen what each of ``meters``, at least one, has seen."""
+        meters = list(meters)
+        whole = cls(len(meters[0]._id_counts))
+        for meter in meters:
+            whole._id_counts += meter._id_counts
+            whole._lengths += meter._lengths
+            whole._digests += meter._digests
+            whole._traces.add(meter._traces)
+        return whole
 
     def result(self) -> Quality:
         """The numbers; there is at least one document."""
@@ -47,12 +63,17 @@ class QualityMeter:
         found = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
         counts = self._id_counts[self._id_counts > 0]
         shares = counts / counts.sum()
+        traces = self._traces
         return Quality(
             shortest=int(lengths.min()),
             percentiles=dict(zip(map(str, PERCENTILES), map(int, found), strict=True)),
             longest=int(lengths.max()),
             exact_duplicates=len(digests) - len(np.unique(digests)),
-            replacement_characters=self._replacements,
+            replacement_characters=traces.replacement_characters,
+            html_entities=traces.html_entities,
+            mojibake=traces.mojibake,
+            special_tokens=traces.special_tokens,
+            special_token_counts=dict(traces.special_token_counts.most_common()),
             ids_used=len(counts),
             unigram_entropy_nats=round(float(-(shares * np.log(shares)).sum()), 4) + 0.0,
         )

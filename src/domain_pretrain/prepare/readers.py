@@ -14,9 +14,13 @@ from typing import Any, Literal
 from domain_pretrain.prepare.encodings import UTF_8, Recoded, check_mark
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.json_array import is_array, split_array
-from domain_pretrain.prepare.tables import check_column, split_table
+from domain_pretrain.prepare.parquet import import_pyarrow, split_parquet
+from domain_pretrain.prepare.record import Selection
+from domain_pretrain.prepare.tables import Row, split_table
 
-Kind = Literal["json", "text", "csv", "tsv", "cell"]
+Record = bytes | Row | None
+
+Kind = Literal["json", "text", "csv", "tsv", "parquet"]
 
 KINDS: dict[str, Kind] = {
     ".txt": "text",
@@ -24,7 +28,7 @@ KINDS: dict[str, Kind] = {
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
-    ".parquet": "cell",
+    ".parquet": "parquet",
 }
 COMPRESSIONS = (".gz", ".zst")
 DELIMITERS: dict[str, str] = {"csv": ",", "tsv": "\t"}
@@ -44,9 +48,9 @@ class Chunk:
         source: index of the input.
         path: its path, for messages.
         kind: ``json``: a record is a line, or an element of an array; ``text``: a piece of text;
-            ``csv``, ``tsv``: a cell; ``cell``: a Parquet cell.
+            ``csv``, ``tsv``, ``parquet``: the cells of a row.
         numbers: of every record's first line (Parquet: row), from 1.
-        records: UTF-8, or what claims to be; None for a cell that is not there.
+        records: UTF-8, or what claims to be; None for a row that is not as long as the others.
         position: bytes of the input file read so far, compressed as it is on disk.
     """
 
@@ -54,7 +58,7 @@ class Chunk:
     path: str
     kind: Kind
     numbers: Sequence[int]
-    records: list[bytes | None]
+    records: Sequence[Record]
     position: int
 
 
@@ -114,7 +118,7 @@ def kind_of(path: Path, otherwise: str | None = None) -> Kind:
             f"{path}: unknown kind of file; give one of {', '.join(KINDS)} (all but the last also "
             f"with {' or '.join(COMPRESSIONS)}), or say with --kind what it is"
         )
-    if kind == "cell" and compression:
+    if kind == "parquet" and compression:
         raise PrepareError(f"{path}: Parquet compresses by itself; unpack it to .parquet")
     return kind
 
@@ -127,7 +131,7 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return path.suffix, ""
 
 
-Batch = tuple[Sequence[int], list[bytes | None]]
+Batch = tuple[Sequence[int], Sequence[Record]]
 """The ``numbers`` and ``records`` of a chunk."""
 
 
@@ -135,7 +139,7 @@ def read_chunks(
     source: int,
     path: Path,
     raw: HashedFile,
-    text_key: str,
+    selection: Selection,
     encoding: str = UTF_8,
     otherwise: str | None = None,
 ) -> Iterator[Chunk]:
@@ -145,7 +149,7 @@ def read_chunks(
         source: index of the input, passed on.
         path: the input.
         raw: the same file, opened; closed at the end.
-        text_key: the column that holds the text.
+        selection: the fields that are read, of tables and Parquet.
         otherwise: the kind of a file whose suffix does not tell it.
         encoding: of the text, as ``encodings.known`` names it; Parquet has its own.
 
@@ -154,8 +158,9 @@ def read_chunks(
             the file begins with the byte order mark of another encoding.
     """
     kind = kind_of(path, otherwise)
-    if kind == "cell":
-        yield from _parquet_chunks(source, path, text_key)
+    if kind == "parquet":
+        for rows, cells, position in split_parquet(path, selection):
+            yield Chunk(source, str(path), kind, rows, cells, position)
         raw.drain()
         return
     stream: io.BufferedReader = io.BufferedReader(raw, CHUNK_BYTES)
@@ -168,7 +173,7 @@ def read_chunks(
         if encoding != UTF_8:
             recoded: Any = Recoded(path, stream, encoding)
             stream = io.BufferedReader(recoded, CHUNK_BYTES)
-        for numbers, records in _read(path, kind, stream, text_key):
+        for numbers, records in _read(path, kind, stream, selection):
             yield Chunk(source, str(path), kind, numbers, records, raw.position)
     except (EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -182,15 +187,17 @@ def read_chunks(
 def _decompressed(path: Path, stream: io.BufferedReader, compression: str) -> Any:
     if compression == ".gz":
         return gzip.GzipFile(fileobj=stream)
-    pyarrow, _ = _import_pyarrow(path)
+    pyarrow, _ = import_pyarrow(path)
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, "r"), "zstd")
 
 
-def _read(path: Path, kind: Kind, stream: io.BufferedReader, text_key: str) -> Iterator[Batch]:
+def _read(
+    path: Path, kind: Kind, stream: io.BufferedReader, selection: Selection
+) -> Iterator[Batch]:
     if kind == "text":
         return _text_chunks(stream)
     if kind in DELIMITERS:
-        return _gathered(split_table(path, stream, DELIMITERS[kind], text_key))
+        return _gathered(split_table(path, stream, DELIMITERS[kind], selection))
     if is_array(stream):
         return _gathered(split_array(path, stream))
     return _line_chunks(stream)
@@ -203,19 +210,23 @@ def _line_chunks(stream: io.BufferedReader) -> Iterator[Batch]:
         first += len(lines)
 
 
-def _gathered(found: Iterable[tuple[int, bytes | None]]) -> Iterator[Batch]:
+def _gathered(found: Iterable[tuple[int, Record]]) -> Iterator[Batch]:
     numbers: list[int] = []
-    records: list[bytes | None] = []
+    records: list[Record] = []
     size = 0
     for number, record in found:
         numbers.append(number)
         records.append(record)
-        size += len(record or b"")
+        size += sum(map(_size, record if isinstance(record, tuple) else [record]))
         if size >= CHUNK_BYTES:
             yield numbers, records
             numbers, records, size = [], [], 0
     if records:
         yield numbers, records
+
+
+def _size(cell: bytes | None) -> int:
+    return len(cell or b"")
 
 
 def _text_chunks(stream: io.BufferedReader) -> Iterator[Batch]:
@@ -227,55 +238,3 @@ def _text_chunks(stream: io.BufferedReader) -> Iterator[Batch]:
             piece += stream.read(1)
         yield [first], [piece]
         first += piece.count(b"\n")
-
-
-def _parquet_chunks(source: int, path: Path, text_key: str) -> Iterator[Chunk]:
-    pyarrow, parquet = _import_pyarrow(path)
-    try:
-        with parquet.ParquetFile(path) as file:
-            size, rows, row = path.stat().st_size, max(1, file.metadata.num_rows), 1
-            for batch in file.iter_batches(batch_size=512, columns=[text_key]):
-                # As binary, so that one cell of invalid UTF-8 is one bad row and not an exception.
-                cells = batch.column(0).cast(pyarrow.large_binary()).to_pylist()
-                position = size * (row - 1 + len(cells)) // rows
-                numbers = range(row, row + len(cells))
-                yield Chunk(source, str(path), "cell", numbers, cells, position)
-                row += len(cells)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
-
-
-def check_parquet(path: Path, text_key: str) -> None:
-    """Check that ``path`` holds a column ``text_key`` of strings.
-
-    Raises:
-        PrepareError: pyarrow is missing, the file is broken, or the column is absent, no string
-            or there twice.
-    """
-    pyarrow, parquet = _import_pyarrow(path)
-    try:
-        schema = parquet.read_schema(path)
-        names = schema.names
-    except UnicodeDecodeError as error:
-        raise PrepareError(
-            f"{path}: the name of a column is not UTF-8 ({error.object!r}); rename the column"
-        ) from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise PrepareError(f"{path}: cannot be read as Parquet: {error}") from error
-    check_column(path, names, text_key)
-    kind = schema.field(text_key).type
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-        raise PrepareError(f"{path}: column {text_key!r} is {kind}, not a string")
-
-
-def _import_pyarrow(path: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise PrepareError(
-            f"{path}: reading Parquet or .zst needs pyarrow; pip install 'domain-pretrain[prepare]'"
-        ) from error
-    return pyarrow, pyarrow.parquet

@@ -1,4 +1,4 @@
-"""Comma- and tab-separated text → the cells of one column."""
+"""Comma- and tab-separated text → the cells of some columns."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ from pathlib import Path
 
 from domain_pretrain.errors import shorten
 from domain_pretrain.prepare.errors import PrepareError
+from domain_pretrain.prepare.record import Selection
 
 csv.field_size_limit((1 << 31) - 1)  # the default, 128 KiB, is no document
 
+Row = tuple[bytes | None, ...]
+"""Cells, in the order of ``Selection.columns``; None for null."""
 
-def check_column(path: Path, names: Sequence[str], text_key: str, where: str = "") -> None:
-    """One column of a table must have the name ``text_key``.
+
+def check_column(
+    path: Path, names: Sequence[str], column: str, option: str, where: str = ""
+) -> None:
+    """One column of a table must have the name ``column``, which ``option`` has given.
 
     Raises:
         PrepareError: none has, or several have; names those there are.
     """
-    if names.count(text_key) != 1:
-        how_many = "no column" if text_key not in names else "more than one column"
+    if names.count(column) != 1:
+        how_many = "no column" if column not in names else "more than one column"
         shown = ", ".join(name.encode("utf-8", "replace").decode() for name in names)
         raise PrepareError(
-            f"{path}: {how_many} {text_key!r}{f' {where}' if where else ''}; choose one with "
-            f"--text-key: {shorten(shown)}"
+            f"{path}: {how_many} {column!r}{f' {where}' if where else ''}; choose one with "
+            f"{option}: {shorten(shown)}"
         )
 
 
 def split_table(
-    path: Path, stream: io.BufferedReader, delimiter: str, text_key: str
-) -> Iterator[tuple[int, bytes | None]]:
-    """Yield the number of the first line and the cell in the column ``text_key`` of every row.
+    path: Path, stream: io.BufferedReader, delimiter: str, selection: Selection
+) -> Iterator[tuple[int, Row | None]]:
+    """Yield the number of the first line and the cells in the selection's columns of every row.
 
     The first row names the columns. A cell in double quotes may hold the delimiter, line ends and
     doubled quotes. None where a row has more or fewer cells than the first.
@@ -44,11 +50,12 @@ def split_table(
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
-        check_column(path, names, text_key, "in its first line")
-        column, line = names.index(text_key), rows.line_num + 1
+        for name in selection.columns:
+            check_column(path, names, name, selection.option(name), "in its first line")
+        columns, line = [names.index(name) for name in selection.columns], rows.line_num + 1
         for row in rows:
             if len(row) == len(names):
-                yield line, row[column].encode("utf-8", "surrogateescape")
+                yield line, tuple(row[at].encode("utf-8", "surrogateescape") for at in columns)
             elif row:
                 yield line, None
             line = rows.line_num + 1

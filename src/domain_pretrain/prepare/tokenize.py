@@ -1,26 +1,30 @@
-"""Text → token ids: by bytes, or by a Hugging Face ``tokenizer.json`` on the local disk."""
+"""Text → token ids: by bytes, or by a tokenizer on the local disk."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from packaging.version import Version
 
+from domain_pretrain.errors import shorten
+from domain_pretrain.json_file import read_json
 from domain_pretrain.prepare.errors import PrepareError
 
 
 class Tokenizer(Protocol):
-    """What :func:`~domain_pretrain.prepare.corpus.prepare` asks of a tokenizer; it must pickle."""
+    """What :func:`~domain_pretrain.prepare.corpus.prepare` asks of a tokenizer; it must pickle.
+
+    It may have ``special_tokens``, too: their spellings, to be looked for in the texts.
+    """
 
     @property
     def name(self) -> str:
-        """``bytes``, or the folder that Megatron loads."""
+        """``bytes``, or the folder or file that Megatron loads."""
 
     @property
     def sha256(self) -> str | None:
@@ -71,12 +75,16 @@ class HuggingFaceTokenizer:
     Args:
         file: path of the ``tokenizer.json``.
         eod_token: token that ends a document; default: the folder's ``eos_token``.
+        literal: a special token that a text spells is text.
+
+    Attributes:
+        special_tokens: as they are spelled.
 
     Raises:
         PrepareError: ``tokenizers`` is missing, the file is broken, or ``eod_token`` is not in it.
     """
 
-    def __init__(self, file: Path, eod_token: str | None = None) -> None:
+    def __init__(self, file: Path, eod_token: str | None = None, literal: bool = False) -> None:
         try:
             import tokenizers
         except ImportError as error:
@@ -86,6 +94,7 @@ class HuggingFaceTokenizer:
         content = file.read_bytes()
         token = eod_token or _eos_token(file.parent)
         self.name = str(file.parent)
+        self._literal = literal
         self.sha256 = hashlib.sha256(content).hexdigest()
         try:
             with _panics_as_errors():
@@ -93,6 +102,8 @@ class HuggingFaceTokenizer:
                 # A file may carry the truncation of its model's training; documents are never cut.
                 self._tokenizer.no_truncation()
                 self._tokenizer.no_padding()
+                added = self._tokenizer.get_added_tokens_decoder().values()
+                self.special_tokens = tuple(token.content for token in added if token.special)
                 ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
                 self.eod: int | None = None
                 if token is not None:
@@ -117,6 +128,7 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids, with the tokenizer's own special tokens (such as a first ``<s>``)."""
         with _panics_as_errors():
+            self._tokenizer.encode_special_tokens = self._literal  # which does not pickle
             ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
@@ -125,12 +137,76 @@ class HuggingFaceTokenizer:
         return ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.name]
 
 
-def load_tokenizer(name: str, eod_token: str | None = None) -> Tokenizer:
+class SentencePieceTokenizer:
+    """A sentencepiece model, used as Megatron's ``GPTSentencePieceTokenizer`` uses it.
+
+    Nothing is put before or behind a text, and a control symbol that a text spells is text.
+
+    Args:
+        file: path of the model.
+        eod_token: piece that ends a document; default: the model's own end.
+
+    Attributes:
+        special_tokens: the model's control symbols.
+
+    Raises:
+        PrepareError: ``sentencepiece`` is missing, the file is none of its models, or
+            ``eod_token`` is not in it.
+    """
+
+    def __init__(self, file: Path, eod_token: str | None = None) -> None:
+        try:
+            import sentencepiece
+        except ImportError as error:
+            raise PrepareError(
+                f"{file}: needs the sentencepiece library; pip install 'domain-pretrain[prepare]'"
+            ) from error
+        content = file.read_bytes()
+        self.name = str(file)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(content)
+        except RuntimeError as error:
+            raise PrepareError(
+                f"{file}: cannot be used as a sentencepiece model: {shorten(str(error))}; fetch it "
+                "again, or give the folder of the model's tokenizer.json (some models call another "
+                "kind of file tokenizer.model)"
+            ) from error
+        self.vocab_size = int(self._model.vocab_size())
+        pieces = range(self.vocab_size)
+        self.special_tokens = tuple(
+            self._model.id_to_piece(piece) for piece in pieces if self._model.is_control(piece)
+        )
+        eos = int(self._model.eos_id())
+        self.eod: int | None = eos if eos >= 0 else None
+        if eod_token is not None:
+            self.eod = int(self._model.piece_to_id(eod_token))
+            if self._model.id_to_piece(self.eod) != eod_token:  # the unknown piece's, then
+                raise PrepareError(
+                    f"{file}: the end-of-document token {eod_token!r} is not in it; name another "
+                    "with --eod-token"
+                )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids."""
+        ids: list[int] = self._model.encode_as_ids(text)
+        return ids
+
+    def megatron_flags(self, core_version: str) -> list[str]:
+        """The same for every version; the model is the file."""
+        return ["--tokenizer-type", "GPTSentencePieceTokenizer", "--tokenizer-model", self.name]
+
+
+def load_tokenizer(name: str, eod_token: str | None = None, literal: bool = False) -> Tokenizer:
     """Load a tokenizer by name.
 
     Args:
-        name: ``bytes``, a ``tokenizer.json``, or a folder that contains one. Nothing is downloaded.
-        eod_token: Hugging Face only: the token that ends a document.
+        name: ``bytes``; a ``tokenizer.json``, or a sentencepiece ``.model``; or a folder that
+            contains the one, or else a ``tokenizer.model``. Nothing is downloaded.
+        eod_token: the token that ends a document; default: the tokenizer's own.
+        literal: a special token that a text spells is text, as it always is by bytes and by
+            sentencepiece.
 
     Raises:
         PrepareError: there is no such tokenizer.
@@ -141,15 +217,22 @@ def load_tokenizer(name: str, eod_token: str | None = None) -> Tokenizer:
         return ByteTokenizer()
     path = Path(name)
     file = path / "tokenizer.json" if path.is_dir() else path
+    if path.is_dir() and not file.is_file() and (path / "tokenizer.model").is_file():
+        file = path / "tokenizer.model"
     if not file.is_file():
         raise PrepareError(
-            f"tokenizer {name!r}: {file} does not exist; give 'bytes', a tokenizer.json, or a "
-            "folder that holds one (only local files are read)"
+            f"tokenizer {name!r}: {file} does not exist; give 'bytes', a tokenizer.json, a "
+            "sentencepiece tokenizer.model, or a folder that holds one (only local files are read)"
         )
+    if file.suffix == ".model":
+        return SentencePieceTokenizer(file, eod_token)
     if file.name != "tokenizer.json":
         # Megatron will load the folder, so another name could be read here but not in training.
-        raise PrepareError(f"tokenizer {name!r}: the file must be called tokenizer.json")
-    return HuggingFaceTokenizer(file, eod_token)
+        raise PrepareError(
+            f"tokenizer {name!r}: the file must be called tokenizer.json, or end with .model if it "
+            "is sentencepiece's"
+        )
+    return HuggingFaceTokenizer(file, eod_token, literal)
 
 
 @contextmanager
@@ -170,14 +253,12 @@ def _panics_as_errors() -> Iterator[None]:
 def _eos_token(folder: Path) -> str | None:
     """``eos_token`` as transformers, and so Megatron, finds it beside the ``tokenizer.json``."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        try:
-            config: Any = json.loads((folder / name).read_bytes())
-        except FileNotFoundError:
+        file = folder / name
+        if not file.exists():
             continue
-        except (ValueError, RecursionError) as error:
-            raise PrepareError(f"{folder / name}: not JSON: {error}; fetch it again") from error
+        config = read_json(file)
         if not isinstance(config, dict):
-            raise PrepareError(f"{folder / name}: not a JSON object; fetch it again")
+            raise PrepareError(f"{file}: not a JSON object; fetch it again")
         token = config.get("eos_token")
         if isinstance(token, dict):
             token = token.get("content")
