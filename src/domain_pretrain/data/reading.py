@@ -78,11 +78,6 @@ class Reading:
         check_splits(blends, parts, indices, seq_length)
         return cls(blends, parts, indices)
 
-    def check_lengths(self) -> None:
-        """Look at the length of every document; see :meth:`Index.check_lengths`."""
-        for index in self.indices.values():
-            index.check_lengths()
-
 
 def check_links(domain_of: Mapping[str, str]) -> None:
     """Refuse one file under two names, of two domains: its tokens would count in either.

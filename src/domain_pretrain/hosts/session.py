@@ -15,6 +15,7 @@ from typing import Any
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.content import check_content
 from domain_pretrain.data.order import Order
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.reading import Reading
@@ -116,7 +117,7 @@ class Session:
         )
         check_evaluations(facts.flags, self.reading)
         if rank() == 0:
-            self.reading.check_lengths()
+            check_content(self.reading, facts.flags)
         if owns_writers() and facts.log_dir is not None:
             check_log_dir(facts.log_dir)
         self._sources: dict[Split, Source] = {}
