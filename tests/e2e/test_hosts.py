@@ -7,8 +7,10 @@ and outcomes of its tests: ``test_CHECK[LAYOUT]``.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_runs import LAYOUTS, METRICS, Host
+from host_runs import LAYOUTS, Host
 from support.flags import OF_SCRIPTS, assert_exist, parser_of
 from support.gradients import assert_gradients, error, load
 from support.losses import assert_close, assert_evaluations_add_up, assert_sums, sums_by_domain
+from support.metrics import METRICS, counted
 from support.observe import STEPS, assert_same_checkpoint, assert_same_training
 from support.ramps import assert_ramped
 
@@ -141,6 +144,25 @@ def test_batch_schedule(layout: str, host: Host) -> None:
     assert_ramped(host.run("ramped", layout).run)
 
 
+# --- the host's numbers ------------------------------------------------------------------------
+
+
+@each_parallel_layout
+def test_learning_rate_and_gradient_norm(layout: str, host: Host) -> None:
+    """As the host prints them; and the time of a window, from the second one on."""
+    run = host.run("weighted", layout).run
+    content = (run.log_dir / METRICS).read_text().splitlines()
+    entries = [entry for line in content if (entry := json.loads(line)).get("split") == "train"]
+    rates = re.findall(r"iteration +\d+/.*? learning rate: (\S+) ", run.output)
+    for name, texts, near in (
+        ("learning_rate", rates, {"rel": 1e-6}),
+        ("grad_norm", run.host_grad_norms(), {"abs": 6e-4}),  # three decimals are printed
+    ):
+        values = [entry["host"][name] for entry in entries]
+        assert values == pytest.approx([float(text) for text in texts], **near), name
+    assert ["seconds" in entry["host"] for entry in entries] == [False, *[True] * (STEPS - 1)]
+
+
 # --- resume ------------------------------------------------------------------------------------
 
 
@@ -148,8 +170,7 @@ def test_batch_schedule(layout: str, host: Host) -> None:
 def test_resume(layout: str, host: Host) -> None:
     """The metrics file, the gradient norms and the final checkpoint of the unbroken run."""
     resumed, unbroken = host.run("resumed", layout), host.run("weighted", layout)
-    files = [observed.folder / METRICS for observed in (resumed, unbroken)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert counted(resumed.folder) == counted(unbroken.folder)
     # A run's second printed loss is a mean of two.
     assert resumed.run.host_losses()[0] == unbroken.run.host_losses()[2]
     assert resumed.run.host_grad_norms() == unbroken.run.host_grad_norms()[2:]

@@ -152,7 +152,8 @@ def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def train_step(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         if _Current.runtime.active:
-            _Current.runtime.close_step(result)
+            optimizer = upstream.optimizer_of((*args, *kwargs.values()))
+            _Current.runtime.close_step(result, optimizer)
         return result
 
     return train_step

@@ -24,6 +24,7 @@ from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
+from domain_pretrain.hosts.sizes import training_tokens
 from domain_pretrain.hosts.support import (
     REFUSALS,
     REFUSED_WITH_OTHER_TEST_DATA,
@@ -36,7 +37,7 @@ from domain_pretrain.paths import is_remote
 from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
 from domain_pretrain.records.publisher import open_publisher
-from domain_pretrain.records.writer import check_log_dir
+from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
 from domain_pretrain.watch import Watch
 
@@ -104,8 +105,10 @@ class Session:
         if not facts.on("sft"):  # there the prefixes are conversation files
             for prefixes, _ in filter(None, (blend, *(per_split or ()))):
                 check_files(prefixes)
-        if owns_writers() and facts.log_dir is not None:
-            check_log_dir(facts.log_dir)
+        if owns_writers():
+            if facts.log_dir is not None:
+                check_log_dir(facts.log_dir)
+            check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")
         self._sources: dict[Split, Source] = {}
 
     def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:
@@ -148,6 +151,11 @@ class Session:
                 wandb,
                 self.config.channel_loss.average,
                 after_iteration=after_iteration,
+                corpus_tokens=training_tokens(
+                    self.catalog.prefixes,
+                    *self.facts.blends(),
+                    getattr(self.facts.flags, "split", None),
+                ),
                 others=self._exporters,
             )
             atexit.register(publisher.close)
