@@ -7,10 +7,8 @@ and outcomes of its tests: ``test_CHECK[LAYOUT]``.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +20,14 @@ import torch
 from host_runs import LAYOUTS, Host
 from support.flags import OF_SCRIPTS, assert_exist, parser_of
 from support.gradients import assert_gradients, error, load
-from support.losses import assert_close, assert_evaluations_add_up, assert_sums, sums_by_domain
-from support.metrics import METRICS, counted
+from support.losses import (
+    assert_close,
+    assert_evaluations_add_up,
+    assert_host_numbers,
+    assert_sums,
+    sums_by_domain,
+)
+from support.metrics import counted
 from support.observe import STEPS, assert_same_checkpoint, assert_same_training
 from support.ramps import assert_ramped
 
@@ -84,7 +88,7 @@ def test_flags(host: Host) -> None:
 
 @each_layout
 def test_channel_loss(layout: str, host: Host) -> None:
-    """Float64 sums of the losses that the ranks recorded, the host's own loss, one process."""
+    """Float64 sums of the losses that the ranks recorded, the host's own numbers, one process."""
     run = host.run("weighted", layout).run
     entries, expected = run.metrics(), oracle(run.log_dir, layout)
     assert len(entries) == STEPS
@@ -93,6 +97,7 @@ def test_channel_loss(layout: str, host: Host) -> None:
     # At iteration 2 Megatron's printed mean still holds iteration 1.
     printed = [float(loss) for loss in run.host_losses()]
     assert printed[2:] == pytest.approx([e["lm_loss"] for e in entries[2:]], rel=1e-6)
+    assert_host_numbers(run)
     assert_close(entries, host.run("weighted", "one").run.metrics())
 
 
@@ -142,25 +147,6 @@ def test_off_is_off(layout: str, host: Host) -> None:
 def test_batch_schedule(layout: str, host: Host) -> None:
     """The multipliers of a run whose batches grow, whatever its data parallelism."""
     assert_ramped(host.run("ramped", layout).run)
-
-
-# --- the host's numbers ------------------------------------------------------------------------
-
-
-@each_parallel_layout
-def test_learning_rate_and_gradient_norm(layout: str, host: Host) -> None:
-    """As the host prints them; and the time of a window, from the second one on."""
-    run = host.run("weighted", layout).run
-    content = (run.log_dir / METRICS).read_text().splitlines()
-    entries = [entry for line in content if (entry := json.loads(line)).get("split") == "train"]
-    rates = re.findall(r"iteration +\d+/.*? learning rate: (\S+) ", run.output)
-    for name, texts, near in (
-        ("learning_rate", rates, {"rel": 1e-6}),
-        ("grad_norm", run.host_grad_norms(), {"abs": 6e-4}),  # three decimals are printed
-    ):
-        values = [entry["host"][name] for entry in entries]
-        assert values == pytest.approx([float(text) for text in texts], **near), name
-    assert ["seconds" in entry["host"] for entry in entries] == [False, *[True] * (STEPS - 1)]
 
 
 # --- resume ------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.metrics import windows
+from support.metrics import METRICS, windows
 
 from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import ConfigError, IntegrityError
@@ -94,6 +96,20 @@ def test_step(tmp_path: Path) -> None:
         domain = line["domains"][name]
         assert (domain["tokens"], domain["samples"]) == (tokens, len(places))
         assert domain["loss_sum"] == pytest.approx(loss, rel=1e-7)
+
+
+def test_the_hosts_numbers_stand_in_the_lines_and_the_time_between_them(tmp_path: Path) -> None:
+    step, data = make(tmp_path), batches([0, 1], [2, 3])
+    for iteration in (1, 2, 3):
+        step.open()
+        run(step, data)
+        host = {"learning_rate": 0.5 / iteration, "grad_norm": math.inf}
+        step.close(moment(iteration, log=iteration != 2, host=host))
+    content = (tmp_path / METRICS).read_text().splitlines()
+    first, last = [json.loads(line)["host"] for line in content[1:]]
+    assert first == {"learning_rate": 0.5, "grad_norm": None}
+    assert last.pop("seconds") > 0
+    assert last == {"learning_rate": 0.5 / 3, "grad_norm": None}
 
 
 def test_repeated_attempts_count_once(tmp_path: Path) -> None:
