@@ -23,6 +23,7 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain.commands.main import main
+from domain_pretrain.commands.report import run_names
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_metrics
@@ -391,12 +392,12 @@ def test_what_happened_is_marked(tmp_path: Path, metrics: Callable[..., Path]) -
         {"event": "blend", "iteration": 2, "detail": "a 0.2, was 0.1"},
     ]
     lines = [line(i, a=1.0) for i in range(1, 5)]
-    path = metrics("run", events[0], *lines[:2], *events[1:], *lines[2:])
+    path = metrics("run", events[0], *lines[:2], *events[1:], *events[1:], *lines[2:])
     history = read_history(path)
     assert [(mark.event.name, mark.tokens) for mark in history.marks] == [
         ("resume", 2000),
         ("blend", 2000),
-    ]
+    ] * 2
     assert event_lines(history) == [
         "resumed after iteration 2",
         "after iteration 2: blend: a 0.2, was 0.1",
@@ -564,6 +565,8 @@ def test_the_command_prints_a_table_and_writes_a_picture(
     assert "4.00" in out
     assert png.read_bytes().startswith(b"\x89PNG")
     assert report(base.parent, continued.parent.parent, "--compare", "--png", png) == 0
+    assert run_names([base.parent, continued.parent.parent]) == ["base", "continued"]
+    assert run_names([Path("a/log"), Path("b/log")]) == ["a/log", "b/log"]
 
 
 def test_the_command_says_what_is_missing(

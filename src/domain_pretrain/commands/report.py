@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,17 @@ def run(args: argparse.Namespace) -> int:
             console.print(line)
         histories.append(history)
     if args.png is not None:
-        names = [path.parent.name for path in files] if len(files) > 1 else [""]
+        names = run_names(args.runs) if len(files) > 1 else [""]
         named = list(zip(names, histories, strict=True))
         loss_picture(named, args.png, x=args.x, compare=args.compare)
         console.print(f"picture: {args.png}", soft_wrap=True)
     return 0
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """What to call several runs: the folders' own names, or all of their paths where two agree."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def find_metrics(folder: Path) -> Path:

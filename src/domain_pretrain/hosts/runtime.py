@@ -114,12 +114,12 @@ class Runtime:
 
     # Steps.
 
-    def close_step(self, result: Any, optimizer: Any = None) -> None:
-        """After the host's train_step: ``result`` is what it returned, from this optimizer."""
+    def close_step(self, result: Any, given: tuple[Any, ...] = ()) -> None:
+        """After the host's train_step: ``result`` is what it returned for what it was given."""
         if upstream.gave_up(result):
             self.report_nonfinite(training=True)
             return
-        self.step.close(upstream.moment_after(result, self.args, optimizer))
+        self.step.close(upstream.moment_after(result, self.args, given))
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""

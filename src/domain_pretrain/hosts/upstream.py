@@ -37,10 +37,10 @@ def ran_out_of_time(evaluate: Sequence[Any]) -> bool:
     return bool(evaluate[2])
 
 
-def optimizer_of(train_step: Iterable[Any]) -> Any:
+def optimizer_of(given: Iterable[Any]) -> Any:
     """The optimizer among what ``train_step`` was called with; None where there is none."""
     # By what it can do: its place and the other arguments change.
-    return next((given for given in train_step if hasattr(given, "param_groups")), None)
+    return next((one for one in given if hasattr(one, "param_groups")), None)
 
 
 def host_numbers(optimizer: Any, grad_norm: float | None) -> dict[str, float]:
@@ -53,8 +53,14 @@ def host_numbers(optimizer: Any, grad_norm: float | None) -> dict[str, float]:
     return numbers
 
 
-def moment_after(train_step: Sequence[Any], args: Any, optimizer: Any) -> Moment:
-    """Where training stands after the step that returned this; it has not been counted yet."""
+def moment_after(train_step: Sequence[Any], args: Any, given: Iterable[Any]) -> Moment:
+    """Where training stands after a step, which has not been counted yet.
+
+    Args:
+        train_step: what it returned.
+        args: the host's.
+        given: what it was called with.
+    """
     from megatron.core.num_microbatches_calculator import get_num_microbatches
 
     iteration, microbatches = args.curr_iteration + 1, get_num_microbatches()
@@ -68,7 +74,7 @@ def moment_after(train_step: Sequence[Any], args: Any, optimizer: Any) -> Moment
         microbatches=microbatches,
         batch_tokens=batch * args.seq_length,
         skipped=bool(train_step[1]),
-        host=host_numbers(optimizer, train_step[5]) if log else {},
+        host=host_numbers(optimizer_of(given), train_step[5]) if log else {},
     )
 
 

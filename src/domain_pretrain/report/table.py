@@ -130,12 +130,11 @@ def host_table(history: History) -> Table | None:
 
 def event_lines(history: History) -> list[str]:
     """What happened to the run: its resumes in one line, anything else in a line each."""
-    resumes = dict.fromkeys(
-        mark.event.iteration for mark in history.marks if mark.event.name == "resume"
-    )
+    # Once each: a run that is killed before its next checkpoint resumes at the same place again.
+    events = dict.fromkeys(mark.event for mark in history.marks)
+    resumes = dict.fromkeys(event.iteration for event in events if event.name == "resume")
     lines = [f"resumed after iteration {', '.join(map(str, resumes))}"] if resumes else []
-    for mark in history.marks:
-        event = mark.event
+    for event in events:
         if event.name != "resume":
             detail = f": {event.detail}" if event.detail else ""
             lines.append(f"after iteration {event.iteration}: {event.name}{detail}")
