@@ -436,6 +436,7 @@ def test_names_that_no_font_can_write_are_told_in_one_notice(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = pytest.importorskip("matplotlib.font_manager").fontManager
     own = [font for font in manager.ttflist if font.name.startswith("DejaVu")]
@@ -449,6 +450,7 @@ def test_names_that_no_font_can_write_are_told_in_one_notice(
     loss_picture([("", history)], tmp_path / "x.png")
     assert "no font on this machine has 融: " in capsys.readouterr().out
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert not caplog.records  # as that the font has no bold letters
 
 
 def test_a_domain_that_was_never_finite_can_be_drawn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,9 +28,17 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
             "that does, such as Noto Sans CJK for Chinese, Japanese and Korean"
         )
     family = [*matplotlib.rcParams["font.family"], *families]
+    log = logging.getLogger(
+        "matplotlib.font_manager"
+    )  # says, say, that a font is not there in bold
+    level = log.level
     with matplotlib.rc_context({"font.family": family}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        yield
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def _choose(wanted: set[str]) -> tuple[list[str], set[str]]:
