@@ -12,6 +12,7 @@ from typing import Any
 from support.corpora import DOMAINS
 from support.forks import fork_server
 from support.launch import MODEL, SCRIPTS, Run, environment
+from support.metrics import METRICS
 from support.observe import STEPS, Observed
 from support.ramps import RULE, ramped
 from support.tools import tools
@@ -36,7 +37,6 @@ CONFIG = {
     "uniform_part": 0,
     "clip": [0, 1000],
 }
-METRICS = "domain_metrics.jsonl"
 # The padded vocabulary takes part in the softmax: it must not depend on the TP size or tokenizer.
 COMMON = shlex.split(
     f"--train-iters {STEPS} --eval-interval 2 --eval-iters 1 --ckpt-format torch "
@@ -105,7 +105,7 @@ class Host:
         shutil.rmtree(log / "checkpoint" / "iter_0000004")
         (log / "checkpoint" / "latest_checkpointed_iteration.txt").write_text("2")
         lines = (unbroken / METRICS).read_text().splitlines(keepends=True)
-        (log / METRICS).write_text("".join(lines[:4]) + lines[4][:20])
+        (log / METRICS).write_text("".join(lines[:5]) + lines[5][:20])
         # One layout enables the plugin only after Megatron was imported.
         late = layout == "DP2"
         script = [SCRIPTS / "late_gpt.py"] if late else self.script

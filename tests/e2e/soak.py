@@ -8,8 +8,8 @@ frequent checkpoints, started as scripts/pretrain_gpu.sh starts them: ``-m domai
 Each attempt is ended by SIGKILL: one rank or both, while training, while a checkpoint is being
 saved, or while starting up. After some kills it is made to look as if the machine had crashed: a
 line of the metrics file is torn, the newest checkpoint cut off, or the tracker empty. At the end
-the metrics file has to be that of the unbroken run byte for byte, TensorBoard's points and the
-final weights equal. Exits with 1 and the differences where they are not.
+what the metrics file counts has to be that of the unbroken run byte for byte, TensorBoard's points
+and the final weights equal. Exits with 1 and the differences where they are not.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(1, str(ROOT / "tests"))
 
 from support.fork_server import Job, fork_ranks, preload  # noqa: E402
+from support.metrics import METRICS, counted  # noqa: E402
 
-METRICS = "domain_metrics.jsonl"
 LAYOUTS = {
     "DP2": [],
     "TP2": ["--tensor-model-parallel-size", "2"],
@@ -215,7 +215,7 @@ def weights(folder: Path, iteration: int) -> dict[str, bytes]:
 def differences(broken: Path, unbroken: Path, iterations: int) -> list[str]:
     """What differs between the two runs, a line each."""
     found = []
-    have, want = ((folder / METRICS).read_bytes().splitlines() for folder in (broken, unbroken))
+    have, want = (counted(folder).splitlines() for folder in (broken, unbroken))
     if have != want:
         first = next((i for i, pair in enumerate(zip(have, want)) if pair[0] != pair[1]), None)  # noqa: B905
         found.append(
@@ -288,7 +288,7 @@ def main() -> int:
             print(f"| {name} | {count} |")
         print()
     found = differences(broken, unbroken, options.iterations)
-    lines = (broken / METRICS).read_bytes().splitlines()
+    lines = counted(broken).splitlines()
     print(f"{len(lines)} metric lines; differences from the unbroken run: {found or 'none'}")
     if kills < options.kills:
         print(f"the run ended before its {options.kills} kills: raise --iterations")

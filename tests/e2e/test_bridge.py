@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 from support.launch import SCRIPTS, Run
 from support.launch import start as start_process
-from support.losses import assert_evaluations_add_up, assert_sums, mean, points, sums_by_domain
+from support.losses import (
+    assert_evaluations_add_up,
+    assert_host_numbers,
+    assert_sums,
+    mean,
+    points,
+    sums_by_domain,
+)
 
 from domain_pretrain.hosts import bridge
 
@@ -78,6 +85,10 @@ def test_oracle(alone: Run) -> None:
             for i in range(8 * step, 8 * step + 8)
         ]
         assert_sums(entry, sums_by_domain(rows))
+
+
+def test_learning_rate_and_gradient_norm(alone: Run) -> None:
+    assert_host_numbers(alone)
 
 
 def test_domains_add_up_to_the_hosts_loss(alone: Run) -> None:

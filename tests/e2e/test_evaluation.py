@@ -130,7 +130,8 @@ def test_a_model_that_is_not_trained(
     assert "domain_pretrain state" not in run.output
     lines = (tmp_path / "domain_metrics.jsonl").read_text().splitlines()
     assert lines[: len(before)] == before
-    entries = [json.loads(line) for line in lines[len(before) :]]
+    start, *entries = [json.loads(line) for line in lines[len(before) :]]
+    assert start["event"] == "start"
     assert [(e["split"], e["final"]) for e in entries] == [("valid", True), ("test", True)]
     printed = [float(loss) for loss in run.host_evaluations()]
     assert [e["lm_loss"] for e in entries] == pytest.approx(printed, rel=2e-6)

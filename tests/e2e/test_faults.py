@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 from support.fork_server import free_port
 from support.launch import MODEL, SCRIPTS, environment, train
+from support.metrics import counted
 
 pytestmark = pytest.mark.megatron
 slow = pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: set SLOW=1")
 psutil = pytest.importorskip("psutil")
 
 ROOT = Path(__file__).parents[2]
-METRICS = "domain_metrics.jsonl"
 # Of launch.train's model; checkpoints fall into open windows of the console.
 FLAGS = "--log-interval 3 --save-interval 4 --eval-interval 10 --eval-iters 1 --global-batch-size 4"
 ITERATIONS = 24
@@ -34,11 +34,6 @@ RUN_DIR={folder}/run NODES=2 DEVICES_PER_NODE=1 PYTHON={python} SCRIPT={script}
 FLAGS=({flags} --distributed-timeout-minutes ${{TIMEOUT_MINUTES:-10}})
 """
 PATIENCE_S = 600  # for what has to come, however busy the machine is
-
-
-def metrics(folder: Path) -> bytes:
-    path = folder / METRICS
-    return path.read_bytes() if path.exists() else b""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def flags(blend: list[str]) -> list[str]:
 def unbroken(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> bytes:
     """The metrics of two ranks that nothing happened to."""
     folder = tmp_path_factory.mktemp("unbroken")
-    return metrics(train(folder, *flags, nproc=2, iterations=ITERATIONS).log_dir)
+    return counted(train(folder, *flags, nproc=2, iterations=ITERATIONS).log_dir)
 
 
 class Node:
@@ -118,7 +113,7 @@ class Cluster:
     def wait_for_iteration(self, iteration: int) -> None:
         """Until the metrics file has a line of it."""
         end = time.monotonic() + PATIENCE_S
-        while f'{{"iteration": {iteration},'.encode() not in metrics(self.run):
+        while f'{{"iteration": {iteration},'.encode() not in counted(self.run):
             for rank, node in self.nodes.items():
                 said = node.log.read_text(errors="replace")[-4000:]
                 assert node.process.poll() is None, f"node {rank} has ended:\n{said}"
@@ -154,7 +149,7 @@ def test_a_rank_and_then_a_node(cluster: Cluster, unbroken: bytes) -> None:
     assert (code, other) == (0, 0), said[-4000:]
     assert said.count("domain_pretrain: resuming from iteration") >= 2
     assert "exitcode: -9" in lost.log.read_text(errors="replace")
-    assert metrics(cluster.run) == unbroken
+    assert counted(cluster.run) == unbroken
 
 
 @slow
@@ -172,7 +167,7 @@ def test_a_rank_that_hangs(cluster: Cluster, unbroken: bytes) -> None:
         time.sleep(0.5)
     (code, said), (other, _) = cluster.nodes[0].ends(), cluster.nodes[1].ends()
     assert (code, other) == (0, 0), said[-4000:]
-    assert metrics(cluster.run) == unbroken
+    assert counted(cluster.run) == unbroken
 
 
 @pytest.fixture
@@ -226,7 +221,7 @@ def test_a_network_that_is_cut(cluster: Cluster, network: tuple[str, str], unbro
         code, said = node.ends()
         assert code == 0, said[-4000:]
     assert "resuming from iteration" in cluster.nodes[0].log.read_text(errors="replace")
-    assert metrics(cluster.run) == unbroken
+    assert counted(cluster.run) == unbroken
 
 
 # --- One process ---
@@ -254,7 +249,7 @@ def test_a_crash_of_the_machine(tmp_path: Path, blend: list[str], base_checkpoin
     words += ["--global-batch-size", "4", "--train-iters"]
     first = launch_one(tmp_path, [*words, "5"])
     assert "resuming from" not in first
-    lines = metrics(tmp_path).splitlines()
+    lines = counted(tmp_path).splitlines()
     assert b'{"iteration": 1, "consumed_samples": 4,' in lines[0]
 
     os.truncate(tmp_path / "run" / "latest_checkpointed_iteration.txt", 0)
@@ -265,7 +260,7 @@ def test_a_crash_of_the_machine(tmp_path: Path, blend: list[str], base_checkpoin
     for said in ("latest_checkpointed_iteration.txt is torn", "iter_0000005 is not good"):
         assert said in second
     assert "domain_pretrain: resuming from iteration 2" in second
-    assert metrics(tmp_path).splitlines() == lines
+    assert counted(tmp_path).splitlines() == lines
 
 
 # --- A full disk ---------------------------------------------------------------------------------
@@ -309,7 +304,7 @@ def full_disk(folder: Path, size: str, words: list[str | Path]) -> tuple[list[in
 def single(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> bytes:
     """The metrics of one rank that nothing happened to."""
     folder = tmp_path_factory.mktemp("single")
-    return metrics(train(folder, *flags, iterations=ITERATIONS).log_dir)
+    return counted(train(folder, *flags, iterations=ITERATIONS).log_dir)
 
 
 def test_a_full_disk(tmp_path: Path, flags: list[str], single: bytes) -> None:
@@ -333,5 +328,5 @@ def test_a_full_disk(tmp_path: Path, flags: list[str], single: bytes) -> None:
     assert re.search(said, checkpoint.result()[1])
     said = "cannot write to small/log/domain_metrics.jsonl: No space left on device"
     assert said in lines.result()[1]
-    assert metrics(tmp_path / "checkpoint" / "large" / "log") == single
-    assert metrics(tmp_path / "lines" / "kept" / "log") == single
+    assert counted(tmp_path / "checkpoint" / "large" / "log") == single
+    assert counted(tmp_path / "lines" / "kept" / "log") == single

@@ -16,7 +16,13 @@ import numpy as np
 import pytest
 from support.corpora import DOMAINS
 from support.launch import Run, train
-from support.losses import assert_evaluations_add_up, assert_sums, mean, sums_by_domain
+from support.losses import (
+    assert_evaluations_add_up,
+    assert_host_numbers,
+    assert_sums,
+    mean,
+    sums_by_domain,
+)
 from support.tools import tools
 
 PATHS = {
@@ -127,6 +133,10 @@ def assert_same(got: Run, expected: Run) -> None:
     assert got.host_losses() == expected.host_losses()
     assert got.host_grad_norms() == expected.host_grad_norms()
     assert got.host_evaluations() == expected.host_evaluations()
+
+
+def test_learning_rate_and_gradient_norm(alone: tuple[Run, Path]) -> None:
+    assert_host_numbers(alone[0])
 
 
 def test_off_is_off(alone: tuple[Run, Path], start: Any, tmp_path: Path) -> None:

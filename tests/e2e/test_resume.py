@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from support.corpora import DOMAINS
 from support.launch import Run, train
+from support.metrics import METRICS, counted
 
 from domain_pretrain.records.reader import read_events
+from domain_pretrain.records.record import Event
 
 pytestmark = pytest.mark.megatron
 
-METRICS = "domain_metrics.jsonl"
 # Checkpoints fall into open windows of the console, of TensorBoard and between evaluations.
 INTERVALS = "--log-interval 3 --tensorboard-log-interval 5 --eval-interval 5 --save-interval 4"
 FLAGS = [*INTERVALS.split(), "--eval-iters", "1", "--global-batch-size", "4"]
@@ -72,8 +73,8 @@ def test_killed_and_resumed(parallel: Run, blend: list[str], tmp_path: Path) -> 
         file.write(b'{"iteration": 12, "consumed_sam')
 
     run(tmp_path, *flags, **how)
-    unbroken = (parallel.log_dir / METRICS).read_bytes()
-    assert (tmp_path / METRICS).read_bytes() == unbroken
+    assert counted(tmp_path) == counted(parallel.log_dir)
+    assert read_events(tmp_path) == [Event("start", 0), Event("resume", 8)]
     assert [e["iteration"] for e in parallel.metrics()] == [3, 6, 9, 12]
     # TensorBoard's window was open too: it holds steps 6 to 10, of which 9 and 10 came after.
     points, expected = scalars(tmp_path), scalars(parallel.log_dir)
@@ -122,13 +123,13 @@ def resume(stopped: Path, *flags: str | Path, **how: Any) -> Run:
 
 def test_torch_format(single: Run, stopped: Path, blend: list[str]) -> None:
     resume(stopped, *blend)
-    assert (stopped / METRICS).read_bytes() == (single.log_dir / METRICS).read_bytes()
+    assert counted(stopped) == counted(single.log_dir)
 
 
 def test_enabled_after_megatron_was_imported(single: Run, stopped: Path, blend: list[str]) -> None:
     """The run starts at the load: what was loaded is not forgotten."""
     resume(stopped, *blend, script="late_gpt.py", installed=False)
-    assert (stopped / METRICS).read_bytes() == (single.log_dir / METRICS).read_bytes()
+    assert counted(stopped) == counted(single.log_dir)
 
 
 FSDP = [
@@ -145,7 +146,7 @@ def test_a_format_that_loads_into_a_template(blend: list[str], tmp_path: Path) -
         place = tmp_path / folder
         for stop in stops:
             run(place, *blend, *FSDP, *stop, checkpoints=place / "checkpoints", **how)
-    unbroken, resumed = ((tmp_path / f / METRICS).read_bytes() for f in ("unbroken", "resumed"))
+    unbroken, resumed = (counted(tmp_path / folder) for folder in ("unbroken", "resumed"))
     assert resumed == unbroken
     assert scalars(tmp_path / "resumed") == scalars(tmp_path / "unbroken")
 
@@ -218,4 +219,4 @@ def test_finetune_starts_afresh(stopped: Path, blend: list[str]) -> None:
     assert (entry["iteration"], entry["consumed_samples"]) == (3, 12)
     assert sum(samples for _, samples in consumed(entry).values()) == 12
     lines = (stopped / "domain_metrics.discarded.jsonl").read_text().splitlines()
-    assert [json.loads(line)["iteration"] for line in lines] == [3, 5, 6, 6, 6]
+    assert [json.loads(line)["iteration"] for line in lines] == [0, 3, 5, 6, 6, 6]

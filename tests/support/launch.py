@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from support.forks import fork_server
+from support.metrics import windows
 
 from domain_pretrain.backends.cpu import FLAGS
 from domain_pretrain.process import SINGLE_PROCESS
@@ -45,10 +46,8 @@ class Run:
     log_dir: Path
 
     def metrics(self, split: str | None = "train") -> list[dict[str, Any]]:
-        """Lines of domain_metrics.jsonl, of one split or (None) of all."""
-        lines = (self.log_dir / "domain_metrics.jsonl").read_text().splitlines()
-        entries = [json.loads(line) for line in lines]
-        return [e for e in entries if split in (None, e["split"])]
+        """What was counted, of one split or (None) of all."""
+        return windows(self.log_dir, split)
 
     def host_losses(self) -> list[str]:
         """Megatron's own ``lm loss`` of every logged iteration, as printed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from support.corpora import domain_of
 from support.launch import Run
+from support.metrics import METRICS
 
 Entry = dict[str, Any]
 # Sums of float32 losses, in fixed point: half a unit of 2⁻²⁴ for each token.
@@ -68,3 +71,15 @@ def assert_evaluations_add_up(run: Run) -> list[Entry]:
     assert printed
     assert [mean(entry) for entry in entries] == pytest.approx(printed, rel=2e-6)
     return entries
+
+
+def assert_host_numbers(run: Run) -> None:
+    """A metrics line has the host's numbers as it prints them, and, but for the first, a time."""
+    content = (run.log_dir / METRICS).read_text().splitlines()
+    lines = [line for line in map(json.loads, content) if line.get("split") == "train"]
+    numbers = [line["host"] for line in lines]
+    rates = re.findall(r"iteration +\d+/.*? learning rate: (\S+) ", run.output)
+    norms = map(float, run.host_grad_norms())  # three decimals are printed
+    assert [n["learning_rate"] for n in numbers] == pytest.approx(list(map(float, rates)), rel=1e-6)
+    assert [n["grad_norm"] for n in numbers] == pytest.approx(list(norms), abs=6e-4)
+    assert ["seconds" in n for n in numbers] == [False, *[True] * (len(numbers) - 1)]

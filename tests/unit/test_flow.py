@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.metrics import METRICS, windows
 
 from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import ConfigError, IntegrityError
@@ -78,17 +80,12 @@ def moment(iteration: int, **how: Any) -> Moment:
     return Moment(iteration=iteration, consumed_samples=4 * iteration, **values)
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "domain_metrics.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
 def test_step(tmp_path: Path) -> None:
     step, data = make(tmp_path), batches([0, 1], [3, 3])
     step.open()
     run(step, data)
     step.close(moment(1))
-    (line,) = lines(tmp_path)
+    (line,) = windows(tmp_path)
     assert line["domains"].keys() == {"finance", "general"}, "absent is absent"
     rows = {"finance": [(0, 1)], "general": [(0, 0), (1, 0), (1, 1)]}
     for name, places in rows.items():
@@ -101,6 +98,20 @@ def test_step(tmp_path: Path) -> None:
         assert domain["loss_sum"] == pytest.approx(loss, rel=1e-7)
 
 
+def test_the_hosts_numbers_stand_in_the_lines_and_the_time_between_them(tmp_path: Path) -> None:
+    step, data = make(tmp_path), batches([0, 1], [2, 3])
+    for iteration in (1, 2, 3):
+        step.open()
+        run(step, data)
+        host = {"learning_rate": 0.5 / iteration, "grad_norm": math.inf}
+        step.close(moment(iteration, log=iteration != 2, host=host))
+    content = (tmp_path / METRICS).read_text().splitlines()
+    first, last = [json.loads(line)["host"] for line in content[1:]]
+    assert first == {"learning_rate": 0.5, "grad_norm": None}
+    assert last.pop("seconds") > 0
+    assert last == {"learning_rate": 0.5 / 3, "grad_norm": None}
+
+
 def test_repeated_attempts_count_once(tmp_path: Path) -> None:
     step, data = make(tmp_path), batches([0, 1], [2, 3])
     for folder, attempts in ((tmp_path / "once", 1), (tmp_path / "thrice", 3)):
@@ -109,7 +120,7 @@ def test_repeated_attempts_count_once(tmp_path: Path) -> None:
             step.open()
             run(step, data)  # the very same dicts
         step.close(moment(1))
-    assert lines(tmp_path / "once") == lines(tmp_path / "thrice")
+    assert windows(tmp_path / "once") == windows(tmp_path / "thrice")
 
 
 def evaluate(step: DomainStep, *sets: list[list[int]], whole: bool = True) -> None:
@@ -133,7 +144,7 @@ def test_evaluation_between_attempts_does_not_mix(tmp_path: Path) -> None:
     step.close_evaluation("valid", 1, 4, final=False)
     run(step, data[1:])
     step.close(moment(1))
-    valid, train = lines(tmp_path)
+    valid, train = windows(tmp_path)
     assert valid["domains"].keys() == {"rare"}
     assert sum(d["samples"] for d in train["domains"].values()) == 4
 
@@ -148,7 +159,7 @@ def test_an_attempt_at_a_step_of_an_evaluation_that_the_host_repeats(tmp_path: P
         step.evaluation.close_step()
     step.evaluation.close_set()
     step.close_evaluation("valid", 1, 4, final=False)
-    (line,) = lines(tmp_path)
+    (line,) = windows(tmp_path)
     assert {name: d["samples"] for name, d in line["domains"].items()} == {
         "finance": 1,
         "general": 1,
@@ -160,12 +171,12 @@ def test_only_whole_sets_of_an_evaluation_are_published(tmp_path: Path) -> None:
     step = make(tmp_path)
     evaluate(step, [[0, 1]], whole=False)
     step.close_evaluation("valid", 1, 4, final=False)
-    assert not (tmp_path / "domain_metrics.jsonl").exists() or not lines(tmp_path)
+    assert windows(tmp_path) == []
     evaluate(step, [[0, 1]], [[2, 2], [2, 2]], whole=False)
     step.close_evaluation("valid", 2, 8, final=False)
     evaluate(step, [[0, 1]], [[2, 2]])
     step.close_evaluation("valid", 3, 12, final=True)
-    cut, whole = lines(tmp_path)
+    cut, whole = windows(tmp_path)
     assert cut["domains"].keys() == {"finance", "general"}
     assert whole["domains"].keys() == {"finance", "general", "rare"}
     assert cut["domains"]["finance"] == whole["domains"]["finance"]
@@ -184,7 +195,7 @@ def test_attempts_that_a_graph_replays(tmp_path: Path) -> None:
             step.evaluation.close_step()
         step.evaluation.close_set()
         step.close_evaluation("valid", iteration, 4 * iteration, final=False)
-    captured, replayed = lines(tmp_path)
+    captured, replayed = windows(tmp_path)
     assert captured["domains"] == replayed["domains"]
 
 
@@ -205,7 +216,7 @@ def test_skipped_updates_are_consumed_but_not_reported(tmp_path: Path) -> None:
         step.open()
         run(step, batches([0, 1], [0, 1]))
         step.close(moment(iteration, skipped=iteration == 1, log=iteration == 2))
-    (line,) = lines(tmp_path)
+    (line,) = windows(tmp_path)
     assert line["domains"]["general"]["samples"] == 2
     assert line["domains"]["general"]["consumed_samples"] == 4
 
@@ -270,7 +281,7 @@ def test_ids_that_the_blend_does_not_have_in_a_step_that_is_not_logged(
         step.open()
         run(step, batches([0, 1], [0, 1]))
         step.close(moment(4, log=reading == "line", scalars=reading == "scalars"))
-    assert not (tmp_path / "domain_metrics.jsonl").exists() or not lines(tmp_path)
+    assert windows(tmp_path) == []
 
 
 def test_weights_do_not_learn_from_ids_that_the_blend_does_not_have() -> None:
@@ -307,7 +318,7 @@ def test_fractional_masks(tmp_path: Path, parts: list[float]) -> None:
     step.open()
     run(step, data)
     step.close(moment(1))
-    (line,) = lines(tmp_path)
+    (line,) = windows(tmp_path)
     assert sum(d["tokens"] for d in line["domains"].values()) == sum(parts)
 
 
@@ -384,7 +395,7 @@ def test_state(tmp_path: Path) -> None:
             one.open()
             run(one, data)
             one.close(moment(iteration, log=iteration == 4, scalars=iteration == 5))
-    assert lines(tmp_path / "second") == lines(tmp_path / "unbroken")
+    assert windows(tmp_path / "second") == windows(tmp_path / "unbroken")
     assert step.state_dict() == unbroken.state_dict()
 
 

@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.metrics import counted, windows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain.errors import ConfigError, LogFolderError
 from domain_pretrain.records import writer
+from domain_pretrain.records.compact import WIDE_UP_TO
 from domain_pretrain.records.console import say
 from domain_pretrain.records.exporter import Publisher
+from domain_pretrain.records.metrics_file import metrics_entry
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_events, read_metrics
 from domain_pretrain.records.record import Event, Record
 from domain_pretrain.records.writer import DISCARDED_FILE, LinesFile, check_log_dir
-from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.watch import Reading, Watch
 from domain_pretrain.watch.section import Watching
 
@@ -64,7 +67,7 @@ def written(tmp_path: Path, *records: Record, **fields: Any) -> list[dict[str, A
     for item in records:
         publish.line(item)
     publish.close()
-    return [json.loads(line) for line in (tmp_path / METRICS_FILE).read_bytes().splitlines()]
+    return windows(tmp_path)
 
 
 # --- domain_metrics.jsonl ---------------------------------------------------------------------
@@ -180,16 +183,17 @@ def test_an_event_is_a_line_that_readers_of_losses_do_not_see(tmp_path: Path) ->
         publish.event(event)
     publish.line(record(30))
     publish.close()
-    assert read_events(tmp_path) == events
+    start = Event("start", 0)
+    assert read_events(tmp_path) == [start, *events]
     assert [entry["iteration"] for entry in read_metrics(tmp_path)] == [20, 30]
     tail = MetricsTail(tmp_path).read()
     assert [entry["iteration"] for entry in tail] == [20, 30]
 
     # A run that resumes at 20 keeps what happened there; one from 10 never got there.
     LinesFile.open(tmp_path / METRICS_FILE, 20).close()
-    assert read_events(tmp_path) == events
+    assert read_events(tmp_path) == [start, *events]
     LinesFile.open(tmp_path / METRICS_FILE, 10).close()
-    assert read_events(tmp_path) == []
+    assert read_events(tmp_path) == [start]
 
 
 @pytest.mark.parametrize("spoilt", [{"detail": 1}, {"event": None}, {"iteration": -1}])
@@ -201,6 +205,88 @@ def test_a_spoilt_event_is_left_out(
     (tmp_path / METRICS_FILE).write_text("".join(lines))
     assert read_events(tmp_path) == [Event("resume", 0)] * 2
     assert "1 of 3 lines left out, line 2: " in capsys.readouterr().out
+
+
+# --- many domains -----------------------------------------------------------------------------
+
+MANY = {f"d{i:03}/金融": (1 + i / 1000, 16.0 * i) for i in range(WIDE_UP_TO + 1)}  # d000 is absent
+BROKEN = {**MANY, "d007/金融": (1.0, 32.0, 3), "d008/金融": (0.0, 0.0, 3)}
+
+
+@pytest.mark.parametrize("average", ["token", "sample"])
+def test_a_line_of_many_domains_says_the_same_in_less(tmp_path: Path, average: Average) -> None:
+    weights = {name: 1 + place / 3 for place, name in enumerate(MANY)}
+    training: dict[str, Any] = {
+        "consumed_tokens": {name: 1e9 + place for place, name in enumerate(MANY)},
+        "consumed_domain_samples": dict.fromkeys(MANY, 12),
+        "weights": weights,
+        "shares": {**weights, "d009/金融": math.nan},
+        "reweighting": {"weighted_loss": 1.25},
+        "host": {"learning_rate": 1e-3},
+    }
+    all_there = {name: (2.0, 16.0) for name in MANY}
+    records = [
+        record(10, stats=stats(**MANY), **training),
+        record(20, stats=stats(**BROKEN), **training),
+        record(20, "valid", stats=stats(**all_there)),
+        record(30, stats=stats(**dict.fromkeys(MANY, (0.0, 0.0))), **training),
+        record(40, "test", stats=stats(**MANY), final=True),
+    ]
+    publish, _ = publisher(tmp_path, average=average)
+    for item in records:
+        publish.line(item)
+    publish.close()
+    wide = [metrics_entry(item, average) for item in records]
+    header, *lines = (tmp_path / METRICS_FILE).read_bytes().splitlines()
+    assert read_metrics(tmp_path) == json.loads(json.dumps(wide))
+    assert json.loads(header)["domains"] == list(MANY)
+    assert b"d001" not in b"".join(lines)
+    assert len(lines[1]) < len(json.dumps(wide[1])) / 2
+    assert MetricsTail(tmp_path).read() == read_metrics(tmp_path)
+
+
+def test_the_lines_of_a_resumed_run_may_have_other_domains(tmp_path: Path) -> None:
+    other = {**MANY, "new": (3.0, 16.0)}
+    written(tmp_path, record(10, stats=stats(**MANY)), record(20, stats=stats(**MANY)))
+    written(tmp_path, record(20, stats=stats(**other)), after_iteration=10)
+    old, new = read_metrics(tmp_path)
+    assert list(old["domains"]) == list(MANY)[1:]
+    assert list(new["domains"]) == [*list(MANY)[1:], "new"]
+    # What was cut can be read, too.
+    (tmp_path / DISCARDED_FILE).rename(tmp_path / METRICS_FILE)
+    (cut,) = read_metrics(tmp_path)
+    assert (cut["iteration"], list(cut["domains"])) == (20, list(MANY)[1:])
+
+
+def columns(**changes: Any) -> dict[str, Any]:
+    whole = {"loss_sum": [1.0], "tokens": [1], "samples": [1], **changes}
+    return {"iteration": 2, "split": "train", "columns": whole}
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (columns(), "1 domains, which no line before it names"),
+        ({**columns(), "present": [2]}, "1 domains, which no line before it names"),
+        ({**columns(), "present": [-1]}, "present.0: Input should be greater"),
+        ({**columns(), "present": [0, 0]}, "present should name each domain once"),
+        ({**columns(), "columns": []}, "columns: Input should be a valid dict"),
+        (columns(tokens=[1, 2]), "its columns should be of one length"),
+        (columns(weight=[]), "its columns should be of one length"),
+        (columns(tokens=[None]), "columns.tokens.0: Input should be a valid number"),
+        (columns(weight=["x"]), "columns.weight.0: Input should be a valid number"),
+        ({"event": "start", "iteration": 0, "detail": "", "domains": 1}, "domains: Input should"),
+    ],
+)
+def test_a_spoilt_line_of_many_domains_is_left_out(
+    spoilt: dict[str, Any], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = {"event": "start", "iteration": 0, "detail": "", "domains": ["a", "b"]}
+    good = {**columns(), "present": [1]}
+    lines = [json.dumps(line) + "\n" for line in (start, good, spoilt, good)]
+    (tmp_path / METRICS_FILE).write_text("".join(lines))
+    assert [list(entry["domains"]) for entry in read_metrics(tmp_path)] == [["b"], ["b"]]
+    assert f"1 of 4 lines left out, line 3: {why}" in capsys.readouterr().out
 
 
 # --- resume -----------------------------------------------------------------------------------
@@ -221,6 +307,7 @@ RUN = [
 
 def keys(path: Path) -> list[tuple[int, str, bool]]:
     lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    lines = [line for line in lines if "event" not in line]
     return [(line["iteration"], line["split"], line.get("final", False)) for line in lines]
 
 
@@ -246,7 +333,8 @@ def test_killed_and_resumed_equals_unbroken(tmp_path: Path, killed_after: int) -
     written(broken, *RUN[:killed_after])
     checkpoint, rest = (20, RUN[3:]) if killed_after < 6 else (40, RUN[6:])
     written(broken, *rest, after_iteration=checkpoint)
-    assert (broken / METRICS_FILE).read_bytes() == (whole / METRICS_FILE).read_bytes()
+    assert counted(broken) == counted(whole)
+    assert read_events(broken) == [Event("start", 0), *[Event("resume", checkpoint)] * bool(rest)]
 
 
 def test_a_line_at_iteration_zero_is_of_an_older_run(tmp_path: Path) -> None:
@@ -316,7 +404,8 @@ def test_a_file_without_anything_to_cut_is_not_rewritten(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def run_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("run")
-    records = [record(1), record(2, split="valid", stats=stats(**{"金融": (1.5, 8)})), record(3)]
+    window = stats(**{"general": (1.0, 32), "金融": (1.5, 8)})
+    records = [record(1, stats=window), record(2, "valid", stats=window), record(3, stats=window)]
     written(folder, *records)
     return (folder / METRICS_FILE).read_bytes()
 
@@ -348,7 +437,7 @@ def test_cut_at_any_byte_nothing_is_lost(
 
     assert json.loads(appended)["iteration"] == k + 1
     assert all(json.loads(line)["iteration"] <= k for line in kept)
-    assert all(json.loads(line)["iteration"] > k for line in moved)
+    assert all(json.loads(line)["iteration"] > k or k == 0 for line in moved)
     assert kept + moved == survivors
     start = len(b"".join(line + b"\n" for line in survivors))
     fragment = run_bytes[start:size]
@@ -358,10 +447,10 @@ def test_cut_at_any_byte_nothing_is_lost(
 def test_a_spoilt_line_in_the_middle_is_set_aside_not_fatal(tmp_path: Path) -> None:
     written(tmp_path, *RUN[:2])
     path = tmp_path / METRICS_FILE
-    first, second = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(first + b"\0\0\0\n" + second)
+    start, first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(start + first + b"\0\0\0\n" + second)
     LinesFile.open(path, 20).close()
-    assert path.read_bytes() == first + second
+    assert path.read_bytes() == start + first + second
     assert json.loads((tmp_path / DISCARDED_FILE).read_bytes()) == {"torn": "\0\0\0"}
 
 

@@ -18,6 +18,7 @@ from support.prefixes import write_prefix
 
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.index import Index
+from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.reading import Reading, check_links
 from domain_pretrain.data.splits import documents, parse_split
 from domain_pretrain.errors import ConfigError
@@ -199,3 +200,19 @@ def test_evaluations_that_would_stop_the_run() -> None:
     with pytest.raises(ConfigError, match=r"--full-validation .* weights"):
         check_evaluations(flags(full_validation=True), read(weighted, "80,10,10"))
     check_evaluations(flags(full_validation=True), read((["a", "b"], None), "80,10,10"))
+
+
+def test_the_training_tokens_of_a_domain() -> None:
+    """Each prefix once; a domain of which a part is in an object store has no number."""
+    write_prefix("a", [10] * 10)
+    write_prefix("b", [10] * 10)
+    write_prefix("c", [10] * 100)
+    domains = {"a": "ab", "b": "ab", "c": "c"}
+    names = {os.path.abspath(prefix): domain for prefix, domain in domains.items()}
+    names |= {"s3://x": "ab"}
+    whole = (["a", "./b", "c", "b"], [1.0, 1, 1, 1])
+    assert training_tokens(read(whole, "8,2"), names) == {"ab": 160, "c": 800}
+    own: Blend = (["a"], None)
+    assert training_tokens(read(None, train=own, valid=(["c"], None)), names) == {"ab": 100}
+    remote = (["a", "s3://x", "c"], [1.0, 1, 1])
+    assert training_tokens(read(remote, "1"), names) == {"c": 1000}

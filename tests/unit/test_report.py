@@ -23,14 +23,18 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain.commands.main import main
+from domain_pretrain.commands.report import run_names
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_metrics
 from domain_pretrain.records.record import Record
-from domain_pretrain.report.curves import Curve, moving_average, read_curves
-from domain_pretrain.report.picture import COLOURS, loss_picture
+from domain_pretrain.report.curves import domains_of, moving_average, place
+from domain_pretrain.report.history import History, read_history
+from domain_pretrain.report.palette import COLOURS, colour
+from domain_pretrain.report.picture import loss_picture
+from domain_pretrain.report.series import Mean, Series
 from domain_pretrain.report.spread import spread
-from domain_pretrain.report.table import CORPUS_TOKENS_FILE, corpus_tokens, loss_table, summarise
+from domain_pretrain.report.table import event_lines, host_table, loss_table, summarise
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.reference import final_losses
 
@@ -136,25 +140,6 @@ def test_a_growing_file_is_followed_line_by_line(tmp_path: Path) -> None:
     assert tail.read() == []
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", r"corpus_tokens\.json', line 1, column 2, is not JSON: Expecting property name"),
-        ("[" * 100_000, r"corpus_tokens\.json' is nested too deeply"),
-        ('{"a": ' + "1" * 5_000 + "}", r"corpus_tokens\.json' is not JSON: Exceeds the limit"),
-        ("[1]", "should hold the number of tokens of each domain: Input should be a valid dict"),
-        ('{"a": "many"}', "should hold the number of tokens of each domain: Input should be a val"),
-        ('{"a": 0}', "should hold the number of tokens of each domain: Input should be greater"),
-    ],
-    ids=range(6),
-)
-def test_a_spoilt_count_of_tokens_is_a_clear_error(content: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / CORPUS_TOKENS_FILE).write_text(content)
-    with pytest.raises(ConfigError, match=said) as caught:
-        corpus_tokens(tmp_path)
-    assert len(str(caught.value)) < 600
-
-
 # --- TensorBoard ------------------------------------------------------------------------------
 
 
@@ -219,31 +204,101 @@ def test_tensorboard_finds_all_domains_of_a_metric_in_one_chart(
     assert tags == {title: [f"{tag}/finance", f"{tag}/general"] for title, tag in expected.items()}
 
 
+# --- series -----------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abc"), st.sampled_from([1.0, 2.5, 9.0, math.nan])),
+        min_size=1,
+        max_size=70,
+    ),
+    st.sampled_from([2, 8, 64]),
+)
+def test_a_series_keeps_every_spike_in_bounded_memory(
+    points: list[dict[str, float]], limit: int
+) -> None:
+    series = Series(limit)
+    for number, values in enumerate(points, start=1):
+        series.add(10.0 * number, number, values)
+    for name in series.names:
+        curve = series.curve(name)
+        given = [values[name] for values in points if name in values]
+        finite = [value for value in given if math.isfinite(value)]
+        assert len(curve.mean) <= limit
+        assert (np.diff(curve.iteration) > 0).all()
+        assert (curve.tokens == 10 * curve.iteration).all()
+        assert curve.broken.sum() == len(given) - len(finite)
+        assert np.isnan(curve.mean).sum() == np.isnan(curve.low).sum() <= curve.broken.sum()
+        if finite:
+            assert np.nanmin(curve.low) == min(finite)
+            assert np.nanmax(curve.high) == max(finite)
+        known = ~np.isnan(curve.mean)
+        assert (curve.low[known] <= curve.mean[known] + 1e-12).all()
+        assert (curve.mean[known] <= curve.high[known] + 1e-12).all()
+        assert series.last(name) == given[-1] or math.isnan(given[-1])
+    if len(points) <= limit:  # then each point is there as it was given
+        for name in series.names:
+            there = [number for number, values in enumerate(points, start=1) if name in values]
+            assert series.curve(name).iteration.tolist() == there
+
+
+def test_the_ends_of_a_curve_are_means_with_their_errors() -> None:
+    series = Series(8)
+    noise = [0.1, -0.1] * 100
+    for number, value in enumerate(noise, start=1):
+        series.add(number, number, {"a": 3 - number / 100 + value, "flat": 1 + value, "once": 1.0})
+    first, last = series.ends("flat", 0.25)
+    # 200 values, eight buckets at most: two of 32 hold 50.
+    assert (first.value, last.value) == (pytest.approx(1), pytest.approx(1))
+    assert first.error == pytest.approx(np.std(noise[:64], ddof=1) / math.sqrt(64))
+    first, last = series.ends("a", 0.05)
+    assert first.value == pytest.approx(3 - 16.5 / 100)
+    assert last.value < first.value
+
+    few = Series()
+    for number, value in enumerate([4.0, 2.0, math.nan, 1.0], start=1):
+        few.add(number, number, {"a": value, **({"b": value} if number == 1 else {})})
+    assert few.ends("a", 0.05)[0] == Mean(3.0, 1.0)  # half of them, no more
+    assert math.isnan(few.ends("a", 0.05)[1].value)
+    assert few.ends("b", 0.05) == (Mean(4.0, None), Mean(4.0, None))
+
+
 # --- curves -----------------------------------------------------------------------------------
 
 
-def test_phases_follow_one_another_on_either_axis(metrics: Callable[..., Path]) -> None:
+def test_runs_follow_one_another_on_either_axis(metrics: Callable[..., Path]) -> None:
     base = metrics("base", line(10, a=3.0), line(20, a=2.0), line(20, "valid", a=2.5))
     continued = metrics(
         "continued", line(10, a=1.5, b=4.0), line(20, b=None), line(30, "test", a=9.0)
     )
-    phases = [("base", base), ("continued", continued)]
-    by_tokens, by_iterations = (read_curves(phases, x) for x in ("tokens", "iterations"))
-    assert by_tokens.starts == [("base", 0), ("continued", 2000)]
-    assert by_tokens.train["a"] == [
-        Curve(0, [1000, 2000], [3.0, 2.0]),
-        Curve(1, [4000], [1.5]),
+    named = [("base", read_history(base)), ("continued", read_history(continued))]
+    by_tokens, by_iterations, compared = (
+        place(named, x, compare=compare)
+        for x, compare in (("tokens", False), ("iterations", False), ("tokens", True))
+    )
+    assert [(run.name, run.start, run.end) for run in by_tokens] == [
+        ("base", 0, 2000),
+        ("continued", 2000, 5000),
     ]
-    assert by_tokens.valid == {"a": [Curve(0, [2000], [2.5])]}
-    assert by_iterations.starts == [("base", 0), ("continued", 20)]
-    (b,) = by_iterations.train["b"]
-    assert b.x == [30, 40] and b.loss[0] == 4.0 and math.isnan(b.loss[1])
+    assert [run.start for run in by_iterations] == [0, 20]
+    assert [(run.start, run.end) for run in compared] == [(0, 2000), (0, 3000)]
+    a = by_tokens[0].history.train.curve("a")
+    assert by_tokens[0].of(a).tolist() == [1000, 2000]
+    assert a.mean.tolist() == a.low.tolist() == a.high.tolist() == [3.0, 2.0]
+    b = by_iterations[1].history.train.curve("b")
+    assert by_iterations[1].of(b).tolist() == [30, 40]
+    assert b.mean[0] == 4.0 and math.isnan(b.mean[1]) and b.broken.tolist() == [0, 1]
+    valid = by_tokens[0].history.valid.curve("a")
+    assert (by_tokens[0].of(valid).tolist(), valid.mean.tolist()) == ([2000], [2.5])
+    assert domains_of(by_tokens) == ["a", "b"]
 
 
 def test_the_moving_average_keeps_a_slope_straight_to_both_ends() -> None:
-    slope = [0.5 * i for i in range(50)]
+    slope = 0.5 * np.arange(50)
     assert moving_average(slope, 9) == pytest.approx(slope)
-    assert moving_average([1.0, math.nan, 3.0], 3)[1] == 2.0
+    assert moving_average(np.array([1.0, math.nan, 3.0]), 3)[1] == 2.0
+    assert np.isnan(moving_average(np.array([math.nan, math.nan]), 1)).all()
 
 
 @given(
@@ -278,7 +333,8 @@ def test_the_picture_shows_every_domain_of_all_phases(
         *[line(i, a=1.0, b=4 - i / 40, c=2.0) for i in range(1, 90)],
         line(90, "valid", a=1.1, b=2.0, c=2.1),
     )
-    loss_picture(None, tmp_path / "x.png", phases=[("base", base), ("continued", continued)])
+    runs = [("base", read_history(base)), ("continued", read_history(continued))]
+    loss_picture(runs, tmp_path / "x.png")
     shown = colours_of(tmp_path / "x.png")
     assert set(COLOURS[:3]) <= shown
     assert not set(COLOURS[3:7]) & shown
@@ -289,31 +345,131 @@ def test_of_many_domains_the_broken_and_the_worst_have_a_colour(
 ) -> None:
     losses: dict[str, float | None] = {f"d{i:02}": float(i) for i in range(30)}
     path = metrics("run", line(1, **losses), line(2, **{**losses, "d03": None}))
-    loss_picture(path, tmp_path / "x.svg")
-    svg = (tmp_path / "x.svg").read_text(
-        encoding="utf-8"
-    )  # each label stands in a comment of the SVG
-    labels = {name for name in losses if f"<!-- {name}  " in svg}
+    texts = texts_of(tmp_path, path)
+    labels = {name for name in losses if any(text.startswith(f"{name}  ") for text in texts)}
     assert labels == {"d03", *(f"d{i}" for i in range(24, 30))}
-    assert "<!-- d03  NaN -->" in svg and "<!-- and 23 more -->" in svg
+    assert {"d03  NaN", "and 23 more"} <= texts
+
+
+def texts_of(folder: Path, *paths: Path, **how: Any) -> set[str]:
+    """What is written in the picture: each text stands in a comment of the SVG."""
+    loss_picture([(p.parent.name, read_history(p)) for p in paths], folder / "x.svg", **how)
+    svg = (folder / "x.svg").read_text(encoding="utf-8")
+    return set(re.findall("<!-- (.*?) -->", svg))
+
+
+def test_runs_are_compared_on_one_axis(tmp_path: Path, metrics: Callable[..., Path]) -> None:
+    one = metrics("one", *[line(i, a=3.0, b=2.0) for i in range(1, 4)])
+    two = metrics("two", *[line(i, a=2.5, c=1.0) for i in range(1, 6)])
+    texts = texts_of(tmp_path, one, two, x="iterations", compare=True)
+    assert {"a  3.00 / 2.50", "b  2.00", "c  1.00", "one", "two"} <= texts
+    assert "6" not in texts  # where the axis would go on, were they one after the other
+    texts = texts_of(tmp_path, one, two, x="iterations")
+    assert {"a  2.50", "b  2.00", "c  1.00", "6"} <= texts
+
+
+def test_a_domain_keeps_its_colour(tmp_path: Path, metrics: Callable[..., Path]) -> None:
+    """It goes by its place in the config, whichever domains are the worst ones now."""
+    assert [colour(place) for place in range(len(COLOURS))] == list(COLOURS)
+    assert len({colour(place) for place in range(200)}) == 200
+    names = [f"d{i:02}" for i in range(12)]
+    early = {name: 20.0 - place for place, name in enumerate(names)}
+    late = {name: 1.0 + place for place, name in enumerate(names)}
+    for run, losses in (("early", early), ("late", late)):
+        header = {"event": "start", "iteration": 0, "detail": "", "domains": names}
+        path = metrics(run, header, line(1, **losses), line(2, **losses))
+        loss_picture([("", read_history(path))], tmp_path / f"{run}.png")
+    early_colours, late_colours = (colours_of(tmp_path / f"{run}.png") for run in ("early", "late"))
+    assert {colour(place) for place in range(7)} <= early_colours
+    assert {colour(place) for place in range(5, 12)} <= late_colours
+    assert not {colour(place) for place in range(5)} & late_colours
+
+
+def test_what_happened_is_marked(tmp_path: Path, metrics: Callable[..., Path]) -> None:
+    events = [
+        {"event": "start", "iteration": 0, "detail": ""},
+        {"event": "resume", "iteration": 2, "detail": "", "domains": ["a"]},
+        {"event": "blend", "iteration": 2, "detail": "a 0.2, was 0.1"},
+    ]
+    lines = [line(i, a=1.0) for i in range(1, 5)]
+    path = metrics("run", events[0], *lines[:2], *events[1:], *events[1:], *lines[2:])
+    history = read_history(path)
+    assert [(mark.event.name, mark.tokens) for mark in history.marks] == [
+        ("resume", 2000),
+        ("blend", 2000),
+    ] * 2
+    assert event_lines(history) == [
+        "resumed after iteration 2",
+        "after iteration 2: blend: a 0.2, was 0.1",
+    ]
+    texts = texts_of(tmp_path, path)
+    assert "blend" in texts and "resume" not in texts
+    assert any("┊ resumed" in text for text in texts)
+
+
+def make_font(folder: Path, characters: str) -> str:
+    """A font that has these characters, as boxes; its family is called ``Made Up``."""
+    builder = pytest.importorskip("fontTools.fontBuilder").FontBuilder(1000, isTTF=True)
+    pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 700), (700, 700), (700, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    names = {ord(char): f"g{place}" for place, char in enumerate(characters)}
+    order = [".notdef", *names.values()]
+    builder.setupGlyphOrder(order)
+    builder.setupCharacterMap(names)
+    glyph = pen.glyph()
+    builder.setupGlyf(dict.fromkeys(order, glyph))
+    builder.setupHorizontalMetrics(dict.fromkeys(order, (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Made Up", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(folder / "made_up.ttf")
+    return str(folder / "made_up.ttf")
+
+
+def test_names_that_no_font_can_write_are_told_in_one_notice(
+    tmp_path: Path,
+    metrics: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = pytest.importorskip("matplotlib.font_manager").fontManager
+    own = [font for font in manager.ttflist if font.name.startswith("DejaVu")]
+    monkeypatch.setattr(manager, "ttflist", own)
+    history = read_history(metrics("run", line(1, **{"金": 1.0, "融": 2.0, "é": 3.0})))
+    loss_picture([("", history)], tmp_path / "x.png")
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "no font on this machine has 融金: the picture shows boxes instead" in said
+
+    manager.addfont(make_font(tmp_path, "金"))
+    loss_picture([("", history)], tmp_path / "x.png")
+    assert "no font on this machine has 融: " in capsys.readouterr().out
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert not caplog.records  # as that the font has no bold letters
 
 
 def test_a_domain_that_was_never_finite_can_be_drawn(
     tmp_path: Path, metrics: Callable[..., Path]
 ) -> None:
-    loss_picture(metrics("run", line(1, a=1.0, b=None)), tmp_path / "x.png")
+    history = read_history(metrics("run", line(1, a=1.0, b=None)))
+    loss_picture([("", history)], tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
 
 
 def test_a_picture_without_lines_or_matplotlib_is_a_clear_error(
     tmp_path: Path, metrics: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = metrics("run", line(1, "valid", a=1.0))
+    runs = [("", read_history(metrics("run", line(1, "valid", a=1.0))))]
     with pytest.raises(ConfigError, match="nothing to draw"):
-        loss_picture(path, tmp_path / "x.png")
+        loss_picture(runs, tmp_path / "x.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"domain-pretrain\[demo\]"):
-        loss_picture(path, tmp_path / "x.png")
+        loss_picture(runs, tmp_path / "x.png")
 
 
 # --- table and command ------------------------------------------------------------------------
@@ -327,31 +483,72 @@ ENTRIES = [
 ]
 
 
-def text_of(*args: Any) -> str:
+def header(**sizes: int | None) -> dict[str, Any]:
+    """The header of a run of these domains, with the tokens of their corpora."""
+    start = {"event": "start", "iteration": 0, "detail": ""}
+    return {**start, "domains": list(sizes), "corpus_tokens": list(sizes.values())}
+
+
+def history_of(*entries: dict[str, Any]) -> History:
+    history = History()
+    for entry in entries:
+        history.add(entry)
+    history.domains = history.domains or history.train.names
+    return history
+
+
+def rows_of(table: Any) -> list[list[str]]:
+    """The cells of its rows, without the header."""
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(loss_table(*args))
-    return console.export_text()
+    console.print(table)
+    rows = [row for row in console.export_text().splitlines() if row.startswith("│")]
+    return [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
 
 
 def test_the_table_tells_start_and_end_of_every_domain() -> None:
-    a, b = summarise(ENTRIES, {"a": 1000})
-    assert (a.tokens, a.epochs, a.start, a.end, a.valid) == (2000, 2.0, 3.0, 2.0, 2.5)
+    a, b = summarise(history_of(header(a=1000, b=None), *ENTRIES))
+    assert (a.tokens, a.epochs, a.valid) == (2000, 2.0, 2.5)
+    assert (a.start, a.end) == (Mean(3.0, None), Mean(2.0, None))
     assert a.ppl == math.exp(2.5)
     assert (b.tokens, b.epochs, b.valid) == (1000, None, None)
-    assert b.start is not None and math.isnan(b.start)
-    rows = [row for row in text_of([a, b]).splitlines() if row.startswith("│")]  # without header
-    assert [cell.strip() for cell in rows[0].strip("│").split("│")] == [
-        "a", "2,000", "2.00", "3.000 → 2.000", "2.500", "12.18",
-    ]  # fmt: skip
-    assert [cell.strip() for cell in rows[1].strip("│").split("│")] == [
-        "b", "1,000", "–", "NaN → NaN", "–", "–",
-    ]  # fmt: skip
+    assert b.start is not None and math.isnan(b.start.value)
+    assert rows_of(loss_table([a, b])) == [
+        ["a", "2,000", "2.00", "3.000 → 2.000", "2.500", "12.18"],
+        ["b", "1,000", "–", "NaN → NaN", "–", "–"],
+    ]
+
+
+def test_a_change_within_its_error_is_marked() -> None:
+    noise = [0.5, -0.5] * 20
+    entries = [
+        line(i, falls=3.0 - i / 20 + by, flat=1.0 + by) for i, by in enumerate(noise, start=1)
+    ]
+    falls, flat = summarise(history_of(*entries))
+    assert (falls.unchanged, flat.unchanged) == (False, True)
+    cells = [row[2] for row in rows_of(loss_table([falls, flat]))]
+    assert re.fullmatch(r"\d\.\d{3} ± 0\.\d{3} → \d\.\d{3} ± 0\.\d{3}", cells[0])
+    assert re.fullmatch(r"\d\.\d{3} ± 0\.\d{3} ≈ \d\.\d{3} ± 0\.\d{3}", cells[1])
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
-    text = text_of(summarise([line(10, a=1.0)]))
-    assert "epochs" not in text and "valid" not in text
-    assert "2.72" in text
+    table = loss_table(summarise(history_of(line(10, a=1.0))))
+    assert rows_of(table) == [["a", "1,000", "1.000 → 1.000", "2.72"]]
+    assert table.caption is None
+
+
+def test_the_hosts_numbers_are_shown() -> None:
+    rates = [1e-3, 2e-3, 1e-4]
+    entries: list[dict[str, Any]] = [
+        {**line(i, a=1.0), "host": {"learning_rate": rate, "grad_norm": None if i == 2 else i}}
+        for i, rate in enumerate(rates, start=1)
+    ]
+    entries[1]["host"]["seconds"] = entries[2]["host"]["seconds"] = 0.25
+    assert rows_of(host_table(history_of(*entries))) == [
+        ["learning rate", "0.001", "0.0001", "0.0001", "0.002"],
+        ["gradient norm", "1.000", "3.000", "1.000", "3.000"],
+        ["tokens per second", "4,000", "4,000", "4,000", "4,000"],
+    ]
+    assert host_table(history_of(line(1, a=1.0))) is None
 
 
 def report(*arguments: Any) -> int:
@@ -361,14 +558,17 @@ def report(*arguments: Any) -> int:
 def test_the_command_prints_a_table_and_writes_a_picture(
     tmp_path: Path, metrics: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, continued = metrics("base", *ENTRIES), metrics("continued/tensorboard", *ENTRIES)
-    (base.parent / CORPUS_TOKENS_FILE).write_text('{"a": 500}')
+    base = metrics("base", header(a=500), *ENTRIES)
+    continued = metrics("continued/tensorboard", *ENTRIES)
     png = tmp_path / "out.png"
     assert report(base.parent, continued.parent.parent, "--png", png) == 0
     out = capsys.readouterr().out
     assert out.count("3.000 → 2.000") == 2
     assert "4.00" in out
     assert png.read_bytes().startswith(b"\x89PNG")
+    assert report(base.parent, continued.parent.parent, "--compare", "--png", png) == 0
+    assert run_names([base.parent, continued.parent.parent]) == ["base", "continued"]
+    assert run_names([Path("a/log"), Path("b/log")]) == ["a/log", "b/log"]
 
 
 def test_the_command_says_what_is_missing(

@@ -14,7 +14,7 @@ from support.flags import FLAG, OF_SCRIPTS, assert_exist, named, parser_of
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend
-from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.errors import LogFolderError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.hosts import support
 from domain_pretrain.hosts.megatron import SEAMS
@@ -283,3 +283,15 @@ def test_one_graph_for_validation_and_another_test_blend(test: Blend) -> None:
 )
 def test_one_graph_where_the_evaluations_agree(per_split: list[Blend] | None) -> None:
     start(per_split, AB if per_split is None else None, **GRAPH)
+
+
+def test_a_tensorboard_folder_that_cannot_be_one(tmp_path: Path) -> None:
+    """Megatron would find out after minutes, when it opens its writer."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for unusable in (file, file / "below"):
+        with pytest.raises(LogFolderError, match=f"{file}.*--tensorboard-dir"):
+            start(None, AB, tensorboard_dir=str(unusable))
+    start(None, AB, tensorboard_dir=str(tmp_path / "new"))
+    start(None, AB, tensorboard_dir="s3://bucket/tensorboard")
+    start(None, AB, tensorboard_dir=None)

@@ -49,6 +49,14 @@ def test_lines_without_a_finite_loss_do_not_count(tmp_path):
     assert final_losses(path) == {"a": 3.0}
 
 
+def test_lines_of_many_domains_are_read(tmp_path):
+    header = {"event": "start", "iteration": 0, "detail": "", "domains": ["a", "b", "c"]}
+    columns = {"loss_sum": [20.0, 30.0], "tokens": [10, 10], "samples": [1, 1]}
+    compact = {"iteration": 2, "split": "train", "present": [0, 2], "columns": columns}
+    path = write(tmp_path / "domain_metrics.jsonl", header, line(1, a=(99, 10)), compact)
+    assert final_losses(path) == {"a": 2.0, "c": 3.0}
+
+
 def test_a_strategy_takes_the_path(tmp_path):
     path = write(tmp_path / "domain_metrics.jsonl", line(1, a=(20, 10), b=(30, 10), other=(1, 1)))
     rule = build("excess", {"reference": str(path)}, ("b", "a"))

@@ -1,17 +1,19 @@
-"""``domain-pretrain report``: the table and the picture of a run, from its metrics file."""
+"""``domain-pretrain report``: the tables and the picture of a run, from its metrics file."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import METRICS_FILE, read_metrics
+from domain_pretrain.records.reader import METRICS_FILE
+from domain_pretrain.report.history import read_history
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.table import corpus_tokens, loss_table, summarise
+from domain_pretrain.report.table import event_lines, host_table, loss_table, summarise
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,8 +21,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         description=(
-            f"Show what became of every domain in a run: a table of {METRICS_FILE}, and a picture "
-            "of all losses. Several runs are consecutive phases: a table each, one picture."
+            f"Show what became of every domain in a run: tables of {METRICS_FILE}, and a picture "
+            "of all losses. Several runs are consecutive phases: tables of each, one picture."
         ),
     )
     parser.add_argument(
@@ -37,6 +39,11 @@ def add_parser(subparsers: Any) -> None:
         default="tokens",
         help="the picture's horizontal axis (%(default)s)",
     )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="draw the runs over each other from one start, not one after the other",
+    )
     parser.set_defaults(run=run)
 
 
@@ -44,19 +51,30 @@ def run(args: argparse.Namespace) -> int:
     """Print the tables, and draw the picture."""
     console = Console(highlight=False, markup=False)
     files = [find_metrics(folder) for folder in args.runs]
+    histories = []
     for path in files:
-        summaries = summarise(read_metrics(path), corpus_tokens(path.parent))
-        if not summaries:
+        history = read_history(path)
+        if not history.domains:
             raise ConfigError(f"{path} has no lines yet: is the run still starting?")
-        console.print(loss_table(summaries, title=str(path.parent)))
+        console.print(loss_table(summarise(history), title=str(path.parent)))
+        numbers = host_table(history)
+        if numbers is not None:
+            console.print(numbers)
+        for line in event_lines(history):
+            console.print(line)
+        histories.append(history)
     if args.png is not None:
-        if len(files) == 1:
-            loss_picture(files[0], args.png, x=args.x)
-        else:
-            phases = [(path.parent.name, path) for path in files]
-            loss_picture(None, args.png, phases=phases, x=args.x)
+        names = run_names(args.runs) if len(files) > 1 else [""]
+        named = list(zip(names, histories, strict=True))
+        loss_picture(named, args.png, x=args.x, compare=args.compare)
         console.print(f"picture: {args.png}", soft_wrap=True)
     return 0
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """What to call several runs: the folders' own names, or all of their paths where two agree."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def find_metrics(folder: Path) -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from domain_pretrain.data.catalog import Catalog
-from domain_pretrain.data.origin import ById
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 
@@ -69,22 +70,38 @@ def plan_tokens(
     return TokenPlan(tokens_per_step, iterations, tuple(_domains(reading, catalog, total)))
 
 
-def _domains(reading: Reading, catalog: Catalog, total: int) -> Iterator[DomainPlan]:
+def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str, float]:
+    """Tokens of every domain's training data.
+
+    ``--split`` cuts by documents: its part of a prefix's tokens is taken to be that of its
+    documents. A prefix may be in a blend twice; its tokens are there once.
+
+    Args:
+        reading: what the run reads.
+        domain_of: data prefix, normalised → name of its domain.
+
+    Returns:
+        Without the domains of which it is not known: in an object store, say.
+    """
     blend, part = reading.blends[0], reading.parts[0]
-    if blend is None or part is None or not all(prefix in reading.indices for prefix in blend[0]):
+    if blend is None or part is None:
+        return {}
+    tokens: defaultdict[str, float] = defaultdict(float)
+    for key, prefix in {normalise(prefix): prefix for prefix in blend[0]}.items():
+        index = reading.indices.get(prefix)
+        tokens[domain_of[key]] += math.nan if index is None else index.tokens * (part[1] - part[0])
+    return {name: count for name, count in tokens.items() if not math.isnan(count)}
+
+
+def _domains(reading: Reading, catalog: Catalog, total: int) -> Iterator[DomainPlan]:
+    blend = reading.blends[0]
+    if blend is None or not all(prefix in reading.indices for prefix in blend[0]):
         return
     prefixes, weights = blend
-    origin = catalog.split("train")
-    owners = origin.domains if isinstance(origin, ById) else (0,) * len(prefixes)
-    # A part of the documents, taken here for that of the tokens.
-    training = part[1] - part[0]
-    sizes = [training * reading.indices[prefix].tokens for prefix in prefixes]
-    weights = weights or sizes
-    for index, name in enumerate(catalog.names):
-        own = [i for i, owner in enumerate(owners) if owner == index]
-        if not own:
-            continue  # of the other splits alone
-        share = sum(weights[i] for i in own) / sum(weights)
-        # A prefix may be in a blend twice; its tokens are there once.
-        corpus = sum({normalise(prefixes[i]): sizes[i] for i in own}.values())
-        yield DomainPlan(name, share, share * total, corpus)
+    weights = weights or [float(reading.indices[prefix].tokens) for prefix in prefixes]
+    owners = [catalog.prefixes[normalise(prefix)] for prefix in prefixes]
+    corpus = training_tokens(reading, catalog.prefixes)
+    for name in filter(corpus.get, catalog.names):
+        own = [weight for weight, owner in zip(weights, owners, strict=True) if owner == name]
+        share = sum(own) / sum(weights)
+        yield DomainPlan(name, share, share * total, corpus[name])

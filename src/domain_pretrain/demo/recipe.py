@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +10,15 @@ from pathlib import Path
 import yaml
 
 from domain_pretrain.demo.corpora import Corpus
-from domain_pretrain.report.table import CORPUS_TOKENS_FILE
 
 LAYERS, HIDDEN, HEADS, SEQ_LENGTH = 4, 128, 4, 128
 GLOBAL_BATCH = 16
-TRAIN_PERCENT = 90  # of each corpus's documents; the rest is for validation
 
 MODEL = shlex.split(
     f"--num-layers {LAYERS} --hidden-size {HIDDEN} --num-attention-heads {HEADS} "
     f"--seq-length {SEQ_LENGTH} --max-position-embeddings {SEQ_LENGTH} "
     "--position-embedding-type rope --attention-dropout 0 --hidden-dropout 0 "
-    f"--split {TRAIN_PERCENT},{100 - TRAIN_PERCENT},0 --eval-iters 16 "
+    "--split 90,10,0 --eval-iters 16 "
     "--lr-decay-style cosine --lr-warmup-fraction 0.05 --weight-decay 0.1 --clip-grad 1"
 )
 PADDED_VOCABULARY = 288  # 257 byte tokens; a multiple of every TP size that the heads allow
@@ -70,15 +67,13 @@ class Phase:
         return max(1, self.iterations // 100)
 
     def write_config(self, folder: Path, corpora: Mapping[str, Corpus]) -> None:
-        """Write ``domains.yaml``, which supplies the blend, and the corpora's training tokens."""
+        """Write ``domains.yaml``, which supplies the blend."""
         domains = {
             name: {"data": [str(corpora[name].prefix.resolve())], "weight": weight}
             for name, weight in self.weights.items()
         }
         config = yaml.safe_dump({"domains": domains}, sort_keys=False)
         (folder / "domains.yaml").write_text(config, "utf-8")
-        tokens = {name: training_tokens(corpora[name].prefix) for name in self.weights}
-        (folder / CORPUS_TOKENS_FILE).write_text(json.dumps(tokens) + "\n", "utf-8")
 
 
 def phases(iterations: int) -> tuple[Phase, Phase]:
@@ -88,10 +83,3 @@ def phases(iterations: int) -> tuple[Phase, Phase]:
     blend = {"general": 5.0, "code": 0.4, "maths": 0.4, "dirty": 0.2}
     title = "continued pretraining: domains 1 : 5 general"
     return base, Phase("continued", title, blend, iterations, 1e-3)
-
-
-def training_tokens(prefix: Path) -> int:
-    """Tokens of a corpus's documents that Megatron's ``--split`` gives to training."""
-    with prefix.with_suffix(".jsonl").open(encoding="utf-8") as file:
-        lengths = [len(json.loads(line)["text"].encode()) + 1 for line in file]
-    return sum(lengths[: round(TRAIN_PERCENT / 100 * len(lengths))])

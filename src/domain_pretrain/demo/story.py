@@ -17,9 +17,9 @@ from domain_pretrain.demo.corpora import Corpus, build
 from domain_pretrain.demo.launch import PhaseProgress, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import Phase
-from domain_pretrain.records.reader import METRICS_FILE, read_metrics
+from domain_pretrain.report.history import read_history
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.table import corpus_tokens, loss_table, summarise
+from domain_pretrain.report.table import loss_table, summarise
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Story:
         for phase in (self.base, self.continued):
             folder = self.out / phase.name
             self.console.print()
-            summaries = summarise(read_metrics(folder), corpus_tokens(folder))
+            summaries = summarise(read_history(folder))
             self.console.print(loss_table(summaries, title=phase.title))
         self.console.print(
             "\ndirty is scrambled text, where no model gets below ln 128 = 4.85 nats per byte. A "
@@ -94,10 +94,9 @@ class Story:
         phases = (self.base, self.continued)
         picture = self.out / "losses.png"
         loss_picture(
-            None,
+            [(phase.title, read_history(self.out / phase.name)) for phase in phases],
             picture,
             title="Channel loss of four domains, one of them dirty",
-            phases=[(phase.title, self.out / phase.name / METRICS_FILE) for phase in phases],
         )
         installed = Path(sys.executable).with_name("tensorboard")
         tensorboard = _short(installed) if installed.exists() else "tensorboard"

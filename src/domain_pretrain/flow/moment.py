@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Moment:
         batch_tokens: tokens that the step's global batch has room for; they set the default EMA
             horizon, where reweighting has no other.
         skipped: the optimizer skipped the update.
+        host: what else the host tells of the step, by name: ``learning_rate``, ``grad_norm``. Where
+            it logs; numbers that it has, for which no device is asked.
     """
 
     iteration: int
@@ -26,3 +29,4 @@ class Moment:
     microbatches: int
     batch_tokens: int = 0
     skipped: bool = False
+    host: Mapping[str, float] = field(default_factory=dict)

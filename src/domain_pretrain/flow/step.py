@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,6 +86,7 @@ class Step:
         self._proven = False
         self._attempts = 0
         self._stats: DomainStats | None = None  # of the step that ended last, once read
+        self._logged_at: float | None = None  # seconds, of a clock with no particular start
 
     # A training step: open → microbatches → close.
 
@@ -130,7 +133,8 @@ class Step:
             if self.publisher is not None or self.watch is not None:
                 window = self.windows.read(Windows.LOG)
                 if self.publisher is not None:
-                    self.publisher.line(self._record(window, moment))
+                    record = self._record(window, moment)
+                    self.publisher.line(replace(record, host=self._host(moment)))
                 self._look(window[0], "train", moment.iteration)
             self.windows.restart(Windows.LOG)
 
@@ -188,6 +192,13 @@ class Step:
         if self.steering is not None:
             record = reweighted(record, weighted[0], self.steering.diagnostics(stats))
         return record
+
+    def _host(self, moment: Moment) -> dict[str, float]:
+        """The host's numbers, and the seconds since the last line: the sums are here, so no device
+        is behind."""
+        now, last = time.perf_counter(), self._logged_at
+        self._logged_at = now
+        return {**moment.host, **({} if last is None else {"seconds": now - last})}
 
     def _look(self, stats: DomainStats, split: Split, iteration: int) -> None:
         """Ask the alarms, on every rank; the publisher's rank tells what they found."""

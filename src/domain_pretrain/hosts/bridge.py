@@ -36,6 +36,7 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.checkpoint import STATE_KEY
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
 from domain_pretrain.hosts.support import Refusal, full_iteration_graph
+from domain_pretrain.hosts.upstream import host_numbers
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
@@ -159,15 +160,17 @@ class BridgeDomains:
         cfg, progress = context.state.cfg, context.state.train_state
         iteration, microbatches = progress.step + 1, get_num_microbatches()
         batch = microbatches * cfg.train.micro_batch_size * cfg.data_parallel_size
+        log = iteration % cfg.logger.log_interval == 0
         self._step.close(
             Moment(
                 iteration=iteration,
                 consumed_samples=progress.consumed_train_samples + batch,
-                log=iteration % cfg.logger.log_interval == 0,
+                log=log,
                 scalars=iteration % cfg.logger.tensorboard_log_interval == 0,
                 microbatches=microbatches,
                 batch_tokens=batch * cfg.model.seq_length,
                 skipped=bool(context.skipped_iter),
+                host=host_numbers(context.optimizer, context.grad_norm) if log else {},
             )
         )
 

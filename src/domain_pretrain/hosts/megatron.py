@@ -152,7 +152,7 @@ def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def train_step(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         if _Current.runtime.active:
-            _Current.runtime.close_step(result)
+            _Current.runtime.close_step(result, (*args, *kwargs.values()))
         return result
 
     return train_step

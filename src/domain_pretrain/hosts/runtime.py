@@ -115,12 +115,12 @@ class Runtime:
 
     # Steps.
 
-    def close_step(self, result: Any) -> None:
-        """After the host's train_step: ``result`` is what it returned."""
+    def close_step(self, result: Any, given: tuple[Any, ...] = ()) -> None:
+        """After the host's train_step: ``result`` is what it returned for what it was given."""
         if upstream.gave_up(result):
             self.report_nonfinite(training=True)
             return
-        self.step.close(upstream.moment_after(result, self.args))
+        self.step.close(upstream.moment_after(result, self.args, given))
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""

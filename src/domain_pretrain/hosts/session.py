@@ -18,6 +18,7 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.order import Order
 from domain_pretrain.data.origin import Constant, Sets
+from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.flags import PluginArgs
@@ -41,7 +42,7 @@ from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
 from domain_pretrain.records.journal import decide
 from domain_pretrain.records.publisher import open_publisher
-from domain_pretrain.records.writer import check_log_dir
+from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
 from domain_pretrain.watch import Watch
 
@@ -118,8 +119,10 @@ class Session:
         check_evaluations(facts.flags, self.reading)
         if rank() == 0:
             check_content(self.reading, facts.flags)
-        if owns_writers() and facts.log_dir is not None:
-            check_log_dir(facts.log_dir)
+        if owns_writers():
+            if facts.log_dir is not None:
+                check_log_dir(facts.log_dir)
+            check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")
         self._sources: dict[Split, Source] = {}
 
     def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:
@@ -176,6 +179,7 @@ class Session:
                 wandb,
                 self.config.channel_loss.average,
                 after_iteration=after_iteration,
+                corpus_tokens=training_tokens(self.reading, self.catalog.prefixes),
                 others=self._exporters,
             )
             atexit.register(publisher.close)

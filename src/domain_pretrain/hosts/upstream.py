@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from domain_pretrain.errors import UnsupportedError
@@ -37,20 +37,44 @@ def ran_out_of_time(evaluate: Sequence[Any]) -> bool:
     return bool(evaluate[2])
 
 
-def moment_after(train_step: Sequence[Any], args: Any) -> Moment:
-    """Where training stands after the step that returned this; it has not been counted yet."""
+def optimizer_of(given: Iterable[Any]) -> Any:
+    """The optimizer among what ``train_step`` was called with; None where there is none."""
+    # By what it can do: its place and the other arguments change.
+    return next((one for one in given if hasattr(one, "param_groups")), None)
+
+
+def host_numbers(optimizer: Any, grad_norm: float | None) -> dict[str, float]:
+    """Learning rate and gradient norm, as far as they are known; both are on the host already."""
+    numbers = {} if grad_norm is None else {"grad_norm": float(grad_norm)}
+    for group in getattr(optimizer, "param_groups", ()):
+        # The host has groups with rates of their own, and logs the first one that follows --lr.
+        if group.get("default_config", not group.get("is_decoupled_lr", False)):
+            return {"learning_rate": float(group["lr"]), **numbers}
+    return numbers
+
+
+def moment_after(train_step: Sequence[Any], args: Any, given: Iterable[Any]) -> Moment:
+    """Where training stands after a step, which has not been counted yet.
+
+    Args:
+        train_step: what it returned.
+        args: the host's.
+        given: what it was called with.
+    """
     from megatron.core.num_microbatches_calculator import get_num_microbatches
 
     iteration, microbatches = args.curr_iteration + 1, get_num_microbatches()
     batch = microbatches * args.micro_batch_size * args.data_parallel_size
+    log = iteration % args.log_interval == 0
     return Moment(
         iteration=iteration,
         consumed_samples=args.consumed_train_samples + batch,
-        log=iteration % args.log_interval == 0,
+        log=log,
         scalars=iteration % args.tensorboard_log_interval == 0,
         microbatches=microbatches,
         batch_tokens=batch * args.seq_length,
         skipped=bool(train_step[1]),
+        host=host_numbers(optimizer_of(given), train_step[5]) if log else {},
     )
 
 

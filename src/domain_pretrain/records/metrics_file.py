@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.records.compact import WIDE_UP_TO, compact
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.reader import METRICS_FILE
 from domain_pretrain.records.record import Event, Record
@@ -20,29 +22,72 @@ class MetricsFile(Exporter):
         log_dir: the folder; made where it does not exist.
         average: whether a domain's loss is the mean over tokens or over samples.
         after_iteration: where this run starts, as :meth:`LinesFile.open` takes it.
+        corpus_tokens: tokens of each domain's training data, as far as they are known.
 
     Raises:
         LogFolderError: the folder cannot be used.
     """
 
-    def __init__(self, log_dir: Path, average: Average, *, after_iteration: int | None) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        average: Average,
+        *,
+        after_iteration: int | None,
+        corpus_tokens: Mapping[str, float],
+    ) -> None:
         check_log_dir(log_dir)
         self._average = average
+        self._after_iteration = after_iteration
+        self._corpus_tokens = corpus_tokens
+        self._names: tuple[str, ...] | None = None  # of the header
         self._file = LinesFile.open(log_dir / METRICS_FILE, after_iteration)
 
     def line(self, record: Record) -> None:
-        """Append."""
-        self._file.append(metrics_entry(record, self._average))
+        """Append, behind a header where there is none yet."""
+        names = record.stats.names
+        if names != self._names:
+            start = self._after_iteration
+            at = record.iteration if start is None else start
+            event = Event("resume" if start else "start", at)
+            self._file.append(header(event, names, self._corpus_tokens))
+            self._names = names
+        entry = metrics_entry(record, self._average)
+        if len(names) > WIDE_UP_TO:
+            self._file.append(compact(entry, names), tight=True)
+        else:
+            self._file.append(entry)
 
     def event(self, event: Event) -> None:
         """Append."""
-        self._file.append(
-            {"event": event.name, "iteration": event.iteration, "detail": event.detail}
-        )
+        self._file.append(event_entry(event))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def event_entry(event: Event) -> dict[str, Any]:
+    """The event as one line of ``domain_metrics.jsonl``."""
+    return {"event": event.name, "iteration": int(event.iteration), "detail": event.detail}
+
+
+def header(
+    event: Event, names: Sequence[str], corpus_tokens: Mapping[str, float]
+) -> dict[str, Any]:
+    """The event that a run starts, with what holds for all lines behind it.
+
+    Args:
+        event: the start.
+        names: the domains, to which compact lines refer by their place.
+        corpus_tokens: tokens of each domain's training data; a domain may be missing.
+    """
+    sizes = [corpus_tokens.get(name) for name in names]
+    return {
+        **event_entry(event),
+        "domains": list(names),
+        **({"corpus_tokens": sizes} if corpus_tokens else {}),
+    }
 
 
 def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
@@ -76,11 +121,11 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         **({"final": True} if record.final else {}),
         "lm_loss": _finite(total.loss()) if total.tokens else None,
         "domains": domains,
-        **(
-            {"reweighting": {key: _finite(value) for key, value in record.reweighting.items()}}
-            if record.reweighting is not None
-            else {}
-        ),
+        **{
+            key: {name: _finite(value) for name, value in numbers.items()}
+            for key, numbers in (("reweighting", record.reweighting), ("host", record.host))
+            if numbers is not None
+        },
     }
 
 

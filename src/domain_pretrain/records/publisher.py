@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def open_publisher(
     out: Callable[[str], None] = say,
     *,
     after_iteration: int | None,
+    corpus_tokens: Mapping[str, float] | None = None,
     others: Iterable[Configured[MakeExporter]] = (),
 ) -> Publisher:
     """Open everything that a run writes to.
@@ -34,6 +35,7 @@ def open_publisher(
         average: whether a domain's loss is the mean over tokens or over samples.
         out: takes the console's text.
         after_iteration: where this run starts, as :meth:`LinesFile.open` takes it.
+        corpus_tokens: tokens of each domain's training data, as far as they are known.
         others: exporters of other packages.
 
     Raises:
@@ -46,7 +48,14 @@ def open_publisher(
         exporters.append(WandB(wandb, average))
     if log_dir is not None:
         # Before the console: what a person has read is in the file.
-        exporters.append(MetricsFile(log_dir, average, after_iteration=after_iteration))
+        exporters.append(
+            MetricsFile(
+                log_dir,
+                average,
+                after_iteration=after_iteration,
+                corpus_tokens=corpus_tokens or {},
+            )
+        )
     exporters.append(Console(average, out))
     start = Start(after_iteration, log_dir, average)
     for one in others:

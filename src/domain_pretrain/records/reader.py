@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.process import notice
+from domain_pretrain.records.compact import expand
 from domain_pretrain.records.record import Event
 from domain_pretrain.stats import Split
 
@@ -19,7 +20,7 @@ METRICS_FILE = "domain_metrics.jsonl"
 # No sum of a run comes near it; what is larger would overflow in a reader's own sums.
 _LARGEST = 1e30
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
-
+_Count = Annotated[_Number, Field(ge=0)]
 _Iteration = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
 
@@ -28,23 +29,56 @@ class _Domain(BaseModel):
 
     loss: _Number | None
     loss_sum: _Number
-    tokens: Annotated[_Number, Field(ge=0)]
+    tokens: _Count
 
 
-class _Line(BaseModel):
+class _Wide(BaseModel):
     iteration: _Iteration
     split: Split
     domains: dict[str, _Domain]
+
+
+class _Columns(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[_Number | None]]
+
+    # Without domains there is no column.
+    loss_sum: list[_Number] = []
+    tokens: list[_Count] = []
+    samples: list[_Count] = []
+    sample_loss_sum: list[_Number] | None = None
+
+
+class _Compact(BaseModel):
+    iteration: _Iteration
+    split: Split
+    present: list[Annotated[int, Field(strict=True, ge=0)]] | None = None
+    columns: _Columns
+
+    @model_validator(mode="after")
+    def _check(self) -> _Compact:
+        columns = self.columns
+        needed = [columns.loss_sum, columns.tokens, columns.samples]
+        if columns.sample_loss_sum is not None:
+            needed.append(columns.sample_loss_sum)
+        lengths = set(map(len, needed)) | set(map(len, columns.__pydantic_extra__.values()))
+        if len(lengths) > 1:
+            raise ValueError("its columns should be of one length")
+        if self.present is not None and self.present != sorted(set(self.present)):
+            raise ValueError("present should name each domain once, in order")
+        return self
 
 
 class _Event(BaseModel):
     event: str
     iteration: _Iteration
     detail: str
+    domains: list[str] | None = None
+    corpus_tokens: list[_Count | None] | None = None
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """One line of the file (docs/metrics.md has the schema); None where it is torn or foreign."""
+    """One line of the file, as it stands there; None where it is torn or foreign."""
     try:
         return _parse(line)
     except ValueError:
@@ -55,68 +89,110 @@ def _parse(line: bytes) -> dict[str, Any]:
     """The line as it is; a ValueError says in a few words why it is not one of ours."""
     try:
         entry = json.loads(line)
-        (_Event if is_event(entry) else _Line).model_validate(entry)
+        _kind(entry).model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:80]
-        what = first["msg"].partition(" or instance of")[0]  # of a class of this file
+        # " or instance of": a class of this file; "Value error": what its validator said.
+        what = first["msg"].partition(" or instance of")[0].removeprefix("Value error, ")
         raise ValueError(f"{where}: {what}" if where else what) from None
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise ValueError(f"no JSON: {str(error)[:80]}") from None
     return entry
 
 
-def is_event(entry: Any) -> bool:
+def _kind(entry: Any) -> type[BaseModel]:
+    if not isinstance(entry, dict):
+        return _Wide
+    return _Event if "event" in entry else _Compact if "columns" in entry else _Wide
+
+
+def is_event(entry: Mapping[str, Any]) -> bool:
     """Whether a line tells an event, not a window or an evaluation."""
-    return isinstance(entry, dict) and "event" in entry
+    return "event" in entry
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The windows and evaluations of a metrics file, in order; the file may still be growing.
+def is_header(entry: Mapping[str, Any]) -> bool:
+    """Whether a line names the domains of the compact lines behind it."""
+    return is_event(entry) and entry.get("domains") is not None
+
+
+class Lines:
+    """The lines of a file in their order, each with its ``domains`` by name, however written."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def entry(self, line: bytes) -> dict[str, Any]:
+        """The next line; a ValueError says in a few words why it is not one of ours."""
+        entry = _parse(line)
+        if is_header(entry):
+            self._names = entry["domains"]
+        return expand(entry, self._names) if "columns" in entry else entry
+
+
+def metrics_path(path: str | Path) -> Path:
+    """The metrics file, given itself or its folder."""
+    path = Path(path)
+    return path / METRICS_FILE if path.is_dir() else path
+
+
+def stream_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+    """All lines of a metrics file that can be used, in order, one at a time; it may be growing.
+
+    A torn *last* line (of a run that was killed, or writes at this moment) is left out without a
+    word; how many others are, and why the first of them, is printed at the end.
 
     Args:
         path: the file, or the folder that holds it.
 
-    Returns:
-        Their lines. A torn *last* line (of a run that was killed, or writes at this moment) is left
-        out without a word; how many others are, and why the first of them, is printed.
+    Yields:
+        Windows, evaluations and events (docs/metrics.md), always with ``domains`` by name.
 
     Raises:
         ConfigError: the file cannot be read, or none of its lines can be used.
     """
-    return [entry for entry in _read(Path(path)) if not is_event(entry)]
-
-
-def read_events(path: str | Path) -> list[Event]:
-    """The events of a metrics file, as :func:`read_metrics` reads its other lines."""
-    events = (entry for entry in _read(Path(path)) if is_event(entry))
-    return [Event(entry["event"], entry["iteration"], entry["detail"]) for entry in events]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """All lines that can be used."""
-    if path.is_dir():
-        path = path / METRICS_FILE
+    path, lines = metrics_path(path), Lines()
+    number, used, problems, problem = 0, 0, 0, ""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    entry = lines.entry(line)
+                except ValueError as error:
+                    if line.endswith(b"\n"):
+                        problems += 1
+                        problem = problem or f"line {number}: {error}"
+                    continue
+                used += 1
+                yield entry
     except OSError as error:
         raise ConfigError(
             f"cannot read the metrics file {path}: {error.strerror}. "
             f"A run with --channel-loss writes {METRICS_FILE} into its --domain-log-dir."
         ) from error
-    lines = content.splitlines()
-    entries, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entries.append(_parse(line))
-        except ValueError as error:
-            if number < len(lines) or content.endswith(b"\n"):
-                problems.append(f"line {number}: {error}")
-    if problems and not entries:
-        raise ConfigError(f"{path} holds no line of {METRICS_FILE}; {problems[0]}")
+    if problems and not used:
+        raise ConfigError(f"{path} holds no line of {METRICS_FILE}; {problem}")
     if problems:
-        notice(f"{path}: {len(problems)} of {len(lines)} lines left out, {problems[0]}")
-    return entries
+        notice(f"{path}: {problems} of {number} lines left out, {problem}")
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The windows and evaluations of a metrics file at once; see :func:`stream_lines`.
+
+    A run of 1,000 domains may not fit into memory: stream it.
+    """
+    return [entry for entry in stream_lines(path) if not is_event(entry)]
+
+
+def read_events(path: str | Path) -> list[Event]:
+    """The events of a metrics file; see :func:`stream_lines`."""
+    return [event_of(entry) for entry in stream_lines(path) if is_event(entry)]
+
+
+def event_of(entry: Mapping[str, Any]) -> Event:
+    """The event that a line tells."""
+    return Event(entry["event"], entry["iteration"], entry["detail"])
 
 
 class MetricsTail:
@@ -129,6 +205,7 @@ class MetricsTail:
     def __init__(self, folder: Path) -> None:
         self._path = folder / METRICS_FILE
         self._read = 0
+        self._lines = Lines()
 
     def read(self) -> list[dict[str, Any]]:
         """Windows and evaluations that are whole by now; a torn last line waits for its end."""
@@ -140,8 +217,13 @@ class MetricsTail:
             return []
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
-        entries = (parse_line(line) for line in whole.splitlines())
-        return [entry for entry in entries if entry is not None and not is_event(entry)]
+        entries = []
+        for line in whole.splitlines():
+            try:
+                entries.append(self._lines.entry(line))
+            except ValueError:
+                continue
+        return [entry for entry in entries if not is_event(entry)]
 
 
 def domain_names(entries: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import IO, Any
 from domain_pretrain.errors import LogFolderError
 from domain_pretrain.paths import is_remote
 from domain_pretrain.process import notice
-from domain_pretrain.records.reader import METRICS_FILE, parse_line
+from domain_pretrain.records.reader import METRICS_FILE, is_header, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
 LOCK_PATIENCE_S = 100  # an NFS server forgets the locks of a machine that has crashed after 90
@@ -30,21 +30,42 @@ def check_log_dir(path: str | Path) -> None:
         raise LogFolderError(
             f"the log folder {path} is in an object store: give --domain-log-dir a folder on a disk"
         )
-    path = Path(path)
+    check_folder(path, "--domain-log-dir")
+    for name in (METRICS_FILE, DISCARDED_FILE):
+        try:
+            if Path(path, name).exists():
+                with open(Path(path, name), "r+b"):
+                    pass
+        except OSError as error:
+            raise _unusable(path, "--domain-log-dir", error) from error
+
+
+def check_folder(path: str | Path | None, flag: str) -> None:
+    """Make a folder and prove that one can write there; not in an object store, not without one.
+
+    Args:
+        path: the folder.
+        flag: that gave it, for the message.
+
+    Raises:
+        LogFolderError: it cannot be used.
+    """
+    if not path or is_remote(path):
+        return
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-        for name in (METRICS_FILE, DISCARDED_FILE):
-            if (path / name).exists():
-                with open(path / name, "r+b"):
-                    pass
     except OSError as error:
-        culprit = error.filename if isinstance(error.filename, str) else path
-        raise LogFolderError(
-            f"the log folder {path} cannot be used: {error.strerror} ({culprit}). "
-            "Give a folder that this user can read and write with --domain-log-dir."
-        ) from error
+        raise _unusable(path, flag, error) from error
+
+
+def _unusable(path: str | Path, flag: str, error: OSError) -> LogFolderError:
+    culprit = error.filename if isinstance(error.filename, str) else path
+    return LogFolderError(
+        f"the log folder {path} cannot be used: {error.strerror} ({culprit}). "
+        f"Give a folder that this user can read and write with {flag}."
+    )
 
 
 class LinesFile:
@@ -87,13 +108,18 @@ class LinesFile:
         except OSError as error:
             raise _not_written(path, error) from error
 
-    def append(self, entry: dict[str, Any]) -> None:
+    def append(self, entry: dict[str, Any], *, tight: bool = False) -> None:
         """Write one line, or none of it. ``entry`` holds no NaN or infinity: JSON has none.
+
+        Args:
+            entry: the line.
+            tight: without spaces, which a long list of numbers need not have.
 
         Raises:
             LogFolderError: it cannot be written. The run ends, not to continue without its numbers.
         """
-        line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
+        separators = (",", ":") if tight else None
+        line = json.dumps(entry, allow_nan=False, ensure_ascii=False, separators=separators) + "\n"
         # A lone surrogate (a path that is not UTF-8) becomes \\udcXX, which is its JSON escape.
         rest = memoryview(line.encode(errors="backslashreplace"))
         end = os.fstat(self._file.fileno()).st_size
@@ -143,15 +169,14 @@ def _not_written(path: Path, error: OSError) -> LogFolderError:
     )
 
 
-def _stays(line: bytes, after_iteration: int | None) -> bool:
-    """Whether a line is whole and was written before the checkpoint of ``after_iteration``.
+def _stays(entry: dict[str, Any] | None, after_iteration: int | None) -> bool:
+    """Whether a line is whole, not None, and was written before the checkpoint of an iteration.
 
     The host's order at iteration k is: train line, evaluation, checkpoint; and, where training
     ends at k, the final evaluations after it. So lines at k stay, except final ones: a run that
     resumes at k either makes them again or trains on, and then they do not belong to it.
     At iteration 0 there is no checkpoint: nothing stays. An event at k stays: it happened.
     """
-    entry = parse_line(line)
     if entry is None:
         return False
     if after_iteration is None:
@@ -167,7 +192,8 @@ def _cut(path: Path, after_iteration: int | None) -> None:
     Line by line: with 1,000 domains the file of a long run has gigabytes.
     """
     with open(path, "rb") as lines:
-        if all(line.endswith(b"\n") and _stays(line, after_iteration) for line in lines):
+        whole = (parse_line(line) if line.endswith(b"\n") else None for line in lines)
+        if all(_stays(entry, after_iteration) for entry in whole):
             return
     temporary = path.with_name(path.name + ".tmp")
     discarded_path = path.with_name(DISCARDED_FILE)
@@ -176,11 +202,19 @@ def _cut(path: Path, after_iteration: int | None) -> None:
         open(temporary, "wb") as kept,
         open(discarded_path, "ab") as discarded,
     ):
+        header = b""
         for line in lines:
             line = line.rstrip(b"\n")
-            if _stays(line, after_iteration):
+            entry = parse_line(line)
+            stays = _stays(entry, after_iteration)
+            if entry is not None and is_header(entry):
+                header = line + b"\n" if stays else b""
+            if stays:
                 kept.write(line + b"\n")
-            elif parse_line(line) is not None:
+            elif entry is not None:
+                if "columns" in entry:  # whose names are in the header, which stays
+                    discarded.write(header)
+                    header = b""
                 discarded.write(line + b"\n")
             else:  # as JSON, so that each of our files can be parsed to its last line
                 torn = {"torn": line.decode(errors="backslashreplace")}

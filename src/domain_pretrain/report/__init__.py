@@ -1,8 +1,9 @@
 """After a run: what became of every domain, from nothing but its metrics file.
 
-``records.reader`` reads the lines; ``table`` sums them up, a row for each domain; ``curves`` joins
-several runs on one axis of tokens or iterations, and ``picture`` draws them (with ``spread`` for
-labels that would cover each other).
+``history`` reads the file once, line by line, into ``series``: curves in bounded memory. ``table``
+sums them up, a row for each domain; ``curves`` puts runs on one axis of tokens or iterations, and
+``picture`` draws them (with ``palette``, ``fonts``, and ``spread`` for labels that would cover each
+other).
 
 Imported by ``commands.report`` and ``demo``. What happens during a run does not import it: the
 format of the file belongs to ``records``.

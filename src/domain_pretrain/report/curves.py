@@ -1,79 +1,75 @@
-"""Losses over training as curves: the metrics files of consecutive runs on one axis."""
+"""Losses over training on one axis: of one run, of consecutive ones, or of several to compare."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from domain_pretrain.records.reader import domain_names, read_metrics
+import numpy as np
+
+from domain_pretrain.report.history import History, Mark
+from domain_pretrain.report.series import Curve, Floats
 
 XAxis = Literal["tokens", "iterations"]
 
 
-@dataclass
-class Curve:
-    """Losses of one domain in one phase. NaN where not finite; an absent domain has no point."""
-
-    phase: int
-    x: list[float]
-    loss: list[float]
-
-
-@dataclass
-class Curves:
-    """What there is to draw.
+@dataclass(frozen=True)
+class Run:
+    """A run on the axis.
 
     Attributes:
-        train, valid: by domain, in order of first appearance; a curve for each phase that has it.
-        starts: (name, x) of every phase.
+        name: shown with it; may be empty.
+        history: what happened in it.
+        start: where it starts on the axis.
+        x: what the axis counts: training tokens of all domains together, or iterations.
     """
 
-    train: dict[str, list[Curve]]
-    valid: dict[str, list[Curve]]
-    starts: list[tuple[str, float]]
+    name: str
+    history: History
+    start: float
+    x: XAxis
+
+    @property
+    def end(self) -> float:
+        """Where its training ends on the axis."""
+        history = self.history
+        return self.start + (
+            history.end_tokens if self.x == "tokens" else float(history.end_iteration)
+        )
+
+    def of(self, curve: Curve) -> Floats:
+        """Where a curve of it has its points."""
+        return self.start + (curve.tokens if self.x == "tokens" else curve.iteration)
+
+    def at(self, mark: Mark) -> float:
+        """Where something happened."""
+        return self.start + (mark.tokens if self.x == "tokens" else mark.event.iteration)
 
 
-def read_curves(phases: Iterable[tuple[str, Path]], x: XAxis) -> Curves:
-    """Read the metrics files of ``phases``, (name, path) each, one after the other.
-
-    ``x`` counts training tokens of all domains together, or iterations, over all phases.
-    """
-    curves = Curves({}, {}, [])
-    end = 0.0
-    for phase, (name, path) in enumerate(phases):
-        entries = read_metrics(path)
-        start, tokens = end, 0.0
-        curves.starts.append((name, start))
-        here = {
-            split: {domain: Curve(phase, [], []) for domain in domain_names(entries)}
-            for split in ("train", "valid")
-        }
-        for entry in entries:
-            if entry["split"] == "train":
-                tokens += sum(values["tokens"] for values in entry["domains"].values())
-                end = start + (tokens if x == "tokens" else entry["iteration"])
-            for domain, values in entry["domains"].items():
-                if entry["split"] in here:
-                    curve = here[entry["split"]][domain]
-                    curve.x.append(end)
-                    curve.loss.append(math.nan if values["loss"] is None else values["loss"])
-        for split, all_curves in (("train", curves.train), ("valid", curves.valid)):
-            for domain, curve in here[split].items():
-                if curve.x:
-                    all_curves.setdefault(domain, []).append(curve)
-    return curves
+def place(named: Sequence[tuple[str, History]], x: XAxis, *, compare: bool) -> list[Run]:
+    """Runs one after the other; to compare, each from the same start."""
+    runs: list[Run] = []
+    for name, history in named:
+        start = runs[-1].end if runs and not compare else 0.0
+        runs.append(Run(name, history, start, x))
+    return runs
 
 
-def moving_average(values: list[float], window: int) -> list[float]:
+def domains_of(runs: Sequence[Run]) -> list[str]:
+    """All domains, in the order of the first run that has them."""
+    return list(dict.fromkeys(name for run in runs for name in run.history.domains))
+
+
+def moving_average(values: Floats, window: int) -> Floats:
     """Centred mean of the finite values in ``window``; shorter at both ends; NaN where none is."""
-    half = window // 2
-    means = []
-    for i in range(len(values)):
-        # As many to the left as to the right, or the ends of a slope would be bent.
-        reach = min(half, i, len(values) - 1 - i)
-        near = [value for value in values[i - reach : i + reach + 1] if math.isfinite(value)]
-        means.append(math.fsum(near) / len(near) if near else math.nan)
-    return means
+    places = np.arange(len(values))
+    # As many to the left as to the right, or the ends of a slope would be bent.
+    reach = np.minimum(window // 2, np.minimum(places, places[::-1]))
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    low, high = places - reach, places + reach + 1
+    count = counts[high] - counts[low]
+    with np.errstate(invalid="ignore"):
+        return np.where(count, (sums[high] - sums[low]) / count, np.nan)

@@ -1,23 +1,19 @@
-"""What became of every domain: the table at the end of a run."""
+"""What became of every domain: the tables at the end of a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
 from rich.table import Table
 
-from domain_pretrain.errors import ConfigError
-from domain_pretrain.json_file import read_json
-from domain_pretrain.records.reader import domain_names
+from domain_pretrain.report.history import History
+from domain_pretrain.report.series import Mean
 from domain_pretrain.stats import perplexity
 
-CORPUS_TOKENS_FILE = "corpus_tokens.json"
-_COUNTS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]])
+PART = 0.05  # of a domain's windows, at the start and at the end, whose mean is shown
+ERRORS = 2  # a change of fewer standard errors may be chance
 
 
 @dataclass(frozen=True)
@@ -27,68 +23,46 @@ class Summary:
     Attributes:
         tokens: training tokens consumed in this run.
         epochs: ``tokens`` divided by those of the domain's corpus; None where that is not known.
-        start, end: training loss of its first and last window, nats.
+        start, end: mean training loss of its first and last windows, nats.
         valid: loss of its last evaluation, nats.
     """
 
     domain: str
     tokens: float
     epochs: float | None
-    start: float | None
-    end: float | None
+    start: Mean | None
+    end: Mean | None
     valid: float | None
 
     @property
     def ppl(self) -> float | None:
         """Perplexity on the validation set where there is one, else in training."""
-        loss = self.end if self.valid is None else self.valid
+        loss = self.valid
+        if loss is None and self.end is not None:
+            loss = self.end.value
         return None if loss is None else perplexity(loss)
 
-
-def corpus_tokens(folder: Path) -> Mapping[str, float] | None:
-    """Tokens of each domain's training data, where the folder of a run says so.
-
-    Raises:
-        ConfigError: the file is there, and is not that.
-    """
-    path = folder / CORPUS_TOKENS_FILE
-    if not path.is_file():
-        return None
-    try:
-        return _COUNTS.validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"{path} should hold the number of tokens of each domain: {first['msg']}"
-        ) from None
+    @property
+    def unchanged(self) -> bool:
+        """Whether the training loss ends where it started, as far as its errors can tell."""
+        if self.start is None or self.end is None:
+            return False
+        if self.start.error is None or self.end.error is None:
+            return False
+        error = math.hypot(self.start.error, self.end.error)
+        return abs(self.end.value - self.start.value) <= ERRORS * error
 
 
-def summarise(
-    entries: Sequence[Mapping[str, Any]], corpus_tokens: Mapping[str, float] | None = None
-) -> list[Summary]:
-    """The lines of a metrics file, domain by domain.
-
-    Args:
-        entries: what :func:`~domain_pretrain.records.reader.read_metrics` returns.
-        corpus_tokens: tokens in each domain's training data, for the epochs.
-    """
+def summarise(history: History) -> list[Summary]:
+    """The domains of a run, in order."""
     summaries = []
-    for domain in domain_names(entries):
-        here = [(entry["split"], entry["domains"].get(domain)) for entry in entries]
-        train = [values for split, values in here if split == "train" and values]
-        valid = [values for split, values in here if split == "valid" and values]
-        tokens = sum(values["tokens"] for values in train)
-        size = (corpus_tokens or {}).get(domain)
-        summaries.append(
-            Summary(
-                domain,
-                tokens,
-                tokens / size if size else None,
-                _loss(train[0]) if train else None,
-                _loss(train[-1]) if train else None,
-                _loss(valid[-1]) if valid else None,
-            )
-        )
+    for domain in history.domains:
+        tokens = history.tokens.get(domain, 0.0)
+        size = history.corpus_tokens.get(domain)
+        start, end = history.train.ends(domain, PART) if domain in history.train else (None, None)
+        valid = history.valid.last(domain) if domain in history.valid else None
+        epochs = tokens / size if size else None
+        summaries.append(Summary(domain, tokens, epochs, start, end, valid))
     return summaries
 
 
@@ -96,7 +70,18 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
     """The table, without the columns that have nothing to say in this run."""
     epochs = any(summary.epochs is not None for summary in summaries)
     valid = any(summary.valid is not None for summary in summaries)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    errors = any(summary.end is not None and summary.end.error is not None for summary in summaries)
+    caption = (
+        f"± standard error of the mean over the first and the last {PART:.0%} of the windows"
+        f"\n≈ no change beyond {ERRORS} standard errors"
+    )
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption if errors else None,
+        caption_justify="left",
+    )
     table.add_column("domain")
     table.add_column("tokens", justify="right")
     if epochs:
@@ -109,7 +94,8 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
         cells = [summary.domain, f"{summary.tokens:,.0f}"]
         if epochs:
             cells.append(_number(summary.epochs, ",.2f"))
-        cells.append(f"{_number(summary.start)} → {_number(summary.end)}")
+        arrow = "≈" if summary.unchanged else "→"
+        cells.append(f"{_mean(summary.start)} {arrow} {_mean(summary.end)}")
         if valid:
             cells.append(_number(summary.valid))
         shown = None if valid and summary.valid is None else summary.ppl
@@ -117,8 +103,48 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
     return table
 
 
-def _loss(values: Mapping[str, Any]) -> float:
-    return math.nan if values["loss"] is None else float(values["loss"])
+# Name in the file → name for a person, and how it is written.
+_HOST = {
+    "learning_rate": ("learning rate", ".3g"),
+    "grad_norm": ("gradient norm", ".3f"),
+    "tokens_per_second": ("tokens per second", ",.0f"),
+}
+
+
+def host_table(history: History) -> Table | None:
+    """The host's numbers over the run; None where the file has none."""
+    table = Table()
+    for title in ("", "start", "end", "least", "largest"):
+        table.add_column(title, justify="right" if title else "left")
+    for name, (title, spec) in _HOST.items():
+        if name in history.host:
+            start, end = (mean.value for mean in history.host.ends(name, PART))
+            curve = history.host.curve(name)
+            if name == "learning_rate":  # has no noise, but a warm-up
+                start, end = float(curve.mean[0]), history.host.last(name)
+            known = [float(x) for x in (*curve.low, *curve.high) if math.isfinite(x)]
+            least, largest = (min(known), max(known)) if known else (math.nan, math.nan)
+            table.add_row(title, *(_number(x, spec) for x in (start, end, least, largest)))
+    return table if table.row_count else None
+
+
+def event_lines(history: History) -> list[str]:
+    """What happened to the run: its resumes in one line, anything else in a line each."""
+    # Once each: a run that is killed before its next checkpoint resumes at the same place again.
+    events = dict.fromkeys(mark.event for mark in history.marks)
+    resumes = dict.fromkeys(event.iteration for event in events if event.name == "resume")
+    lines = [f"resumed after iteration {', '.join(map(str, resumes))}"] if resumes else []
+    for event in events:
+        if event.name != "resume":
+            detail = f": {event.detail}" if event.detail else ""
+            lines.append(f"after iteration {event.iteration}: {event.name}{detail}")
+    return lines
+
+
+def _mean(mean: Mean | None) -> str:
+    if mean is None:
+        return "–"
+    return _number(mean.value) + ("" if mean.error is None else f" ± {mean.error:.3f}")
 
 
 def _number(value: float | None, spec: str = ".3f") -> str:

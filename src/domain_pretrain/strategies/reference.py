@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import domain_names, read_metrics
+from domain_pretrain.records.reader import is_event, stream_lines
 from domain_pretrain.rules.options import check_domains
 
 # Part of a domain's tokens in the baseline run, counted from its end, whose mean is the reference.
@@ -60,18 +62,26 @@ def final_losses(path: Path) -> dict[str, float]:
     Σ sums / Σ tokens of whole lines, from the last one back; lines with a token of the domain that
     was not finite do not count for it. Per domain, so that a rare one gets its own last tenth.
     """
-    lines = [entry for entry in read_metrics(path) if entry["split"] == "train"]
+    # Of a long run with many domains they are gigabytes as lines, and megabytes as numbers.
+    sums: defaultdict[str, tuple[array[float], array[float]]]
+    sums = defaultdict(lambda: (array("d"), array("d")))
+    lines = 0
+    for entry in stream_lines(path):
+        if is_event(entry) or entry["split"] != "train":
+            continue
+        lines += 1
+        for name, row in entry["domains"].items():
+            # Where a token was not finite, the file holds the sum of the others.
+            if not row.get("nonfinite"):
+                sums[name][0].append(row["loss_sum"])
+                sums[name][1].append(row["tokens"])
     if not lines:
         raise ConfigError(f"{path}: no training losses in it; a reference needs a finished run")
     losses = {}
-    for name in domain_names(lines):
-        rows = [entry["domains"][name] for entry in lines if name in entry["domains"]]
-        # Where a token was not finite, the file holds the sum of the others.
-        rows = [row for row in rows if not row.get("nonfinite")]
-        pairs = [(row["loss_sum"], row["tokens"]) for row in rows]
-        enough = LAST_PART * sum(n for _, n in pairs)
+    for name, (loss_sums, counts) in sums.items():
+        enough = LAST_PART * sum(counts)
         loss_sum = tokens = 0.0
-        for s, n in reversed(pairs):
+        for s, n in zip(reversed(loss_sums), reversed(counts), strict=True):
             loss_sum, tokens = loss_sum + s, tokens + n
             if tokens >= enough:
                 break

@@ -1,0 +1,112 @@
+"""What a metrics file tells of a run, read once, line by line, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from domain_pretrain.records.reader import event_of, is_event, is_header, stream_lines
+from domain_pretrain.records.record import Event
+from domain_pretrain.report.series import Series
+
+START = "start"  # the event of a run that starts from nothing
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An event, and the training tokens before it."""
+
+    event: Event
+    tokens: float
+
+
+@dataclass
+class History:
+    """A run.
+
+    Attributes:
+        domains: in the order of the config where the file tells it, else of first appearance.
+        train, valid: losses by domain, nats.
+        host: the host's numbers by name: ``learning_rate``, ``grad_norm``, ``seconds`` of a window,
+            ``tokens_per_second``.
+        tokens: training tokens by domain.
+        corpus_tokens: tokens of each domain's training data, as far as the file tells them.
+        marks: what happened, but for the start.
+        end_tokens, end_iteration: where training ends, on either axis.
+    """
+
+    domains: list[str] = field(default_factory=list)
+    train: Series = field(default_factory=Series)
+    valid: Series = field(default_factory=Series)
+    host: Series = field(default_factory=Series)
+    tokens: dict[str, float] = field(default_factory=dict)
+    corpus_tokens: dict[str, float] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
+    end_tokens: float = 0.0
+    end_iteration: int = 0
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Add a line, as :func:`~domain_pretrain.records.reader.stream_lines` yields it."""
+        if is_event(entry):
+            self._add_event(entry)
+            return
+        domains = entry["domains"]
+        if entry["split"] == "train":
+            window = 0.0
+            for name, values in domains.items():
+                self.tokens[name] = self.tokens.get(name, 0.0) + values["tokens"]
+                window += values["tokens"]
+            self.end_tokens += window
+            self.end_iteration = entry["iteration"]
+            self._add_host(entry, window)
+        curves = {"train": self.train, "valid": self.valid}.get(entry["split"])
+        if curves is not None:
+            losses = {name: _number(values["loss"]) for name, values in domains.items()}
+            curves.add(self.end_tokens, entry["iteration"], losses)
+
+    def _add_event(self, entry: dict[str, Any]) -> None:
+        event = event_of(entry)
+        if is_header(entry):
+            self.domains = list(dict.fromkeys([*self.domains, *entry["domains"]]))
+            sizes = entry.get("corpus_tokens") or ()
+            self.corpus_tokens.update(
+                {name: size for name, size in zip(entry["domains"], sizes, strict=False) if size}
+            )
+        if event.name != START:
+            self.marks.append(Mark(event, self.end_tokens))
+
+    def _add_host(self, entry: dict[str, Any], tokens: float) -> None:
+        numbers = entry.get("host")
+        if not isinstance(numbers, dict):
+            return
+        values = {name: _number(value) for name, value in numbers.items()}
+        if values.get("seconds"):
+            values["tokens_per_second"] = tokens / values["seconds"]
+        self.host.add(self.end_tokens, entry["iteration"], values)
+
+
+def read_history(path: str | Path) -> History:
+    """Read a metrics file.
+
+    Args:
+        path: the file, or the folder that holds it.
+
+    Raises:
+        ConfigError: it cannot be read, or none of its lines can be used.
+    """
+    history = History()
+    for entry in stream_lines(path):
+        history.add(entry)
+    seen = [*history.train.names, *history.valid.names]
+    there = set(seen)
+    named = [name for name in history.domains if name in there]
+    history.domains = list(dict.fromkeys([*named, *seen]))
+    return history
+
+
+def _number(value: Any) -> float:
+    """A number of a line, where null is a number that is not finite."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if known else math.nan

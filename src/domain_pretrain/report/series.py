@@ -1,0 +1,186 @@
+"""Many curves over the same points, in bounded memory: buckets that keep every spike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIMIT = 1024  # buckets; a picture has about as many columns of pixels
+LEAST = 5  # values in a mean at an end of a curve
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of some values.
+
+    Attributes:
+        value: NaN where one of them was not finite.
+        error: its standard error; None of a single value.
+    """
+
+    value: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve; each array has a number per bucket in which the curve has a value.
+
+    Attributes:
+        tokens, iteration: where the bucket ends, on either axis.
+        mean, low, high: of its finite values; NaN where there is none.
+        broken: how many values were not finite.
+    """
+
+    tokens: Floats
+    iteration: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+    broken: NDArray[np.int64]
+
+
+class Series:
+    """Curves by name. Points are added in order; neighbours are merged when there are too many.
+
+    At most ``limit`` buckets of neighbouring points are kept, each with the least, the greatest,
+    the sum and the sum of squares of what it holds. Up to ``limit`` points, each has its own.
+
+    Args:
+        limit: an even number.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._places: dict[str, int] = {}
+        self._limit = limit
+        self._width = 1  # points in a full bucket
+        self._points = 1  # in the last bucket
+        self._used = 0  # buckets
+        self._at = np.zeros((limit, 2))
+        self._extent: Floats = np.empty((limit, 2, 0))  # low, high
+        self._sums: Floats = np.empty((limit, 2, 0))  # of values, of squares
+        self._counts: NDArray[np.int64] = np.empty((limit, 2, 0), dtype=np.int64)  # finite, broken
+        self._last: Floats = np.empty(0)
+
+    @property
+    def names(self) -> list[str]:
+        """In order of first appearance."""
+        return list(self._places)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a curve of that name."""
+        return name in self._places
+
+    def add(self, tokens: float, iteration: int, values: Mapping[str, float]) -> None:
+        """Add one point: a value, finite or not, of each curve that has one there."""
+        if self._points == self._width:
+            if self._used == self._limit:
+                self._merge()
+            self._used += 1
+            self._points = 0
+        self._points += 1
+        row = self._used - 1
+        self._at[row] = tokens, iteration
+        places = self._places_of(values)
+        given = np.fromiter(values.values(), dtype=np.float64, count=len(values))
+        self._last[places] = given
+        finite = np.isfinite(given)
+        self._counts[row, 1, places[~finite]] += 1
+        places, given = places[finite], given[finite]
+        self._counts[row, 0, places] += 1
+        self._sums[row, 0, places] += given
+        self._sums[row, 1, places] += given * given
+        low, high = self._extent[row]
+        low[places] = np.minimum(low[places], given)
+        high[places] = np.maximum(high[places], given)
+
+    def curve(self, name: str) -> Curve:
+        """The curve of that name, which has a value somewhere."""
+        place = self._places[name]
+        counts = self._counts[: self._used, :, place]
+        there = counts.any(axis=1)
+        tokens, iteration = self._at[: self._used][there].T
+        finite, broken = counts[there].T
+        low, high = self._extent[: self._used, :, place][there].T
+        with np.errstate(invalid="ignore"):
+            mean = np.where(finite, self._sums[: self._used, 0, place][there] / finite, math.nan)
+        nothing = finite == 0
+        return Curve(
+            tokens,
+            iteration,
+            mean,
+            np.where(nothing, math.nan, low),
+            np.where(nothing, math.nan, high),
+            broken,
+        )
+
+    def last(self, name: str) -> float:
+        """The last value of that curve; NaN where it is not finite."""
+        return float(self._last[self._places[name]])
+
+    def ends(self, name: str, part: float) -> tuple[Mean, Mean]:
+        """Means over the first and over the last values of a curve.
+
+        Args:
+            name: of the curve.
+            part: of its values, at each end; at least ``LEAST``, and at most half.
+        """
+        place = self._places[name]
+        counts = self._counts[: self._used, :, place]
+        total = int(counts.sum())
+        wanted = max(1, min(max(LEAST, math.ceil(part * total)), total // 2))
+        rows = np.flatnonzero(counts.any(axis=1))
+        return self._mean(place, rows, wanted), self._mean(place, rows[::-1], wanted)
+
+    def _mean(self, place: int, rows: Iterable[int], wanted: int) -> Mean:
+        """Of as many of the buckets ``rows`` as hold ``wanted`` values."""
+        count, total, squares = 0, 0.0, 0.0
+        for row in rows:
+            finite, broken = self._counts[row, :, place]
+            if broken:
+                return Mean(math.nan, None)
+            count += int(finite)
+            total += float(self._sums[row, 0, place])
+            squares += float(self._sums[row, 1, place])
+            if count >= wanted:
+                break
+        mean = total / count
+        if count == 1:
+            return Mean(mean, None)
+        variance = max(0.0, squares - count * mean * mean) / (count - 1)
+        return Mean(mean, math.sqrt(variance / count))
+
+    def _places_of(self, values: Mapping[str, float]) -> NDArray[np.int64]:
+        """Their columns in the arrays; new names get new ones."""
+        for name in values:
+            self._places.setdefault(name, len(self._places))
+        room = self._last.size
+        if room < len(self._places):
+            more = max(room, len(self._places) - room)
+            empty = (self._limit, 2, more)
+            extent = np.broadcast_to([[math.inf], [-math.inf]], empty)
+            self._extent = np.concatenate([self._extent, extent], axis=2)
+            self._sums = np.concatenate([self._sums, np.zeros(empty)], axis=2)
+            self._counts = np.concatenate([self._counts, np.zeros(empty, dtype=np.int64)], axis=2)
+            self._last = np.concatenate([self._last, np.full(more, math.nan)])
+        places = (self._places[name] for name in values)
+        return np.fromiter(places, dtype=np.int64, count=len(values))
+
+    def _merge(self) -> None:
+        """Make one bucket of every two; all are full."""
+        half = self._limit // 2
+        self._at[:half] = self._at[1::2]
+        extent, sums, counts = self._extent, self._sums, self._counts
+        extent[:half, 0] = np.minimum(extent[::2, 0], extent[1::2, 0])
+        extent[:half, 1] = np.maximum(extent[::2, 1], extent[1::2, 1])
+        sums[:half] = sums[::2] + sums[1::2]
+        counts[:half] = counts[::2] + counts[1::2]
+        extent[half:] = [[math.inf], [-math.inf]]
+        sums[half:] = 0
+        counts[half:] = 0
+        self._used, self._width = half, 2 * self._width
