@@ -19,8 +19,7 @@ from support.metrics import counted, windows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from domain_pretrain.errors import ConfigError, LogFolderError
-from domain_pretrain.records import writer
+from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.compact import WIDE_UP_TO
 from domain_pretrain.records.console import say
 from domain_pretrain.records.exporter import Publisher
@@ -357,7 +356,7 @@ sys.stdin.read()
 
 def test_two_runs_do_not_write_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / METRICS_FILE
-    monkeypatch.setattr(writer, "LOCK_PATIENCE_S", 0)
+    monkeypatch.setattr(file_lock, "PATIENCE_S", 0)
     with subprocess.Popen(
         [sys.executable, "-c", WRITES, str(path)],
         stdin=subprocess.PIPE,
@@ -367,7 +366,7 @@ def test_two_runs_do_not_write_to_one_file(tmp_path: Path, monkeypatch: pytest.M
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
         before = path.read_bytes()
-        with pytest.raises(LogFolderError, match=r"another run is writing to .*metrics"):
+        with pytest.raises(WriterError, match=r"another run is writing to .*metrics"):
             LinesFile.open(path, 0)
         assert path.read_bytes() == before
         other.kill()  # as a run that dies: its lock is gone with it

@@ -28,6 +28,7 @@ from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.evaluations import check_evaluations
+from domain_pretrain.hosts.ownership import own_folder
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
 from domain_pretrain.hosts.support import (
     REFUSALS,
@@ -123,6 +124,8 @@ class Session:
             if facts.log_dir is not None:
                 check_log_dir(facts.log_dir)
             check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")
+            if not facts.on("skip_train"):
+                self._owned = own_folder(getattr(facts.flags, "save", None))
         self._sources: dict[Split, Source] = {}
 
     def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:

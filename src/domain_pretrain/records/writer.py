@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import IO, Any
 
 from domain_pretrain.errors import LogFolderError
+from domain_pretrain.file_lock import hold
 from domain_pretrain.paths import is_remote
-from domain_pretrain.process import notice
 from domain_pretrain.records.reader import METRICS_FILE, is_header, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
-LOCK_PATIENCE_S = 100  # an NFS server forgets the locks of a machine that has crashed after 90
 
 
 def check_log_dir(path: str | Path) -> None:
@@ -136,30 +132,7 @@ class LinesFile:
 
 
 def _lock(path: Path, file: IO[bytes]) -> None:
-    """Keep other processes from writing to the file, as long as this one has it open.
-
-    A POSIX lock, since children do not inherit it: one that outlives a killed run holds nothing.
-    Where the file system knows no locks, there is none.
-    """
-    end = time.monotonic() + LOCK_PATIENCE_S
-    told = False
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return
-        if time.monotonic() >= end:
-            raise LogFolderError(
-                f"another run is writing to {path}: give each its own --domain-log-dir. If none "
-                "is, a machine that crashed has left its lock: copy the file and put the copy in "
-                "its place."
-            )
-        if not told:
-            notice(f"another process has {path} open: waiting up to {LOCK_PATIENCE_S} s")
-            told = True
-        time.sleep(1)
+    hold(file, path, f"another run is writing to {path}: give each its own --domain-log-dir")
 
 
 def _not_written(path: Path, error: OSError) -> LogFolderError:
