@@ -19,7 +19,8 @@ from support.metrics import counted, windows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain import file_lock
+from domain_pretrain.errors import ConfigError, WriterError
 from domain_pretrain.records.compact import WIDE_UP_TO
 from domain_pretrain.records.console import say
 from domain_pretrain.records.exporter import Publisher
