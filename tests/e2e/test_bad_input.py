@@ -122,7 +122,11 @@ CASES = {
         ("--split 9,1,0 with data of a split's own",),
     ),
     "full validation of weighted data": Case(
-        f"{BLEND} --full-validation", ("--full-validation", "without weights")
+        f"{BLEND} --full-validation --multiple-validation-sets",
+        ("--full-validation", "without weights"),
+    ),
+    "full validation of one set": Case(
+        f"{BLEND} --full-validation", ("--full-validation", "give both flags")
     ),
     "no data": Case("", ("--data-path",)),
     "mock data with domains": Case(

@@ -198,8 +198,8 @@ def test_changed_data(stopped: Path, blend: list[str]) -> None:
 
     allowed = resume(stopped, *changed, "--allow-domain-change")
     assert allowed.metrics()[-1]["iteration"] == 6
-    (event,) = read_events(stopped)
-    assert (event.name, event.iteration) == ("change", 4)
+    (event,) = [event for event in read_events(stopped) if event.name == "change"]
+    assert event.iteration == 4
     assert event.detail == "other training data: --seed 1234 → 4321"
     journal = (stopped / "domain_journal.jsonl").read_text(encoding="utf-8").splitlines()
     (decision,) = map(json.loads, journal)

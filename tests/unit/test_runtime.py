@@ -144,7 +144,7 @@ REFUSED = {
         "pipeline_model_parallel_size": 2,
     },
     "--sft with": {"sft": True, "context_parallel_size": 2, "micro_batch_size": 2},
-    "virtual pipeline stages": {
+    "--multiple-validation-sets with virtual": {
         "multiple_validation_sets": True,
         "virtual_pipeline_model_parallel_size": 2,
     },
@@ -152,6 +152,16 @@ REFUSED = {
         "multiple_validation_sets": True,
         "cuda_graph_impl": "full_iteration",
     },
+    "--iterations-to-skip with virtual": {
+        "iterations_to_skip": [2],
+        "virtual_pipeline_model_parallel_size": 2,
+    },
+    "more than two stages": {
+        "iterations_to_skip": [2],
+        "pipeline_model_parallel_size": 4,
+        "start_eval_at_iter": None,
+    },
+    "--full-validation without": {"full_validation": True},
     "--perform-rl-step": {"perform_rl_step": True},
     "--logits-load-dir": {"logits_load_dir": "logits"},
     "--export-kd-teacher-load": {"export_kd_teacher_load": "teacher"},

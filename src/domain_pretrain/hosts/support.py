@@ -52,6 +52,13 @@ def _lays_rows_end_to_end(args: Any) -> bool:
     return has_flag and (_on(args, "sft") or args.dataloader_inter_document_masking)
 
 
+def _skips_by_one_iterator(args: Any) -> bool:
+    if _on(args, "virtual_pipeline_model_parallel_size"):
+        return True
+    since_0_18 = hasattr(args, "start_eval_at_iter")
+    return since_0_18 and args.pipeline_model_parallel_size > 2
+
+
 def _names_data_twice(args: Any) -> bool:
     whole = ("data_path", "data_args_path")
     split = ("train_data_path", "valid_data_path", "test_data_path", "per_split_data_args_path")
@@ -103,6 +110,18 @@ REFUSALS: tuple[Refusal, ...] = (
         "--multiple-validation-sets with a full-iteration CUDA graph",
         lambda a: _on(a, "multiple_validation_sets") and full_iteration_graph(a),
         "the sets' batches carry no id and a replayed graph cannot tell them apart; drop one",
+    ),
+    Refusal(
+        "--iterations-to-skip with virtual pipeline stages, or (since 0.18) more than two stages",
+        lambda a: _on(a, "iterations_to_skip") and _skips_by_one_iterator(a),
+        "the host reads the batches of a skipped step from one iterator, where this layout has "
+        "several or none, and crashes; skip in a layout without, or leave the flag out",
+    ),
+    Refusal(
+        "--full-validation without --multiple-validation-sets",
+        lambda a: _on(a, "full_validation") and not _on(a, "multiple_validation_sets"),
+        "the host expects a list of sets, and crashes at the first evaluation; give both flags, "
+        "and the sets by --valid-data-path, without weights",
     ),
     Refusal(
         "--perform-rl-step",
