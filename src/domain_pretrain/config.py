@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from domain_pretrain.data.domain import Domain, check_names, check_weights
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.evaluate.section import Evaluating
 from domain_pretrain.kernels.section import ChannelLoss
 from domain_pretrain.section import Section, parse
 from domain_pretrain.strategies.section import Reweight, parse_reweight
@@ -31,6 +32,9 @@ class DomainConfig(Section):
     )
     reweight: Reweight | None = Field(
         default=None, description="Dynamic reweighting of the domains; absent: none."
+    )
+    evaluate: Evaluating = Field(
+        default=Evaluating(), description="What is measured of the model while it trains."
     )
     watch: Watching = Field(default=Watching(), description="What is looked for while training.")
     exporters: dict[str, dict[str, Any]] = Field(

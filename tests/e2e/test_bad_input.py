@@ -128,6 +128,22 @@ CASES = {
     "full validation of one set": Case(
         f"{BLEND} --full-validation", ("--full-validation", "give both flags")
     ),
+    "a fixed set of a graph": Case(
+        f"{BLEND} {CONFIG} --cuda-graph-impl full_iteration --te-rng-tracker "
+        "--no-check-for-nan-in-loss-and-grad",
+        ("a full-iteration CUDA graph with evaluate.samples",),
+        config="evaluate: {samples: 4}",
+    ),
+    "a fixed set without validation data": Case(
+        f"--train-data-path DATA/code --eval-iters 0 {CONFIG}",
+        ("evaluate.samples takes samples of the validation data",),
+        config="evaluate: {samples: 4}",
+    ),
+    "a fixed set that is shorter than a sample": Case(
+        f"{BLEND} --split 97,1,2 {CONFIG}",
+        ("evaluate.samples: the validation part of", "is shorter than one sample"),
+        config="evaluate: {samples: 4}",
+    ),
     "no data": Case("", ("--data-path",)),
     "mock data with domains": Case(
         f"--mock-data {CONFIG}", ("--mock-data",), config=FINANCE + GENERAL

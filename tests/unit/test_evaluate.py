@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Score, run_probes
+from domain_pretrain.evaluate.fixed import choose, microbatches, steps
 
 VOCABULARY = 128
 ITEMS = {
@@ -90,3 +93,36 @@ def test_a_text_without_tokens_is_refused() -> None:
 
 def test_a_score_is_a_sum_and_a_count() -> None:
     assert Score("completion", "a", -6.0, 4, higher_is_better=True).mean == -1.5
+
+
+# --- which samples a fixed validation set has ----------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3)), min_size=1, max_size=8),
+    st.integers(1, 40),
+)
+def test_a_fixed_set_has_what_is_asked_for(sets: list[tuple[int, int]], samples: int) -> None:
+    lengths, domains = [length for length, _ in sets], [domain for _, domain in sets]
+    rows = choose(lengths, domains, samples)
+    assert len(set(rows)) == len(rows)
+    assert all(sample < lengths[number] for number, sample in rows)
+    for domain in set(domains):
+        own = [row for row in rows if domains[row[0]] == domain]
+        has = sum(length for length, one in sets if one == domain)
+        assert len(own) == min(samples, has)
+        for number, (length, one) in enumerate(sets):
+            if one == domain:  # its part, to the sample
+                taken = sum(row[0] == number for row in own)
+                assert abs(taken - len(own) * length / has) < 1
+
+
+@given(st.integers(1, 50), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_ranks_share_a_fixed_set(rows: int, micro: int, replicas: int, accumulated: int) -> None:
+    """Each sample once over all ranks, and as many microbatches on each."""
+    every = [(0, row) for row in range(rows)]
+    batch = micro * replicas * accumulated
+    ranks = [list(microbatches(every, batch, micro, rank, replicas)) for rank in range(replicas)]
+    assert {len(rank) for rank in ranks} == {steps(rows, batch) * accumulated}
+    read = [row for rank in ranks for one in rank for row in one if row is not None]
+    assert sorted(read) == every

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Model(Protocol):
@@ -40,11 +41,13 @@ class LogitsModel:
         self.encode = encode
         self._device = device
 
-    @torch.no_grad()
     def log_probabilities(self, tokens: Sequence[int]) -> list[float]:
         """See :class:`Model`; the softmax is taken in fp32 at least."""
+        import torch  # the config is read without it, and imports this room's section
+
         ids = torch.tensor([tokens], device=self._device)
-        scores = self._logits(ids)[0, :-1]
+        with torch.no_grad():
+            scores = self._logits(ids)[0, :-1]
         scores = scores.float() if scores.dtype.itemsize < 4 else scores
         found = torch.log_softmax(scores, dim=-1).gather(1, ids[0, 1:, None])
         values: list[float] = found[:, 0].tolist()

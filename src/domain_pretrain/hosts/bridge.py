@@ -259,6 +259,11 @@ class BridgeDomains:
                 "GPTDatasetConfig, whose samples say which prefix they come from"
             )
         session = Session(_facts(cfg, self._options), self._options, self._config)
+        if self._config.evaluate.samples is not None:
+            raise UnsupportedError(
+                "evaluate.samples: Megatron-Bridge's callbacks cannot start an evaluation of their "
+                "own; leave it out, or train with Megatron-LM"
+            )
         self._trained = bool(getattr(getattr(cfg, "validation", None), "skip_train", False))
         step = session.build(
             state.tensorboard_logger,

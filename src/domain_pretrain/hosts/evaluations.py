@@ -6,6 +6,7 @@ from typing import Any
 
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.splits import documents
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import SPLITS
 
@@ -52,6 +53,37 @@ def check_evaluations(flags: Any, reading: Reading) -> None:
             f"--eval-iters {count}, and no validation data: Megatron would stop at the first "
             "evaluation; give validation a part in --split or --valid-data-path, or --eval-iters 0"
         )
+
+
+def check_fixed_set(flags: Any, reading: Reading) -> None:
+    """Refuse ``evaluate.samples`` where there is no fixed set of samples.
+
+    Args:
+        flags, reading: as :func:`check_evaluations` takes them.
+
+    Raises:
+        ConfigError: names what is missing.
+    """
+    blend, part = reading.blends[1], reading.parts[1]
+    if blend is None or part is None or not reading.indices:
+        raise ConfigError(
+            "evaluate.samples takes samples of the validation data, and there is none in data "
+            "prefixes: give --valid-data-path, or validation a part in --split"
+        )
+    if getattr(flags, "eval_iters", None) == 0:
+        raise ConfigError(
+            "evaluate.samples are read when the host evaluates, and --eval-iters 0 never does: "
+            "give --eval-iters 1 or more"
+        )
+    for prefix in blend[0]:
+        index = reading.indices.get(prefix)
+        rows = range(0) if index is None else documents(part, index.sequences)
+        if index is not None and not index.holds(rows.start, rows.stop, flags.seq_length + 1):
+            raise ConfigError(
+                f"evaluate.samples: the validation part of {prefix!r} ({len(rows):,} documents) is "
+                f"shorter than one sample of {flags.seq_length:,} tokens: give it a larger part in "
+                "--split, or longer data by --valid-data-path"
+            )
 
 
 def _weighted(blend: Blend) -> bool:

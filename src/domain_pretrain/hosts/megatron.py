@@ -149,7 +149,14 @@ def _dummy_train_step(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
     def train_step(*args: Any, **kwargs: Any) -> Any:
+        runtime = _runtime()
+        if runtime.active:
+            given = signature.bind(*args, **kwargs).arguments
+            with clear_exit():
+                runtime.before_step(*(given[name] for name in _RUN))
         result = original(*args, **kwargs)
         if _Current.runtime.active:
             _Current.runtime.close_step(result, (*args, *kwargs.values()))
@@ -167,12 +174,30 @@ def _evaluate_and_print(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
         with clear_exit():
+            fixed = runtime.has_fixed_set(given["prefix"])
+        if fixed:
+            result = original(*args, **kwargs)
+            with clear_exit():
+                run = (given[name] for name in _RUN)
+                runtime.evaluate_fixed_set(given["prefix"], given["iteration"], *run)
+            return result
+        with clear_exit():
             runtime.open_evaluation(given["prefix"])
         result = original(*args, **kwargs)
         runtime.close_evaluation(given["iteration"])
         return result
 
     return evaluate_and_print_results
+
+
+def _datasets(original: Callable[..., Any]) -> Callable[..., Any]:
+    def build_train_valid_test_datasets(*args: Any, **kwargs: Any) -> Any:
+        built, runtime = original(*args, **kwargs), _runtime()
+        if runtime.active:
+            runtime.keep_validation(built[1])
+        return built
+
+    return build_train_valid_test_datasets
 
 
 def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,6 +255,8 @@ def _read_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _TRAINING = "megatron.training.training"
+# What an evaluation takes of the parameters of the host's functions.
+_RUN = ("forward_step_func", "model", "config")
 _SCHEDULER = "megatron.core.optimizer_param_scheduler:OptimizerParamScheduler"
 
 SEAMS: tuple[Seam, ...] = (
@@ -258,7 +285,7 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "step",
         f"{_TRAINING}:train_step",
-        (),
+        _RUN,
         "returns once per optimizer step, after re-runs, with (loss_dict, skipped, …)",
         _train_step,
     ),
@@ -271,9 +298,16 @@ SEAMS: tuple[Seam, ...] = (
         _dummy_train_step,
     ),
     Seam(
+        "data",
+        f"{_TRAINING}:build_train_valid_test_datasets",
+        (),
+        "gives the data sets of every script, before they are hidden in iterators",
+        _datasets,
+    ),
+    Seam(
         "evaluation",
         f"{_TRAINING}:evaluate_and_print_results",
-        ("prefix", "iteration"),
+        ("prefix", "iteration", *_RUN),
         "brackets one evaluation and says which split it is of",
         _evaluate_and_print,
     ),

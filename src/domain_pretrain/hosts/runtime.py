@@ -12,6 +12,7 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.base import check_base
 from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
+from domain_pretrain.hosts.fixed_set import FixedSet
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
 from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
 from domain_pretrain.process import notice
@@ -35,6 +36,10 @@ class Runtime:
         self._evaluation: Split | None = None
         self._final = False
         self._set = 0  # of several, which the present evaluation reads
+        self._validation: list[Any] = []  # the host's data, for each model chunk
+        self._fixed: FixedSet | None = None
+        self._reads_fixed = False
+        self._before_first_step = True
 
     @property
     def active(self) -> bool:
@@ -109,6 +114,8 @@ class Runtime:
     def source(self) -> Source | None:
         """Of the schedule that the host is about to run; None if it is not known."""
         assert self._session is not None
+        if self._reads_fixed and self._fixed is not None:
+            return self._fixed.source
         if self._evaluation is None:
             return self._session.source("train")
         return self._session.source(self._evaluation, self._set)
@@ -163,6 +170,46 @@ class Runtime:
         assert split is not None
         consumed = self.args.consumed_train_samples
         self.step.close_evaluation(split, iteration, consumed, final=self._final)
+
+    # The fixed validation set, in place of what the host happens to read.
+
+    def keep_validation(self, dataset: Any) -> None:
+        """After the host has built the data of a model chunk; None: this rank reads none."""
+        self._validation.append(dataset)
+
+    def has_fixed_set(self, prefix: str) -> bool:
+        """Whether the evaluation that the host calls ``prefix`` is to be on the fixed set."""
+        assert self._session is not None
+        wanted = self._session.config.evaluate.samples is not None
+        return wanted and upstream.evaluated(prefix)[0] == "valid"
+
+    def evaluate_fixed_set(self, prefix: str, iteration: int, *run: Any) -> None:
+        """Evaluate on it, on every rank, and publish; ``run`` is what :meth:`FixedSet.run` takes.
+
+        Raises:
+            UnsupportedError: the script's data are not Megatron's.
+        """
+        assert self._session is not None
+        samples = self._session.config.evaluate.samples
+        assert samples is not None
+        if self._fixed is None:
+            chunks = self._validation[-len(run[1]) :]
+            self._fixed = FixedSet(
+                self.args, chunks, self._session.validation_domains(), samples, self.step.device
+            )
+        self.open_evaluation(prefix)
+        self._reads_fixed = True
+        try:
+            self._fixed.run(*run)
+        finally:
+            self._reads_fixed = False
+        self.close_evaluation(iteration)
+
+    def before_step(self, *run: Any) -> None:
+        """Before the host's train_step: at the first of a new run, see where the model stands."""
+        first, self._before_first_step = self._before_first_step, False
+        if first and self.args.iteration == 0 and self.has_fixed_set("iteration 0"):
+            self.evaluate_fixed_set("iteration 0", 0, *run)
 
     # Checkpoints.
 

@@ -19,6 +19,7 @@ from domain_pretrain.data.content import check_content
 from domain_pretrain.data.order import Order
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
+from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.flags import PluginArgs
@@ -27,11 +28,12 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts.evaluations import check_evaluations
+from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
 from domain_pretrain.hosts.ownership import own_folder
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
 from domain_pretrain.hosts.support import (
     REFUSALS,
+    REFUSED_WITH_FIXED_SET,
     REFUSED_WITH_OTHER_TEST_DATA,
     REFUSED_WITH_WEIGHTS,
     Refusal,
@@ -118,6 +120,9 @@ class Session:
             files=not facts.on("sft") and not facts.on("mock_data"),
         )
         check_evaluations(facts.flags, self.reading)
+        if config.evaluate.samples is not None:
+            check_fixed_set(facts.flags, self.reading)
+            check_flags(facts.flags, REFUSED_WITH_FIXED_SET)
         if rank() == 0:
             check_content(self.reading, facts.flags)
         if owns_writers():
@@ -231,6 +236,13 @@ class Session:
         channel_loss = self.config.channel_loss.model_dump()
         watch = self.config.watch.model_dump()
         return repr((self.catalog.splits, reweighting, channel_loss, watch))
+
+    def validation_domains(self) -> tuple[int, ...]:
+        """Domain index of every prefix of the validation blend, in its order."""
+        blend = self.reading.blends[1]
+        names = self.catalog.names
+        prefixes = () if blend is None else blend[0]
+        return tuple(names.index(self.catalog.prefixes[normalise(p)]) for p in prefixes)
 
     def source(self, split: Split, position: int = 0) -> Source | None:
         """How the samples of one schedule tell their domain; None where the split has no data.

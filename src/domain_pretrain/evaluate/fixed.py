@@ -1,0 +1,58 @@
+"""Which samples a fixed validation set has, and which of them a rank reads when."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+# (data set, sample of it); None pads the last step.
+Row = tuple[int, int] | None
+
+
+def choose(lengths: Sequence[int], domains: Sequence[int], samples: int) -> list[tuple[int, int]]:
+    """The first samples of every domain, taken from its data sets in proportion to their lengths.
+
+    Args:
+        lengths: samples of one pass over each data set.
+        domains: domain index of each.
+        samples: wanted of each domain; all that it has, where it has fewer.
+
+    Returns:
+        (data set, sample of it) of each, by domain, then by data set.
+    """
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for number, domain in enumerate(domains):
+        members[domain].append(number)
+    rows = []
+    for domain in sorted(members):
+        own = members[domain]
+        total = sum(lengths[number] for number in own)
+        wanted, passed, taken = min(samples, total), 0, 0
+        for number in own:
+            passed += lengths[number]
+            count = wanted * passed // total - taken if total else 0
+            taken += count
+            rows += [(number, sample) for sample in range(count)]
+    return rows
+
+
+def steps(rows: int, batch: int) -> int:
+    """Steps of ``batch`` samples that ``rows`` samples take."""
+    return -(-rows // batch)
+
+
+def microbatches(
+    rows: Sequence[tuple[int, int]], batch: int, micro: int, replica: int, replicas: int
+) -> Iterator[list[Row]]:
+    """What one data-parallel rank reads, in the order of the host's own sampler.
+
+    Args:
+        rows: of the whole set.
+        batch: samples of a step, over all ranks.
+        micro: samples of a microbatch.
+        replica, replicas: this data-parallel rank, and how many there are.
+    """
+    for step in range(steps(len(rows), batch)):
+        for first in range(step * batch, (step + 1) * batch, micro * replicas):
+            start = first + replica * micro
+            yield [rows[row] if row < len(rows) else None for row in range(start, start + micro)]
