@@ -47,6 +47,7 @@ WEIGHTED = shlex.split(
     "--calculate-per-token-loss --eod-mask-loss --lr-warmup-iters 2 --clip-grad 0 --save-interval 2"
 )
 ONE_BY_ONE = ["--calculate-per-token-loss", "--log-interval", "1"]
+FIXED = 3  # validation samples of every domain
 # Dropout, so that a random number too many would show.
 PLAIN = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --save-interval 100")
 
@@ -134,10 +135,12 @@ class Host:
         return self._start("alone", layout, *words, plugin=False)
 
     def counted(self, layout: str) -> Observed:
-        """The same training with channel loss."""
+        """The same training with channel loss, and a fixed set of validation samples."""
         log = self.folder / f"counted-{layout}"
+        config = self.folder / "counted.yaml"
+        config.write_text(json.dumps({"evaluate": {"samples": FIXED}}))
         words = [*self.script, *self._plain("counted", layout)]
-        words += ["--channel-loss", "--domain-log-dir", log]
+        words += ["--domain-config", config, "--domain-log-dir", log]
         return self._start("counted", layout, *words, plugin=True)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_runs import LAYOUTS, Host
+from host_runs import FIXED, LAYOUTS, Host
 from support.flags import OF_SCRIPTS, assert_exist, parser_of
 from support.gradients import assert_gradients, error, load
 from support.losses import (
@@ -180,3 +180,14 @@ def test_evaluation(layout: str, host: Host) -> None:
         assert sum(d["samples"] for d in entry["domains"].values()) == 8
     for split in ("valid", "test"):
         assert_close(run.metrics(split), alone.metrics(split))
+
+
+@each_layout
+def test_fixed_set(layout: str, host: Host) -> None:
+    """The same samples each time; the untrained model's losses on them equal one process."""
+    entries = host.run("counted", layout).run.metrics("valid")
+    assert [e["iteration"] for e in entries] == [0, 2, 4, 4]
+    for entry in entries:
+        assert {d["samples"] for d in entry["domains"].values()} == {FIXED}
+    if layout != "CP2":  # it has other data
+        assert_close(entries[:1], host.run("counted", "one").run.metrics("valid")[:1])
