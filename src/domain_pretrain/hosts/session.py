@@ -129,8 +129,6 @@ class Session:
             if facts.log_dir is not None:
                 check_log_dir(facts.log_dir)
             check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")
-            if not facts.on("skip_train"):
-                self._owned = own_folder(getattr(facts.flags, "save", None))
         self._sources: dict[Split, Source] = {}
 
     def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:
@@ -176,6 +174,9 @@ class Session:
             DomainPretrainError: the state is of a run that meant or read something else.
         """
         order = None if after_iteration is None else self._order()
+        if owns_writers() and after_iteration is not None:
+            # Not before: a preflight starts as a run does, perhaps beside the run that trains.
+            self._owned = own_folder(getattr(self.facts.flags, "save", None))
         device = device_of(self.options.domain_backend, reweighting=self.reweighting is not None)
         groups: Groups = groups_of(self.facts.micro_batch_size, device)
         backend = kernels_of(self.config.channel_loss.kernels, device)
