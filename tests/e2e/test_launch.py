@@ -162,9 +162,9 @@ def test_the_exit_code_is_that_of_the_training(ending: Path) -> None:
     assert done.returncode == 7, done.stdout[-4000:]
     assert "launch: rank 0 failed: exit code 7, no restart left. Logs: run/logs/" in done.stdout
     # A preflight that fails is an end before any process, with its own code.
-    refused = shell(ending, "scripts/pretrain_gpu.sh my.env --train-iters 0")
+    refused = shell(ending, "scripts/pretrain_gpu.sh my.env --train-iters -1")
     assert refused.returncode == 2
-    assert "--train-iters: Input should be greater than 0" in refused.stdout
+    assert "--train-iters: Input should be greater than or equal to 0" in refused.stdout
     assert "launch:" not in refused.stdout
 
 
