@@ -35,8 +35,6 @@ REFUSED = {
     "--lr much": "argument --lr: invalid float value: 'much'",
     "--hidden-size 60 --num-attention-heads 6 --tensor-model-parallel-size 4": "(4)",
     "--global-batch-size 66": "66",
-    "--channel-loss --perform-rl-step": "",
-    "--domain-config gone.yaml": "gone.yaml",
 }
 
 
@@ -63,6 +61,13 @@ def test_what_does_not_is_refused_in_its_words(more: str, script: list[str]) -> 
     assert answer.outcome == "refused"
     assert REFUSED[more] in answer.text
     assert not answer.of_this_machine
+
+
+@pytest.mark.checkout
+def test_what_the_plugin_refuses(script: list[str]) -> None:
+    answer = ask([*script, *RUN, "--domain-config", "gone.yaml"], 8, 8)
+    assert answer.outcome == "refused by the plugin"
+    assert "gone.yaml" in answer.text
 
 
 def test_the_command_tells(capfd: pytest.CaptureFixture[str]) -> None:

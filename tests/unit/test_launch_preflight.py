@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,20 @@ def test_the_host_has_the_last_word_on_flags() -> None:
     report = inspect_with("not asked", "no Megatron here")
     assert [text[: len(rule)] for text in report.problems] == [rule]
     assert "no Megatron here" in report.warnings[0]
+
+
+def test_what_the_plugin_refuses_does_not_hide_what_the_host_does() -> None:
+    """Then the host is asked again, without the plugin's flags."""
+    words = ["--channel-loss", *STEPS.split(), "--domain-config", "gone.yaml", "--swiglu"]
+
+    def ask(given: Sequence[str], *_: int) -> Answer:
+        if "--domain-config" in given:
+            return Answer(outcome="refused by the plugin", text="no config 'gone.yaml'")
+        assert list(given) == [*STEPS.split(), "--swiglu"]
+        return Answer(outcome="refused", host="megatron.core 0.19.2", text="no GELU")
+
+    problems = inspect(words, 1, 1, ask).problems
+    assert {"no config 'gone.yaml'", "megatron.core 0.19.2 refuses: no GELU"} <= set(problems)
 
 
 def test_a_script_that_is_not_there_is_not_asked() -> None:

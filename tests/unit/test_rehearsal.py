@@ -9,7 +9,7 @@ import pytest
 
 from domain_pretrain.errors import ConfigError, DomainPretrainError, UnsupportedError
 from domain_pretrain.hosts.megatron import clear_exit
-from domain_pretrain.hosts.rehearsal import refusal
+from domain_pretrain.hosts.rehearsal import Refusal, refusal
 from domain_pretrain.launch.host import Answer
 
 # Of a module that belongs to the host, by its name.
@@ -62,10 +62,13 @@ def test_a_failed_check_is_told_with_what_it_looked_at(
 ) -> None:
     check = host["validate_args"]
     values = "(num_layers = 5, stages = 4)"
-    assert refusal(raised(check, args("text"))) == f"layers must be divisible {values}"
-    bare = refusal(raised(check, args("bare")))
-    assert bare == f"it asserts args.num_layers % stages == 0 {values}"
-    assert refusal(raised(check, args("other"))) == "what for"
+    said = {
+        "text": f"layers must be divisible {values}",
+        "bare": f"it asserts args.num_layers % stages == 0 {values}",
+        "other": "what for",
+    }
+    for kind, text in said.items():
+        assert refusal(raised(check, args(kind))) == Refusal(text)
 
 
 def test_what_breaks_is_no_refusal(host: dict[str, Callable[..., None]]) -> None:
@@ -83,8 +86,8 @@ def test_the_plugins_own_refusals(kind: type[DomainPretrainError]) -> None:
         with clear_exit():
             raise kind("the config is wrong")
 
-    assert refusal(raised(stop)) == "the config is wrong"
-    assert refusal(kind("no such flag")) == "no such flag"
+    assert refusal(raised(stop)) == Refusal("the config is wrong", by_host=False)
+    assert refusal(kind("no such config")) == Refusal("no such config", by_host=False)
 
 
 @pytest.mark.parametrize(

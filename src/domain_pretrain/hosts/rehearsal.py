@@ -7,6 +7,7 @@ import inspect
 import linecache
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -61,17 +62,20 @@ def version() -> str:
     return f"megatron.core {number}"
 
 
-def refusal(error: BaseException) -> str | None:
-    """Why the host, or the plugin in it, refuses the run; None where something else went wrong.
+@dataclass(frozen=True)
+class Refusal:
+    """Why a run may not start, in the words of the host or of the plugin in it."""
 
-    Args:
-        error: that ended the start.
-    """
-    if isinstance(error, SystemExit):  # how the plugin ends; see hosts.megatron.clear_exit
-        cause = error.__context__
-        return str(cause) if isinstance(cause, DomainPretrainError) else None
-    if isinstance(error, DomainPretrainError):
-        return str(error)
+    text: str
+    by_host: bool = True
+
+
+def refusal(error: BaseException) -> Refusal | None:
+    """What ``error``, which ended the start, says; None where something went wrong instead."""
+    # How the plugin ends; see hosts.megatron.clear_exit.
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(cause, DomainPretrainError):
+        return Refusal(str(cause), by_host=False)
     frames = list(_frames(error.__traceback__))
     asked = any(part in tb.tb_frame.f_code.co_name for tb in frames for part in _CHECKS)
     deliberate = isinstance(error, (AssertionError, ValueError, RuntimeError))
@@ -80,10 +84,10 @@ def refusal(error: BaseException) -> str | None:
     if str(frames[-1].tb_frame.f_globals.get("__name__")).split(".")[0] not in _HOSTS:
         return None
     if not isinstance(error, AssertionError):
-        return str(error) or type(error).__name__
+        return Refusal(str(error) or type(error).__name__)
     condition, values = _assertion(frames[-1])
     text = str(error) or f"it asserts {condition or 'something that cannot be read'}"
-    return f"{text} ({values})" if values else text
+    return Refusal(f"{text} ({values})" if values else text)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:

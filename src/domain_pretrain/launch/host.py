@@ -7,11 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
 
 from pydantic import BaseModel
 
+from domain_pretrain.flags import add_arguments
 from domain_pretrain.json_file import parse_json
 from domain_pretrain.process import SINGLE_PROCESS
 
@@ -28,7 +30,8 @@ class Answer(BaseModel):
     """What the host says.
 
     Attributes:
-        outcome: ``accepted``; ``refused``; or ``not asked`` where it could not be.
+        outcome: ``accepted``; ``refused``; ``refused by the plugin``; or ``not asked`` where it
+            could not be.
         host: its name and version.
         text: why.
     """
@@ -41,6 +44,12 @@ class Answer(BaseModel):
     def of_this_machine(self) -> bool:
         """Whether it refuses for what this machine lacks, and that of the run may have."""
         return bool(_MACHINE.search(self.text))
+
+
+def without_plugin(words: Sequence[str]) -> list[str]:
+    """The command without the plugin's flags, which then does nothing."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    return add_arguments(parser).parse_known_args(list(words))[1]
 
 
 def ask(words: Sequence[str], nodes: int, devices: int, patience_s: float = PATIENCE_S) -> Answer:

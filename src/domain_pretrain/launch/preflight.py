@@ -16,7 +16,7 @@ from domain_pretrain.data.plan import DEFAULT_SPLIT, TokenPlan, plan_tokens
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.flags import Flags, Words
-from domain_pretrain.launch.host import Answer
+from domain_pretrain.launch.host import Answer, without_plugin
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
 from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human, parameters
 from domain_pretrain.launch.start import find_start
@@ -146,6 +146,9 @@ def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int, dp: 
 
 def _ask_host(report: Report, words: list[str], nodes: int, devices: int, ask: Ask) -> None:
     answer = ask(words, nodes, devices)
+    if answer.outcome == "refused by the plugin":
+        report.add_problem(answer.text)
+        answer = ask(without_plugin(words), nodes, devices)  # it may have more to say
     if answer.outcome == "accepted":
         report.accepted = True
         report.rows.append(("flags", f"{answer.host} accepts them"))

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from domain_pretrain import enable
 from domain_pretrain.__main__ import find_host, run, script_of
 from domain_pretrain.backends import cpu
-from domain_pretrain.errors import ConfigError, DomainPretrainError
+from domain_pretrain.errors import DomainPretrainError
 from domain_pretrain.hosts.command_line import flags_of_command_line
 from domain_pretrain.hosts.rehearsal import after_validation, refusal, version
 from domain_pretrain.launch.host import MARK
@@ -37,9 +37,9 @@ def main() -> None:
         after_validation(lambda: _answer("accepted"))
         run(script)
     except BaseException as error:  # whatever a script may raise
-        text = refusal(error)
-        if text is not None:
-            _answer("refused", text)
+        found = refusal(error)
+        if found is not None:
+            _answer("refused" if found.by_host else "refused by the plugin", found.text)
         _answer("not asked", f"{type(error).__name__}: {error}")
     _answer("not asked", "the script ended before Megatron had validated the flags")
 
@@ -68,7 +68,7 @@ def _stop(*_: object, **__: object) -> NoReturn:
 
 
 def _refuse(_parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    raise ConfigError(message)
+    raise ValueError(message)
 
 
 def _answer(outcome: str, text: str = "") -> NoReturn:
