@@ -105,7 +105,7 @@ validate_args(parse_args(mine))
         ("import os; os._exit(7)", "it ended with code 7"),
         (
             "import torch; torch.distributed.init_process_group('gloo')",
-            "it goes on to devices without validating its flags",
+            "it asks for the other processes before it validates its flags",
         ),
     ],
 )
@@ -128,6 +128,12 @@ time.sleep(600)
     assert (answer.outcome, answer.text) == ("not asked", "it did not answer within 20 s")
     stat = Path("/proc", Path("pid").read_text(encoding="utf-8"), "stat")
     assert not stat.exists() or stat.read_text(encoding="utf-8").split()[2] == "Z"
+
+
+def test_a_start_that_waits_for_other_processes() -> None:
+    answer = ask([*RUN, "--inprocess-restart"], 8, 8)
+    assert answer.outcome == "not asked"
+    assert "it asks for the other processes" in answer.text
 
 
 def test_no_megatron(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,10 @@ def _without_devices() -> None:
     """
     import torch
 
-    # Where the host's own checks are passed by, as with --yaml-cfg, nothing may be waited for.
-    torch.distributed.init_process_group = _stop
+    # Before the host's checks, as with --inprocess-restart, or past them, as with --yaml-cfg: there
+    # are no other processes to wait for.
+    distributed: Any = torch.distributed
+    distributed.init_process_group = distributed.TCPStore = _stop
     if find_spec("torch_npu"):
         return
     cpu.install()
@@ -64,7 +66,7 @@ def _without_devices() -> None:
 
 
 def _stop(*_: object, **__: object) -> NoReturn:
-    _answer("not asked", "it goes on to devices without validating its flags")
+    _answer("not asked", "it asks for the other processes before it validates its flags")
 
 
 def _refuse(_parser: argparse.ArgumentParser, message: str) -> NoReturn:
