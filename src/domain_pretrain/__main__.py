@@ -28,20 +28,15 @@ def main() -> None:
     Exits with 2 and a message where the command line or the installation is wrong.
     """
     try:
-        script = _script(sys.argv[1:])
+        script = script_of(sys.argv[1:])
         if script is None and {"-h", "--help"} & set(sys.argv[1:]):
             print(_help(), end="")
             return
-        _set_import_path(script)
-        _require_megatron()
+        find_host(script)
         if not started_by_launcher():
             os.environ.update(SINGLE_PROCESS)
         enable()
-        if script is None:
-            _run_built_in()
-        else:
-            del sys.argv[0]
-            runpy.run_path(str(script), run_name="__main__")
+        run(script)
     except DomainPretrainError as error:
         # On every rank: some checks run on one rank only, and a silent exit helps nobody.
         print(f"domain_pretrain [rank {rank()}]: {error}", file=sys.stderr)
@@ -59,8 +54,12 @@ def _help() -> str:
     return add_arguments(parser).format_help()
 
 
-def _script(arguments: list[str]) -> Path | None:
-    """The script that the first argument names; None where it is a flag, or there is none."""
+def script_of(arguments: list[str]) -> Path | None:
+    """The script that the first argument names; None where it is a flag, or there is none.
+
+    Raises:
+        ConfigError: it is neither, or there is no such script.
+    """
     if not arguments or arguments[0].startswith("-"):
         return None
     given = arguments[0]
@@ -69,6 +68,26 @@ def _script(arguments: list[str]) -> Path | None:
     if not Path(given).is_file():
         raise ConfigError(f"no script {given!r} in {Path.cwd()}")
     return Path(given)
+
+
+def find_host(script: Path | None) -> None:
+    """Let Megatron be imported as the script would; nothing is imported.
+
+    Raises:
+        ConfigError: ``MEGATRON_LM_PATH`` names no checkout.
+        UnsupportedError: there is no Megatron.
+    """
+    _set_import_path(script)
+    _require_megatron()
+
+
+def run(script: Path | None) -> None:
+    """Run the script as ``__main__``, with the arguments after it, or the built-in entry."""
+    if script is None:
+        _run_built_in()
+    else:
+        del sys.argv[0]
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def _set_import_path(script: Path | None) -> None:

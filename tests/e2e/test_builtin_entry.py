@@ -155,9 +155,10 @@ def test_wrong_command_line(words: list[str], env: dict[str, str], message: str)
 
 
 def test_missing_megatron_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEGATRON_LM_PATH", raising=False)
     monkeypatch.setattr(launcher, "find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match="pip install 'domain-pretrain") as error:
-        launcher._require_megatron()
+        launcher.find_host(None)
     assert "MEGATRON_LM_PATH" in str(error.value)
     assert "Python >= 3.12" in str(error.value)
 

@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.launch import environment, start_many
+from support.clone import make_clone, shell, write_command
+from support.launch import start_many
+from support.pages import text
 
 pytestmark = pytest.mark.megatron
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
-
-
-def write_command(path: Path, body: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{body}\n", encoding="utf-8")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+PAGE = text("docs/launch.md")
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder that looks like a clone, with its commands on ``bin``."""
-    folder = tmp_path / "clone"
-    (folder / "bin").mkdir(parents=True)
-    for name in ("docs", "src", "scripts", "configs"):
-        (folder / name).symlink_to(ROOT / name)
-    write_command(
-        folder / "bin" / "domain-pretrain",
-        f'exec {sys.executable} -m domain_pretrain.commands "$@"',
-    )
-    write_command(folder / "bin" / "python3", f'exec {sys.executable} "$@"')
-    return folder
-
-
-def shell(clone: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run ``script`` in the clone, as a user would who has it installed."""
-    path = f"{clone / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    env = environment(PATH=path, PYTHONPATH=str(ROOT / "src"), **variables)
-    return subprocess.run(
-        ["bash", "-c", script],
-        cwd=clone,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
+    return make_clone(tmp_path / "clone")
 
 
 def blocks(heading: str, language: str) -> list[str]:
@@ -65,9 +32,7 @@ def blocks(heading: str, language: str) -> list[str]:
 def test_two_nodes_word_for_word(clone: Path) -> None:
     """What a newcomer copies from the page: the data, the env file, the two commands."""
     (env_file,) = blocks("Two nodes on one machine", "bash\n# configs/launch/loopback.env")
-    assert f"# configs/launch/loopback.env\n{env_file}" == (
-        ROOT / "configs" / "launch" / "loopback.env"
-    ).read_text(encoding="utf-8")
+    assert f"# configs/launch/loopback.env\n{env_file}" == text("configs/launch/loopback.env")
     commands = [
         block
         for block in blocks("Two nodes on one machine", "bash")
@@ -85,6 +50,14 @@ def test_two_nodes_word_for_word(clone: Path) -> None:
     for node in ("127.0.0.1", "127.0.0.2"):
         (log,) = (run / "logs" / node).glob("*/attempt_0/0/stdout.log")
         assert log.stat().st_size
+    # And again, as the page says: the checkpoint goes on.
+    (more,) = re.findall(r"Start them\s+again with `([^`]+)`", PAGE)
+    again = commands[-1].replace("loopback.env", f"loopback.env {more}")
+    done = shell(clone, "set -e\n" + again)
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert "iteration 20 of loopback/run/checkpoints" in done.stdout
+    lines = [json.loads(line) for line in (run / "domain_metrics.jsonl").open()]
+    assert [line["iteration"] for line in lines] == [5, 10, 15, 20, 25, 30, 35, 40]
 
 
 # The stand-ins do what SLURM does that the scripts rely on: a copy of the batch file, the
@@ -162,9 +135,9 @@ def test_the_exit_code_is_that_of_the_training(ending: Path) -> None:
     assert done.returncode == 7, done.stdout[-4000:]
     assert "launch: rank 0 failed: exit code 7, no restart left. Logs: run/logs/" in done.stdout
     # A preflight that fails is an end before any process, with its own code.
-    refused = shell(ending, "scripts/pretrain_gpu.sh my.env --train-iters 0")
+    refused = shell(ending, "scripts/pretrain_gpu.sh my.env --train-iters -1")
     assert refused.returncode == 2
-    assert "--train-iters: Input should be greater than 0" in refused.stdout
+    assert "--train-iters: Input should be greater than or equal to 0" in refused.stdout
     assert "launch:" not in refused.stdout
 
 

@@ -24,4 +24,5 @@ def write_prefix(prefix: str | Path, lengths: Sequence[int], *, dtype: str = "ui
         + offsets.astype(np.int64).tobytes()
         + np.arange(len(sizes) + 1, dtype=np.int64).tobytes()
     )
-    Path(f"{prefix}.bin").write_bytes(bytes(item * int(sizes.sum())))
+    with open(f"{prefix}.bin", "wb") as file:
+        file.truncate(item * int(sizes.sum(dtype=np.int64)))  # sparse: it may be large

@@ -5,50 +5,25 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.util import find_spec
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from support import features
 from support.flags import FLAG, parser_of
+from support.pages import FENCE, PAGES, ROOT, commands, prose, text
 
 from domain_pretrain.commands import main as cli
 from domain_pretrain.flags import add_arguments
 from domain_pretrain.hosts import page
 from domain_pretrain.hosts.support import EVERY_REFUSAL
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
-)
-
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 # A path with a folder, as it would be typed; <name>, *, $ and … stand for something else.
 FILE = re.compile(r"(?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|cu|cuh|h|toml|png)")
-
-
-def text(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def prose(name: str) -> str:
-    return FENCE.sub("", text(name))
-
-
-def commands(name: str) -> Iterator[str]:
-    """The lines of a page's shell examples, without comments, continued lines joined."""
-    for _, language, body in FENCE.findall(text(name)):
-        if language == "bash":
-            for line in body.replace("\\\n", " ").splitlines():
-                command = line.split(" #")[0].strip()
-                if command:
-                    yield command
 
 
 def anchors(name: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from support.prefixes import write_prefix
 from domain_pretrain.commands import main as cli
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.flags import Flags
-from domain_pretrain.launch.preflight import inspect, plan_of_flags
+from domain_pretrain.launch.host import Answer
+from domain_pretrain.launch.preflight import Report, inspect, plan_of_flags
 
 STEPS = (
     "--seq-length 10 --micro-batch-size 1 --global-batch-size 4 --train-iters 30"  # 1,200 tokens
@@ -99,14 +101,34 @@ def test_data_that_is_not_on_this_disk_has_no_plan() -> None:
 def test_all_problems_are_reported_at_once() -> None:
     words = (
         f"{STEPS} {MODEL} --data-path 1 finanse 5 general --tensor-model-parallel-size 3 "
-        "--domain-config nowhere.yaml --tokenizer-model models/none --save run"
+        "--domain-config nowhere.yaml --tokenizer-model ./models/none --save run"
     )
     problems = "\n".join(inspect(["gone.py", *words.split()], 2, 8).problems)
     assert "the script 'gone.py' does not exist" in problems
     assert "--domain-config 'nowhere.yaml' does not exist" in problems
-    assert "the tokenizer 'models/none' does not exist" in problems
+    assert "the tokenizer './models/none' does not exist" in problems
     assert "world size 16 is not a multiple of TP x PP x CP = 3 x 1 x 1" in problems
     assert "nowhere.yaml" in problems
+
+
+def test_a_tokenizer_may_be_a_name_on_the_hub() -> None:
+    def said(words: str) -> tuple[list[str], list[str]]:
+        report = inspect(words.split(), 1, 1)
+        return report.problems, report.warnings
+
+    for name in ("gpt2", "Qwen/Qwen3-8B"):
+        problems, warnings = said(f"--tokenizer-type HuggingFaceTokenizer --tokenizer-model {name}")
+        assert not problems
+        assert f"there is no folder {name!r} here" in warnings[0]
+        assert said(f"--tokenizer-type Llama2Tokenizer --tokenizer-model {name}")[0]
+    Path("gpt2").mkdir()
+    assert said("--tokenizer-type HuggingFaceTokenizer --tokenizer-model gpt2") == ([], [])
+
+
+def test_conversations_are_no_prefixes() -> None:
+    for switch in ("--sft", "--is-instruction-dataset"):
+        assert not inspect([switch, "--data-path", "chats.jsonl", *STEPS.split()], 1, 1).problems
+    assert inspect(["--data-path", "chats.jsonl", *STEPS.split()], 1, 1).problems
 
 
 def test_one_broken_check_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,18 +187,72 @@ def test_an_unknown_vocabulary_is_said() -> None:
     assert "without embeddings" not in row(MODEL)
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "domain_pretrain.commands.preflight"
+    monkeypatch.setattr(f"{module}.ask", lambda *_: Answer(outcome="not asked", text="no time"))
     words = f"{STEPS} {MODEL} --data-path 1 finance 5 general --split 100,0,0 --save run --load run"
     code = cli.main(["preflight", "--nodes", "2", "--devices-per-node", "2", "--", *words.split()])
     out = capsys.readouterr().out
     assert code == 0
-    for text in ("2 x 2 = 4 = TP 1 x PP 1 x CP 1 x DP 4", "40 per step x 30 steps = 1,200"):
+    for text in (
+        "not be asked on this machine: no time",
+        "2 x 2 = 4 = TP 1 x PP 1 x CP 1 x DP 4",
+        "40 per step x 30 steps = 1,200",
+    ):
         assert text in out
     assert "random weights: run holds no checkpoint yet" in out
     assert cli.main(["preflight", "--nodes", "3", "--quiet", "--", *words.split()]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "--global-batch-size 4 is not a multiple" in captured.err
+
+
+def test_the_host_has_the_last_word_on_flags() -> None:
+    """What it accepts, no rule of ours refuses; what it refuses is a problem, in its words."""
+    data = "--data-path 1 finance 5 general --split 98,1,1"
+    words = f"{STEPS} {MODEL} {data} --global-batch-size 5".split()
+    asked: list[object] = []
+
+    def inspect_with(outcome: str, text: str = "") -> Report:
+        def ask(*given: object) -> Answer:
+            asked.append(given)
+            return Answer(outcome=outcome, host="megatron.core 0.19.2", text=text)
+
+        return inspect(words, 2, 3, ask)
+
+    rule = "--global-batch-size 5 is not a multiple of micro batch x DP = 1 x 6"
+    report = inspect_with("accepted")
+    assert asked == [(words, 2, 3)]
+    assert not report.problems
+    assert ("flags", "megatron.core 0.19.2 accepts them") in report.rows
+    report = inspect_with("refused", "no (a = 5)")
+    assert report.problems[0] == "megatron.core 0.19.2 refuses: no (a = 5)"
+    assert report.problems[1].startswith(rule)
+    report = inspect_with("refused", "FP8 needs Transformer Engine >= 1.7")
+    assert [text[: len(rule)] for text in report.problems] == [rule]
+    assert "FP8 needs Transformer Engine >= 1.7 (no problem if" in report.warnings[0]
+    report = inspect_with("not asked", "no Megatron here")
+    assert [text[: len(rule)] for text in report.problems] == [rule]
+    assert "no Megatron here" in report.warnings[0]
+
+
+def test_what_the_plugin_refuses_does_not_hide_what_the_host_does() -> None:
+    """Then the host is asked again, without the plugin's flags."""
+    words = ["--channel-loss", *STEPS.split(), "--domain-config", "gone.yaml", "--swiglu"]
+
+    def ask(given: Sequence[str], *_: int) -> Answer:
+        if "--domain-config" in given:
+            return Answer(outcome="refused by the plugin", text="no config 'gone.yaml'")
+        assert list(given) == [*STEPS.split(), "--swiglu"]
+        return Answer(outcome="refused", host="megatron.core 0.19.2", text="no GELU")
+
+    problems = inspect(words, 1, 1, ask).problems
+    assert {"no config 'gone.yaml'", "megatron.core 0.19.2 refuses: no GELU"} <= set(problems)
+
+
+def test_a_script_that_is_not_there_is_not_asked() -> None:
+    problems = inspect(["gone.py"], 1, 1, lambda *_: pytest.fail("asked")).problems
+    assert problems == ["the script 'gone.py' does not exist"]
 
 
 def test_too_many_epochs_are_a_warning() -> None:

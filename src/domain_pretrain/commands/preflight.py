@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from domain_pretrain.launch.host import ask
 from domain_pretrain.launch.preflight import inspect
 
 
@@ -29,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what the run will be, and everything that is wrong with it; 2 if anything is."""
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
-    report = inspect(words, args.nodes, args.devices_per_node)
+    report = inspect(words, args.nodes, args.devices_per_node, ask)
     console = Console(stderr=bool(report.problems), soft_wrap=True)
     if not args.quiet:
         report.print(console)

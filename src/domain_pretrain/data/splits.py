@@ -27,7 +27,8 @@ def parse_split(text: str) -> tuple[Part, ...]:
     """The part of every split in :data:`SPLITS`.
 
     Args:
-        text: of ``--split``: up to three numbers, separated by anything.
+        text: of ``--split``: up to three numbers, separated by whatever is no part of one; a shell
+            script may leave quotes in it.
 
     Raises:
         ConfigError: Megatron would read something else, or divide by zero.
@@ -37,8 +38,8 @@ def parse_split(text: str) -> tuple[Part, ...]:
         shares = [float(word) for word in words]
     except ValueError:
         shares = []
-    foreign = re.sub(r"[.0-9]+|[\s,/:;]", "", text)
-    if foreign or not 1 <= len(shares) <= len(SPLITS) or not sum(shares) > 0:
+    misread = re.search(r"[\w+-]", re.sub(r"[.0-9]+", "", text))  # signs, exponents, words
+    if misread or not 1 <= len(shares) <= len(SPLITS) or not sum(shares) > 0:
         raise ConfigError(
             f"--split {text!r} must be up to three numbers, for training, validation and test, as "
             f"in {DEFAULT}, and not all of them zero"

@@ -26,7 +26,7 @@ def blends_of_flags(
     """
     domains = DomainConfig.load(flags.domain_config).domains if flags.domain_config else {}
     blend, per_split = read_data_flags(flags)
-    if blend is None and per_split is None and domains and not flags.mock_data:
+    if blend is None and per_split is None and domains and flags.reads_prefixes:
         blend = blend_of_words(data_path_arguments(domains)[1:])
     return blend, per_split, domains
 
@@ -38,13 +38,15 @@ def prefixes_of_flags(flags: Flags) -> list[str]:
 
 
 def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
-    """What the command is going to read, and whose it is; None where nothing names data.
+    """What the command is going to read, and whose it is; None where no flag names prefixes.
 
     Raises:
         ConfigError: something is missing, wrong, or cannot be read as it is asked for.
     """
+    if not flags.reads_prefixes:
+        return None
     blend, per_split, domains = blends_of_flags(flags)
-    if blend is None and per_split is None and not flags.mock_data:
+    if blend is None and per_split is None:
         return None
     split = flags.split
     if blend is not None and flags.data_args_path is None:
@@ -53,7 +55,6 @@ def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
         blend,
         per_split,
         domains,
-        mock_data=flags.mock_data,
         multiple_validation_sets=flags.multiple_validation_sets,
         validation_set_names=flags.validation_set_names,
     )
@@ -63,7 +64,7 @@ def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
         split,
         flags.seq_length or 1,
         catalog.prefixes,
-        files=not flags.sft and not flags.mock_data,
+        files=True,
     )
     check_content(reading, flags)
     check_evaluations(flags, reading)

@@ -31,12 +31,6 @@ class Flags(BaseModel):
     pipeline_model_parallel_size: PositiveInt = 1
     context_parallel_size: PositiveInt = 1
     expert_model_parallel_size: PositiveInt = 1
-    expert_tensor_parallel_size: PositiveInt | None = None
-    num_layers_per_virtual_pipeline_stage: PositiveInt | None = None
-    decoder_first_pipeline_num_layers: PositiveInt | None = None
-    decoder_last_pipeline_num_layers: PositiveInt | None = None
-    pipeline_model_parallel_layout: str | None = None
-    sequence_parallel: bool = False
     # Model
     num_layers: PositiveInt | None = None
     hidden_size: PositiveInt | None = None
@@ -54,7 +48,9 @@ class Flags(BaseModel):
     seq_length: PositiveInt | None = None
     micro_batch_size: PositiveInt | None = None
     global_batch_size: PositiveInt | None = None
-    rampup_batch_size: tuple[int, ...] | None = None
+    rampup_batch_size: Words | None = None
+    step_batch_size_schedule: str | None = None
+    decrease_batch_size_if_needed: bool = False
     train_iters: NonNegativeInt | None = None
     train_samples: NonNegativeInt | None = None
     bf16: bool = False
@@ -66,7 +62,6 @@ class Flags(BaseModel):
     finetune: bool = False
     enable_hf2mg_convert: bool = False  # MindSpeed-LLM's: it converts --load itself
     ckpt_step: NonNegativeInt | None = None
-    ckpt_format: str = "torch_dist"
     save_interval: NonNegativeInt | None = None
     save_retain_interval: NonNegativeInt | None = None
     no_save_optim: bool = False
@@ -86,6 +81,8 @@ class Flags(BaseModel):
     eval_iters: NonNegativeInt = 100
     full_validation: bool | None = None  # not every host has it
     skip_train: bool = False
+    is_instruction_dataset: bool = False  # MindSpeed-LLM's, and the next
+    is_pairwise_dataset: bool = False
     tokenizer_type: str | None = None
     tokenizer_model: str | None = None
     tokenizer_name_or_path: str | None = None  # MindSpeed-LLM's
@@ -144,6 +141,18 @@ class Flags(BaseModel):
     def special_tokens(self) -> Words | None:
         """Of ``--tokenizer-special-tokens``, by the name that Megatron's args give them."""
         return self.tokenizer_special_tokens
+
+    @property
+    def reads_prefixes(self) -> bool:
+        """Whether the data flags name prefixes of tokens on a disk, as for pretraining."""
+        others = self.mock_data or self.sft or self.is_instruction_dataset
+        return not (others or self.is_pairwise_dataset)
+
+    @property
+    def changes_its_batch(self) -> bool:
+        """Whether steps may have other batches than ``--global-batch-size``."""
+        schedule = self.rampup_batch_size or self.step_batch_size_schedule
+        return bool(schedule or self.decrease_batch_size_if_needed)
 
     @property
     def tokenizer(self) -> str | None:

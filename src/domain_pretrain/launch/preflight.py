@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,23 +14,31 @@ from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.data import data_of_flags, prefixes_of_flags
 from domain_pretrain.launch.flags import Flags
+from domain_pretrain.launch.host import Answer, without_plugin
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
 from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human, parameters
 from domain_pretrain.launch.start import find_start
 from domain_pretrain.paths import is_remote
 from domain_pretrain.records.writer import check_log_dir
 
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "gpt2", "Qwen/Qwen3-8B"
+# Of tokenizers that are a file, in every version.
+_OF_FILES = ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer")
 MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
 
 
 class Report:
-    """What was found: rows to print, warnings, and problems that forbid a start."""
+    """What was found: rows to print, warnings, and problems that forbid a start.
+
+    And the plan of tokens, if there is one, and whether the host accepts the flags.
+    """
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str]] = []
         self.warnings: list[str] = []
         self.problems: list[str] = []
         self.plan: TokenPlan | None = None
+        self.accepted = False
 
     def attempt(self, what: str, check: Callable[[], None]) -> None:
         """Run one check of ``what``; its error is a problem, and the next one still runs."""
@@ -60,8 +69,18 @@ class Report:
             console.print(f"preflight: {warning}", style="yellow", markup=False, highlight=False)
 
 
-def inspect(words: list[str], nodes: int, devices_per_node: int) -> Report:
-    """Check the command ``-m domain_pretrain WORDS`` on this many processes; starts nothing."""
+Ask = Callable[[Sequence[str], int, int], Answer]
+
+
+def inspect(words: list[str], nodes: int, devices_per_node: int, ask: Ask | None = None) -> Report:
+    """Check the command ``-m domain_pretrain WORDS`` on this many processes.
+
+    Args:
+        words: a script perhaps, and the flags.
+        nodes, devices_per_node: of the run.
+        ask: the host whether it accepts the flags, :func:`~domain_pretrain.launch.host.ask`; None:
+            do not.
+    """
     report = Report()
     try:
         flags, wrong = Flags.read(words)
@@ -73,7 +92,13 @@ def inspect(words: list[str], nodes: int, devices_per_node: int) -> Report:
     report.rows.append(("script", script or "the built-in one"))
     dp = data_parallel_size(flags, nodes * devices_per_node)
     report.attempt("paths", lambda: _look_at_paths(report, script, flags))
-    report.attempt("the layout", lambda: _look_at_layout(report, flags, nodes, devices_per_node))
+    report.attempt(
+        "the layout", lambda: _look_at_layout(report, flags, nodes, devices_per_node, dp)
+    )
+    if ask is not None and (script is None or Path(script).is_file()):
+        report.attempt("flags", lambda: _ask_host(report, words, nodes, devices_per_node, ask))
+    if not report.accepted:
+        report.problems += layout_problems(flags, nodes * devices_per_node)
     report.attempt("data", lambda: _look_at_tokens(report, flags, dp))
     report.attempt("checkpoints", lambda: _look_at_start(report, flags))
     report.attempt("disk space", lambda: _look_at_disk(report, flags))
@@ -88,33 +113,54 @@ def _look_at_paths(report: Report, script: str | None, flags: Flags) -> None:
         ("the script", script),
         ("--domain-config", flags.domain_config),
     ]
-    # A name without a folder may stand for one that the tokenizer library knows.
-    if flags.tokenizer and "/" in flags.tokenizer:
-        paths.append(("the tokenizer", flags.tokenizer))
+    tokenizer = flags.tokenizer
+    if tokenizer and (flags.tokenizer_type in _OF_FILES or not _HUB_NAME.fullmatch(tokenizer)):
+        paths.append(("the tokenizer", tokenizer))
+    elif tokenizer and not Path(tokenizer).exists():
+        report.warnings.append(
+            f"there is no folder {tokenizer!r} here: it is taken for a name on the Hugging Face "
+            "hub, which every process has to reach or have in its cache"
+        )
     for what, path in paths:
         if path is not None and not is_remote(path) and not Path(path).exists():
             report.add_problem(f"{what} {str(path)!r} does not exist")
 
 
-def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int) -> None:
-    world = nodes * devices
-    sizes = {
-        "TP": flags.tensor_model_parallel_size,
-        "PP": flags.pipeline_model_parallel_size,
-        "CP": flags.context_parallel_size,
-        "DP": data_parallel_size(flags, world),
-    }
-    layout = " x ".join(f"{name} {size}" for name, size in sizes.items())
+def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int, dp: int) -> None:
+    world, tp = nodes * devices, flags.tensor_model_parallel_size
+    layout = (
+        f"TP {tp} x PP {flags.pipeline_model_parallel_size} x CP {flags.context_parallel_size} x "
+        f"DP {dp}"
+    )
     if flags.num_experts:
         layout += f" (EP {flags.expert_model_parallel_size})"
     report.rows.append(("processes", f"{nodes} x {devices} = {world} = {layout}"))
-    for problem in layout_problems(flags, world):
-        report.add_problem(problem)
-    if sizes["TP"] > devices:
+    if tp > devices:
         report.warnings.append(
-            f"TP = {sizes['TP']} spans nodes of {devices} devices: tensor parallelism communicates "
-            "most; keep it within a node"
+            f"TP = {tp} spans nodes of {devices} devices: tensor parallelism communicates most; "
+            "keep it within a node"
         )
+
+
+def _ask_host(report: Report, words: list[str], nodes: int, devices: int, ask: Ask) -> None:
+    answer = ask(words, nodes, devices)
+    if answer.outcome == "refused by the plugin":
+        report.add_problem(answer.text)
+        answer = ask(without_plugin(words), nodes, devices)  # it may have more to say
+    if answer.outcome == "accepted":
+        report.accepted = True
+        report.rows.append(("flags", f"{answer.host} accepts them"))
+    elif answer.outcome == "refused" and not answer.of_this_machine:
+        report.add_problem(f"{answer.host} refuses: {answer.text}")
+    elif answer.outcome == "refused":
+        report.rows.append(("flags", f"{answer.host} refuses them on this machine"))
+        report.warnings.append(
+            f"{answer.host} refuses on this machine: {answer.text} (no problem if the machines "
+            "that train have what it asks for)"
+        )
+    else:
+        report.rows.append(("flags", "the host could not be asked whether it accepts them"))
+        report.warnings.append(f"the host could not be asked on this machine: {answer.text}")
 
 
 def plan_of_flags(flags: Flags, dp: int = 1) -> TokenPlan | None:
