@@ -53,7 +53,7 @@ def config(**changed: Any) -> Any:
             "calculate_per_token_loss": True,
         },
         "train": {"micro_batch_size": 1, "global_batch_size": 2},
-        "dataset": {"blend": (["s3://bucket/a"], None), "blend_per_split": None},
+        "dataset": {"blend": (["s3://bucket/a"], None), "blend_per_split": None, "split": "8,1,1"},
         "dist": {"use_decentralized_pg": False},
         "ddp": {},
         "checkpoint": {"save": None},

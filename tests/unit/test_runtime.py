@@ -17,8 +17,9 @@ from domain_pretrain.data.blend import Blend
 from domain_pretrain.errors import LogFolderError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.hosts import support
+from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.megatron import SEAMS
-from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of
+from domain_pretrain.hosts.session import Session
 from domain_pretrain.hosts.support import (
     EVERY_REFUSAL,
     REFUSALS,

@@ -34,7 +34,8 @@ from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.checkpoint import STATE_KEY
-from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
+from domain_pretrain.hosts.facts import RunFacts, log_dir_of
+from domain_pretrain.hosts.session import Session, report_nonfinite
 from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.hosts.upstream import host_numbers
 from domain_pretrain.process import notice

@@ -12,9 +12,10 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.base import check_base
 from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
+from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.fixed_set import FixedSet
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
-from domain_pretrain.hosts.session import RunFacts, Session, log_dir_of, report_nonfinite
+from domain_pretrain.hosts.session import Session, report_nonfinite
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 

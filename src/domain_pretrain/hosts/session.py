@@ -7,21 +7,15 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.content import check_content
-from domain_pretrain.data.order import Order
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
@@ -29,6 +23,7 @@ from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
+from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.ownership import own_folder
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
 from domain_pretrain.hosts.support import (
@@ -36,11 +31,9 @@ from domain_pretrain.hosts.support import (
     REFUSED_WITH_FIXED_SET,
     REFUSED_WITH_OTHER_TEST_DATA,
     REFUSED_WITH_WEIGHTS,
-    Refusal,
     check_flags,
     check_version,
 )
-from domain_pretrain.paths import is_remote
 from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
 from domain_pretrain.records.journal import decide
@@ -48,34 +41,6 @@ from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
 from domain_pretrain.watch import Watch
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a host tells of a run before it trains.
-
-    Attributes:
-        core_version: of ``megatron.core``.
-        flags: an object with the host's settings, under the names of Megatron-LM's flags.
-        refusals: refused combinations of the host's flags, besides Megatron-LM's own.
-        blends: gives what Megatron-LM's ``get_blend_and_blend_per_split`` returns; asked for once
-            the host and its flags are known to be supported.
-        validation_set_names: ``--validation-set-names``.
-        micro_batch_size: in samples.
-        log_dir: where the metrics file goes; None writes none.
-    """
-
-    core_version: str
-    flags: Any
-    refusals: tuple[Refusal, ...]
-    blends: Callable[[], tuple[Blend, Sequence[Blend] | None]]
-    validation_set_names: Sequence[str] | None
-    micro_batch_size: int
-    log_dir: Path | None
-
-    def on(self, flag: str) -> bool:
-        """Whether a switch is given; one that this host does not have is not."""
-        return bool(getattr(self.flags, flag, False))
 
 
 class Session:
@@ -114,7 +79,7 @@ class Session:
             blend,
             per_split,
             getattr(facts.flags, "split", None),
-            facts.flags.seq_length,
+            getattr(facts.flags, "seq_length", 1),
             self.catalog.prefixes,
             # With --sft, the prefixes are conversation files.
             files=not facts.on("sft") and not facts.on("mock_data"),
@@ -173,7 +138,7 @@ class Session:
         Raises:
             DomainPretrainError: the state is of a run that meant or read something else.
         """
-        order = None if after_iteration is None else self._order()
+        order = None if after_iteration is None else self.facts.order(self.reading)
         if owns_writers() and after_iteration is not None:
             # Not before: a preflight starts as a run does, perhaps beside the run that trains.
             self._owned = own_folder(getattr(self.facts.flags, "save", None))
@@ -215,18 +180,6 @@ class Session:
             decide(self.facts.log_dir, after_iteration or 0, consumed_samples, order.dump())
         return step
 
-    def _order(self) -> Order:
-        """Which sample comes when."""
-        flags = self.facts.flags
-        given = {f"--{name.replace('_', '-')}": getattr(flags, name, None) for name in _ORDERING}
-        batch, steps = flags.global_batch_size, getattr(flags, "train_iters", None)
-        return Order.of(
-            self.reading,
-            {flag: value for flag, value in given.items() if value is not None},
-            Tokenizer.of(flags),
-            getattr(flags, "train_samples", None) or (steps * batch if steps and batch else None),
-        )
-
     def _agreed(self) -> str:
         """What decides whose a token is and what it weighs: it must be the same on every rank.
 
@@ -258,29 +211,6 @@ class Session:
         if origin is not None and split not in self._sources:
             self._sources[split] = Source(origin)
         return self._sources.get(split)
-
-
-# What orders the samples besides the data, as any of the hosts calls it.
-_ORDERING = ("seed", "random_seed", "seq_length", "dataloader_type")
-
-
-def log_dir_of(own: str | Path | None, *others: str | Path | None) -> Path | None:
-    """Where the metrics file goes.
-
-    Args:
-        own: the plugin's own folder, which goes before the others.
-        others: the first that is given and on a disk: TensorBoard's, that of the checkpoints.
-    """
-    if own:
-        return Path(own)
-    given = [folder for folder in others if folder]
-    on_disk = [Path(folder) for folder in given if not is_remote(folder)]
-    if given and not on_disk:
-        notice(
-            f"no domain_metrics.jsonl is written, since {given[0]} is in an object store: give "
-            "--domain-log-dir a folder on a disk"
-        )
-    return on_disk[0] if on_disk else None
 
 
 def report_nonfinite(step: Step, *, training: bool) -> None:

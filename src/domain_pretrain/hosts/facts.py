@@ -1,0 +1,78 @@
+"""What a host tells of a run before it trains, the same from every host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domain_pretrain.data.blend import Blend
+from domain_pretrain.data.order import Order
+from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.tokenizer import Tokenizer
+from domain_pretrain.hosts.support import Refusal
+from domain_pretrain.paths import is_remote
+from domain_pretrain.process import notice
+
+# What orders the samples besides the data, as any of the hosts calls it.
+_ORDERING = ("seed", "random_seed", "seq_length", "dataloader_type")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a host tells of a run before it trains.
+
+    Attributes:
+        core_version: of ``megatron.core``.
+        flags: an object with the host's settings, under the names of Megatron-LM's flags.
+        refusals: refused combinations of the host's flags, besides Megatron-LM's own.
+        blends: gives what Megatron-LM's ``get_blend_and_blend_per_split`` returns; asked for once
+            the host and its flags are known to be supported.
+        validation_set_names: ``--validation-set-names``.
+        micro_batch_size: in samples.
+        log_dir: where the metrics file goes; None writes none.
+    """
+
+    core_version: str
+    flags: Any
+    refusals: tuple[Refusal, ...]
+    blends: Callable[[], tuple[Blend, Sequence[Blend] | None]]
+    validation_set_names: Sequence[str] | None
+    micro_batch_size: int
+    log_dir: Path | None
+
+    def on(self, flag: str) -> bool:
+        """Whether a switch is given; one that this host does not have is not."""
+        return bool(getattr(self.flags, flag, False))
+
+    def order(self, reading: Reading) -> Order:
+        """Which sample of ``reading`` comes when."""
+        flags = self.flags
+        given = {f"--{name.replace('_', '-')}": getattr(flags, name, None) for name in _ORDERING}
+        batch, steps = (getattr(flags, name, None) for name in ("global_batch_size", "train_iters"))
+        return Order.of(
+            reading,
+            {flag: value for flag, value in given.items() if value is not None},
+            Tokenizer.of(flags),
+            getattr(flags, "train_samples", None) or (steps * batch if steps and batch else None),
+        )
+
+
+def log_dir_of(own: str | Path | None, *others: str | Path | None) -> Path | None:
+    """Where the metrics file goes.
+
+    Args:
+        own: the plugin's own folder, which goes before the others.
+        others: the first that is given and on a disk: TensorBoard's, that of the checkpoints.
+    """
+    if own:
+        return Path(own)
+    given = [folder for folder in others if folder]
+    on_disk = [Path(folder) for folder in given if not is_remote(folder)]
+    if given and not on_disk:
+        notice(
+            f"no domain_metrics.jsonl is written, since {given[0]} is in an object store: give "
+            "--domain-log-dir a folder on a disk"
+        )
+    return on_disk[0] if on_disk else None
