@@ -319,7 +319,7 @@ def test_a_full_disk(tmp_path: Path, flags: list[str], single: bytes) -> None:
 
     with ThreadPoolExecutor() as pool:
         checkpoint = pool.submit(starve, "checkpoint", "small", "large", "1400k")
-        lines = pool.submit(starve, "lines", "large", "small", "4k")
+        lines = pool.submit(starve, "lines", "large", "small", "8k")
     for codes, first, second in (checkpoint.result(), lines.result()):
         assert codes[0] != 0, first[-4000:]
         assert codes[1] == 0, second[-4000:]

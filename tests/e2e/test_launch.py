@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.clone import make_clone, shell, write_command
 from support.launch import start_many
+from support.metrics import windows
 from support.pages import text
 
 pytestmark = pytest.mark.megatron
@@ -42,7 +42,7 @@ def test_two_nodes_word_for_word(clone: Path) -> None:
     assert done.returncode == 0, done.stdout[-8000:]
     assert "2 x 1 = 2 = TP 1 x PP 1 x CP 1 x DP 2" in done.stdout
     run = clone / "loopback" / "run"
-    lines = [json.loads(line) for line in (run / "domain_metrics.jsonl").open()]
+    lines = windows(run)
     assert [line["iteration"] for line in lines] == [5, 10, 15, 20]
     assert lines[-1]["domains"].keys() == {"code", "pages"}
     assert lines[-1]["lm_loss"] < lines[0]["lm_loss"]
@@ -56,7 +56,7 @@ def test_two_nodes_word_for_word(clone: Path) -> None:
     done = shell(clone, "set -e\n" + again)
     assert done.returncode == 0, done.stdout[-8000:]
     assert "iteration 20 of loopback/run/checkpoints" in done.stdout
-    lines = [json.loads(line) for line in (run / "domain_metrics.jsonl").open()]
+    lines = windows(run)
     assert [line["iteration"] for line in lines] == [5, 10, 15, 20, 25, 30, 35, 40]
 
 

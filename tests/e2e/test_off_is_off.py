@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from support.launch import CPU_FLAGS
 from support.observe import (
+
+from domain_pretrain.records.reader import read_metrics
     STEPS,
     Observed,
     assert_collectives,
@@ -72,11 +75,11 @@ def test_a_thousand_domains(blend: list[str], corpora: Path, tmp_path: Path) -> 
     host = observe(tmp_path / "alone", *blend, *PARALLEL, *batch, **how)
     for number in range(1000):
         for suffix in (".bin", ".idx"):
-            (tmp_path / f"d{number:03}{suffix}").symlink_to(corpora / f"code{suffix}")
+            shutil.copy(corpora / f"code{suffix}", tmp_path / f"d{number:03}{suffix}")
     data = ["--data-path", *(tmp_path / f"d{number:03}" for number in range(1000))]
     many = observe(tmp_path / "plugin", *data, *PARALLEL, *batch, nproc=2)
     assert many.steps()[0][1]["forward"] == 8
     assert_collectives(many, host, [{"all_reduce": 1}] * 2)
-    entry = many.run.metrics()[-1]
+    entry = read_metrics(many.run.log_dir)[-1]  # with so many domains, by columns
     assert len(entry["domains"]) == 16  # equal weights: a sample from each domain in turn
     assert {domain["tokens"] for domain in entry["domains"].values()} == {32}

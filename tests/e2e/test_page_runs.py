@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.clone import make_clone, shell
 from support.launch import MODEL
+from support.metrics import windows
 from support.pages import PAGES, blocks, commands
 
 pytestmark = pytest.mark.megatron
@@ -47,9 +47,9 @@ def test_a_shown_run_trains(command: str, clone: Path) -> None:
     assert words.endswith(" ...")
     done = shell(clone, f"{words.removesuffix(' ...')} {' '.join(own)} --domain-log-dir log")
     assert done.returncode == 0, done.stdout[-6000:]
-    lines = (clone / "log" / "domain_metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["iteration"] for line in lines] == [1, 2]
-    assert {name.partition("_")[0] for name in json.loads(lines[1])["domains"]} <= {
+    lines = windows(clone / "log")
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert {name.partition("_")[0] for name in lines[1]["domains"]} <= {
         "finance",
         "general",
     }

@@ -126,7 +126,8 @@ MISTAKES = {
 
 
 def test_mistakes_stop_the_run_at_its_start(corpora: Path, tmp_path: Path) -> None:
-    data = ["--data-path", "1", str(corpora / "finance"), "5", str(corpora / "general")]
+    blend = ["--data-path", "1", str(corpora / "finance"), "5", str(corpora / "general")]
+    data = ["--split", "80,10,10", *blend]
     cases = []
     for number, text in enumerate(MISTAKES):
         config = tmp_path / f"{number}.yaml"

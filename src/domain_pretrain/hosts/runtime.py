@@ -250,11 +250,11 @@ class Runtime:
 
         Distributed checkpoints are loaded regardless: rows are cut off, or left as they were made.
         """
-        assert self._session is not None
         args = self.args
         old, new = (getattr(one, "padded_vocab_size", None) for one in (saved, args))
         if old is None or new is None or old == new:
             return
+        assert self._session is not None
         tp = getattr(args, "tensor_model_parallel_size", 1)
         what = f"{folder} has a vocabulary padded to {old:,}, this run to {new:,}"
         keep = (
