@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from support.launch import CPU_FLAGS
 from support.observe import (
-
-from domain_pretrain.records.reader import read_metrics
     STEPS,
     Observed,
     assert_collectives,
     assert_same_training,
     observe,
 )
+
+from domain_pretrain.records.reader import read_metrics
 
 pytestmark = pytest.mark.megatron
 
