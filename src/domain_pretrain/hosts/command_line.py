@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
@@ -132,6 +133,8 @@ _NO_CLIENT = (
 
 def _multi_storage_client() -> Any:
     """What the host opens every file with, in place of Python, where it is installed and on."""
+    if "megatron.core" not in sys.modules and find_spec("multistorageclient") is None:
+        return None  # a preflight: importing Megatron takes seconds
     try:
         from megatron.core.msc_utils import MultiStorageClientFeature
     except ImportError:  # before 0.14
