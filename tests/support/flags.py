@@ -39,6 +39,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
     for flag, versions in {
         "--sft": ">=0.13",
         "--inprocess-restart": ">=0.13",
+        "--full-validation": ">=0.14",
         "--multiple-validation-sets": ">=0.14",
         "--save-retain-interval": ">=0.14",
         "--perform-rl-step": ">=0.15",
