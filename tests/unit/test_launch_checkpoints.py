@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+import tracemalloc
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,6 +193,20 @@ def test_an_index_of_any_bytes_is_not_good(content: bytes, tmp_path: Path) -> No
     checkpoint = save_distributed(tmp_path, 4)
     (checkpoint / ".metadata").write_bytes(content)
     assert ".metadata cannot be read" in (find_damage(checkpoint) or "")
+
+
+@pytest.mark.parametrize("put", [b"r" + (2**24).to_bytes(4, "little"), b"p16777216\n"])
+def test_a_few_bytes_of_an_index_do_not_fill_the_memory(put: bytes, tmp_path: Path) -> None:
+    """They ask for 2^25 places to remember objects in, of 8 bytes each."""
+    checkpoint = save_distributed(tmp_path, 4)
+    (checkpoint / ".metadata").write_bytes(b"\x80\x04]" + put + b".")
+    tracemalloc.start()
+    try:
+        assert ".metadata cannot be read" in (find_damage(checkpoint) or "")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**24
 
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
