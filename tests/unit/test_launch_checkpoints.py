@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 import tracemalloc
 from collections import OrderedDict, namedtuple
@@ -237,6 +238,19 @@ def test_a_folder_that_a_kill_left_behind_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "iter_0000006").mkdir()
     resume = find_resume(tmp_path)
     assert (resume.iteration, resume.tracker, resume.broken) == (4, None, ())
+
+
+@pytest.mark.parametrize(
+    "name", ["iter_00000000004", "iter_٠٠٠٠٠٠٤", "iter_00000000006", "iter_٠٠٠٠٠٠٦", f"iter_{9**20}"]
+)
+def test_a_copy_under_a_name_that_megatron_does_not_look_for(name: str, tmp_path: Path) -> None:
+    save_torch(tmp_path, 2)
+    shutil.copytree(save_torch(tmp_path, 4), tmp_path / name)
+    shutil.rmtree(tmp_path / "iter_0000004")
+    (tmp_path / TRACKER).write_text("")
+    resume = repair_tracker(tmp_path)
+    assert (resume.iteration, resume.tracker) == (2, "2")
+    assert find_resume(tmp_path).tracker is None
 
 
 def test_a_tracker_that_was_set_back_is_obeyed(tmp_path: Path) -> None:

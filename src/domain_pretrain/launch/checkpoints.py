@@ -22,7 +22,7 @@ from domain_pretrain.hosts.base import TRACKER
 
 RELEASE = "release"  # a converted model, without an iteration
 _ITERATION = re.compile(r"[0-9]{1,18}")
-_FOLDER = re.compile(r"iter_(\d{7,})")
+_FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
 
 
 @dataclass(frozen=True)
