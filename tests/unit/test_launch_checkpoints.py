@@ -241,7 +241,8 @@ def test_a_folder_that_a_kill_left_behind_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["iter_00000000004", "iter_٠٠٠٠٠٠٤", "iter_00000000006", "iter_٠٠٠٠٠٠٦", f"iter_{9**20}"]
+    "name",
+    ["iter_00000000004", "iter_٠٠٠٠٠٠٤", "iter_00000000006", "iter_٠٠٠٠٠٠٦", f"iter_{9**20}"],
 )
 def test_a_copy_under_a_name_that_megatron_does_not_look_for(name: str, tmp_path: Path) -> None:
     save_torch(tmp_path, 2)
