@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import pickle
@@ -87,24 +88,11 @@ def _start(run: Path) -> None:
 @functools.cache
 def _whole(form: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="fuzz_whole"))
-    _CLEAN.append(_Removed(folder))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for iteration in ITERATIONS:
         (_save_distributed if form == "torch_dist" else _save_torch)(folder, iteration)
     (folder / TRACKER).write_text(str(ITERATIONS[-1]), "utf-8")
     return folder
-
-
-class _Removed:
-    """Removes a folder when Python ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._remove = folder, shutil.rmtree
-
-    def __del__(self) -> None:
-        self._remove(self._folder, ignore_errors=True)
-
-
-_CLEAN: list[_Removed] = []
 
 
 def _save_distributed(folder: Path, iteration: int) -> None:

@@ -20,7 +20,7 @@ from domain_pretrain.hosts.session import RunFacts, Session
 from domain_pretrain.launch.data import data_of_flags
 from domain_pretrain.launch.flags import Flags
 from fuzz.case import Case
-from fuzz.damage import damaged, nested, with_nasty
+from fuzz.damage import NASTY, damaged, nested, with_nasty
 
 Config = dict[str, Any]
 
@@ -267,6 +267,7 @@ def wrong_option(rng: random.Random, config: Config) -> None:
         {"strategy": "excess"},
         {"strategy": "excess", "reference": "no/such/file.jsonl"},
         {"strategy": "excess", "reference": "data"},
+        *({"strategy": "excess", "reference": name} for name in NASTY if isinstance(name, str)),
         {"strategy": "excess", "reference": {"nobody": 1.0}},
         {"strategy": "excess", "reference": {}},
         {"strategy": "velocity", "target": 3},

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.record import Event
 from domain_pretrain.stats import Split
@@ -95,13 +95,14 @@ def read_events(path: str | Path) -> list[Event]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """All lines that can be used."""
-    if path.is_dir():
-        path = path / METRICS_FILE
     try:
+        if path.is_dir():
+            path = path / METRICS_FILE
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name in a config may be none that a file has
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"cannot read the metrics file {path}: {error.strerror}. "
+            f"cannot read the metrics file {shorten(str(path))}: {reason}. "
             f"A run with --channel-loss writes {METRICS_FILE} into its --domain-log-dir."
         ) from error
     lines = content.splitlines()
