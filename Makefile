@@ -7,11 +7,12 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 # A Megatron-LM checkout compiles its helper with the python3 that comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test check hosts
+.PHONY: help setup demo test fuzz check hosts
 
 help:
 	@echo "make demo    train on several domains and show each domain's loss (CPU or GPU)"
 	@echo "make test    run the tests, real Megatron training among them"
+	@echo "make fuzz    throw malformed input at everything that reads some"
 	@echo "make check   ruff and mypy"
 	@echo "make hosts   CHECKOUTS=dir: run the same tests on every Megatron-LM checkout in dir"
 	@echo "make setup   only make .venv"
@@ -24,6 +25,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+fuzz: setup
+	cd tests && ../$(BIN)/python -m fuzz.run $(ARGS)
 
 check: setup
 	$(BIN)/ruff check

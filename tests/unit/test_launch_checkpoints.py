@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
+import tracemalloc
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,6 +196,20 @@ def test_an_index_of_any_bytes_is_not_good(content: bytes, tmp_path: Path) -> No
     assert ".metadata cannot be read" in (find_damage(checkpoint) or "")
 
 
+@pytest.mark.parametrize("put", [b"r" + (2**24).to_bytes(4, "little"), b"p16777216\n"])
+def test_a_few_bytes_of_an_index_do_not_fill_the_memory(put: bytes, tmp_path: Path) -> None:
+    """They ask for 2^25 places to remember objects in, of 8 bytes each."""
+    checkpoint = save_distributed(tmp_path, 4)
+    (checkpoint / ".metadata").write_bytes(b"\x80\x04]" + put + b".")
+    tracemalloc.start()
+    try:
+        assert ".metadata cannot be read" in (find_damage(checkpoint) or "")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**24
+
+
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
 @pytest.mark.parametrize("name", ["mp_rank_00/distrib_optim.pt", "mp_rank_01/model_optim_rng.pt"])
 def test_torch_files(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
@@ -222,6 +238,20 @@ def test_a_folder_that_a_kill_left_behind_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "iter_0000006").mkdir()
     resume = find_resume(tmp_path)
     assert (resume.iteration, resume.tracker, resume.broken) == (4, None, ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["iter_00000000004", "iter_٠٠٠٠٠٠٤", "iter_00000000006", "iter_٠٠٠٠٠٠٦", f"iter_{9**20}"],
+)
+def test_a_copy_under_a_name_that_megatron_does_not_look_for(name: str, tmp_path: Path) -> None:
+    save_torch(tmp_path, 2)
+    shutil.copytree(save_torch(tmp_path, 4), tmp_path / name)
+    shutil.rmtree(tmp_path / "iter_0000004")
+    (tmp_path / TRACKER).write_text("")
+    resume = repair_tracker(tmp_path)
+    assert (resume.iteration, resume.tracker) == (2, "2")
+    assert find_resume(tmp_path).tracker is None
 
 
 def test_a_tracker_that_was_set_back_is_obeyed(tmp_path: Path) -> None:

@@ -86,12 +86,31 @@ def test_damage_shows_in_the_header(damage: Callable[[], None], says: str) -> No
         Index.read("x")
 
 
-def test_damage_in_the_middle_shows_in_the_lengths() -> None:
-    for lengths in ([4, -1, 4, 5], [4, 1, 3, 5]):
-        write_prefix("x", LENGTHS)
-        patch("x.idx", 34, np.array(lengths, np.int32).tobytes())()
-        with pytest.raises(ConfigError, match=r"'x.idx' contradicts itself: its sequences have"):
-            Index.read("x").check_lengths()
+@pytest.mark.parametrize(
+    ("at", "values", "says"),
+    [
+        (34, np.array([4, -1, 4, 5], np.int32), "sequence 1 has -1 tokens and begins at byte 8 "),
+        (34, np.array([4, 1, 3, 5], np.int32), "sequence 2 has 3 tokens and begins at byte 8 "),
+        # As many tokens as before, so that only where they begin tells.
+        (34, np.array([3, 1, 3, 5], np.int32), "sequence 1 has 1 tokens and begins at byte 8 "),
+        (50, np.array([0, 6], np.int64), "sequence 1 has 0 tokens and begins at byte 6 "),
+        (50, np.array([2, 8], np.int64), "sequence 0 has 4 tokens and begins at byte 2 "),
+    ],
+)
+def test_damage_in_the_middle_shows_in_the_lengths(at: int, values: np.ndarray, says: str) -> None:
+    write_prefix("x", LENGTHS)
+    patch("x.idx", at, values.tobytes())()
+    with pytest.raises(ConfigError, match=f"'x.idx' contradicts itself: its {says}"):
+        Index.read("x").check_lengths()
+
+
+def test_all_lengths_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domain_pretrain.data.index._CHUNK", 2)
+    write_prefix("x", [*LENGTHS, 7])
+    Index.read("x").check_lengths()
+    patch("x.idx", 34 + 4 * 5 + 8 * 3, np.int64(10).tobytes())()
+    with pytest.raises(ConfigError, match="its sequence 3 has 5 tokens and begins at byte 10 "):
+        Index.read("x").check_lengths()
 
 
 @pytest.mark.parametrize(

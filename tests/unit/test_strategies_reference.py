@@ -79,3 +79,10 @@ def test_files_that_cannot_serve(tmp_path):
     path = write(tmp_path / "domain_metrics.jsonl", line(1, split="valid", a=(20, 10)))
     with pytest.raises(ConfigError, match="no training losses in it"):
         build("excess", {"reference": str(path)}, ("a",))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5_000, "x/" * 3_000], ids=len)
+def test_a_path_that_no_file_can_have(name):
+    with pytest.raises(ConfigError, match="cannot read the metrics file") as caught:
+        build("excess", {"reference": name}, ("a",))
+    assert len(str(caught.value)) < 1_000

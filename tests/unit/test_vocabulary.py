@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from domain_pretrain.data.vocabulary import padded, size_of_tokenizer, vocabulary
+from domain_pretrain.data.vocabulary import _pieces, padded, size_of_tokenizer, vocabulary
+from domain_pretrain.prepare.manifest import Manifest
 
 WORDS = {f"w{i}": i for i in range(300)}
 
@@ -94,14 +95,41 @@ def test_what_has_no_file() -> None:
     assert count() is None
 
 
-def test_a_corpus_says_what_it_was_made_with(tmp_path: Path) -> None:
-    write(tmp_path / "news.manifest.json", {"vocab_size": 32_000})
-    (tmp_path / "torn.manifest.json").write_text("{")
+@pytest.mark.parametrize("torn", ["{", "[" * 100_000, '{"vocab_size": 1e999}'], ids=len)
+def test_a_corpus_says_what_it_was_made_with(torn: str, tmp_path: Path) -> None:
+    manifest = Manifest(
+        tool="domain-pretrain",
+        megatron_core="0.19.0",
+        tokenizer="org/name",
+        tokenizer_sha256=None,
+        megatron_flags=[],
+        vocab_size=32_000,
+        eod=None,
+        append_eod=False,
+        dtype="uint16",
+    )
+    (tmp_path / "news.manifest.json").write_text(manifest.to_json())
+    (tmp_path / "torn.manifest.json").write_text(torn)
     torn, news = str(tmp_path / "torn"), str(tmp_path / "news")
     hub = {"tokenizer_type": "HuggingFaceTokenizer", "tokenizer_model": "org/name"}
     assert count(**hub, data_path=["1", torn, "5", news]) == 32_000
     assert count(("s3://bucket/a", news), **hub) == 32_000
     assert count(**hub, data_path=None) is None
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json"])
+def test_a_deeply_nested_file_tells_nothing(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "tokenizer.json", {"model": {"vocab": WORDS}})
+    assert size_of_tokenizer(tmp_path) == 300
+    (tmp_path / name).write_text("[" * 100_000)
+    assert size_of_tokenizer(tmp_path) is None
+
+
+def test_a_number_without_end_is_no_model() -> None:
+    """Ten bytes are all that a number has: more of them would take hours to add up."""
+    content = b"\xff" * 10 + b"\0" * 2  # taken for one long number, it would be whole
+    with pytest.raises(ValueError, match="no number of more than 64 bits"):
+        list(_pieces(content))
 
 
 def test_padding() -> None:

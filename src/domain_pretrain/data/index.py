@@ -109,21 +109,29 @@ class Index:
         return tokens <= 0
 
     def check_lengths(self) -> None:
-        """Look at every length; 4 bytes of the index per sequence.
+        """Look at every length, and where it says the next sequence begins; 12 bytes each.
 
         Raises:
-            ConfigError: one is negative, or the sum is another than that of the tokens.
+            ConfigError: one is negative, or a sequence begins elsewhere. The last one's end is
+                that of the tokens: :meth:`read` has looked.
         """
-        lengths = np.memmap(
-            f"{self.prefix}.idx", "<i4", "r", offset=_HEADER.size, shape=(self.sequences,)
-        )
-        total = int(lengths.sum(dtype=np.int64))
-        if lengths.min() < 0 or total != self.tokens:
-            raise ConfigError(
-                f"{self.prefix + '.idx'!r} contradicts itself: its sequences have "
-                f"{int(lengths.min()):,} tokens or more, {total:,} in all, and "
-                f"{self.prefix + '.bin'!r} holds {self.tokens:,}; prepare the data again"
-            )
+        count, item, end = self.sequences, np.dtype(self.dtype).itemsize, 0
+        place = _HEADER.size + 4 * count
+        lengths = np.memmap(f"{self.prefix}.idx", "<i4", "r", _HEADER.size, count)
+        offsets = np.memmap(f"{self.prefix}.idx", "<i8", "r", place, count)
+        for first in range(0, count, _CHUNK):
+            sizes = lengths[first : first + _CHUNK].astype(np.int64) * item
+            begins = end + np.cumsum(sizes) - sizes
+            wrong = (sizes < 0) | (offsets[first : first + _CHUNK] != begins)
+            if wrong.any():
+                at = first + int(wrong.argmax())
+                raise ConfigError(
+                    f"{self.prefix + '.idx'!r} contradicts itself: its sequence {at:,} has "
+                    f"{int(lengths[at]):,} tokens and begins at byte {int(offsets[at]):,} of "
+                    f"{self.prefix + '.bin'!r}; by those before it, it begins at "
+                    f"{int(begins[at - first]):,}; prepare the data again"
+                )
+            end = int(begins[-1] + sizes[-1])
 
 
 def _number(file: BinaryIO, layout: str, at: int) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.json_file import read_json
 from domain_pretrain.paths import is_remote
-from domain_pretrain.prepare.manifest import manifest_path
+from domain_pretrain.prepare.manifest import Manifest, manifest_path
 
 TIKTOKEN_DEFAULT = 2**17  # Megatron's, where --vocab-size does not say
 # The host adds tokens of its own to their files', and others in other versions.
@@ -79,7 +80,7 @@ def size_of_tokenizer(path: Path) -> int | None:
 def _size_of_file(path: Path) -> int | None:
     try:
         if path.suffix == ".json":
-            tokens = _tokens_of_json(json.loads(path.read_text(encoding="utf-8")))
+            tokens = _tokens_of_json(read_json(path))
             return len(tokens | _added_beside(path)) or None
         if path.suffix == ".model":
             pieces = set(_pieces(path.read_bytes()))
@@ -105,7 +106,7 @@ def _added_beside(path: Path) -> set[str]:
     for name in ("added_tokens.json", "tokenizer_config.json"):
         beside = path.with_name(name)
         if beside.is_file():
-            content = json.loads(beside.read_text(encoding="utf-8"))
+            content = read_json(beside)
             if name == "added_tokens.json":
                 tokens.update(content)
             else:
@@ -133,12 +134,13 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 
     def varint() -> int:
         nonlocal at
-        value = shift = 0
-        while True:
+        value = 0
+        for shift in range(0, 70, 7):
             byte = message[at]
-            value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+            value, at = value | (byte & 127) << shift, at + 1
             if byte < 128:
                 return value
+        raise ValueError("a protocol buffer has no number of more than 64 bits")
 
     while at < len(message):
         key = varint()
@@ -161,8 +163,8 @@ def _of_manifests(prefixes: Sequence[str]) -> int | None:
     for prefix in prefixes:
         if not is_remote(prefix) and manifest_path(prefix).is_file():
             try:
-                return int(json.loads(manifest_path(prefix).read_text("utf-8"))["vocab_size"])
-            except (OSError, ValueError, TypeError, KeyError):
+                return Manifest.load(prefix).vocab_size
+            except ConfigError:
                 continue
     return None
 

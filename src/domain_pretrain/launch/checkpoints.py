@@ -22,7 +22,7 @@ from domain_pretrain.hosts.base import TRACKER
 
 RELEASE = "release"  # a converted model, without an iteration
 _ITERATION = re.compile(r"[0-9]{1,18}")
-_FOLDER = re.compile(r"iter_(\d{7,})")
+_FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,11 @@ def _sizes_of_index(path: Path) -> dict[str, int]:
     return needed
 
 
-class _IndexReader(pickle.Unpickler):
+class _IndexReader(pickle._Unpickler):
     """Reads a ``.metadata`` without importing or calling anything that it names.
+
+    By pickle's unpickler in Python, which takes twice as long as the one in C: that one makes room
+    for as many objects as the file says, and one damaged byte can say billions.
 
     A pickle can name any function and have it called. What an index holds is known, so whatever
     it names is replaced by a stand-in, and a name that no index needs is refused: Megatron, which

@@ -47,7 +47,7 @@ def _last(path: Path) -> Mapping[str, Any]:
         for line in path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # torn by a crash of the machine
             if isinstance(entry, dict):
                 found = entry

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.compact import expand
 from domain_pretrain.records.record import Event
@@ -152,9 +152,10 @@ def stream_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         ConfigError: the file cannot be read, or none of its lines can be used.
     """
-    path, lines = metrics_path(path), Lines()
+    lines = Lines()
     number, used, problems, problem = 0, 0, 0, ""
     try:
+        path = metrics_path(path)
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
@@ -166,9 +167,10 @@ def stream_lines(path: str | Path) -> Iterator[dict[str, Any]]:
                     continue
                 used += 1
                 yield entry
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name in a config may be none that a file has
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"cannot read the metrics file {path}: {error.strerror}. "
+            f"cannot read the metrics file {shorten(str(path))}: {reason}. "
             f"A run with --channel-loss writes {METRICS_FILE} into its --domain-log-dir."
         ) from error
     if problems and not used:
@@ -218,7 +220,7 @@ class MetricsTail:
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
         entries = []
-        for line in whole.splitlines():
+        for line in whole.split(b"\n"):
             try:
                 entries.append(self._lines.entry(line))
             except ValueError:

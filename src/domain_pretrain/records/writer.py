@@ -69,13 +69,15 @@ class LinesFile:
 
     There is no fsync: it would hold up the training step on a shared file system. A crash of the
     machine may lose the last seconds of lines, and leaves at most one torn line, which the next
-    :meth:`open` sets aside.
+    :meth:`open` sets aside; without it, the torn line ends where the next one begins.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         # Unbuffered: what a full disk refuses does not come back from a buffer later.
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 -- lives as long as the run
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 -- lives as long as the run
+        if self._file.tell() and os.pread(self._file.fileno(), 1, self._file.tell() - 1) != b"\n":
+            self._file.write(b"\n")
 
     @classmethod
     def open(cls, path: str | Path, after_iteration: int | None) -> LinesFile:
