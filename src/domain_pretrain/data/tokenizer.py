@@ -52,9 +52,9 @@ class Tokenizer:
 
 
 def _sha256(path: Path) -> str | None:
-    if path.is_dir():
-        path = next((path / name for name in _FILES if (path / name).is_file()), path)
     try:
+        if path.is_dir():
+            path = next((path / name for name in _FILES if (path / name).is_file()), path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have, too
         return None

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,7 @@ from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.session import Session, report_nonfinite
 from domain_pretrain.hosts.support import Refusal, full_iteration_graph
 from domain_pretrain.hosts.upstream import host_numbers
+from domain_pretrain.json_file import read_json
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
 
@@ -404,7 +404,7 @@ def _load(checkpoint: Any, step: int) -> dict[str, Any]:
             continue
         state: dict[str, Any] | None = saved.get(STATE_KEY)
         if state is None and (folder / OLD_STATE_FILE).is_file():
-            state = json.loads((folder / OLD_STATE_FILE).read_text(encoding="utf-8"))
+            state = read_json(folder / OLD_STATE_FILE)
         if state is None:
             raise ConfigError(
                 f"{file} holds no state of the plugin: the checkpoint was written without it; set "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
@@ -20,6 +19,7 @@ from megatron.training.datasets.sft_dataset import SFTDataset
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 
 from domain_pretrain.hosts.gpt.batch import holds_mtp, is_packed
+from domain_pretrain.json_file import read_json
 
 
 def datasets(
@@ -81,8 +81,7 @@ def _dataset_config(args: Namespace) -> GPTDatasetConfig:
         },
     }
     if args.per_dataset_sequences_path is not None:
-        with open(args.per_dataset_sequences_path, encoding="utf-8") as file:
-            values["sequences_per_dataset"] = json.load(file)
+        values["sequences_per_dataset"] = read_json(args.per_dataset_sequences_path)
     return kind(
         **{field.name: values[field.name] for field in fields(kind) if field.name in values}
     )
