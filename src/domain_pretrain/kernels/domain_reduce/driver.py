@@ -6,6 +6,7 @@ the measurement that chose cuda-bindings.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -35,6 +36,9 @@ class Device:
         self._architecture = compiler.architecture_for((properties.major, properties.minor))
         self.processors = properties.multi_processor_count
         self._kernels: dict[Variant, Any] = {}
+        handle = self._check(self._driver.cuDeviceGet(index))
+        self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(handle))  # torch's
+        self._thread = threading.local()
         with torch.cuda.device(index):
             self._pool = torch.zeros(WORKSPACES * WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
             torch.cuda.synchronize()  # zeroed for every stream
@@ -61,6 +65,7 @@ class Device:
     def launch(self, launch: KernelLaunch) -> None:
         """Enqueue on the current stream; returns at once."""
         with torch.cuda.device(self._index):
+            self._bind_context()
             kernel = self.kernel(launch.variant)
             stream = torch.cuda.current_stream().cuda_stream
             arguments = ((launch.arguments,), (None,))  # None: a ctypes structure, by value
@@ -77,6 +82,7 @@ class Device:
         if kernel is None:
             _refuse_capture()
             code = compiler.cubin(variant, self._architecture)
+            self._bind_context()
             try:
                 module = self._check(self._driver.cuModuleLoadData(code))
                 kernel = self._check(
@@ -86,6 +92,18 @@ class Device:
                 raise UnsupportedError(f"cannot load the kernel: {error}") from error
             self._kernels[variant] = kernel
         return kernel
+
+    def _bind_context(self) -> None:
+        """Give this thread the device's context, once, where it has none.
+
+        Autograd's worker threads start without: the runtime binds one in its own calls, but torch
+        need not have made any, and the driver API refuses to launch or load without.
+        """
+        if getattr(self._thread, "bound", False):
+            return
+        if not int(self._check(self._driver.cuCtxGetCurrent())):
+            self._check(self._driver.cuCtxSetCurrent(self._context))
+        self._thread.bound = True
 
     def _check(self, result: tuple[Any, ...]) -> Any:
         status, *values = result
