@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import domain_reduce_cases as dr
 import pytest
@@ -349,6 +350,42 @@ def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
         backend.domain_loss(case.accumulator(), case.tokens(), torch.ones(3))
     with pytest.raises(ValueError, match=r"host_loss must be a scalar of torch.float32, got .*2,"):
         backend.weighted_loss(case.tokens(), case.multipliers, host_loss=torch.ones(2))
+
+
+def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("meta")
+
+
+@pytest.mark.parametrize("name", ["mask", "ids", "inverse_row_tokens", "row_tokens"])
+def test_tokens_on_another_device_are_refused(backend: Backend, name: str) -> None:
+    case = make_case()
+    tokens = case.tokens()._replace(**{name: elsewhere(getattr(case.tokens(), name))})
+    with pytest.raises(ValueError, match=f"{name} is on meta and the other tensors are on cpu"):
+        backend.domain_reduce(case.accumulator(), tokens)
+    with pytest.raises(ValueError, match="all must be on one device"):
+        backend.domain_loss(case.accumulator(), tokens)
+
+
+def test_anything_else_on_another_device_is_refused(backend: Backend) -> None:
+    case = make_case()
+    tokens, sums, rows = case.tokens(), case.accumulator(), case.row_tokens
+    assert rows is not None
+    calls: list[Callable[[], object]] = [
+        lambda: backend.domain_reduce(elsewhere(sums), tokens),
+        lambda: backend.domain_loss(elsewhere(sums), tokens),
+        lambda: backend.domain_loss(sums, tokens, elsewhere(case.multipliers)),
+        lambda: backend.domain_loss(sums, tokens, totals=elsewhere(HOST.totals)),
+        lambda: backend.weighted_loss(tokens, case.multipliers, host_loss=elsewhere(HOST.loss)),
+        lambda: backend.count_samples(sums, elsewhere(case.ids), rows),
+        lambda: backend.count_samples(sums, case.ids, elsewhere(rows)),
+    ]
+    for name in HostResult._fields:
+        host = HOST._replace(**{name: elsewhere(getattr(HOST, name))})
+        calls.append(lambda host=host: backend.domain_reduce(sums, tokens, host))  # type: ignore[misc]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"is on .* all must be on one device"):
+            call()
+    assert not sums.any(), "nothing is added before the refusal"
 
 
 def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
