@@ -286,6 +286,17 @@ def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
     assert losses.grad is not None and losses.grad.abs().sum() > 0
 
 
+def test_a_second_derivative_is_an_error(backend: Backend) -> None:
+    """Not a gradient without a history, which would be taken for a constant."""
+    case = make_case(13)
+    losses = case.losses.requires_grad_()
+    scale = torch.ones((), requires_grad=True)
+    loss = backend.weighted_loss(case.tokens(losses), case.multipliers) * scale
+    (gradient,) = torch.autograd.grad(loss, losses, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 # Arguments.
 
 
