@@ -56,7 +56,8 @@ def cuda() -> Backend:
 def workspaces_stay_zero() -> Iterator[None]:
     yield
     torch.cuda.synchronize()
-    assert not driver.device(torch.cuda.current_device())._pool.any()
+    workspaces = driver.device(torch.cuda.current_device())._workspaces
+    assert not any(workspace.any() for workspace in workspaces.values())
 
 
 def reduce(backend: Backend, case: Case, accumulator: torch.Tensor) -> None:

@@ -67,8 +67,8 @@ class EmulatedDevice:
         self._folder = folder
         self._workspace = torch.zeros(4, dtype=torch.int64)
 
-    def workspace(self) -> int:
-        return self._workspace.data_ptr()
+    def workspace(self) -> torch.Tensor:
+        return self._workspace
 
     def launch(self, launch: KernelLaunch) -> None:
         library = compile_for_cpu(launch.variant, self._folder)

@@ -65,15 +65,10 @@ class FakeDriver:
 
 
 class FakeCuda:
-    """Stands in for ``torch.cuda``, with one device; ``capturing`` can be set."""
+    """Stands in for ``torch.cuda``, with one device; ``capturing`` and ``stream`` can be set."""
 
     capturing = False
-
-    def __init__(self, driver: FakeDriver) -> None:
-        self._driver = driver
-
-    def synchronize(self) -> None:
-        self._driver.thread.context = CONTEXT  # the runtime binds a context in its own calls
+    stream = 5
 
     def get_device_properties(self, index: int) -> SimpleNamespace:
         return SimpleNamespace(major=9, minor=0, multi_processor_count=132)
@@ -82,7 +77,7 @@ class FakeCuda:
         return self.capturing
 
     def current_stream(self, index: int = 0) -> SimpleNamespace:
-        return SimpleNamespace(cuda_stream=5)
+        return SimpleNamespace(cuda_stream=self.stream)
 
     def device(self, index: int) -> nullcontext[None]:
         return nullcontext()
@@ -90,10 +85,10 @@ class FakeCuda:
 
 def fake_device(monkeypatch: pytest.MonkeyPatch) -> tuple[driver.Device, FakeDriver, FakeCuda]:
     """A ``Device`` on a fake driver, made on this thread as ``select`` makes it."""
-    fake = FakeDriver()
-    cuda = FakeCuda(fake)
+    fake, cuda = FakeDriver(), FakeCuda()
+    fake.thread.context = CONTEXT  # the runtime has bound it for torch's own work
 
-    def zeros(*size: int, device: str, **kind: Any) -> torch.Tensor:
+    def zeros(*size: int, device: torch.device, **kind: Any) -> torch.Tensor:
         return torch.zeros(*size, **kind)
 
     monkeypatch.setattr(driver, "_driver", lambda: fake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -68,3 +69,21 @@ def test_a_threads_first_load_binds_the_context(monkeypatch: pytest.MonkeyPatch)
     on_a_new_thread(lambda: device.kernel(Variant("reduce")))
     on_a_new_thread(lambda: device.launch(gradient_launch()))
     assert fake.calls == ["bind", "load", "bind", "load", "launch"]
+
+
+def test_a_stream_keeps_its_workspace_and_a_capture_returns_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many launches a process captures, none of them runs out, and none is kept."""
+    device, _, cuda = fake_device(monkeypatch)
+    first = device.workspace()
+    assert device.workspace().data_ptr() == first.data_ptr()
+    cuda.stream = 6
+    assert device.workspace().data_ptr() != first.data_ptr()
+    cuda.capturing = True
+    captured = [weakref.ref(device.workspace()) for _ in range(5000)]
+    assert not any(workspace() is not None for workspace in captured)
+    cuda.capturing = False
+    assert device.workspace().data_ptr() != first.data_ptr()
+    cuda.stream = 5
+    assert device.workspace().data_ptr() == first.data_ptr()

@@ -39,7 +39,7 @@ class WithGradient(torch.autograd.Function):
         return loss, report, num_tokens
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient of ``losses``, the first of the fields, from that of the scalar loss."""
         mask, ids, multipliers = ctx.saved_tensors

@@ -17,7 +17,6 @@ from domain_pretrain.kernels.domain_reduce import compiler
 from domain_pretrain.kernels.domain_reduce.kernel_launch import THREADS, KernelLaunch, Variant
 
 WORKSPACE_BYTES = 32
-WORKSPACES = 4096
 
 
 class Device:
@@ -25,11 +24,10 @@ class Device:
 
     Two launches that may run at the same time must not share a workspace. Launches on one stream
     run one after the other, so each stream has one; a captured launch runs whenever its graph is
-    replayed, so it has one to itself.
+    replayed, so it has one in the graph's own memory, zeroed by the graph.
     """
 
     def __init__(self, index: int) -> None:
-        _refuse_capture()
         self._driver = _driver()
         properties = torch.cuda.get_device_properties(index)
         self._index = index
@@ -39,28 +37,20 @@ class Device:
         handle = self._check(self._driver.cuDeviceGet(index))
         self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(handle))  # torch's
         self._thread = threading.local()
-        with torch.cuda.device(index):
-            self._pool = torch.zeros(WORKSPACES * WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
-            torch.cuda.synchronize()  # zeroed for every stream
-        free = range(
-            self._pool.data_ptr(), self._pool.data_ptr() + len(self._pool), WORKSPACE_BYTES
-        )
-        self._free = iter(free)
-        self._of_stream: dict[int, int] = {}
+        self._workspaces: dict[int, torch.Tensor] = {}  # by stream
 
-    def workspace(self) -> int:
-        """Address of a zeroed workspace for the next launch on the current stream."""
-        try:
-            if torch.cuda.is_current_stream_capturing():
-                return next(self._free)
-            stream = torch.cuda.current_stream(self._index).cuda_stream
-            if stream not in self._of_stream:
-                self._of_stream[stream] = next(self._free)
-            return self._of_stream[stream]
-        except StopIteration:
-            raise RuntimeError(
-                f"more than {WORKSPACES} captured launches of domain_reduce in one process"
-            ) from None
+    def workspace(self) -> torch.Tensor:
+        """A zeroed workspace for the next launch on the current stream."""
+        if torch.cuda.is_current_stream_capturing():
+            return self._zeros()
+        stream = torch.cuda.current_stream(self._index).cuda_stream
+        if stream not in self._workspaces:
+            self._workspaces[stream] = self._zeros()
+        return self._workspaces[stream]
+
+    def _zeros(self) -> torch.Tensor:
+        device = torch.device("cuda", self._index)
+        return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
 
     def launch(self, launch: KernelLaunch) -> None:
         """Enqueue on the current stream; returns at once."""
