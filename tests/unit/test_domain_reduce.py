@@ -76,6 +76,15 @@ def test_a_tile_of_more_domains_than_are_reduced_by_shuffles(backend: Backend) -
     assert torch.equal(reduce(backend, case), oracle(case))
 
 
+def test_few_domains_in_short_documents_take_no_atomic_per_token(
+    backend: Backend, emulated_device: EmulatedDevice
+) -> None:
+    case = make_case(5, 2, 2048, 8, per_token=True, documents=1, special=True)
+    assert torch.equal(reduce(backend, case), oracle(case))
+    if backend.name == "cuda":
+        assert emulated_device.additions < case.losses.numel()
+
+
 def test_long_rows_keep_warps_on_several_tiles(
     backend: Backend, emulated_device: EmulatedDevice
 ) -> None:
