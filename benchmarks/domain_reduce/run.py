@@ -126,7 +126,8 @@ def measure_cuda(b: int, s: int, domains: int, ids: str) -> dict[str, float]:
         EmptyKernel(domains, "cuda"),
     ):
         calls = [partial(function, *a) for a in rotated]
-        row[function.name] = timing.eager(calls[0])
+        row[function.name] = timing.device(calls[0])
+        row[f"{function.name}, with launch"] = timing.with_launch(calls[0])
         if function.graphable:
             row[f"{function.name}, graph"] = timing.graph(calls)
         if isinstance(function, (Ours, Bincount)):
@@ -140,7 +141,7 @@ def bandwidth(b: int = 512, s: int = 32768) -> dict[str, float]:
     result = {"copy_bytes_per_s": copy}
     for ids, per_token in (("row", 8), ("512", 16)):  # bytes: loss and mask; int64 ids
         arguments = inputs(b, s, 64, ids, "cuda")
-        seconds = 1e-6 * timing.eager(partial(Ours(64, "cuda", "cuda"), *arguments))
+        seconds = 1e-6 * timing.graph([partial(Ours(64, "cuda", "cuda"), *arguments)])
         result[f"{ids} ids, share of copy"] = per_token * b * s / seconds / copy
     return result
 
@@ -161,7 +162,7 @@ def print_row(row: dict[str, Any], *, header: bool) -> None:
 
 def base_of(key: str, ours: str, row: dict[str, Any]) -> str:
     """What a column is divided by: ours, timed the same way."""
-    for way in ("graph", "between matmuls"):
+    for way in ("with launch", "graph", "between matmuls"):
         if key.endswith(f", {way}") and f"{ours}, {way}" in row and key != f"{ours}, {way}":
             return f"{ours}, {way}"
     return ours

@@ -24,22 +24,38 @@ def cpu(functions: Sequence[Callable[[], object]], *, seconds: float = 0.3) -> l
     return [statistics.median(samples) for samples in times]
 
 
-def eager(function: Callable[[], object], *, repeats: int = 60) -> float:
-    """Device time between events around one call, with a cold L2, launches included."""
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+FLUSH = 1 << 30  # bytes; writing them empties L2, and takes longer than a call takes the host
+
+
+def device(function: Callable[[], object], *, repeats: int = 60) -> float:
+    """Device time of one call, with a cold L2.
+
+    Nothing waits for the device in between, so that it still flushes while the host enqueues the
+    call. A call that synchronises by itself is timed with what it waits.
+    """
+    return _between_events(function, repeats, lambda: None)
+
+
+def with_launch(function: Callable[[], object], *, repeats: int = 60) -> float:
+    """The same on a device that waits for work: what the host needs to enqueue it is included."""
+    return _between_events(function, repeats, torch.cuda.synchronize)
+
+
+def _between_events(
+    function: Callable[[], object], repeats: int, before: Callable[[], object]
+) -> float:
+    flush = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
     for _ in range(5):
         function()
-    samples = []
-    for _ in range(repeats):
+    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for start, end in pairs:
         flush.zero_()
-        torch.cuda.synchronize()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before()
         start.record()
         function()
         end.record()
-        torch.cuda.synchronize()
-        samples.append(1e3 * start.elapsed_time(end))
-    return statistics.median(samples)
+    torch.cuda.synchronize()
+    return statistics.median(1e3 * start.elapsed_time(end) for start, end in pairs)
 
 
 def graph(functions: Sequence[Callable[[], object]], *, repeats: int = 30) -> float:
@@ -51,7 +67,7 @@ def graph(functions: Sequence[Callable[[], object]], *, repeats: int = 30) -> fl
     with torch.cuda.graph(captured):
         for function in functions:
             function()
-    return eager(captured.replay, repeats=repeats) / len(functions)
+    return device(captured.replay, repeats=repeats) / len(functions)
 
 
 def between_matmuls(function: Callable[[], object], *, repeats: int = 30) -> float:
@@ -67,12 +83,12 @@ def between_matmuls(function: Callable[[], object], *, repeats: int = 30) -> flo
 
         return run
 
-    with_it = eager(sandwich(function), repeats=repeats)
-    return (with_it - eager(sandwich(lambda: None), repeats=repeats)) / 4
+    with_it = device(sandwich(function), repeats=repeats)
+    return (with_it - device(sandwich(lambda: None), repeats=repeats)) / 4
 
 
 def copy_bandwidth(size: int = 1 << 30) -> float:
     """Bytes read and written in a second by a device-to-device copy."""
     source = torch.empty(size, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * size / (1e-6 * eager(lambda: target.copy_(source), repeats=20))
+    return 2 * size / (1e-6 * graph([lambda: target.copy_(source)], repeats=20))

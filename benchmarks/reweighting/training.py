@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from arms import DOMAINS
 
-from domain_pretrain.demo.layout import WITHOUT_TRANSFORMER_ENGINE, has_transformer_engine
+from domain_pretrain.backends.local_layers import gpu_flags
 from domain_pretrain.records.reader import read_metrics
 
 GLOBAL_BATCH, SEQ_LENGTH, LOG_INTERVAL = 16, 128, 10
@@ -93,11 +93,10 @@ class Run:
 
 
 def device_flags() -> list[str]:
-    """What a GPU without Transformer Engine needs."""
+    """What the device needs; a CPU's are supplied by the plugin."""
     import torch
 
-    bare = torch.cuda.is_available() and not has_transformer_engine()
-    return WITHOUT_TRANSFORMER_ENGINE if bare else []
+    return gpu_flags() if torch.cuda.is_available() else []
 
 
 def result_of(run: Run, corpora: Path, tokenizer: Sequence[str], root: Path) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class NoDevice:
 
     processors = 132
 
-    def workspace(self) -> int:
-        return 0
+    def workspace(self) -> torch.Tensor:
+        return ZERO
 
     def launch(self, launch: Any) -> None:
         pass

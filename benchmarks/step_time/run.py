@@ -155,6 +155,7 @@ def main() -> None:
     options, megatron_flags = parser.parse_known_args()
 
     from domain_pretrain import enable
+    from domain_pretrain.backends.local_layers import gpu_flags
 
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
@@ -170,7 +171,9 @@ def main() -> None:
 
     pairs = Pairs()
     training.train_step = pairs.wrap(training.train_step)
-    model = GPU_MODEL if torch.cuda.is_available() else CPU_MODEL
+    model = CPU_MODEL
+    if torch.cuda.is_available():
+        model = " ".join([GPU_MODEL, *gpu_flags()])
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = [
             sys.argv[0],

@@ -71,11 +71,19 @@ class Pass:
     """The pass of a microbatch through a loss function, from its losses to their gradient."""
 
     def __init__(
-        self, plugin: Forward | None, function: Callable[..., Any], device: torch.device = CPU
+        self,
+        plugin: Forward | None,
+        function: Callable[..., Any],
+        device: torch.device = CPU,
+        *,
+        joined: bool = False,  # the host's packed rows: one row of all tokens
     ) -> None:
         losses, batch = microbatch()
-        self._losses = losses.detach().to(device).requires_grad_()
         mask = batch["loss_mask"].to(device)
+        losses = losses.detach().to(device)
+        if joined:
+            losses, mask = losses.view(1, -1), mask.view(1, -1)
+        self._losses = losses.requires_grad_()
         self._one = torch.ones((), device=device)
 
         def forward_step(iterator: Any, model: Any) -> tuple[Any, ...]:

@@ -37,6 +37,7 @@ static void (*body)();
 static char message[200];
 static const char* undefined;
 static unsigned random_state;
+static int additions;  // atomicAdd, in one launch
 
 static void shuffle(int* values, int n) {
   for (int i = n - 1; i > 0; i--) {
@@ -111,6 +112,7 @@ static bool run_block() {
 static const char* launch(void (*kernel)(), int grid, unsigned seed) {
   static int blocks[1 << 16];
   undefined = nullptr;
+  additions = 0;
   random_state = seed;
   body = kernel;
   gridDim.x = grid;
@@ -142,7 +144,7 @@ REPORT(missing_return)
 #undef REPORT
 
 inline void __syncthreads() { emulator::wait(emulator::BLOCK, 0, 0); }
-inline void __threadfence() {}
+#define FENCE()  // memory is in order here
 inline long long __shfl_xor_sync(unsigned, long long v, int offset) {
   return emulator::collective(100 + offset, v)[threadIdx.x % 32 ^ offset];
 }
@@ -161,6 +163,7 @@ inline int __reduce_min_sync(unsigned, int v) {
 }
 template <class T>
 T atomicAdd(T* p, T v) {
+  emulator::additions++;
   const T old = *p;
   *p = old + v;
   return old;

@@ -50,6 +50,7 @@ MAIN = """
 static const Arguments* arguments;
 static void run() {{ {kernel}(*arguments); }}
 extern "C" unsigned long size_of_arguments() {{ return sizeof(Arguments); }}
+extern "C" int additions() {{ return emulator::additions; }}
 extern "C" const char* launch(const Arguments* a, int grid, unsigned seed) {{
   arguments = a;
   return emulator::launch(run, grid, seed);
@@ -64,11 +65,12 @@ class EmulatedDevice:
         self.processors = processors
         self.launches: list[KernelLaunch] = []
         self.seed = 0
+        self.additions = 0  # atomics of the last launch
         self._folder = folder
         self._workspace = torch.zeros(4, dtype=torch.int64)
 
-    def workspace(self) -> int:
-        return self._workspace.data_ptr()
+    def workspace(self) -> torch.Tensor:
+        return self._workspace
 
     def launch(self, launch: KernelLaunch) -> None:
         library = compile_for_cpu(launch.variant, self._folder)
@@ -76,6 +78,7 @@ class EmulatedDevice:
         self.seed += 1
         error = library.launch(ctypes.byref(launch.arguments), launch.grid, self.seed)
         assert error is None, error.decode()
+        self.additions = library.additions()
         assert not self._workspace.any(), "the workspace must be left as it was found"
 
 

@@ -42,12 +42,19 @@ class Case:
         return Tokens(losses, self.mask, self.ids, self.inverse, self.row_tokens)
 
     def to(self, device: str) -> Case:
+        """On another device; one value per row stays one value per row, as ``.to`` has it not."""
         moved = {
-            name: value.to(device)
+            name: _moved(value, device)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)
         }
         return replace(self, **moved)
+
+
+def _moved(value: torch.Tensor, device: str) -> torch.Tensor:
+    if value.dim() == 2 and value.stride(1) == 0:
+        return value[:, :1].to(device).expand(value.shape)
+    return value.to(device)
 
 
 def make_case(

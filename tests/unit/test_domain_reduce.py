@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import domain_reduce_cases as dr
 import pytest
@@ -73,6 +74,15 @@ def test_half_precision_losses(backend: Backend, dtype: torch.dtype, per_token: 
 def test_a_tile_of_more_domains_than_are_reduced_by_shuffles(backend: Backend) -> None:
     case = make_case(5, 2, 2048, 300, per_token=True, documents=1)
     assert torch.equal(reduce(backend, case), oracle(case))
+
+
+def test_few_domains_in_short_documents_take_no_atomic_per_token(
+    backend: Backend, emulated_device: EmulatedDevice
+) -> None:
+    case = make_case(5, 2, 2048, 8, per_token=True, documents=1, special=True)
+    assert torch.equal(reduce(backend, case), oracle(case))
+    if backend.name == "cuda":
+        assert emulated_device.additions < case.losses.numel()
 
 
 def test_long_rows_keep_warps_on_several_tiles(
@@ -285,6 +295,17 @@ def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
     assert losses.grad is not None and losses.grad.abs().sum() > 0
 
 
+def test_a_second_derivative_is_an_error(backend: Backend) -> None:
+    """Not a gradient without a history, which would be taken for a constant."""
+    case = make_case(13)
+    losses = case.losses.requires_grad_()
+    scale = torch.ones((), requires_grad=True)
+    loss = backend.weighted_loss(case.tokens(losses), case.multipliers) * scale
+    (gradient,) = torch.autograd.grad(loss, losses, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 # Arguments.
 
 
@@ -349,6 +370,42 @@ def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
         backend.domain_loss(case.accumulator(), case.tokens(), torch.ones(3))
     with pytest.raises(ValueError, match=r"host_loss must be a scalar of torch.float32, got .*2,"):
         backend.weighted_loss(case.tokens(), case.multipliers, host_loss=torch.ones(2))
+
+
+def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("meta")
+
+
+@pytest.mark.parametrize("name", ["mask", "ids", "inverse_row_tokens", "row_tokens"])
+def test_tokens_on_another_device_are_refused(backend: Backend, name: str) -> None:
+    case = make_case()
+    tokens = case.tokens()._replace(**{name: elsewhere(getattr(case.tokens(), name))})
+    with pytest.raises(ValueError, match=f"{name} is on meta and the other tensors are on cpu"):
+        backend.domain_reduce(case.accumulator(), tokens)
+    with pytest.raises(ValueError, match="all must be on one device"):
+        backend.domain_loss(case.accumulator(), tokens)
+
+
+def test_anything_else_on_another_device_is_refused(backend: Backend) -> None:
+    case = make_case()
+    tokens, sums, rows = case.tokens(), case.accumulator(), case.row_tokens
+    assert rows is not None
+    calls: list[Callable[[], object]] = [
+        lambda: backend.domain_reduce(elsewhere(sums), tokens),
+        lambda: backend.domain_loss(elsewhere(sums), tokens),
+        lambda: backend.domain_loss(sums, tokens, elsewhere(case.multipliers)),
+        lambda: backend.domain_loss(sums, tokens, totals=elsewhere(HOST.totals)),
+        lambda: backend.weighted_loss(tokens, case.multipliers, host_loss=elsewhere(HOST.loss)),
+        lambda: backend.count_samples(sums, elsewhere(case.ids), rows),
+        lambda: backend.count_samples(sums, case.ids, elsewhere(rows)),
+    ]
+    for name in HostResult._fields:
+        host = HOST._replace(**{name: elsewhere(getattr(HOST, name))})
+        calls.append(lambda host=host: backend.domain_reduce(sums, tokens, host))  # type: ignore[misc]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"is on .* all must be on one device"):
+            call()
+    assert not sums.any(), "nothing is added before the refusal"
 
 
 def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

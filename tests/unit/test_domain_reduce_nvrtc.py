@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -89,6 +90,26 @@ def test_a_source_that_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch
     [((8, 0), "sm_80"), ((8, 6), "sm_86"), ((9, 0), "sm_90"), ((10, 0), "sm_100")],
 )
 def test_architecture_of_a_device(capability: tuple[int, int], architecture: str) -> None:
+    assert compiler.architecture_for(capability) == architecture
+
+
+@pytest.mark.parametrize(
+    ("capability", "known", "architecture"),
+    [
+        ((10, 3), [90, 100, 101, 120], "sm_100"),  # as NVRTC 12.8 has it
+        ((10, 1), [90, 100, 101, 120], "sm_101"),
+        ((8, 9), [80, 86, 87, 88], "sm_86"),
+        ((8, 7), [80, 86, 87, 88], "sm_87"),
+    ],
+)
+def test_an_integrated_gpus_code_is_for_that_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    known: list[int],
+    architecture: str,
+) -> None:
+    nvrtc = SimpleNamespace(nvrtcGetSupportedArchs=lambda: (0, known))
+    monkeypatch.setattr(compiler, "_nvrtc", lambda: nvrtc)
     assert compiler.architecture_for(capability) == architecture
 
 

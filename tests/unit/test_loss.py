@@ -100,8 +100,10 @@ class Launches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def launches(plugin: Forward | None, function: Callable[..., Any]) -> list[str]:
-    counter, one_pass = Launches(), Pass(plugin, function)
+def launches(
+    plugin: Forward | None, function: Callable[..., Any], *, joined: bool = False
+) -> list[str]:
+    counter, one_pass = Launches(), Pass(plugin, function, joined=joined)
     with counter:
         one_pass()
     allocated_only = ("empty", "empty_like", "empty_strided")
@@ -121,7 +123,20 @@ def test_what_is_launched() -> None:
     ours = ["domain_loss", "loss_gradient"]
     for kind in (None, "lagged"):
         assert launches(forward(backend, kind), our_loss_func) == [*rows, *ours]
+        joined = launches(forward(backend, kind), our_loss_func, joined=True)
+        assert joined == [*rows, *ours], "rows that are joined and not cut are a view"
     assert len(ours) < len(vanilla)
+
+
+@pytest.mark.parametrize("kind", [None, "lagged", "domain", "sample"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_joined_rows_are_the_same_rows(name: str, kind: str | None) -> None:
+    apart, joined = forward(BACKENDS[name], kind), forward(BACKENDS[name], kind)
+    loss, _, gradient = Pass(apart, loss_func)()
+    joined_loss, _, joined_gradient = Pass(joined, loss_func, joined=True)()
+    assert torch.allclose(joined_loss, loss, rtol=ROUNDING, atol=0)
+    assert torch.equal(joined_gradient.view(gradient.shape), gradient)
+    assert torch.equal(joined.ledger.sums, apart.ledger.sums)
 
 
 def launches_of_rows() -> list[str]:

@@ -4,9 +4,10 @@
 imported: ``torch_cuda`` answers for CUDA; ``cpu`` supplies flags and registers ``cpu_seams``, what
 stands instead of functions that are wrong on a CPU, among them ``core_attention``, to which
 ``context_parallel`` adds what Megatron leaves to Transformer Engine. ``npu`` only asks a device
-what it can do, for ``doctor``.
+what it can do, for ``doctor``. ``local_layers`` are the
+flags of a machine without Transformer Engine.
 
-Imported by ``hosts`` and ``commands``; it knows nothing of domains or losses.
+Imported by ``hosts``, ``demo`` and ``commands``; it knows nothing of domains or losses.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from argparse import Action, ArgumentParser
 from functools import partial
 from typing import Any
 
-from domain_pretrain.backends import torch_cuda
+from domain_pretrain.backends import local_layers, torch_cuda
 from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS, SEAMS
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.seams.importhook import after_import
@@ -23,15 +23,10 @@ from domain_pretrain.seams.seam import apply
 FLAGS: tuple[tuple[str, str | None], ...] = (
     ("--distributed-backend", "gloo"),
     ("--use-cpu-initialization", None),
-    ("--transformer-impl", "local"),
-    ("--attention-backend", "unfused"),
-    ("--no-persist-layer-norm", None),
-    ("--no-masked-softmax-fusion", None),
+    *local_layers.FLAGS,
     ("--no-bias-gelu-fusion", None),
     ("--no-bias-swiglu-fusion", None),
     ("--no-bias-dropout-fusion", None),
-    ("--no-gradient-accumulation-fusion", None),
-    ("--no-rope-fusion", None),
     ("--num-workers", "0"),
 )
 

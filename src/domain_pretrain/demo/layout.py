@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
+from domain_pretrain.backends.local_layers import gpu_flags, has_transformer_engine
 from domain_pretrain.demo.recipe import GLOBAL_BATCH, HEADS, LAYERS, SEQ_LENGTH
 from domain_pretrain.errors import ConfigError
 
@@ -104,8 +103,8 @@ class Layout:
         if self.vpp > 1:
             flags["--num-virtual-stages-per-pipeline-rank"] = self.vpp
         words = [str(word) for item in flags.items() for word in item]
-        if self.device == "cuda" and not has_transformer_engine():
-            words += WITHOUT_TRANSFORMER_ENGINE
+        if self.device == "cuda":
+            words += gpu_flags()
         return words
 
     def __str__(self) -> str:
@@ -113,18 +112,6 @@ class Layout:
         parts = [f"{size} {getattr(self, size)}" for size in sizes if getattr(self, size) > 1]
         processes = "1 process" if self.nproc == 1 else f"{self.nproc} processes"
         return ", ".join([processes, " × ".join(parts)]) if parts else processes
-
-
-# Megatron's own layers, without apex and its fused kernels.
-WITHOUT_TRANSFORMER_ENGINE = shlex.split(
-    "--transformer-impl local --attention-backend unfused --no-persist-layer-norm "
-    "--no-masked-softmax-fusion --no-gradient-accumulation-fusion"
-)
-
-
-def has_transformer_engine() -> bool:
-    """Whether Transformer Engine is installed."""
-    return find_spec("transformer_engine") is not None
 
 
 def cores() -> int:

@@ -19,7 +19,7 @@ class Microbatch:
 
     Attributes:
         losses: ``[b, s / cp]`` per-token losses of this CP rank, nats, with gradient; or
-            ``[1, b·s / cp]`` where the host flattened packed rows.
+            ``[1, b·s / cp]`` where the host joined packed rows and then cut them for CP.
         mask: loss mask of the same shape.
         rows: the ``b`` whole samples.
         groups: where this rank stands.
@@ -50,11 +50,13 @@ class Microbatch:
             raise IntegrityError(
                 f"{samples} samples were read for a loss mask of {tuple(mask.shape)}"
             )
+        if groups.cp_size == 1 and samples > 1 and mask.numel() % samples == 0:
+            mask = mask.reshape(samples, -1)  # a view: joined rows that nothing has cut
         return cls(losses.reshape(mask.shape), mask, rows, groups)
 
     @property
     def flattened(self) -> bool:
-        """Whether several samples share the one row of ``losses``."""
+        """Whether several samples share the one row of ``losses``, cut for context parallelism."""
         return self.losses.shape[0] != self.rows.domains.numel()
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, Kernels, Tokens
 
@@ -38,6 +39,7 @@ class WithGradient(torch.autograd.Function):
         return loss, report, num_tokens
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient of ``losses``, the first of the fields, from that of the scalar loss."""
         mask, ids, multipliers = ctx.saved_tensors

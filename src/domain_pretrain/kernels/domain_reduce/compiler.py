@@ -23,6 +23,9 @@ HEADER = "scalar.cuh"
 OLDEST = (8, 0)
 """The lowest compute capability with all that the kernels use (``__reduce_min_sync``)."""
 
+INTEGRATED = (72, 87, 88, 101)
+"""Architectures of Tegra's GPUs: their code runs on no other GPU of the same major version."""
+
 
 def cubin(variant: Variant, architecture: str) -> bytes:
     """The machine code of ``variant`` for ``architecture`` (``sm_90``), compiled at most once.
@@ -65,11 +68,16 @@ def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
 def architecture_for(capability: tuple[int, int]) -> str:
     """The newest architecture that NVRTC knows and that runs on ``capability``.
 
-    A cubin runs on devices of its own major version and of its minor version or a later one.
+    A cubin runs on devices of its own major version and of its minor version or a later one, but
+    one for an integrated GPU runs on that alone.
     """
     supported = _checked(_nvrtc().nvrtcGetSupportedArchs())
     major, minor = capability
-    fitting = [a for a in supported if a // 10 == major and a % 10 <= minor]
+    fitting = [
+        a
+        for a in supported
+        if a // 10 == major and (a % 10 == minor or (a % 10 < minor and a not in INTEGRATED))
+    ]
     if capability < OLDEST or not fitting:
         raise UnsupportedError(
             f"no kernel for compute capability {major}.{minor}: at least {OLDEST[0]}.{OLDEST[1]} "

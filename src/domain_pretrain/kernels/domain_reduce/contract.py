@@ -24,7 +24,7 @@ SAMPLE_SCALE = SCALE[Column.SAMPLE_LOSS] / FIXED
 
 
 class Tokens(NamedTuple):
-    """The tokens of one microbatch, all on one device.
+    """The tokens of one microbatch; with all else that a call takes, on one device.
 
     Attributes:
         losses: ``[b, s]``, any strides, fp32, bf16 or fp16, nats; computed in fp32.
@@ -121,6 +121,7 @@ def check_reduce(accumulator: torch.Tensor, tokens: Tokens, host: HostResult | N
     _check_sums(accumulator, tokens)
     if host is not None:
         check_host(host)
+        _check_device(tokens.losses, totals=host.totals, loss=host.loss, num_tokens=host.num_tokens)
 
 
 def check_loss(
@@ -146,6 +147,7 @@ def check_loss(
         _check_scalar(host_loss, torch.float32, "host_loss")
     if totals is not None:
         _check_totals(totals)
+    _check_device(tokens.losses, multipliers=multipliers, host_loss=host_loss, totals=totals)
 
 
 def check_tokens(tokens: Tokens) -> None:
@@ -165,6 +167,7 @@ def check_tokens(tokens: Tokens) -> None:
         )
     if row_tokens is not None:
         _check_samples(ids, row_tokens)
+    _check_device(losses, mask=mask, ids=ids, inverse_row_tokens=inverse, row_tokens=row_tokens)
 
 
 def check_host(host: HostResult) -> None:
@@ -178,6 +181,7 @@ def check_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.
     """Raise ValueError unless the arguments of ``count_samples`` fit together."""
     _check_accumulator(accumulator)
     _check_samples(ids, row_tokens)
+    _check_device(accumulator, ids=ids, row_tokens=row_tokens)
 
 
 def _check_sums(accumulator: torch.Tensor, tokens: Tokens) -> None:
@@ -185,6 +189,7 @@ def _check_sums(accumulator: torch.Tensor, tokens: Tokens) -> None:
     check_tokens(tokens)
     if tokens.inverse_row_tokens is None:
         raise ValueError("an accumulator needs inverse_row_tokens, too")
+    _check_device(tokens.losses, accumulator=accumulator)
 
 
 def _check_accumulator(accumulator: torch.Tensor) -> None:
@@ -199,6 +204,17 @@ def _check_accumulator(accumulator: torch.Tensor) -> None:
             f"accumulator must be contiguous int64 [D + 1, {len(Column)}], "
             f"got {accumulator.dtype} {tuple(shape)}"
         )
+
+
+def _check_device(reference: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """A kernel would follow another device's pointers, to an illegal access or to wrong sums."""
+    device = reference.device
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and the other tensors are on {device}: "
+                "all must be on one device"
+            )
 
 
 def _check_totals(totals: torch.Tensor) -> None:

@@ -90,6 +90,8 @@ def empty_scalars(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 def _launch(kernel: Kernel, shape: tuple[int, ...], tensors: Tensors, domains: int) -> None:
     """Launch on the device of ``tensors.ids``, which every kernel reads."""
     device = driver.device(tensors.ids.device.index)  # type: ignore[union-attr]
+    if tensors.loss is not None:
+        tensors = tensors._replace(workspace=device.workspace())
     device.launch(
         kernel_launch.lay_out(
             kernel,
@@ -97,7 +99,6 @@ def _launch(kernel: Kernel, shape: tuple[int, ...], tensors: Tensors, domains: i
             tensors,
             domains=domains,
             processors=device.processors,
-            workspace=0 if tensors.loss is None else device.workspace(),
         )
     )
 

@@ -18,7 +18,7 @@ using Id = int;
 enum : int {
   WARPS = THREADS / 32,
   TILE = 32 * VEC,  // tokens that a warp reads at once
-  PEEL = 4,         // domains of one tile that are reduced by shuffles; the rest by atomics
+  PEEL = 16,        // domains of one tile that are reduced by shuffles; the rest by atomics
   NONE = 0x7fffffff,
   TERMS = 4,        // columns that are summed by token
 };
@@ -169,6 +169,7 @@ __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[V
 // first pass takes all tokens, and nothing leaves the registers.
 __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC], u32 pending,
                                          Sums& run, int& current) {
+  const int most = min(a.domains + 1, (int)PEEL);
   for (int peeled = 0;; peeled++) {
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
@@ -178,7 +179,7 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
       }
     }
     if (!__any_sync(ALL, pending)) return;
-    if (peeled == PEEL) break;
+    if (peeled == most) break;
     if (current != NONE) {
       run.reduce();
       if (threadIdx.x % 32 == 0) {
@@ -205,6 +206,12 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
   }
 }
 
+// Orders the atomics before it before those after it. __threadfence() also orders all of a device's
+// fences among each other, which takes longer.
+#ifndef FENCE
+#define FENCE() asm volatile("fence.acq_rel.gpu;" ::: "memory")
+#endif
+
 // The last block to arrive writes the scalars and leaves the workspace as it was.
 __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) {
   Workspace* w = a.workspace;
@@ -212,9 +219,9 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
   atomicAdd((u64*)&w->loss, (u64)sum[1]);
   atomicAdd((u64*)&w->tokens, (u64)sum[2]);
   if (sum[3]) atomicOr(&w->flagged, 1u);
-  __threadfence();
+  FENCE();
   if (atomicAdd(&w->ticket, 1u) != gridDim.x - 1) return;
-  __threadfence();
+  FENCE();
   const i64 weighted = (i64)atomicExch((u64*)&w->weighted, 0ull);
   const i64 loss = (i64)atomicExch((u64*)&w->loss, 0ull);
   const i64 tokens = (i64)atomicExch((u64*)&w->tokens, 0ull);
@@ -235,8 +242,6 @@ __device__ __forceinline__ void forward(const Arguments& a) {
   __shared__ i64 runs[WARPS][TERMS], scalars[WARPS][4];
   __shared__ int domains[WARPS];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.rows * a.columns;
-  if (SUMS && a.row_tokens) count_rows(a);
-  if (!SCALARS && a.totals && blockIdx.x == 0 && threadIdx.x == 0) add_host(a);
 
   Sums run = {};
   int current = NONE;
@@ -261,6 +266,9 @@ __device__ __forceinline__ void forward(const Arguments& a) {
     }
   }
 
+  // Not before the loop, whose loads would wait for theirs.
+  if (SUMS && a.row_tokens) count_rows(a);
+  if (!SCALARS && a.totals && blockIdx.x == 0 && threadIdx.x == 0) add_host(a);
   if (SUMS) {
     run.reduce();
     if (lane == 0) {

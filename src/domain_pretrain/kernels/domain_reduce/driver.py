@@ -6,6 +6,7 @@ the measurement that chose cuda-bindings.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,6 @@ from domain_pretrain.kernels.domain_reduce import compiler
 from domain_pretrain.kernels.domain_reduce.kernel_launch import THREADS, KernelLaunch, Variant
 
 WORKSPACE_BYTES = 32
-WORKSPACES = 4096
 
 
 class Device:
@@ -24,43 +24,38 @@ class Device:
 
     Two launches that may run at the same time must not share a workspace. Launches on one stream
     run one after the other, so each stream has one; a captured launch runs whenever its graph is
-    replayed, so it has one to itself.
+    replayed, so it has one in the graph's own memory, zeroed by the graph.
     """
 
     def __init__(self, index: int) -> None:
-        _refuse_capture()
         self._driver = _driver()
         properties = torch.cuda.get_device_properties(index)
         self._index = index
         self._architecture = compiler.architecture_for((properties.major, properties.minor))
         self.processors = properties.multi_processor_count
         self._kernels: dict[Variant, Any] = {}
-        with torch.cuda.device(index):
-            self._pool = torch.zeros(WORKSPACES * WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
-            torch.cuda.synchronize()  # zeroed for every stream
-        free = range(
-            self._pool.data_ptr(), self._pool.data_ptr() + len(self._pool), WORKSPACE_BYTES
-        )
-        self._free = iter(free)
-        self._of_stream: dict[int, int] = {}
+        handle = self._check(self._driver.cuDeviceGet(index))
+        self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(handle))  # torch's
+        self._thread = threading.local()
+        self._workspaces: dict[int, torch.Tensor] = {}  # by stream
 
-    def workspace(self) -> int:
-        """Address of a zeroed workspace for the next launch on the current stream."""
-        try:
-            if torch.cuda.is_current_stream_capturing():
-                return next(self._free)
-            stream = torch.cuda.current_stream(self._index).cuda_stream
-            if stream not in self._of_stream:
-                self._of_stream[stream] = next(self._free)
-            return self._of_stream[stream]
-        except StopIteration:
-            raise RuntimeError(
-                f"more than {WORKSPACES} captured launches of domain_reduce in one process"
-            ) from None
+    def workspace(self) -> torch.Tensor:
+        """A zeroed workspace for the next launch on the current stream."""
+        if torch.cuda.is_current_stream_capturing():
+            return self._zeros()
+        stream = torch.cuda.current_stream(self._index).cuda_stream
+        if stream not in self._workspaces:
+            self._workspaces[stream] = self._zeros()
+        return self._workspaces[stream]
+
+    def _zeros(self) -> torch.Tensor:
+        device = torch.device("cuda", self._index)
+        return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
 
     def launch(self, launch: KernelLaunch) -> None:
         """Enqueue on the current stream; returns at once."""
         with torch.cuda.device(self._index):
+            self._bind_context()
             kernel = self.kernel(launch.variant)
             stream = torch.cuda.current_stream().cuda_stream
             arguments = ((launch.arguments,), (None,))  # None: a ctypes structure, by value
@@ -77,6 +72,7 @@ class Device:
         if kernel is None:
             _refuse_capture()
             code = compiler.cubin(variant, self._architecture)
+            self._bind_context()
             try:
                 module = self._check(self._driver.cuModuleLoadData(code))
                 kernel = self._check(
@@ -86,6 +82,18 @@ class Device:
                 raise UnsupportedError(f"cannot load the kernel: {error}") from error
             self._kernels[variant] = kernel
         return kernel
+
+    def _bind_context(self) -> None:
+        """Give this thread the device's context, once, where it has none.
+
+        Autograd's worker threads start without: the runtime binds one in its own calls, but torch
+        need not have made any, and the driver API refuses to launch or load without.
+        """
+        if getattr(self._thread, "bound", False):
+            return
+        if not int(self._check(self._driver.cuCtxGetCurrent())):
+            self._check(self._driver.cuCtxSetCurrent(self._context))
+        self._thread.bound = True
 
     def _check(self, result: tuple[Any, ...]) -> Any:
         status, *values = result

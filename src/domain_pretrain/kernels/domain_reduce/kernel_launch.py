@@ -68,6 +68,7 @@ class Tensors(NamedTuple):
     num_tokens: torch.Tensor | None = None
     grad: torch.Tensor | None = None
     grad_losses: torch.Tensor | None = None
+    workspace: torch.Tensor | None = None  # for the kernels that return a loss
 
 
 STRIDED = Tensors._fields[:4]
@@ -77,7 +78,7 @@ class Arguments(ctypes.Structure):
     """The one argument of every kernel; ``struct Arguments`` of ``domain_reduce.cu``."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in (*Tensors._fields, "workspace")),
+        *((name, ctypes.c_void_p) for name in Tensors._fields),
         *((f"{name}_{axis}", ctypes.c_int64) for name in STRIDED for axis in ("row", "column")),
         *((name, ctypes.c_uint32) for name in ("rows", "columns", "tiles_per_warp")),
         ("domains", ctypes.c_int32),
@@ -103,7 +104,6 @@ def lay_out(
     *,
     domains: int,
     processors: int,
-    workspace: int = 0,
 ) -> KernelLaunch:
     """Choose the variant and the grid, and lay out the arguments.
 
@@ -115,7 +115,6 @@ def lay_out(
         tensors: on the device, of types that the kernels read.
         domains: D.
         processors: multiprocessors of the device.
-        workspace: address of the launch's workspace, for the kernels that return a loss.
     """
     rows, columns = shape
     tokens = rows * columns
@@ -142,5 +141,5 @@ def lay_out(
         tensors.ids.dtype,  # type: ignore[union-attr]
         vec,
     )
-    arguments = Arguments(*pointers, workspace, *strides, rows, columns, tiles_per_warp, domains)
+    arguments = Arguments(*pointers, *strides, rows, columns, tiles_per_warp, domains)
     return KernelLaunch(variant, -(-tiles // (tiles_per_warp * WARPS)) or 1, arguments, tensors)

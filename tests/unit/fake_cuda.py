@@ -1,0 +1,100 @@
+"""A CUDA device in Python objects, so that what ``driver.Device`` asks of it can be checked.
+
+It holds the rule that a machine without a GPU cannot show: a thread has no context until one is
+bound to it, and without one the driver neither loads nor launches.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from domain_pretrain.kernels.domain_reduce import compiler, driver
+
+CONTEXT = 77
+
+
+class Status(IntEnum):
+    """``CUresult``."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_CONTEXT = 201
+
+
+class FakeDriver:
+    """Stands in for ``cuda.bindings.driver``; ``calls`` are what was asked, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.thread = threading.local()
+
+    def cuDeviceGet(self, index: int) -> tuple[Status, int]:
+        return Status.CUDA_SUCCESS, index
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[Status, int]:
+        return Status.CUDA_SUCCESS, CONTEXT + device
+
+    def cuCtxGetCurrent(self) -> tuple[Status, int]:
+        return Status.CUDA_SUCCESS, getattr(self.thread, "context", 0)
+
+    def cuCtxSetCurrent(self, context: int) -> tuple[Status]:
+        self.calls.append("bind")
+        self.thread.context = context
+        return (Status.CUDA_SUCCESS,)
+
+    def cuModuleLoadData(self, code: bytes) -> tuple[Any, ...]:
+        return self._in_a_context("load", code)
+
+    def cuModuleGetFunction(self, module: bytes, name: bytes) -> tuple[Any, ...]:
+        return Status.CUDA_SUCCESS, name.decode()
+
+    def cuLaunchKernel(self, kernel: str, *rest: Any) -> tuple[Any, ...]:
+        return self._in_a_context("launch")[:1]
+
+    def _in_a_context(self, call: str, value: Any = None) -> tuple[Any, ...]:
+        self.calls.append(call)
+        if getattr(self.thread, "context", 0) != CONTEXT:
+            return Status.CUDA_ERROR_INVALID_CONTEXT, None
+        return Status.CUDA_SUCCESS, value
+
+
+class FakeCuda:
+    """Stands in for ``torch.cuda``, with one device; ``capturing`` and ``stream`` can be set."""
+
+    capturing = False
+    stream = 5
+
+    def get_device_properties(self, index: int) -> SimpleNamespace:
+        return SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+
+    def is_current_stream_capturing(self) -> bool:
+        return self.capturing
+
+    def current_stream(self, index: int = 0) -> SimpleNamespace:
+        return SimpleNamespace(cuda_stream=self.stream)
+
+    def device(self, index: int) -> nullcontext[None]:
+        return nullcontext()
+
+
+def fake_device(monkeypatch: pytest.MonkeyPatch) -> tuple[driver.Device, FakeDriver, FakeCuda]:
+    """A ``Device`` on a fake driver, made on this thread as ``select`` makes it."""
+    fake, cuda = FakeDriver(), FakeCuda()
+    fake.thread.context = CONTEXT  # the runtime has bound it for torch's own work
+
+    def zeros(*size: int, device: torch.device, **kind: Any) -> torch.Tensor:
+        return torch.zeros(*size, **kind)
+
+    monkeypatch.setattr(driver, "_driver", lambda: fake)
+    monkeypatch.setattr(
+        driver, "torch", SimpleNamespace(**vars(torch) | {"cuda": cuda, "zeros": zeros})
+    )
+    monkeypatch.setattr(compiler, "architecture_for", lambda capability: "sm_90")
+    monkeypatch.setattr(compiler, "cubin", lambda variant, architecture: b"code")
+    return driver.Device(0), fake, cuda
