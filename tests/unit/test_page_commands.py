@@ -49,6 +49,8 @@ LISTED = {
     'make test ARGS="tests/unit -x"': TESTS,
     "make test ARGS=\"-m 'not megatron'\"": TESTS,
     "make check": TESTS,
+    "make fuzz": "a share of it is a test",
+    'make fuzz ARGS="blends --seed 7"': "a share of it is a test",
     'MEGATRON_LM_PATH=/path/to/Megatron-LM make test ARGS="-m checkout"': TESTS,
     "ATEN_CPU_CAPABILITY=default make test ARGS=tests/unit": TESTS,
     "python -m pytest tests/e2e/test_bridge.py": TESTS,
