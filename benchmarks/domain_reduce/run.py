@@ -139,7 +139,7 @@ def bandwidth(b: int = 512, s: int = 32768) -> dict[str, float]:
     """16M tokens: share of the measured copy bandwidth, for row ids and for token ids."""
     copy = timing.copy_bandwidth()
     result = {"copy_bytes_per_s": copy}
-    for ids, per_token in (("row", 8), ("512", 16)):  # bytes: loss and mask; int64 ids
+    for ids, per_token in (("row", 8), ("512", 16)):  # bytes: loss, mask; id, inverse
         arguments = inputs(b, s, 64, ids, "cuda")
         seconds = 1e-6 * timing.graph([partial(Ours(64, "cuda", "cuda"), *arguments)])
         result[f"{ids} ids, share of copy"] = per_token * b * s / seconds / copy

@@ -161,6 +161,12 @@ inline int __reduce_min_sync(unsigned, int v) {
   for (int i = 1; i < 32; i++) least = all[i] < least ? (int)all[i] : least;
   return least;
 }
+inline unsigned __reduce_add_sync(unsigned, unsigned v) {
+  const long long* all = emulator::collective(3, v);
+  unsigned sum = 0;
+  for (int i = 0; i < 32; i++) sum += (unsigned)all[i];
+  return sum;
+}
 template <class T>
 T atomicAdd(T* p, T v) {
   emulator::additions++;
@@ -191,4 +197,6 @@ inline float __uint_as_float(unsigned v) {
   memcpy(&f, &v, sizeof f);
   return f;
 }
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 inline int min(int a, int b) { return a < b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }

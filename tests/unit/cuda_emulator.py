@@ -22,28 +22,6 @@ FLAGS = [
     "-fsanitize=undefined",  # reported through the handlers in cuda_emulator.h
 ]
 
-# The device's scalar.cuh converts by PTX instructions; the same roundings in C++.
-SCALARS = """
-#if LOSS_BITS == 32
-using Loss = float;
-inline float widen(Loss v) { return v; }
-inline Loss narrow(float v) { return v; }
-#elif LOSS_BRAIN
-using Loss = unsigned short;
-inline float widen(Loss v) { return __uint_as_float((unsigned)v << 16); }
-inline Loss narrow(float v) {
-  unsigned bits;
-  memcpy(&bits, &v, sizeof bits);
-  if (v != v) return 0x7fff;
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-#else
-using Loss = _Float16;
-inline float widen(Loss v) { return v; }
-inline Loss narrow(float v) { return (_Float16)v; }
-#endif
-"""
-
 MAIN = """
 #include "cuda_emulator.h"
 #include "domain_reduce.cu"
@@ -85,7 +63,6 @@ class EmulatedDevice:
 @cache
 def compile_for_cpu(variant: Variant, folder: Path) -> ctypes.CDLL:
     """One variant of the kernel as a shared library."""
-    (folder / "scalar.cuh").write_text(SCALARS)
     shutil.copy(SOURCES / "domain_reduce.cu", folder)
     name = "_".join(str(v) for v in variant)
     source, binary = folder / f"{name}.cpp", folder / f"{name}.so"

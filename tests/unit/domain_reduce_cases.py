@@ -42,19 +42,12 @@ class Case:
         return Tokens(losses, self.mask, self.ids, self.inverse, self.row_tokens)
 
     def to(self, device: str) -> Case:
-        """On another device; one value per row stays one value per row, as ``.to`` has it not."""
         moved = {
-            name: _moved(value, device)
+            name: value.to(device)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)
         }
         return replace(self, **moved)
-
-
-def _moved(value: torch.Tensor, device: str) -> torch.Tensor:
-    if value.dim() == 2 and value.stride(1) == 0:
-        return value[:, :1].to(device).expand(value.shape)
-    return value.to(device)
 
 
 def make_case(
@@ -69,7 +62,6 @@ def make_case(
     fractional: bool = False,
     transposed: bool = False,
     dtype: torch.dtype = torch.float32,
-    ids_dtype: torch.dtype = torch.int64,
 ) -> Case:
     """A random microbatch.
 
@@ -101,8 +93,8 @@ def make_case(
     return Case(
         losses.to(dtype),
         mask,
-        ids.to(ids_dtype),
-        inverse[:, None].expand(rows, columns) if per_token else inverse,
+        ids.int(),
+        inverse[:, None].repeat(1, columns) if per_token else inverse,
         torch.rand(domains, generator=g) * 3,
         None if per_token else tokens,
     )

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from domain_reduce_cases import make_case
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "domain_reduce"))
 
@@ -66,10 +65,3 @@ def test_device_time_is_the_kernels_own(call: Callable[[], None]) -> None:
 
 def test_with_launch_holds_the_host_path(call: Callable[[], None]) -> None:
     assert timing.with_launch(call) == pytest.approx(HOST + KERNEL)
-
-
-def test_one_value_per_row_stays_so_on_another_device() -> None:
-    """Else the bytes that a kernel reads would not be those that its bandwidth is told for."""
-    case = make_case(0, 3, 64, per_token=True).to("meta")
-    assert case.inverse.shape == (3, 64)
-    assert case.inverse.stride() == (1, 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cuda_emulator import EmulatedDevice
 from domain_reduce_cases import Case, cases, make_case, oracle, oracle_loss
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.kernels.domain_reduce import (
@@ -21,6 +21,7 @@ from domain_pretrain.kernels.domain_reduce import (
     reference,
     select,
 )
+from domain_pretrain.kernels.domain_reduce.kernel_launch import divisor
 from domain_pretrain.stats import SCALE, Column
 
 FEW = settings(
@@ -65,15 +66,40 @@ def test_sums_equal_the_oracle(backend: Backend, case: Case) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("per_token", [False, True])
 def test_half_precision_losses(backend: Backend, dtype: torch.dtype, per_token: bool) -> None:
-    case = make_case(
-        3, 4, 128, per_token=per_token, special=True, dtype=dtype, ids_dtype=torch.int32
-    )
+    case = make_case(3, 4, 128, per_token=per_token, special=True, dtype=dtype)
     assert torch.equal(reduce(backend, case), oracle(case))
 
 
 def test_a_tile_of_more_domains_than_are_reduced_by_shuffles(backend: Backend) -> None:
     case = make_case(5, 2, 2048, 300, per_token=True, documents=1)
     assert torch.equal(reduce(backend, case), oracle(case))
+
+
+@given(n=st.integers(0, 2**31 - 1), columns=st.integers(2, 2**31 - 1))
+@example(n=2**31 - 1, columns=2)
+@example(n=2**31 - 1, columns=3)
+@example(n=2**31 - 2, columns=2**31 - 1)
+@example(n=2**31 - 1, columns=2**30 + 1)
+def test_a_row_is_found_without_a_division(n: int, columns: int) -> None:
+    magic, shift = divisor(columns)
+    assert magic < 2**32
+    for token in (n, n // columns * columns, max(n // columns * columns - 1, 0)):
+        assert (token * magic >> 32) >> shift == token // columns
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("columns", [1, 3, 64])
+def test_views_and_unaligned_tensors(backend: Backend, columns: int, per_token: bool) -> None:
+    """Wider tensors' columns and memory that begins anywhere are read as what they are."""
+    case = make_case(14, 4, columns, per_token=per_token, special=True)
+    tokens = case.tokens()
+    wider = torch.zeros(4, columns + 3)
+    wider[:, 1:-2] = tokens.losses
+    ids = torch.cat([case.ids.flatten()[:1], case.ids.flatten()])[1:].view(case.ids.shape)
+    mask = torch.cat([torch.ones(1), case.mask.flatten()])[1:].view(case.mask.shape)
+    accumulator = case.accumulator()
+    backend.domain_reduce(accumulator, tokens._replace(losses=wider[:, 1:-2], mask=mask, ids=ids))
+    assert torch.equal(accumulator, oracle(case))
 
 
 def test_few_domains_in_short_documents_take_no_atomic_per_token(
@@ -263,7 +289,7 @@ def test_host_loss_shifts_by_what_the_multipliers_add(backend: Backend) -> None:
 def test_an_invalid_id_weighs_nothing_and_a_masked_nan_is_seen(backend: Backend) -> None:
     losses = torch.tensor([[1.0, 2.0, 4.0, 8.0]], requires_grad=True)
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    ids = torch.tensor([[0, -1, 2, 1]])
+    ids = torch.tensor([[0, -1, 2, 1]], dtype=torch.int32)
     loss = backend.weighted_loss(Tokens(losses, mask, ids), torch.tensor([3.0, 5.0]))
     loss.backward()
     assert loss.item() == 3
@@ -316,8 +342,10 @@ def test_a_second_derivative_is_an_error(backend: Backend) -> None:
         (torch.zeros(5, 5), {}, "int64"),
         (torch.zeros(5, 5, dtype=torch.int64).t(), {}, "contiguous"),
         (None, {"mask": torch.ones(3, 63)}, r"\(3, 64\) and \(3, 63\)"),
-        (None, {"ids": torch.zeros(2, dtype=torch.int64)}, r"ids must be .* got \(2,\)"),
-        (None, {"inverse_row_tokens": torch.ones(4)}, "inverse_row_tokens must be"),
+        (None, {"ids": torch.zeros(2, dtype=torch.int32)}, r"ids must be .* got .* \(2,\)"),
+        (None, {"ids": torch.zeros(3, dtype=torch.int64)}, "ids must be int32 .* got torch.int64"),
+        (None, {"inverse_row_tokens": torch.ones(3, 64)}, r"shape of the ids, \(3,\), got"),
+        (None, {"inverse_row_tokens": torch.ones(4)}, r"shape of the ids, \(3,\), got \(4,\)"),
         (None, {"inverse_row_tokens": None}, "an accumulator needs inverse_row_tokens"),
         (None, {"row_tokens": torch.ones(4)}, "row_tokens must both be"),
     ],

@@ -22,7 +22,7 @@ def gradient_launch() -> KernelLaunch:
     mask = torch.ones(2, 8)
     tensors = Tensors(
         mask=mask,
-        ids=torch.zeros(2, dtype=torch.int64),
+        ids=torch.zeros(2, dtype=torch.int32),
         grad=torch.ones(()),
         grad_losses=torch.empty(2, 8),
     )

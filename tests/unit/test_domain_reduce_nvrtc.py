@@ -11,11 +11,16 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-import torch
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import compiler
-from domain_pretrain.kernels.domain_reduce.kernel_launch import VEC, Kernel, Variant
+from domain_pretrain.kernels.domain_reduce.kernel_launch import (
+    BLOCKS_PER_PROCESSOR,
+    THREADS,
+    VEC,
+    Kernel,
+    Variant,
+)
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 RESOURCES = re.compile(
@@ -23,8 +28,7 @@ RESOURCES = re.compile(
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\s+"
     r"ptxas info\s+: Used (?P<registers>\d+) registers"
 )
-# 65,536 registers an SM: 256 threads of at most 128 leave room for two blocks.
-MOST_REGISTERS = 128
+MOST_REGISTERS = 65536 // (BLOCKS_PER_PROCESSOR * THREADS)  # of one multiprocessor
 
 try:
     compiler.version()
@@ -32,13 +36,10 @@ except UnsupportedError as error:
     pytest.skip(f"NVRTC: {error}", allow_module_level=True)
 
 VARIANTS = [
-    *(Variant(kernel, vec=vec) for kernel in get_args(Kernel) for vec in (1, VEC)),
-    *(
-        Variant(kernel, loss, torch.int32)
-        for kernel in ("reduce_and_loss", "gradient")
-        for loss in (torch.bfloat16, torch.float16)
-    ),
-    Variant("reduce", torch.bfloat16, torch.int32, vec=1),
+    Variant(kernel, by_row, vec)
+    for kernel in get_args(Kernel)
+    for by_row in (False, True)
+    for vec in (1, VEC)
 ]
 
 
@@ -62,17 +63,13 @@ def test_compiles_without_warnings_or_local_memory(architecture: str) -> None:
 
 
 def test_the_report_shows_a_spill_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = b"""#include "scalar.cuh"
-    extern "C" __global__ void spills(float* p, int n) {
+    source = b"""extern "C" __global__ void spills(float* p, int n) {
       float v[32];
       for (int i = 0; i < 32; i++) v[i] = p[i];
       for (int i = 0; i < n; i++) v[i & 31] += v[(i * 7) & 31];
       for (int i = 0; i < 32; i++) p[i] = v[i];
     }"""
-    read = compiler._source
-    monkeypatch.setattr(
-        compiler, "_source", lambda name: source if name == compiler.SOURCE else read(name)
-    )
+    monkeypatch.setattr(compiler, "_source", lambda: source)
     _, log = compiler.compile_source(Variant("reduce"), "sm_90")
     report = RESOURCES.search(log)
     assert report is not None and int(report["stack"]) > 0
@@ -80,7 +77,7 @@ def test_the_report_shows_a_spill_when_there_is_one(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_source_that_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_source", lambda name: b"int 7;")
+    monkeypatch.setattr(compiler, "_source", lambda: b"int 7;")
     with pytest.raises(UnsupportedError, match=r"(?s)for sm_90:.*domain_reduce.cu\(1\): error"):
         compiler.cubin(Variant("reduce"), "sm_90")
 
@@ -129,16 +126,16 @@ def entries(folder: Path) -> list[Path]:
 def test_compiles_once_and_again_for_another_source(
     cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant = Variant("count")
+    variant = Variant("gradient")
     code = compiler.cubin(variant, "sm_90")
     assert len(entries(cache_home)) == 1
     with monkeypatch.context() as patch:
         patch.setattr(compiler, "compile_source", None)  # must not be called
         assert compiler.cubin(variant, "sm_90") == code
     compiler.cubin(variant, "sm_80")
-    compiler.cubin(variant._replace(ids=torch.int32), "sm_90")
-    read = compiler._source
-    monkeypatch.setattr(compiler, "_source", lambda name: read(name) + b"\n// changed")
+    compiler.cubin(variant._replace(by_row=False), "sm_90")
+    source = compiler._source()
+    monkeypatch.setattr(compiler, "_source", lambda: source + b"\n// changed")
     compiler.cubin(variant, "sm_90")
     assert len(entries(cache_home)) == 4
 
@@ -147,7 +144,7 @@ def test_compiles_once_and_again_for_another_source(
 def test_a_damaged_entry_is_rebuilt(
     cache_home: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    variant = Variant("count")
+    variant = Variant("gradient")
     code = compiler.cubin(variant, "sm_90")
     (entry,) = entries(cache_home)
     content = bytearray(entry.read_bytes())
@@ -166,14 +163,14 @@ def test_an_unusable_folder_costs_only_time(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        assert compiler.cubin(Variant("count"), "sm_90")[:4] == b"\x7fELF"
+        assert compiler.cubin(Variant("gradient"), "sm_90")[:4] == b"\x7fELF"
     assert "no cache folder" in caplog.text
 
 
 def _compile_at_once(home, barrier, queue) -> None:  # type: ignore[no-untyped-def]
     os.environ["XDG_CACHE_HOME"] = home
     barrier.wait()
-    queue.put(compiler.cubin(Variant("count"), "sm_90"))
+    queue.put(compiler.cubin(Variant("gradient"), "sm_90"))
 
 
 def test_processes_that_start_at_once_share_one_entry(cache_home: Path) -> None:

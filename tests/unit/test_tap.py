@@ -7,7 +7,7 @@ import torch
 
 from domain_pretrain.data.origin import ById, Constant
 from domain_pretrain.errors import IntegrityError
-from domain_pretrain.flow.tap import BatchTap, Source
+from domain_pretrain.flow.tap import BatchTap, Rows, Source
 
 CPU = torch.device("cpu")
 TABLE = Source(ById((2, 0, 0, 1)))
@@ -76,3 +76,14 @@ def test_a_script_that_takes_its_batches_elsewhere() -> None:
     assert isinstance(next(tap), list)
     with pytest.raises(IntegrityError, match="took 1 batches, none a dict with 'loss_mask'"):
         tap.rows(TABLE, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
+def test_ids_of_a_loop_of_ones_own_become_int32(dtype: torch.dtype) -> None:
+    """As the kernels read them; what does not fit is of no domain still."""
+    ids = torch.tensor(
+        [1, -1, 2**32 + 1, -(2**32)] if dtype == torch.int64 else [1, -1], dtype=dtype
+    )
+    domains = Rows.of(ids, torch.ones(len(ids))).domains
+    assert domains.dtype == torch.int32
+    assert domains.tolist() == [1, -1, 2**31 - 1, -1][: len(ids)]

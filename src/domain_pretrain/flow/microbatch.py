@@ -86,7 +86,7 @@ class Weights:
     """What the per-token losses of a microbatch are multiplied by.
 
     Attributes:
-        ids: integer ``[b]``, the entry of ``multipliers`` that each sample takes.
+        ids: int32 ``[b]``, the entry of ``multipliers`` that each sample takes.
         multipliers: fp32 ``[n]``.
         by_domain: whether ``ids`` are the samples' domains.
     """

@@ -109,7 +109,7 @@ class Rows:
     """The samples of one microbatch, whole: before context parallelism cuts them.
 
     Attributes:
-        domains: integer ``[b]``, domain index of each sample.
+        domains: int32 ``[b]``, domain index of each sample.
         tokens: fp32 ``[b]``, loss tokens of each sample (Σ of its mask).
         inverse: fp32 ``[b]``, 1 / tokens; 1 for a sample without any.
     """
@@ -120,7 +120,9 @@ class Rows:
 
     @classmethod
     def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
-        """From domains ``[b]`` and tokens ``[b]``, both on one device."""
+        """From domains ``[b]``, of any integer type, and tokens ``[b]``, both on one device."""
+        if domains.dtype != torch.int32:  # an id of no domain must not become one by wrapping
+            domains = domains.long().clamp(-1, 2**31 - 1).int()
         return cls(domains, tokens, 1.0 / tokens.clamp(min=1.0))
 
     def to(self, device: torch.device) -> Rows:
@@ -132,7 +134,7 @@ class Rows:
     def _pack(self) -> torch.Tensor:
         """int32 ``[3, b]``; floats keep their bits."""
         bits = torch.int32
-        columns = [self.domains.to(bits), self.tokens.view(bits), self.inverse.view(bits)]
+        columns = [self.domains, self.tokens.view(bits), self.inverse.view(bits)]
         return torch.stack(columns)
 
     @classmethod

@@ -144,6 +144,6 @@ class WithinSamples(_Within):
         multipliers = sample_multipliers(
             loss_sum, tokens, shape=self._shape, temperature=self._temperature
         )
-        own_rows = torch.arange(count, device=rows.tokens.device)
+        own_rows = torch.arange(count, dtype=torch.int32, device=rows.tokens.device)
         multipliers = self._apply_warmup(multipliers).view(-1, count)[groups.dp_rank]
         return Weights(own_rows, multipliers, by_domain=False)

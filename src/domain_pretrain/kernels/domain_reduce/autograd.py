@@ -33,7 +33,7 @@ class WithGradient(torch.autograd.Function):
             accumulator, tokens, multipliers, host_loss, totals
         )
         ctx.save_for_backward(tokens.mask, tokens.ids, multipliers)
-        ctx.kernels, ctx.dtype = kernels, tokens.losses.dtype
+        ctx.kernels = kernels
         ctx.mark_non_differentiable(report, num_tokens)
         ctx.set_materialize_grads(False)  # theirs would be a launch each, of zeros
         return loss, report, num_tokens
@@ -43,7 +43,7 @@ class WithGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient of ``losses``, the first of the fields, from that of the scalar loss."""
         mask, ids, multipliers = ctx.saved_tensors
-        gradient = ctx.kernels.loss_gradient(grads[0], mask, ids, multipliers, ctx.dtype)
+        gradient = ctx.kernels.loss_gradient(grads[0], mask, ids, multipliers)
         return *[None] * 5, gradient, *[None] * 4
 
 
@@ -56,6 +56,7 @@ def domain_loss(
     host_loss: torch.Tensor | None = None,
     totals: torch.Tensor | None = None,
 ) -> DomainLoss:
-    """Apply :class:`WithGradient`."""
+    """Apply :class:`WithGradient` to fp32; the gradient of a cast is torch's."""
+    tokens = tokens._replace(losses=tokens.losses.float())
     found = WithGradient.apply(kernels, accumulator, multipliers, host_loss, totals, *tokens)
     return DomainLoss(*found)

@@ -59,9 +59,10 @@ class Backend:
     ) -> None:
         """Count the samples that carry loss tokens, by domain: ``ids [b]``, ``row_tokens [b]``.
 
-        Call it on one context-parallel rank only: all of them read the same rows.
+        For rows that were joined and cut; it is plain torch in every backend. Call it on one
+        context-parallel rank only: all of them read the same rows.
         """
-        self._kernels.count_samples(accumulator, ids, row_tokens)
+        reference.count_samples(accumulator, ids, row_tokens)
 
     def weighted_loss(
         self,

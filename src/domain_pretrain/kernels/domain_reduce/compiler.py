@@ -19,7 +19,6 @@ from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
 logger = logging.getLogger(__name__)
 
 SOURCE = "domain_reduce.cu"
-HEADER = "scalar.cuh"
 OLDEST = (8, 0)
 """The lowest compute capability with all that the kernels use (``__reduce_min_sync``)."""
 
@@ -49,8 +48,7 @@ def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
     """(machine code, compiler's log with the resources that the kernel takes), uncached."""
     nvrtc = _nvrtc()
     options = [option.encode() for option in _options(variant, architecture)]
-    headers = [_source(HEADER)], [HEADER.encode()]
-    program = _checked(nvrtc.nvrtcCreateProgram(_source(SOURCE), SOURCE.encode(), 1, *headers))
+    program = _checked(nvrtc.nvrtcCreateProgram(_source(), SOURCE.encode(), 0, [], []))
     try:
         status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), options)
         log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
@@ -110,13 +108,13 @@ def _options(variant: Variant, architecture: str) -> list[str]:
     ]
 
 
-def _source(name: str) -> bytes:
-    return (Path(__file__).parent / name).read_bytes()
+def _source() -> bytes:
+    return (Path(__file__).parent / SOURCE).read_bytes()
 
 
 def _cache_entry(name: str, options: list[str]) -> Path | None:
     digest = hashlib.sha256()
-    for part in (_source(SOURCE), _source(HEADER), version().encode(), "\0".join(options).encode()):
+    for part in (_source(), version().encode(), "\0".join(options).encode()):
         digest.update(hashlib.sha256(part).digest())
     try:
         folder = cache_folder()

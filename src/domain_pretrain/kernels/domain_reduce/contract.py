@@ -27,15 +27,15 @@ class Tokens(NamedTuple):
     """The tokens of one microbatch; with all else that a call takes, on one device.
 
     Attributes:
-        losses: ``[b, s]``, any strides, fp32, bf16 or fp16, nats; computed in fp32.
+        losses: ``[b, s]``, nats, fp32 as Megatron's cross entropy returns them; others are cast.
         mask: ``[b, s]``, finite, may be fractional. A masked token counts nowhere, unless its loss
             is not finite (0·NaN is NaN for the host, too). A token with |mask·loss| > ``LIMIT``, or
             NaN, is counted in ``Column.NONFINITE`` and left out of the loss sums, but not out of
             the token sum.
-        ids: integer, ``[b]`` (one domain per row) or ``[b, s]``.
-        inverse_row_tokens: ``[b]`` or ``[b, s]``, finite: 1 / (loss tokens of the token's whole
-            sample, before context parallelism cut it), for the sample average. Not needed for the
-            loss alone.
+        ids: int32, ``[b]`` (one domain per row) or ``[b, s]``.
+        inverse_row_tokens: of the shape of ``ids``, finite: 1 / (loss tokens of the whole sample,
+            before context parallelism cut it), for the sample average. Not needed for the loss
+            alone.
         row_tokens: ``[b]``, loss tokens of each whole row: its sample is counted if it has any.
             Given on the one context-parallel rank that counts samples, and only with ids ``[b]``;
             packed samples are counted by ``count_samples``.
@@ -87,12 +87,6 @@ class Kernels(Protocol):
         """Add the sums of one microbatch to ``accumulator``, and ``host`` to its totals."""
         ...
 
-    def count_samples(
-        self, accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor
-    ) -> None:
-        """Count the samples that carry loss tokens, by domain."""
-        ...
-
     def domain_loss(
         self,
         accumulator: torch.Tensor | None,
@@ -110,9 +104,8 @@ class Kernels(Protocol):
         mask: torch.Tensor,
         ids: torch.Tensor,
         multipliers: torch.Tensor | None,
-        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """``w[domain]·(grad·mask)`` as ``dtype``."""
+        """``w[domain]·(grad·mask)``, fp32 ``[b, s]``."""
         ...
 
 
@@ -158,11 +151,13 @@ def check_tokens(tokens: Tokens) -> None:
         raise ValueError(
             f"losses and mask must both be [b, s], got {tuple(shape)} and {tuple(mask.shape)}"
         )
-    if ids.shape not in (shape, shape[:1]):
-        raise ValueError(f"ids must be [b] or [b, s] of {tuple(shape)}, got {tuple(ids.shape)}")
-    if inverse is not None and inverse.shape not in (shape, shape[:1]):
+    if ids.dtype != torch.int32 or ids.shape not in (shape, shape[:1]):
         raise ValueError(
-            f"inverse_row_tokens must be [b] or [b, s] of {tuple(shape)}, "
+            f"ids must be int32 [b] or [b, s] of {tuple(shape)}, got {ids.dtype} {tuple(ids.shape)}"
+        )
+    if inverse is not None and inverse.shape != ids.shape:
+        raise ValueError(
+            f"inverse_row_tokens must have the shape of the ids, {tuple(ids.shape)}, "
             f"got {tuple(inverse.shape)}"
         )
     if row_tokens is not None:

@@ -24,13 +24,6 @@ def domain_reduce(
     _launch("reduce", tokens.losses.shape, tensors, accumulator.shape[0] - 1)
 
 
-def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """``Kernels.count_samples`` in one launch."""
-    contract.check_count(accumulator, ids, row_tokens)
-    tensors = Tensors(ids=_integer(ids), row_tokens=_row(row_tokens), accumulator=accumulator)
-    _launch("count", (ids.shape[0], 1), tensors, accumulator.shape[0] - 1)
-
-
 def domain_loss(
     accumulator: torch.Tensor | None,
     tokens: Tokens,
@@ -63,13 +56,12 @@ def loss_gradient(
     mask: torch.Tensor,
     ids: torch.Tensor,
     multipliers: torch.Tensor | None,
-    dtype: torch.dtype,
 ) -> torch.Tensor:
     """``Kernels.loss_gradient`` in one launch."""
-    gradient = torch.empty(mask.shape, dtype=dtype, device=mask.device)
+    gradient = torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
     tensors = Tensors(
-        mask=mask.float(),
-        ids=_integer(ids),
+        mask=_plain(mask),
+        ids=ids.contiguous(),
         multipliers=None if multipliers is None else multipliers.contiguous(),
         grad=grad,
         grad_losses=gradient,
@@ -108,20 +100,16 @@ def _domains(multipliers: torch.Tensor | None) -> int:
 
 
 def _readable(tokens: Tokens) -> Tokens:
-    """The tokens in types that the kernels read."""
+    """The tokens as the kernels read them; almost always they are."""
     losses, mask, ids, inverse, row_tokens = tokens
     return Tokens(
-        losses if losses.dtype in kernel_launch.LOSS_TYPES else losses.float(),
-        mask.float(),
-        _integer(ids),
-        None if inverse is None else inverse.float(),
-        None if row_tokens is None else _row(row_tokens),
+        _plain(losses),
+        _plain(mask),
+        ids.contiguous(),
+        None if inverse is None else _plain(inverse),
+        None if row_tokens is None else _plain(row_tokens),
     )
 
 
-def _integer(ids: torch.Tensor) -> torch.Tensor:
-    return ids if ids.dtype in kernel_launch.ID_TYPES else ids.long()
-
-
-def _row(row_tokens: torch.Tensor) -> torch.Tensor:
-    return row_tokens.float().contiguous()
+def _plain(values: torch.Tensor) -> torch.Tensor:
+    return values.float().contiguous()

@@ -104,12 +104,16 @@ def _sums(device: torch.device) -> torch.Tensor:
     """All operations of the reference, on values that fp32 cannot hold, and of a digest; on CPU."""
     losses = torch.tensor([[0.1, 2.5, 3e6, 7.0], [torch.nan, torch.inf, 1e-3, 1e5]])
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.5, 1.0]])
-    ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]])
+    ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]], dtype=torch.int32)
     losses, mask, ids = losses.to(device), mask.to(device), ids.to(device)
     accumulator = torch.full((4, len(Column)), 2**40 + 1, dtype=torch.int64, device=device)
     row_tokens = mask.sum(dim=1)
-    for domains in (ids, ids[:, 1].contiguous()):
-        reference.domain_reduce(accumulator, Tokens(losses, mask, domains, 1.0 / row_tokens))
+    inverse = 1.0 / row_tokens
+    for tokens in (
+        Tokens(losses, mask, ids, inverse[:, None].expand(ids.shape)),
+        Tokens(losses, mask, ids[:, 1].contiguous(), inverse),
+    ):
+        reference.domain_reduce(accumulator, tokens)
     reference.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
     words = moments(Digest("check", device).of(losses[0]))

@@ -2,25 +2,24 @@
 //
 // All sums are int64 fixed point, so atomics in any order give the same bits. Compiled by NVRTC
 // without host headers; macros in capitals that are not defined here are given by kernel_launch.py.
-#include "scalar.cuh"
+//
+// All tensors are contiguous. With ROWS, ids and inverse hold one value for a row of tokens, else
+// one for a token. A thread reads VEC neighbours at once, which with ROWS lie in one row.
 
 using i64 = long long;
 using u64 = unsigned long long;
 using u32 = unsigned int;
-#if ID_BITS == 64
-using Id = i64;
-#else
-using Id = int;
-#endif
 
 #define ALL 0xffffffffu  // all lanes of a warp
 
 enum : int {
   WARPS = THREADS / 32,
-  TILE = 32 * VEC,  // tokens that a warp reads at once
-  PEEL = 16,        // domains of one tile that are reduced by shuffles; the rest by atomics
+  TILE = 32 * VEC,       // tokens that a warp reads at once
+  IDS = ROWS ? 1 : VEC,  // of a thread's tokens
+  SPAN = VEC / IDS,      // tokens of one id
+  PEEL = 16,             // domains of one tile that are reduced by shuffles; the rest by atomics
   NONE = 0x7fffffff,
-  TERMS = 4,        // columns that are summed by token
+  TERMS = 4,             // columns that are summed by token
 };
 
 // Partial scalars of the blocks of one launch; all zero before and after it.
@@ -29,13 +28,12 @@ struct Workspace {
   u32 flagged, ticket;
 };
 
-// Mirrored field by field by Arguments in kernel_launch.py. Strides are in elements; a column stride
-// of 0 stands for one value per row.
+// Mirrored field by field by Arguments in kernel_launch.py.
 struct Arguments {
-  const Loss* losses;        // [b, s]
+  const float* losses;       // [b, s]
   const float* mask;         // [b, s]
-  const Id* ids;             // [b] or [b, s]
-  const float* inverse;      // [b] or [b, s]
+  const int* ids;            // [b] or [b, s]
+  const float* inverse;      // as ids
   const float* row_tokens;   // [b], or null: samples are not counted
   const float* multipliers;  // [D], or null: one for every token
   const float* host_loss;    // scalar, or null
@@ -46,38 +44,31 @@ struct Arguments {
   float* report;             // [2]
   int* num_tokens;           // scalar
   const float* grad;         // scalar
-  Loss* grad_losses;         // [b, s], contiguous
+  float* grad_losses;        // [b, s]
   Workspace* workspace;
-  i64 losses_row, losses_column, mask_row, mask_column;
-  i64 ids_row, ids_column, inverse_row, inverse_column;
-  u32 rows, columns, tiles_per_warp;
+  u32 tokens, rows;
+  u32 magic, shift;  // the row of a token, without a division: (token * magic >> 32) >> shift
+  u32 tiles_per_warp;
   int domains;
 };
 
-template <class T>
-struct alignas(sizeof(T) * VEC < 16 ? sizeof(T) * VEC : 16) Pack {
-  T v[VEC];
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
 };
 
-// VEC neighbours of one row. With VEC > 1 the column stride is 1 and the address aligned, or it
-// is 0: kernel_launch.py chose VEC by that.
-template <class T>
-__device__ __forceinline__ Pack<T> read(const T* base, i64 row_stride, i64 column_stride, u32 row,
-                                        u32 column) {
-  const T* p = base + row * row_stride + column * column_stride;
-  if constexpr (VEC > 1) {
-    if (column_stride == 0) {
-      Pack<T> same;
-#pragma unroll
-      for (int i = 0; i < VEC; i++) same.v[i] = *p;
-      return same;
-    }
-  }
-  return *(const Pack<T>*)p;
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> read(const T* p) {
+  return *(const Pack<T, N>*)p;
 }
 
-__device__ __forceinline__ int row_of(Id id, int domains) {
-  return id >= 0 && id < domains ? (int)id : domains;
+// Where the ids of the tokens from `first` on begin.
+__device__ __forceinline__ u32 id_of(const Arguments& a, u32 first) {
+  return ROWS ? __umulhi(first, a.magic) >> a.shift : first;
+}
+
+__device__ __forceinline__ int row_of(int id, int domains) {
+  return id >= 0 && id < domains ? id : domains;
 }
 
 __device__ __forceinline__ float weight_of(const Arguments& a, int domain) {
@@ -95,24 +86,32 @@ __device__ __forceinline__ i64 warp_sum(i64 v) {
 }
 
 struct Token {
-  float loss, tokens, sample;  // in units of their grids, not rounded yet
-  bool flagged;
-  int domain;
+  float loss, tokens, sample;  // in units of their grids, not rounded yet; flagged: loss is NaN
 };
 
 // Sums of one domain, in the order of `column`.
 struct Sums {
   i64 term[TERMS];
+  u32 flagged;
   __device__ __forceinline__ void take(const Token& t) {
-    term[0] += __float2ll_rn(t.loss);
+    const bool bad = t.loss != t.loss;
+    term[0] += __float2ll_rn(bad ? 0.f : t.loss);
     term[1] += __float2ll_rn(t.tokens);
-    term[2] += __float2ll_rn(t.sample);
-    term[3] += t.flagged;
+    term[2] += __float2ll_rn(bad ? 0.f : t.sample);
+    flagged += bad;
   }
   __device__ __forceinline__ void reduce() {
 #pragma unroll
-    for (int k = 0; k < TERMS; k++) term[k] = warp_sum(term[k]);
+    for (int k = 0; k < TERMS - 1; k++) term[k] = warp_sum(term[k]);
+    term[3] = __reduce_add_sync(ALL, flagged);
   }
+};
+
+// What a thread's tokens add to the scalars. The loss is taken from its runs, not token by token
+// again: registers are short.
+struct Scalars {
+  i64 weighted, loss, tokens;
+  bool flagged;
 };
 
 __device__ __forceinline__ void store(const Arguments& a, int domain, int k, i64 sum) {
@@ -122,6 +121,11 @@ __device__ __forceinline__ void store(const Arguments& a, int domain, int k, i64
                      : k == 2 ? COLUMN_SAMPLE_LOSS
                               : COLUMN_NONFINITE;
   atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
+}
+
+__device__ __forceinline__ void store(const Arguments& a, int domain, const Sums& sums) {
+#pragma unroll
+  for (int k = 0; k < TERMS; k++) store(a, domain, k, sums.term[k]);
 }
 
 // The scalars as the host's schedule takes them; one thread of a launch.
@@ -140,69 +144,79 @@ __device__ __forceinline__ void add_host(const Arguments& a) {
 __device__ __forceinline__ void count_rows(const Arguments& a) {
   for (u32 row = blockIdx.x * THREADS + threadIdx.x; row < a.rows; row += gridDim.x * THREADS) {
     if (a.row_tokens[row] > 0.f) {
-      const int domain = row_of(a.ids[row * a.ids_row], a.domains);
+      const int domain = row_of(a.ids[row], a.domains);
       atomicAdd(a.accumulator + (i64)domain * COLUMNS + COLUMN_SAMPLES, 1ull);
     }
   }
 }
 
 template <bool SUMS>
-__device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[VEC]) {
-  const u32 row = first / a.columns, column = first - row * a.columns;
-  const Pack<Loss> losses = read(a.losses, a.losses_row, a.losses_column, row, column);
-  const Pack<float> mask = read(a.mask, a.mask_row, a.mask_column, row, column);
-  const Pack<Id> ids = read(a.ids, a.ids_row, a.ids_column, row, column);
-  Pack<float> inverse = {};
-  if (SUMS) inverse = read(a.inverse, a.inverse_row, a.inverse_column, row, column);
+__device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[VEC],
+                                     int (&domain)[IDS]) {
+  const Pack<float, VEC> losses = read<VEC>(a.losses + first), mask = read<VEC>(a.mask + first);
+  const u32 at = id_of(a, first);
+  const Pack<int, IDS> ids = read<IDS>(a.ids + at);
+  Pack<float, IDS> inverse = {};
+  if (SUMS) inverse = read<IDS>(a.inverse + at);
 #pragma unroll
   for (int i = 0; i < VEC; i++) {
     t[i].tokens = mask.v[i] * FIXED;
-    t[i].loss = widen(losses.v[i]) * t[i].tokens;
-    t[i].flagged = !in_range(t[i].loss);
-    if (t[i].flagged) t[i].loss = 0.f;
-    t[i].sample = t[i].loss * (inverse.v[i] * SAMPLE_SCALE);
-    t[i].domain = row_of(ids.v[i], a.domains);
+    t[i].loss = losses.v[i] * t[i].tokens;
+    if (!in_range(t[i].loss)) t[i].loss = __uint_as_float(0x7fc00000u);
+    t[i].sample = t[i].loss * (inverse.v[i / SPAN] * SAMPLE_SCALE);
   }
+#pragma unroll
+  for (int j = 0; j < IDS; j++) domain[j] = row_of(ids.v[j], a.domains);
+}
+
+// Adds those of a thread's pending tokens that are of one domain.
+__device__ __forceinline__ void take(const Token (&t)[VEC], const int (&domain)[IDS], int wanted,
+                                     u32& pending, Sums& sums) {
+#pragma unroll
+  for (int j = 0; j < IDS; j++) {
+    if ((pending >> j & 1) && domain[j] == wanted) {
+#pragma unroll
+      for (int i = j * SPAN; i < (j + 1) * SPAN; i++) sums.take(t[i]);
+      pending ^= 1u << j;
+    }
+  }
+}
+
+__device__ __forceinline__ int lowest(const int (&domain)[IDS], u32 pending) {
+  int least = NONE;
+#pragma unroll
+  for (int j = 0; j < IDS; j++) {
+    if (pending >> j & 1) least = min(least, domain[j]);
+  }
+  return least;
 }
 
 // Adds one tile to the warp's run of a domain. Most documents are longer than a tile: then the
 // first pass takes all tokens, and nothing leaves the registers.
-__device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC], u32 pending,
-                                         Sums& run, int& current) {
-  const int most = min(a.domains + 1, (int)PEEL);
-  for (int peeled = 0;; peeled++) {
-#pragma unroll
-    for (int i = 0; i < VEC; i++) {
-      if ((pending >> i & 1) && t[i].domain == current) {
-        run.take(t[i]);
-        pending ^= 1u << i;
-      }
-    }
+__device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC],
+                                         const int (&domain)[IDS], u32 pending, Sums& run,
+                                         int& current, Scalars& total) {
+#pragma unroll 1
+  for (int left = min(a.domains + 1, (int)PEEL);; left--) {
+    take(t, domain, current, pending, run);
     if (!__any_sync(ALL, pending)) return;
-    if (peeled == most) break;
+    if (left == 0) break;
     if (current != NONE) {
+      total.loss += run.term[0];
       run.reduce();
-      if (threadIdx.x % 32 == 0) {
-#pragma unroll
-        for (int k = 0; k < TERMS; k++) store(a, current, k, run.term[k]);
-      }
+      if (threadIdx.x % 32 == 0) store(a, current, run);
       run = {};
     }
-    int lowest = NONE;
-#pragma unroll
-    for (int i = 0; i < VEC; i++) {
-      if (pending >> i & 1) lowest = min(lowest, t[i].domain);
-    }
-    current = __reduce_min_sync(ALL, lowest);
+    current = __reduce_min_sync(ALL, lowest(domain, pending));
   }
-#pragma unroll
-  for (int i = 0; i < VEC; i++) {
-    if (pending >> i & 1) {
-      Sums one = {};
-      one.take(t[i]);
-#pragma unroll
-      for (int k = 0; k < TERMS; k++) store(a, t[i].domain, k, one.term[k]);
-    }
+#pragma unroll 1
+  while (pending) {
+    Sums one = {};
+    const int mine = lowest(domain, pending);
+    take(t, domain, mine, pending, one);
+    total.loss += one.term[0];
+    one.term[3] = one.flagged;
+    store(a, mine, one);
   }
 }
 
@@ -241,34 +255,38 @@ template <bool SUMS, bool SCALARS>
 __device__ __forceinline__ void forward(const Arguments& a) {
   __shared__ i64 runs[WARPS][TERMS], scalars[WARPS][4];
   __shared__ int domains[WARPS];
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.rows * a.columns;
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.tokens;
 
   Sums run = {};
   int current = NONE;
-  i64 total[4] = {};  // weighted, loss, tokens, flagged
+  Scalars total = {};
   // Neighbouring tiles, so that a long document stays in one warp's run.
   u32 tile = (blockIdx.x * WARPS + warp) * a.tiles_per_warp;
-  for (const u32 end = tile + a.tiles_per_warp; tile < end && tile * TILE < n; tile++) {
+  const u32 end = min(tile + a.tiles_per_warp, (n + TILE - 1) / TILE);
+#pragma unroll 1
+  for (; tile < end; tile++) {
     const u32 first = tile * TILE + lane * VEC;
-    Token t[VEC] = {};
-    if (first < n) load<SUMS>(a, first, t);
-    if (SUMS) add_tile(a, t, first < n ? (1u << VEC) - 1 : 0, run, current);
+    Token t[VEC];
+    int domain[IDS];
+    load<SUMS>(a, min(first, n - VEC), t, domain);  // past the end: something, and not used
     if (SCALARS && first < n) {
 #pragma unroll
       for (int i = 0; i < VEC; i++) {
-        const float weighted = weight_of(a, t[i].domain) * t[i].loss;
+        const float weighted = weight_of(a, domain[i / SPAN]) * t[i].loss;
         const bool over = !in_range(weighted);
-        total[0] += __float2ll_rn(over ? 0.f : weighted);
-        total[1] += __float2ll_rn(t[i].loss);
-        total[2] += __float2ll_rn(t[i].tokens);
-        total[3] += over || t[i].flagged;
+        total.weighted += __float2ll_rn(over ? 0.f : weighted);
+        total.tokens += __float2ll_rn(t[i].tokens);
+        total.flagged |= over;  // a flagged token's is NaN
+        if (!SUMS) run.take(t[i]);
       }
     }
+    if (SUMS) add_tile(a, t, domain, first < n ? (1u << IDS) - 1 : 0, run, current, total);
   }
 
   // Not before the loop, whose loads would wait for theirs.
   if (SUMS && a.row_tokens) count_rows(a);
   if (!SCALARS && a.totals && blockIdx.x == 0 && threadIdx.x == 0) add_host(a);
+  total.loss += run.term[0];
   if (SUMS) {
     run.reduce();
     if (lane == 0) {
@@ -278,10 +296,11 @@ __device__ __forceinline__ void forward(const Arguments& a) {
     }
   }
   if (SCALARS) {
+    const i64 sum[4] = {warp_sum(total.weighted), warp_sum(total.loss), warp_sum(total.tokens),
+                        __any_sync(ALL, total.flagged)};
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      total[k] = warp_sum(total[k]);
-      if (lane == 0) scalars[warp][k] = total[k];
+      if (lane == 0) scalars[warp][k] = sum[k];
     }
   }
   __syncthreads();
@@ -305,7 +324,7 @@ __device__ __forceinline__ void forward(const Arguments& a) {
   }
 }
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 2)
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
 
 // One kernel per cubin: what a run does not use, it does not compile.
 #if defined(REDUCE)
@@ -314,21 +333,19 @@ KERNEL reduce(const __grid_constant__ Arguments a) { forward<true, false>(a); }
 KERNEL loss(const __grid_constant__ Arguments a) { forward<false, true>(a); }
 #elif defined(REDUCE_AND_LOSS)
 KERNEL reduce_and_loss(const __grid_constant__ Arguments a) { forward<true, true>(a); }
-#elif defined(COUNT)
-KERNEL count(const __grid_constant__ Arguments a) { count_rows(a); }
 #elif defined(GRADIENT)
 KERNEL gradient(const __grid_constant__ Arguments a) {
   const u32 first = (blockIdx.x * THREADS + threadIdx.x) * VEC;
-  if (first >= a.rows * a.columns) return;
-  const u32 row = first / a.columns, column = first - row * a.columns;
-  const Pack<float> mask = read(a.mask, a.mask_row, a.mask_column, row, column);
-  const Pack<Id> ids = read(a.ids, a.ids_row, a.ids_column, row, column);
+  if (first >= a.tokens) return;
+  const Pack<float, VEC> mask = read<VEC>(a.mask + first);
+  const Pack<int, IDS> ids = read<IDS>(a.ids + id_of(a, first));
   const float grad = *a.grad;
-  Pack<Loss> out;
+  Pack<float, VEC> out;
 #pragma unroll
   for (int i = 0; i < VEC; i++) {
-    out.v[i] = narrow(weight_of(a, row_of(ids.v[i], a.domains)) * (grad * mask.v[i]));
+    const int domain = row_of(ids.v[i / SPAN], a.domains);
+    out.v[i] = weight_of(a, domain) * (grad * mask.v[i]);
   }
-  *(Pack<Loss>*)(a.grad_losses + first) = out;
+  *(Pack<float, VEC>*)(a.grad_losses + first) = out;
 }
 #endif

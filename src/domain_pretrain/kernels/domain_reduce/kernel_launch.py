@@ -15,32 +15,35 @@ from domain_pretrain.stats import Column
 
 THREADS = 256  # per block
 WARPS = THREADS // 32
-BLOCKS_PER_PROCESSOR = 4  # enough warps in flight to cover the latency of device memory
+BLOCKS_PER_PROCESSOR = 4
+"""Enough warps in flight to cover the latency of device memory. The compiler is told: it leaves a
+thread so few registers that as many blocks fit."""
 VEC = 4  # tokens that a thread reads at once: 16 bytes of fp32
 
-Kernel = Literal["reduce", "loss", "reduce_and_loss", "gradient", "count"]
-LOSS_TYPES = {torch.float32: (32, 0), torch.bfloat16: (16, 1), torch.float16: (16, 0)}
-ID_TYPES = {torch.int32: 32, torch.int64: 64}
+Kernel = Literal["reduce", "loss", "reduce_and_loss", "gradient"]
 
 
 class Variant(NamedTuple):
-    """One kernel, compiled for one set of types. Each is compiled when it is first used."""
+    """One kernel, compiled for one way to read. Each is compiled when it is first used.
+
+    Attributes:
+        kernel: the entry point in ``domain_reduce.cu``.
+        by_row: ids and inverses are ``[b]``, not ``[b, s]``.
+        vec: tokens that a thread reads at once.
+    """
 
     kernel: Kernel
-    loss: torch.dtype = torch.float32
-    ids: torch.dtype = torch.int64
+    by_row: bool = True
     vec: int = VEC
 
     def macros(self) -> dict[str, object]:
         """The macros of ``domain_reduce.cu``; columns and scales come from ``stats``."""
-        bits, brain = LOSS_TYPES[self.loss]
         return {
             self.kernel.upper(): 1,
-            "LOSS_BITS": bits,
-            "LOSS_BRAIN": brain,
-            "ID_BITS": ID_TYPES[self.ids],
+            "ROWS": int(self.by_row),
             "VEC": self.vec,
             "THREADS": THREADS,
+            "BLOCKS_PER_PROCESSOR": BLOCKS_PER_PROCESSOR,
             "FIXED": f"{float(contract.FIXED)}f",
             "LIMIT": f"{contract.LIMIT}f",
             "TOTAL_LIMIT": f"{contract.TOTAL_LIMIT}f",
@@ -71,7 +74,7 @@ class Tensors(NamedTuple):
     workspace: torch.Tensor | None = None  # for the kernels that return a loss
 
 
-STRIDED = Tensors._fields[:4]
+GRAD_LOSSES = Tensors._fields.index("grad_losses")
 
 
 class Arguments(ctypes.Structure):
@@ -79,8 +82,8 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in Tensors._fields),
-        *((f"{name}_{axis}", ctypes.c_int64) for name in STRIDED for axis in ("row", "column")),
-        *((name, ctypes.c_uint32) for name in ("rows", "columns", "tiles_per_warp")),
+        *((name, ctypes.c_uint32) for name in ("tokens", "rows", "magic", "shift")),
+        ("tiles_per_warp", ctypes.c_uint32),
         ("domains", ctypes.c_int32),
     ]
 
@@ -98,12 +101,7 @@ class KernelLaunch(NamedTuple):
 
 
 def lay_out(
-    kernel: Kernel,
-    shape: tuple[int, ...],
-    tensors: Tensors,
-    *,
-    domains: int,
-    processors: int,
+    kernel: Kernel, shape: tuple[int, ...], tensors: Tensors, *, domains: int, processors: int
 ) -> KernelLaunch:
     """Choose the variant and the grid, and lay out the arguments.
 
@@ -111,8 +109,8 @@ def lay_out(
 
     Args:
         kernel: the entry point in ``domain_reduce.cu``.
-        shape: (b, s) of the tokens; (b, 1) for ``count``.
-        tensors: on the device, of types that the kernels read.
+        shape: (b, s) of the tokens.
+        tensors: on the device, contiguous, of the types of ``struct Arguments``.
         domains: D.
         processors: multiprocessors of the device.
     """
@@ -121,25 +119,31 @@ def lay_out(
     if tokens >= 2**31:
         raise ValueError(f"a microbatch must have fewer than 2^31 tokens, got {rows} x {columns}")
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    vec = VEC if columns % VEC == 0 else 1
-    strides: list[int] = []  # in elements; a column stride of 0 is one value per row
-    for tensor, pointer in zip(tensors[: len(STRIDED)], pointers, strict=False):
-        row, column = (0, 0) if tensor is None else (*tensor.stride(), 0)[:2]
-        strides += (row, column)
-        if column and vec > 1:  # VEC neighbours are read at once: side by side, and aligned
-            size = tensor.element_size()  # type: ignore[union-attr]
-            if column != 1 or (rows > 1 and row % VEC) or pointer % min(16, VEC * size):
-                vec = 1
+    by_row = columns > 1 and tensors.ids.dim() == 1  # type: ignore[union-attr]
+    losses, mask, ids, inverse = pointers[:4]
+    addresses = losses | mask | pointers[GRAD_LOSSES]
+    if not by_row:
+        addresses |= ids | inverse
+    neighbours = columns if by_row else tokens
+    vec = 1 if neighbours % VEC or addresses % (4 * VEC) else VEC
     tiles = -(-tokens // (32 * vec))
-    # Kernels that sum keep each warp on a stretch of tiles; gradient and count are one pass.
-    warps = tiles if kernel in ("gradient", "count") else processors * BLOCKS_PER_PROCESSOR * WARPS
+    # Kernels that sum keep each warp on a stretch of tiles; the gradient is one pass.
+    warps = tiles if kernel == "gradient" else processors * BLOCKS_PER_PROCESSOR * WARPS
     tiles_per_warp = -(-tiles // warps) or 1 if warps else 1
-    losses = tensors.losses if tensors.losses is not None else tensors.grad_losses
-    variant = Variant(
-        kernel,
-        torch.float32 if losses is None else losses.dtype,
-        tensors.ids.dtype,  # type: ignore[union-attr]
-        vec,
-    )
-    arguments = Arguments(*pointers, *strides, rows, columns, tiles_per_warp, domains)
-    return KernelLaunch(variant, -(-tiles // (tiles_per_warp * WARPS)) or 1, arguments, tensors)
+    division = divisor(columns) if by_row else (0, 0)
+    arguments = Arguments(*pointers, tokens, rows, *division, tiles_per_warp, domains)
+    grid = -(-tiles // (tiles_per_warp * WARPS)) or 1
+    return KernelLaunch(Variant(kernel, by_row, vec), grid, arguments, tensors)
+
+
+def divisor(columns: int) -> tuple[int, int]:
+    """(magic, shift): ``n // columns == (n * magic >> 32) >> shift`` for all n < 2^31.
+
+    With 2^shift < columns <= 2^(shift + 1), magic·columns exceeds 2^(32 + shift) by less than
+    columns, so n times that stays below 2^(32 + shift), and magic itself below 2^32.
+
+    Args:
+        columns: 2 to 2^31.
+    """
+    shift = (columns - 1).bit_length() - 1
+    return -(-(1 << (32 + shift)) // columns), shift

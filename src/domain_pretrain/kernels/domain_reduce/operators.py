@@ -69,20 +69,14 @@ def _gradient(
     mask: torch.Tensor,
     ids: torch.Tensor,
     multipliers: torch.Tensor | None,
-    dtype: torch.dtype,
 ) -> torch.Tensor:
-    return torch.empty(mask.shape, dtype=dtype, device=mask.device)
+    return torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
 
 
 reduce_operator = _define(
     f"domain_reduce(Tensor(a!) accumulator, {TOKENS}, "
     "Tensor(b!)? totals, Tensor? host_loss, Tensor? host_num_tokens) -> ()",
     _reduce_on,
-    _nothing,
-)
-count_samples = _define(
-    "count_samples(Tensor(a!) accumulator, Tensor ids, Tensor row_tokens) -> ()",
-    lambda kernels: kernels.count_samples,
     _nothing,
 )
 loss_operator = _define(
@@ -92,8 +86,7 @@ loss_operator = _define(
     _scalars,
 )
 loss_gradient = _define(
-    "loss_gradient(Tensor grad, Tensor mask, Tensor ids, Tensor? multipliers, ScalarType dtype) "
-    "-> Tensor",
+    "loss_gradient(Tensor grad, Tensor mask, Tensor ids, Tensor? multipliers) -> Tensor",
     lambda kernels: kernels.loss_gradient,
     _gradient,
 )

@@ -67,7 +67,7 @@ def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
 
 @torch.no_grad()
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """``Kernels.count_samples``."""
+    """``Backend.count_samples``."""
     contract.check_count(accumulator, ids, row_tokens)
     rows = _rows(ids, accumulator.shape[0] - 1)
     accumulator[:, _SAMPLES].index_add_(0, rows, (row_tokens > 0).to(rows.dtype))
@@ -120,13 +120,12 @@ def loss_gradient(
     mask: torch.Tensor,
     ids: torch.Tensor,
     multipliers: torch.Tensor | None,
-    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``Kernels.loss_gradient``: ``[b, s]``, in fp32, rounded to ``dtype`` once at the end."""
+    """``Kernels.loss_gradient``."""
     gradient = grad * mask.float()
     if multipliers is not None:
         gradient = _weights(ids, multipliers) * gradient
-    return gradient.to(dtype)
+    return gradient
 
 
 def _add_host(host: HostResult) -> None:
