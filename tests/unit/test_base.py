@@ -78,3 +78,9 @@ def test_starts_that_are_right(
 ) -> None:
     monkeypatch.chdir(folders)
     check_base(args(**given))
+
+
+@pytest.mark.parametrize("name", ["x" * 400, "a\0b"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(ConfigError, match="the folder does not exist"):
+        check_base(args(load=name, finetune=True))

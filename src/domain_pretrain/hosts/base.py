@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ def check_base(args: Any) -> None:
 
 
 def _holds(folder: str) -> bool:
-    return is_remote(folder) or Path(folder, TRACKER).is_file()
+    # Of os.path, which says no to a name that no file can have.
+    return is_remote(folder) or os.path.isfile(os.path.join(folder, TRACKER))
 
 
 def _found(folder: Path) -> str:
     """What lies there instead, and what to do."""
-    if not folder.exists():
+    if not os.path.exists(folder):
         return f"the folder does not exist (current directory: {Path.cwd()})"
     if not folder.is_dir():
         return "it is a file; give the folder that holds " + TRACKER
