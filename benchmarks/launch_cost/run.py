@@ -68,7 +68,7 @@ def cases() -> dict[str, Callable[[], object]]:
         "reduce": lambda: backend.domain_reduce(accumulator, tokens),
         "reduce, with the host's loss": lambda: backend.domain_reduce(accumulator, tokens, host),
         "loss": partial(backend.domain_loss, accumulator, tokens, multipliers, totals=host.totals),
-        "gradient": lambda: cuda.loss_gradient(one, tokens.mask, tokens.ids, multipliers),
+        "gradient": lambda: cuda.gradient(one, tokens.mask, tokens.ids, multipliers),
         "samples of a batch": rows_of_batch,
         "own": Pass(plugin, our_loss_func),
         "own, reweighted": Pass(forward(backend, "lagged"), our_loss_func),

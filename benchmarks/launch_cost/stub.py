@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -23,13 +22,13 @@ SOURCE = """
 static int zero(void) { return 0; }
 static int handle(void** out) { *out = (void*)8; return 0; }
 static int number(int* out) { *out = 0; return 0; }
-int cuLaunchKernel(void* f, unsigned x, unsigned y, unsigned z, unsigned a, unsigned b, unsigned c,
-                   unsigned shared, void* stream, void** arguments, void** extra) { return 0; }
+int cuLaunchKernelEx(void* config, void* f, void** arguments, void** extra) { return 0; }
 int cuGetProcAddress_v2(const char* name, void** found, int version, long flags, void* status) {
-  *found = !strcmp(name, "cuLaunchKernel") ? (void*)cuLaunchKernel
-         : !strcmp(name, "cuDeviceGet") ? (void*)number
-         : strstr(name, "CtxGet") || strstr(name, "GetFunction") || strstr(name, "Load") || strstr(name, "Retain") ? (void*)handle
-         : (void*)zero;
+  const char* with_handle[] = {"CtxGet", "GetFunction", "Load", "Retain"};
+  *found = !strcmp(name, "cuDeviceGet") ? (void*)number : (void*)zero;
+  for (int i = 0; i < 4; i++) {
+    if (strstr(name, with_handle[i])) *found = (void*)handle;
+  }
   return 0;
 }
 int cuGetProcAddress(const char* name, void** found, int version, long flags) {
@@ -61,14 +60,14 @@ def pretend() -> None:
     cuda = SimpleNamespace(
         get_device_properties=lambda index: properties,
         is_current_stream_capturing=lambda: False,
-        current_stream=lambda index=0: SimpleNamespace(cuda_stream=5),
-        device=lambda index: nullcontext(),
+        _cuda_getCurrentRawStream=lambda index: 5,
+        _cuda_getDevice=lambda: 0,
     )
 
     def zeros(*size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(*size, dtype=dtype)
 
-    fake = SimpleNamespace(**vars(torch) | {"cuda": cuda, "zeros": zeros})
+    fake = SimpleNamespace(**vars(torch) | {"cuda": cuda, "_C": cuda, "zeros": zeros})
     patch.object(driver, "torch", fake).start()
     patch.object(compiler, "architecture_for", lambda capability: "sm_90").start()
     patch.object(compiler, "cubin", lambda variant, architecture: b"code").start()

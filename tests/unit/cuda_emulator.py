@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class EmulatedDevice:
 
     def __init__(self, folder: Path, processors: int = 1) -> None:
         self.processors = processors
+        self.plans: dict[object, object] = {}
         self.launches: list[KernelLaunch] = []
         self.seed = 0
         self.additions = 0  # atomics of the last launch
@@ -50,14 +52,18 @@ class EmulatedDevice:
     def workspace(self) -> torch.Tensor:
         return self._workspace
 
-    def launch(self, launch: KernelLaunch) -> None:
+    def launcher(self, launch: KernelLaunch) -> Callable[[], None]:
         library = compile_for_cpu(launch.variant, self._folder)
-        self.launches.append(launch)
-        self.seed += 1
-        error = library.launch(ctypes.byref(launch.arguments), launch.grid, self.seed)
-        assert error is None, error.decode()
-        self.additions = library.additions()
-        assert not self._workspace.any(), "the workspace must be left as it was found"
+
+        def enqueue() -> None:
+            self.launches.append(launch)
+            self.seed += 1
+            error = library.launch(ctypes.byref(launch.arguments), launch.grid, self.seed)
+            assert error is None, error.decode()
+            self.additions = library.additions()
+            assert not self._workspace.any(), "the workspace must be left as it was found"
+
+        return enqueue
 
 
 @cache

@@ -6,8 +6,10 @@ bound to it, and without one the driver neither loads nor launches.
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +18,10 @@ import pytest
 import torch
 
 from domain_pretrain.kernels.domain_reduce import compiler, driver
+from domain_pretrain.kernels.domain_reduce.kernel_launch import Arguments
 
 CONTEXT = 77
+FUNCTION = 88
 
 
 class Status(IntEnum):
@@ -28,10 +32,16 @@ class Status(IntEnum):
 
 
 class FakeDriver:
-    """Stands in for ``cuda.bindings.driver``; ``calls`` are what was asked, in order."""
+    """Stands in for ``cuda.bindings.driver``.
+
+    ``calls`` are what was asked, in order; ``launches`` how, and with what arguments.
+    """
+
+    CUresult = Status
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.launches: list[tuple[driver.LaunchConfig, Arguments]] = []
         self.thread = threading.local()
 
     def cuDeviceGet(self, index: int) -> tuple[Status, int]:
@@ -52,10 +62,16 @@ class FakeDriver:
         return self._in_a_context("load", code)
 
     def cuModuleGetFunction(self, module: bytes, name: bytes) -> tuple[Any, ...]:
-        return Status.CUDA_SUCCESS, name.decode()
+        return Status.CUDA_SUCCESS, FUNCTION
 
-    def cuLaunchKernel(self, kernel: str, *rest: Any) -> tuple[Any, ...]:
-        return self._in_a_context("launch")[:1]
+    def launch_kernel(
+        self, config: Any, kernel: ctypes.c_void_p, parameters: Any, extra: None
+    ) -> int:
+        """``cuLaunchKernelEx`` of C, which copies what it is given."""
+        assert kernel.value == FUNCTION
+        arguments = Arguments.from_buffer_copy(Arguments.from_address(parameters[0]))
+        self.launches.append((driver.LaunchConfig.from_buffer_copy(config._obj), arguments))
+        return int(self._in_a_context("launch")[0])
 
     def _in_a_context(self, call: str, value: Any = None) -> tuple[Any, ...]:
         self.calls.append(call)
@@ -69,6 +85,7 @@ class FakeCuda:
 
     capturing = False
     stream = 5
+    current = 0
 
     def get_device_properties(self, index: int) -> SimpleNamespace:
         return SimpleNamespace(major=9, minor=0, multi_processor_count=132)
@@ -76,11 +93,17 @@ class FakeCuda:
     def is_current_stream_capturing(self) -> bool:
         return self.capturing
 
-    def current_stream(self, index: int = 0) -> SimpleNamespace:
-        return SimpleNamespace(cuda_stream=self.stream)
+    def _cuda_getCurrentRawStream(self, index: int) -> int:
+        return self.stream
 
-    def device(self, index: int) -> nullcontext[None]:
-        return nullcontext()
+    def _cuda_getDevice(self) -> int:
+        return self.current
+
+    @contextmanager
+    def device(self, index: int) -> Iterator[None]:
+        before, self.current = self.current, index
+        yield
+        self.current = before
 
 
 def fake_device(monkeypatch: pytest.MonkeyPatch) -> tuple[driver.Device, FakeDriver, FakeCuda]:
@@ -92,8 +115,9 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> tuple[driver.Device, FakeDri
         return torch.zeros(*size, **kind)
 
     monkeypatch.setattr(driver, "_driver", lambda: fake)
+    monkeypatch.setattr(driver, "_launch_kernel", lambda: fake.launch_kernel)
     monkeypatch.setattr(
-        driver, "torch", SimpleNamespace(**vars(torch) | {"cuda": cuda, "zeros": zeros})
+        driver, "torch", SimpleNamespace(**vars(torch) | {"cuda": cuda, "_C": cuda, "zeros": zeros})
     )
     monkeypatch.setattr(compiler, "architecture_for", lambda capability: "sm_90")
     monkeypatch.setattr(compiler, "cubin", lambda variant, architecture: b"code")

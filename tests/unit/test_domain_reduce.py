@@ -18,6 +18,7 @@ from domain_pretrain.kernels.domain_reduce import (
     HostResult,
     Tokens,
     cuda,
+    driver,
     reference,
     select,
 )
@@ -43,7 +44,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "reference":
         return select("reference")
     device = request.getfixturevalue("emulated_device")
-    monkeypatch.setattr(cuda.driver, "device", lambda index: device)
+    monkeypatch.setattr(driver, "device", lambda index: device)
+    monkeypatch.setattr(cuda, "_index", lambda tensor: 0 if tensor.is_cpu else -1)
     return Backend("cuda", cuda)
 
 
@@ -374,7 +376,7 @@ HOST = HostResult(
     ("host", "message"),
     [
         (HOST._replace(totals=torch.zeros(3)), r"totals must be contiguous int64 \[3\]"),
-        (HOST._replace(loss=torch.ones(2)), r"the host's loss must be a scalar of .*, got .*2,"),
+        (HOST._replace(loss=torch.ones(2)), r"host_loss must be a scalar of .*, got .*2,"),
         (HOST._replace(num_tokens=torch.ones(())), "num_tokens must be a scalar of torch.int32"),
     ],
 )

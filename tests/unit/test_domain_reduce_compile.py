@@ -25,12 +25,13 @@ def test_opcheck(per_token: bool) -> None:
     acc = case.accumulator
     w = case.multipliers
     check = torch.library.opcheck
-    check(operators.reduce_operator, (acc(), *tokens, None, None, None))
-    host = torch.zeros(3, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1).int()
-    check(operators.reduce_operator, (acc(), *tokens._replace(row_tokens=None), *host))
-    check(operators.loss_operator, (acc(), *tokens, w, None, host[0]))
-    check(operators.loss_operator, (None, *alone, w, torch.tensor(1.0), None))
-    check(operators.loss_gradient, (torch.tensor(0.5), case.mask, case.ids, w))
+    check(operators.reduce_operator, (*tokens, None, None, None, acc(), None))
+    totals, *host = torch.zeros(3, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1).int()
+    uncounted = tokens._replace(row_tokens=None)
+    check(operators.reduce_operator, (*uncounted, None, *host, acc(), totals))
+    check(operators.loss_operator, (*tokens, w, None, None, acc(), totals))
+    check(operators.loss_operator, (*alone, w, torch.tensor(1.0), None, None, None))
+    check(operators.gradient_operator, (torch.tensor(0.5), case.mask, case.ids, w))
 
 
 def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor):  # type: ignore[no-untyped-def]

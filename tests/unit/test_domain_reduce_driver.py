@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
-from fake_cuda import fake_device
+from domain_reduce_cases import make_case
+from fake_cuda import FakeCuda, FakeDriver, Status, fake_device
 
+from domain_pretrain.kernels.domain_reduce import Backend, HostResult, cuda, driver
+from domain_pretrain.kernels.domain_reduce.contract import Inputs
 from domain_pretrain.kernels.domain_reduce.kernel_launch import (
+    THREADS,
     KernelLaunch,
-    Tensors,
     Variant,
     lay_out,
 )
 
 
 def gradient_launch() -> KernelLaunch:
-    mask = torch.ones(2, 8)
-    tensors = Tensors(
-        mask=mask,
-        ids=torch.zeros(2, dtype=torch.int32),
-        grad=torch.ones(()),
-        grad_losses=torch.empty(2, 8),
-    )
-    return lay_out("gradient", (2, 8), tensors, domains=0, processors=132)
+    mask, ids = torch.ones(2, 8), torch.zeros(2, dtype=torch.int32)
+    return lay_out("gradient", Inputs(mask, mask, ids, *[None] * 7), processors=132)
 
 
 def on_a_new_thread(function: Callable[[], object]) -> None:
@@ -49,14 +47,14 @@ def on_a_new_thread(function: Callable[[], object]) -> None:
 def test_a_threads_first_launch_binds_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backward runs on a thread of autograd's that need not have one."""
     device, fake, _ = fake_device(monkeypatch)
-    launch = gradient_launch()
-    device.kernel(launch.variant)
-    device.launch(launch)
+    device.launcher(gradient_launch())()
     assert fake.calls == ["load", "launch"], "this thread has torch's context"
 
     def backward() -> None:
+        assert device.plans == {}, "a thread has its own"
+        launch = device.launcher(gradient_launch())
         for _ in range(3):
-            device.launch(launch)
+            launch()
 
     fake.calls.clear()
     on_a_new_thread(backward)
@@ -67,7 +65,7 @@ def test_a_threads_first_load_binds_the_context(monkeypatch: pytest.MonkeyPatch)
     """The gradient's kernel is first asked for in backward."""
     device, fake, _ = fake_device(monkeypatch)
     on_a_new_thread(lambda: device.kernel(Variant("reduce")))
-    on_a_new_thread(lambda: device.launch(gradient_launch()))
+    on_a_new_thread(lambda: device.launcher(gradient_launch())())
     assert fake.calls == ["bind", "load", "bind", "load", "launch"]
 
 
@@ -87,3 +85,114 @@ def test_a_stream_keeps_its_workspace_and_a_capture_returns_it(
     assert device.workspace().data_ptr() != first.data_ptr()
     cuda.stream = 5
     assert device.workspace().data_ptr() == first.data_ptr()
+
+
+# A launch of a backend.
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Backend, FakeDriver, FakeCuda]:
+    """The ``cuda`` backend, for which tensors of the CPU are those of the fake device."""
+    device, fake, fake_cuda = fake_device(monkeypatch)
+    monkeypatch.setattr(driver, "device", lambda index: device)
+    return Backend("cuda", cuda), fake, fake_cuda
+
+
+Fakes = tuple[Backend, FakeDriver, FakeCuda]
+
+
+def test_a_launch_has_the_addresses_of_its_own_tensors(fakes: Fakes) -> None:
+    backend, fake, _ = fakes
+    sums = make_case().accumulator()
+    host = HostResult(torch.zeros(3, dtype=torch.int64), torch.ones(()), torch.ones(()).int())
+    kept = []
+    for seed in range(3):
+        case = make_case(seed)
+        tokens = case.tokens()
+        backend.domain_reduce(sums, tokens, host)
+        kept.append((tokens, fake.launches[-1]))
+    for tokens, (config, arguments) in kept:
+        for name, tensor in tokens._asdict().items():
+            assert getattr(arguments, name) == tensor.data_ptr()
+        assert arguments.accumulator == sums.data_ptr()
+        assert arguments.totals == host.totals.data_ptr()
+        assert arguments.host_num_tokens == host.num_tokens.data_ptr()
+        assert arguments.multipliers is None and arguments.workspace is None
+        assert (arguments.rows, arguments.tokens, arguments.domains) == (3, 3 * 64, 4)
+        assert (config.grid_x, config.block_x, config.stream) == (1, THREADS, FakeCuda.stream)
+    assert len(cuda.driver.device(0).plans) == 1, "one layout, one plan"
+
+
+def test_another_layout_is_checked_and_planned_again(fakes: Fakes) -> None:
+    backend, fake, _ = fakes
+    case = make_case()
+    sums, tokens = case.accumulator(), case.tokens()
+    backend.domain_reduce(sums, tokens)
+    for changed, message in (
+        (tokens._replace(ids=case.ids.long()), "ids must be int32"),
+        (tokens._replace(mask=case.mask[:, :-1]), "losses and mask"),
+        (tokens._replace(inverse_row_tokens=case.inverse[:-1]), "inverse_row_tokens must have"),
+        (tokens._replace(inverse_row_tokens=None), "an accumulator needs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            backend.domain_reduce(sums, changed)
+    with pytest.raises(ValueError, match="accumulator must be contiguous int64"):
+        backend.domain_reduce(sums.int(), tokens)
+    assert len(fake.launches) == 1
+    unaligned = torch.cat([case.mask.flatten()[:1], case.mask.flatten()])[1:].view(case.mask.shape)
+    for plain in (tokens._replace(mask=unaligned), tokens._replace(losses=case.losses.double())):
+        backend.domain_reduce(sums, plain)
+    backend.domain_reduce(torch.zeros(9, 5, dtype=torch.int64), tokens)
+    assert [arguments.domains for _, arguments in fake.launches] == [4, 4, 4, 8]
+    read, copied = fake.launches[1][1], fake.launches[2][1]
+    assert read.mask == unaligned.data_ptr() and copied.losses != case.losses.data_ptr()
+
+
+def test_layouts_are_forgotten_before_they_pile_up(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, fake, _ = fakes
+    monkeypatch.setattr(cuda, "MOST_PLANS", 4)
+    for columns in range(1, 20):
+        case = make_case(columns=columns)
+        backend.domain_reduce(case.accumulator(), case.tokens())
+        assert len(driver.device(0).plans) <= 4
+    assert len(fake.launches) == 19
+
+
+def test_a_launch_is_on_the_current_stream_and_on_the_tensors_device(fakes: Fakes) -> None:
+    backend, fake, fake_cuda = fakes
+    case = make_case()
+    sums, devices = case.accumulator(), []
+
+    def launch_kernel(*call: object) -> int:
+        devices.append(fake_cuda.current)
+        return fake.launch_kernel(*call)  # type: ignore[arg-type]
+
+    driver.device(0)._launch_kernel = launch_kernel
+    for stream, current in ((5, 0), (9, 0), (9, 3)):
+        fake_cuda.stream, fake_cuda.current = stream, current
+        driver.device(0).plans.clear()
+        backend.domain_reduce(sums, case.tokens())
+        backend.domain_reduce(sums, case.tokens())
+        assert fake_cuda.current == current
+    assert devices == [0] * 6
+    assert [config.stream for config, _ in fake.launches] == [5, 5, 9, 9, 9, 9]
+
+
+def test_a_launch_that_fails_says_so(fakes: Fakes) -> None:
+    backend, case = fakes[0], make_case()
+    driver.device(0)._launch_kernel = lambda *call: int(Status.CUDA_ERROR_INVALID_CONTEXT)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_CONTEXT on cuda:0"):
+        backend.domain_reduce(case.accumulator(), case.tokens())
+
+
+def test_the_launch_is_configured_by_the_bytes_of_nvidias_header() -> None:
+    bindings = pytest.importorskip("cuda.bindings.driver", reason="no cuda-bindings")
+    theirs, ours = bindings.CUlaunchConfig(), driver.LaunchConfig(2, 3, 4, 5, 6, 7, 8, 9)
+    for axis, grid, block in (("X", 2, 5), ("Y", 3, 6), ("Z", 4, 7)):
+        setattr(theirs, f"gridDim{axis}", grid)
+        setattr(theirs, f"blockDim{axis}", block)
+    theirs.sharedMemBytes, theirs.hStream = 8, bindings.CUstream(9)
+    size = ctypes.sizeof(ours)
+    assert ctypes.string_at(theirs.getPtr(), size) == ctypes.string_at(ctypes.addressof(ours), size)

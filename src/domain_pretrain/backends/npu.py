@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels.domain_reduce.device_check import (
+from domain_pretrain.kernels.exactness.device_check import (
     all_reduces_int64,
     check_device,
     computes_float64,

@@ -11,7 +11,7 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.windows import Windows
-from domain_pretrain.kernels.domain_reduce.device_check import require_device
+from domain_pretrain.kernels.exactness.device_check import require_device
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.stats import Average, Column, DomainStats
 from domain_pretrain.strategies.section import parse_reweight

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from domain_pretrain.kernels.domain_reduce.device_check import adds_int64
-from domain_pretrain.kernels.domain_reduce.transport import all_reduce_limbs
+from domain_pretrain.kernels.exactness.device_check import adds_int64
+from domain_pretrain.kernels.exactness.transport import all_reduce_limbs
 
 
 @dataclass(frozen=True)

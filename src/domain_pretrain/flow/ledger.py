@@ -50,6 +50,7 @@ class Ledger:
         words: ``[WORDS]``: this rank's own digest of what was in force; not exchanged.
         sums: ``[1, D + 1, len(Column)]``, or ``[2, …]`` with reweighting, where the second layer
             has every token's mask times its multiplier.
+        layers: of ``sums``, always the same tensors: each is an accumulator of the kernels.
         host: ``[TOTALS]``: ``totals`` and ``fractional``, beside one another.
         totals: ``[3]``: what the loss function returned, summed: loss in units of ``SCALE``,
             tokens, microbatches.
@@ -77,6 +78,7 @@ class Ledger:
         )
         self.totals, self.fractional = self.host.split([3, 1])
         self.sums = cells.view(layers, *layer)
+        self.layers = self.sums.unbind()
         self.shared = self._buffer[WORDS : HEAD + math.prod(layer) if derived else size]
 
     def empty(self) -> Ledger:
@@ -99,9 +101,11 @@ class Ledger:
         """
         if not mask.is_floating_point():
             return
-        fractional = (mask != mask.round()).any()
-        if not fractional.is_cpu or fractional:
-            self.fractional.add_(fractional)
+        whole = mask.round()
+        if not mask.is_cpu:
+            self.fractional.add_((mask != whole).any())
+        elif not torch.equal(mask, whole):
+            self.fractional.add_(1)
 
     def sign(self, words: torch.Tensor) -> None:
         """Add this rank's digest of what was in force, before :meth:`reduce`.

@@ -31,7 +31,7 @@ def count(
             loss.detach().float().reshape(()),
             num_tokens.to(torch.int32).reshape(()),
         )
-    backend.domain_reduce(ledger.sums[0], _tokens(microbatch), result)
+    backend.domain_reduce(ledger.layers[0], _tokens(microbatch), result)
     _count_packed(backend, ledger, microbatch)
 
 
@@ -43,7 +43,7 @@ def own_loss(
     It stands in for the host's loss function: its report is unweighted, as the host's would be.
     """
     found = backend.domain_loss(
-        ledger.sums[0],
+        ledger.layers[0],
         _tokens(microbatch),
         weights.multipliers if weights is not None and weights.by_domain else None,
         totals=ledger.totals,
@@ -81,7 +81,7 @@ def count_weighted(
 ) -> None:
     """Add to the ledger's second layer, where every microbatch has its own multipliers."""
     mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples())
-    backend.domain_reduce(ledger.sums[1], microbatch.tokens()._replace(mask=mask))
+    backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
 
 
 def _tokens(microbatch: Microbatch) -> Tokens:
@@ -89,12 +89,10 @@ def _tokens(microbatch: Microbatch) -> Tokens:
 
     Samples that share a row are counted by :func:`_count_packed`.
     """
-    tokens = microbatch.tokens()
-    if microbatch.groups.cp_rank != 0 or microbatch.flattened:
-        return tokens
-    return tokens._replace(row_tokens=microbatch.rows.tokens)
+    counts = microbatch.groups.cp_rank == 0 and not microbatch.flattened
+    return microbatch.tokens(microbatch.rows.tokens if counts else None)
 
 
 def _count_packed(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
     if microbatch.groups.cp_rank == 0 and microbatch.flattened:
-        backend.count_samples(ledger.sums[0], microbatch.rows.domains, microbatch.rows.tokens)
+        backend.count_samples(ledger.layers[0], microbatch.rows.domains, microbatch.rows.tokens)

@@ -44,7 +44,8 @@ class Microbatch:
                 f"the model returned {tuple(losses.shape)} losses for a loss mask of "
                 f"{tuple(mask.shape)}: the channel loss needs one loss per token"
             )
-        mask = mask.reshape(mask.shape[0], -1) if mask.dim() > 1 else mask.reshape(1, -1)
+        if mask.dim() != 2:
+            mask = mask.reshape(mask.shape[0] if mask.dim() else 1, -1)
         samples = rows.domains.numel()
         if mask.shape[0] not in (samples, 1):
             raise IntegrityError(
@@ -52,7 +53,9 @@ class Microbatch:
             )
         if groups.cp_size == 1 and samples > 1 and mask.numel() % samples == 0:
             mask = mask.reshape(samples, -1)  # a view: joined rows that nothing has cut
-        return cls(losses.reshape(mask.shape), mask, rows, groups)
+        if losses.shape != mask.shape:  # else a view would be a node of autograd's graph
+            losses = losses.reshape(mask.shape)
+        return cls(losses, mask, rows, groups)
 
     @property
     def flattened(self) -> bool:
@@ -75,10 +78,11 @@ class Microbatch:
             return torch.arange(rows, device=device)[:, None].expand(height, width)
         return row_of_token(rows, width, self.groups, device)[None]
 
-    def tokens(self) -> Tokens:
-        """The tokens beside their domains, as the kernels take them; counts no samples."""
+    def tokens(self, row_tokens: torch.Tensor | None = None) -> Tokens:
+        """The tokens beside their domains, as the kernels take them."""
         rows = self.rows
-        return Tokens(self.losses, self.mask, self.spread(rows.domains), self.spread(rows.inverse))
+        ids, inverse = self.spread(rows.domains), self.spread(rows.inverse)
+        return Tokens(self.losses, self.mask, ids, inverse, row_tokens)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from domain_pretrain.backends import select
 from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.kernels import domain_reduce
-from domain_pretrain.kernels.domain_reduce.device_check import adds_int64, require_device
+from domain_pretrain.kernels.exactness.device_check import adds_int64, require_device
 from domain_pretrain.process import notice, rank, world_size
 
 

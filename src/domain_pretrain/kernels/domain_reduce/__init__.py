@@ -4,10 +4,8 @@
    (``stats.SCALE``): the same bits for every split over microbatches and ranks, in every backend.
 2. ``backend``: the operations, and the choice between ``reference`` (plain torch, any device) and,
    on NVIDIA GPUs, ``operators`` (torch operators of ``cuda``). ``autograd`` gives both a gradient.
-3. ``cuda``: ``kernel_launch`` lays out the arguments, ``driver`` launches ``domain_reduce.cu``,
-   which ``compiler`` compiles.
-4. ``device_check``: what other devices compute exactly. ``transport``: sums between ranks that
-   cannot add int64.
+3. ``cuda``: one launch per operation, planned by ``kernel_launch`` once for each layout of the
+   tensors; ``driver`` enqueues ``domain_reduce.cu``, which ``compiler`` compiles.
 
 Imported by ``flow``, ``hosts`` and ``backends``; imports only ``errors`` and ``stats``.
 """

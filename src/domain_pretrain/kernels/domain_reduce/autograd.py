@@ -7,56 +7,34 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, Kernels, Tokens
+from domain_pretrain.kernels.domain_reduce.contract import Inputs, Kernels, Scalars
 
 
 class WithGradient(torch.autograd.Function):
-    """``Kernels.domain_loss`` with its gradient to ``tokens.losses``.
+    """``Kernels.loss`` with its gradient to ``losses``, which are ``inputs.losses``.
 
-    Torch finds the tensors of an ``apply`` only outside records: ``fields`` are those of
-    :class:`Tokens`.
+    The rest of the inputs needs no gradient, so torch need not look for it among the arguments.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        kernels: Kernels,
-        accumulator: torch.Tensor | None,
-        multipliers: torch.Tensor | None,
-        host_loss: torch.Tensor | None,
-        totals: torch.Tensor | None,
-        *fields: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, losses: torch.Tensor, kernels: Kernels, inputs: Inputs) -> Scalars:
         """The fields of :class:`DomainLoss`."""
-        tokens = Tokens(*fields)
-        loss, report, num_tokens = kernels.domain_loss(
-            accumulator, tokens, multipliers, host_loss, totals
-        )
-        ctx.save_for_backward(tokens.mask, tokens.ids, multipliers)
+        loss, report, num_tokens = kernels.loss(Inputs(losses, *inputs[1:]))
         ctx.kernels = kernels
+        ctx.save_for_backward(inputs.mask, inputs.ids, inputs.multipliers)
         ctx.mark_non_differentiable(report, num_tokens)
         ctx.set_materialize_grads(False)  # theirs would be a launch each, of zeros
         return loss, report, num_tokens
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradient of ``losses``, the first of the fields, from that of the scalar loss."""
-        mask, ids, multipliers = ctx.saved_tensors
-        gradient = ctx.kernels.loss_gradient(grads[0], mask, ids, multipliers)
-        return *[None] * 5, gradient, *[None] * 4
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradient of ``losses`` from that of the scalar loss."""
+        # The check costs as much as the launch, and nothing else differentiates twice.
+        return (_once if torch.is_grad_enabled() else _backward)(ctx, grads[0])
 
 
-def domain_loss(
-    kernels: Kernels,
-    accumulator: torch.Tensor | None,
-    tokens: Tokens,
-    multipliers: torch.Tensor | None,
-    *,
-    host_loss: torch.Tensor | None = None,
-    totals: torch.Tensor | None = None,
-) -> DomainLoss:
-    """Apply :class:`WithGradient` to fp32; the gradient of a cast is torch's."""
-    tokens = tokens._replace(losses=tokens.losses.float())
-    found = WithGradient.apply(kernels, accumulator, multipliers, host_loss, totals, *tokens)
-    return DomainLoss(*found)
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return ctx.kernels.gradient(grad, *ctx.saved_tensors), None, None
+
+
+_once = once_differentiable(_backward)

@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels.domain_reduce import autograd, reference
+from domain_pretrain.kernels.domain_reduce import reference
+from domain_pretrain.kernels.domain_reduce.autograd import WithGradient
 from domain_pretrain.kernels.domain_reduce.contract import (
     DomainLoss,
     HostResult,
+    Inputs,
     Kernels,
     Tokens,
 )
@@ -21,6 +23,7 @@ from domain_pretrain.kernels.domain_reduce.contract import (
 logger = logging.getLogger(__name__)
 
 Name = Literal["auto", "reference", "cuda"]
+NO_HOST = (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Backend:
             tokens: of the microbatch, with ``inverse_row_tokens``.
             host: is added to its totals, in the same launch.
         """
-        self._kernels.domain_reduce(accumulator, tokens, host)
+        totals, loss, num_tokens = NO_HOST if host is None else host
+        self._kernels.reduce(Inputs(*tokens, None, loss, num_tokens, accumulator, totals))
 
     def count_samples(
         self, accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor
@@ -83,9 +87,7 @@ class Backend:
             host_loss: fp32 scalar, the host's own Σ mask·loss. Then the value is
                 ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's bits where all are 1.
         """
-        return autograd.domain_loss(
-            self._kernels, None, tokens, multipliers, host_loss=host_loss
-        ).loss
+        return self._loss(Inputs(*tokens, multipliers, host_loss, None, None, None)).loss
 
     def domain_loss(
         self,
@@ -106,7 +108,11 @@ class Backend:
                 invalid id too.
             totals: as in :class:`HostResult`; takes the unweighted loss and the tokens found here.
         """
-        return autograd.domain_loss(self._kernels, accumulator, tokens, multipliers, totals=totals)
+        return self._loss(Inputs(*tokens, multipliers, None, None, accumulator, totals))
+
+    def _loss(self, inputs: Inputs) -> DomainLoss:
+        losses = inputs.losses.float()  # the gradient of a cast is torch's
+        return DomainLoss(*WithGradient.apply(losses, self._kernels, inputs))
 
 
 @cache

@@ -78,27 +78,56 @@ class DomainLoss(NamedTuple):
     num_tokens: torch.Tensor
 
 
+class Inputs(NamedTuple):
+    """What the kernels take, in their order: the fields of :class:`Tokens`, then what else a call
+    may have. Which fields an operation needs, :class:`.Backend` says.
+
+    Attributes:
+        multipliers: fp32 ``[D]``.
+        host_loss: fp32 scalar.
+        host_num_tokens: int32 scalar.
+        accumulator: contiguous int64 ``[D + 1, len(Column)]``, added to.
+        totals: see :class:`HostResult`; added to.
+    """
+
+    losses: torch.Tensor
+    mask: torch.Tensor
+    ids: torch.Tensor
+    inverse_row_tokens: torch.Tensor | None
+    row_tokens: torch.Tensor | None
+    multipliers: torch.Tensor | None
+    host_loss: torch.Tensor | None
+    host_num_tokens: torch.Tensor | None
+    accumulator: torch.Tensor | None
+    totals: torch.Tensor | None
+
+    def tokens(self) -> Tokens:
+        """The first fields."""
+        return Tokens(*self[:5])
+
+    def domains(self) -> int:
+        """D; 0 where nothing depends on it."""
+        if self.accumulator is not None:
+            return self.accumulator.shape[0] - 1
+        return 0 if self.multipliers is None else self.multipliers.shape[0]
+
+
+Scalars = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""The fields of a :class:`DomainLoss`."""
+
+
 class Kernels(Protocol):
-    """What a backend's module brings: the values, without gradients. See :class:`Backend`."""
+    """What a backend's module brings: the values, without gradients. See :class:`.Backend`."""
 
-    def domain_reduce(
-        self, accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None
-    ) -> None:
-        """Add the sums of one microbatch to ``accumulator``, and ``host`` to its totals."""
+    def reduce(self, inputs: Inputs) -> None:
+        """Add the sums of one microbatch to the accumulator, and the host's result to totals."""
         ...
 
-    def domain_loss(
-        self,
-        accumulator: torch.Tensor | None,
-        tokens: Tokens,
-        multipliers: torch.Tensor | None,
-        host_loss: torch.Tensor | None,
-        totals: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Add to ``accumulator`` and ``totals``, if given; the fields of :class:`DomainLoss`."""
+    def loss(self, inputs: Inputs) -> Scalars:
+        """Add to accumulator and totals, if given; the fields of :class:`DomainLoss`."""
         ...
 
-    def loss_gradient(
+    def gradient(
         self,
         grad: torch.Tensor,
         mask: torch.Tensor,
@@ -109,43 +138,9 @@ class Kernels(Protocol):
         ...
 
 
-def check_reduce(accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None) -> None:
-    """Raise ValueError unless the arguments of ``domain_reduce`` fit together."""
-    _check_sums(accumulator, tokens)
-    if host is not None:
-        check_host(host)
-        _check_device(tokens.losses, totals=host.totals, loss=host.loss, num_tokens=host.num_tokens)
-
-
-def check_loss(
-    accumulator: torch.Tensor | None,
-    tokens: Tokens,
-    multipliers: torch.Tensor | None,
-    host_loss: torch.Tensor | None,
-    totals: torch.Tensor | None,
-) -> None:
-    """Raise ValueError unless the arguments of ``domain_loss`` fit together."""
-    if accumulator is None:
-        check_tokens(tokens)
-    else:
-        _check_sums(accumulator, tokens)
-    if multipliers is not None:
-        domains = multipliers.shape[0] if accumulator is None else accumulator.shape[0] - 1
-        if multipliers.dtype != torch.float32 or multipliers.shape != (domains,):
-            raise ValueError(
-                f"multipliers must be fp32 [D], one for each of {domains} domains, "
-                f"got {multipliers.dtype} {tuple(multipliers.shape)}"
-            )
-    if host_loss is not None:
-        _check_scalar(host_loss, torch.float32, "host_loss")
-    if totals is not None:
-        _check_totals(totals)
-    _check_device(tokens.losses, multipliers=multipliers, host_loss=host_loss, totals=totals)
-
-
-def check_tokens(tokens: Tokens) -> None:
-    """Raise ValueError unless the fields of :class:`Tokens` have the shapes that it names."""
-    losses, mask, ids, inverse, row_tokens = tokens
+def check(inputs: Inputs) -> None:
+    """Raise ValueError unless all fields have the shapes and types named, on one device."""
+    losses, mask, ids, inverse, row_tokens, *_ = inputs
     shape = losses.shape
     if len(shape) != 2 or mask.shape != shape:
         raise ValueError(
@@ -162,68 +157,66 @@ def check_tokens(tokens: Tokens) -> None:
         )
     if row_tokens is not None:
         _check_samples(ids, row_tokens)
-    _check_device(losses, mask=mask, ids=ids, inverse_row_tokens=inverse, row_tokens=row_tokens)
+    if inputs.accumulator is not None:
+        _check_accumulator(inputs.accumulator)
+        if inverse is None:
+            raise ValueError("an accumulator needs inverse_row_tokens, too")
+    _check_rest(inputs)
+    _check_device(**inputs._asdict())
 
 
-def check_host(host: HostResult) -> None:
-    """Raise ValueError unless the fields of :class:`HostResult` are as it says."""
-    _check_totals(host.totals)
-    _check_scalar(host.loss, torch.float32, "the host's loss")
-    _check_scalar(host.num_tokens, torch.int32, "the host's num_tokens")
+def _check_rest(inputs: Inputs) -> None:
+    if inputs.multipliers is not None:
+        domains = inputs.domains()
+        name = f"multipliers, one for each of {domains} domains,"
+        _check_kind(name, inputs.multipliers, (domains,))
+    if inputs.host_loss is not None:
+        _check_kind("host_loss", inputs.host_loss, ())
+    if inputs.host_num_tokens is not None:
+        _check_kind("host_num_tokens", inputs.host_num_tokens, (), torch.int32)
+    if inputs.totals is not None:
+        _check_kind("totals", inputs.totals, (3,), torch.int64)
 
 
 def check_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
     """Raise ValueError unless the arguments of ``count_samples`` fit together."""
     _check_accumulator(accumulator)
     _check_samples(ids, row_tokens)
-    _check_device(accumulator, ids=ids, row_tokens=row_tokens)
-
-
-def _check_sums(accumulator: torch.Tensor, tokens: Tokens) -> None:
-    _check_accumulator(accumulator)
-    check_tokens(tokens)
-    if tokens.inverse_row_tokens is None:
-        raise ValueError("an accumulator needs inverse_row_tokens, too")
-    _check_device(tokens.losses, accumulator=accumulator)
+    _check_device(accumulator=accumulator, ids=ids, row_tokens=row_tokens)
 
 
 def _check_accumulator(accumulator: torch.Tensor) -> None:
-    shape = accumulator.shape
-    if (
-        accumulator.dtype != torch.int64
-        or len(shape) != 2
-        or shape[1] != len(Column)
-        or not accumulator.is_contiguous()
-    ):
+    rows = accumulator.shape[0] if accumulator.dim() else 0
+    _check_kind("accumulator", accumulator, (rows, len(Column)), torch.int64)
+
+
+def _check_kind(
+    name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> None:
+    added_to = dtype == torch.int64
+    fits = tensor.dtype == dtype and tensor.shape == shape
+    if not fits or (added_to and not tensor.is_contiguous()):
+        kind = (
+            f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+            if shape
+            else f"a scalar of {dtype}"
+        )
+        strides = "" if tensor.is_contiguous() else f" with strides {tensor.stride()}"
         raise ValueError(
-            f"accumulator must be contiguous int64 [D + 1, {len(Column)}], "
-            f"got {accumulator.dtype} {tuple(shape)}"
+            f"{name} must be {'contiguous ' if added_to else ''}{kind}, "
+            f"got {tensor.dtype} {tuple(tensor.shape)}{strides}"
         )
 
 
-def _check_device(reference: torch.Tensor, **others: torch.Tensor | None) -> None:
+def _check_device(**tensors: torch.Tensor | None) -> None:
     """A kernel would follow another device's pointers, to an illegal access or to wrong sums."""
-    device = reference.device
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != device:
+    (_, first), *others = [(name, t) for name, t in tensors.items() if t is not None]
+    for name, tensor in others:
+        if tensor.device != first.device:
             raise ValueError(
-                f"{name} is on {tensor.device} and the other tensors are on {device}: "
+                f"{name} is on {tensor.device} and the other tensors are on {first.device}: "
                 "all must be on one device"
             )
-
-
-def _check_totals(totals: torch.Tensor) -> None:
-    if totals.dtype != torch.int64 or totals.shape != (3,) or not totals.is_contiguous():
-        raise ValueError(
-            f"totals must be contiguous int64 [3], got {totals.dtype} {tuple(totals.shape)}"
-        )
-
-
-def _check_scalar(value: torch.Tensor, dtype: torch.dtype, name: str) -> None:
-    if value.dtype != dtype or value.dim() != 0:
-        raise ValueError(
-            f"{name} must be a scalar of {dtype}, got {value.dtype} {tuple(value.shape)}"
-        )
 
 
 def _check_samples(ids: torch.Tensor, row_tokens: torch.Tensor) -> None:

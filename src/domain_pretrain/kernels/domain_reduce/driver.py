@@ -1,12 +1,14 @@
 """Loads cubins and launches kernels through the CUDA driver API, on torch's streams.
 
-A launch costs about 2 µs of Python, as much as one small torch operation: see docs/kernels.md for
-the measurement that chose cuda-bindings.
+What happens once goes through cuda-bindings; a launch through ctypes, with arguments that are made
+beforehand: docs/kernels.md has the measurement.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,19 @@ from domain_pretrain.kernels.domain_reduce import compiler
 from domain_pretrain.kernels.domain_reduce.kernel_launch import THREADS, KernelLaunch, Variant
 
 WORKSPACE_BYTES = 32
+
+
+class LaunchConfig(ctypes.Structure):
+    """``CUlaunchConfig``."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint) for name in ("grid_x", "grid_y", "grid_z")),
+        *((name, ctypes.c_uint) for name in ("block_x", "block_y", "block_z")),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("attribute_count", ctypes.c_uint),
+    ]
 
 
 class Device:
@@ -36,14 +51,20 @@ class Device:
         self._kernels: dict[Variant, Any] = {}
         handle = self._check(self._driver.cuDeviceGet(index))
         self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(handle))  # torch's
-        self._thread = threading.local()
+        self._launch_kernel = _launch_kernel()
+        self._thread = _Thread(self)
         self._workspaces: dict[int, torch.Tensor] = {}  # by stream
+
+    @property
+    def plans(self) -> dict[Any, Any]:
+        """What this thread keeps of its launches: their arguments are changed by each."""
+        return self._thread.plans
 
     def workspace(self) -> torch.Tensor:
         """A zeroed workspace for the next launch on the current stream."""
         if torch.cuda.is_current_stream_capturing():
             return self._zeros()
-        stream = torch.cuda.current_stream(self._index).cuda_stream
+        stream = torch._C._cuda_getCurrentRawStream(self._index)
         if stream not in self._workspaces:
             self._workspaces[stream] = self._zeros()
         return self._workspaces[stream]
@@ -52,15 +73,27 @@ class Device:
         device = torch.device("cuda", self._index)
         return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
 
-    def launch(self, launch: KernelLaunch) -> None:
-        """Enqueue on the current stream; returns at once."""
-        with torch.cuda.device(self._index):
-            self._bind_context()
-            kernel = self.kernel(launch.variant)
-            stream = torch.cuda.current_stream().cuda_stream
-            arguments = ((launch.arguments,), (None,))  # None: a ctypes structure, by value
-            size = (launch.grid, 1, 1, THREADS, 1, 1)
-            self._check(self._driver.cuLaunchKernel(kernel, *size, 0, stream, arguments, 0))
+    def launcher(self, launch: KernelLaunch) -> Callable[[], None]:
+        """Enqueues the launch on the current stream, with what its arguments hold at that moment.
+
+        Only for the thread that asks for it: another might change the arguments meanwhile.
+        """
+        index, launch_kernel = self._index, self._launch_kernel
+        kernel = ctypes.c_void_p(int(self.kernel(launch.variant)))
+        config = LaunchConfig(launch.grid, 1, 1, THREADS, 1, 1)
+        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(launch.arguments))
+        by_reference = ctypes.byref(config)
+
+        def enqueue() -> None:
+            if torch._C._cuda_getDevice() != index:
+                with torch.cuda.device(index):
+                    return enqueue()
+            config.stream = torch._C._cuda_getCurrentRawStream(index)
+            status = launch_kernel(by_reference, kernel, parameters, None)
+            if status:
+                self._check((self._driver.CUresult(status),))
+
+        return enqueue
 
     def kernel(self, variant: Variant) -> Any:
         """The kernel, compiled or read from the cache, and loaded, when it is first asked for.
@@ -72,7 +105,7 @@ class Device:
         if kernel is None:
             _refuse_capture()
             code = compiler.cubin(variant, self._architecture)
-            self._bind_context()
+            self.bind_context()
             try:
                 module = self._check(self._driver.cuModuleLoadData(code))
                 kernel = self._check(
@@ -83,23 +116,29 @@ class Device:
             self._kernels[variant] = kernel
         return kernel
 
-    def _bind_context(self) -> None:
-        """Give this thread the device's context, once, where it has none.
-
-        Autograd's worker threads start without: the runtime binds one in its own calls, but torch
-        need not have made any, and the driver API refuses to launch or load without.
-        """
-        if getattr(self._thread, "bound", False):
-            return
+    def bind_context(self) -> None:
+        """Give this thread torch's context, where it has none."""
         if not int(self._check(self._driver.cuCtxGetCurrent())):
             self._check(self._driver.cuCtxSetCurrent(self._context))
-        self._thread.bound = True
 
     def _check(self, result: tuple[Any, ...]) -> Any:
         status, *values = result
         if int(status) != 0:
             raise RuntimeError(f"CUDA driver: {status.name} on cuda:{self._index}")
         return values[0] if values else None
+
+
+class _Thread(threading.local):
+    """What a thread has of its own; made when it first asks.
+
+    Then it gets the device's context, too, where it has none: autograd's worker threads start
+    without. The runtime binds one in its own calls, but torch need not have made any, and the
+    driver API refuses to launch or load without.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.plans: dict[Any, Any] = {}
+        device.bind_context()
 
 
 @cache
@@ -114,6 +153,14 @@ def _refuse_capture() -> None:
             "the first use of a domain_reduce kernel loads code, which a CUDA graph cannot "
             "capture: run one iteration before the capture"
         )
+
+
+def _launch_kernel() -> Any:
+    """``cuLaunchKernelEx``, of CUDA 11.8 and later: it takes the fewest arguments."""
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
+    except (OSError, AttributeError) as error:
+        raise UnsupportedError(f"the CUDA driver cannot be used ({error})") from error
 
 
 def _driver() -> Any:

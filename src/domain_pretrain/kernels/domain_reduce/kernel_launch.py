@@ -8,9 +8,8 @@ from __future__ import annotations
 import ctypes
 from typing import Literal, NamedTuple
 
-import torch
-
 from domain_pretrain.kernels.domain_reduce import contract
+from domain_pretrain.kernels.domain_reduce.contract import Inputs
 from domain_pretrain.stats import Column
 
 THREADS = 256  # per block
@@ -53,35 +52,19 @@ class Variant(NamedTuple):
         }
 
 
-class Tensors(NamedTuple):
-    """What the arguments point to, in the order of ``struct Arguments``; see there for shapes."""
+ADDED_TO = ("accumulator", "totals")
+"""Kept from one microbatch to the next."""
 
-    losses: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-    ids: torch.Tensor | None = None
-    inverse: torch.Tensor | None = None
-    row_tokens: torch.Tensor | None = None
-    multipliers: torch.Tensor | None = None
-    host_loss: torch.Tensor | None = None
-    host_tokens: torch.Tensor | None = None
-    accumulator: torch.Tensor | None = None
-    totals: torch.Tensor | None = None
-    loss: torch.Tensor | None = None
-    report: torch.Tensor | None = None
-    num_tokens: torch.Tensor | None = None
-    grad: torch.Tensor | None = None
-    grad_losses: torch.Tensor | None = None
-    workspace: torch.Tensor | None = None  # for the kernels that return a loss
-
-
-GRAD_LOSSES = Tensors._fields.index("grad_losses")
+READ = Inputs._fields[: -len(ADDED_TO)]
+TENSORS = (*READ, "loss", "report", "num_tokens", "grad", "grad_losses", "workspace", *ADDED_TO)
+"""What the arguments point to, in the order of ``struct Arguments``; see there for shapes."""
 
 
 class Arguments(ctypes.Structure):
     """The one argument of every kernel; ``struct Arguments`` of ``domain_reduce.cu``."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in Tensors._fields),
+        *((name, ctypes.c_void_p) for name in TENSORS),
         *((name, ctypes.c_uint32) for name in ("tokens", "rows", "magic", "shift")),
         ("tiles_per_warp", ctypes.c_uint32),
         ("domains", ctypes.c_int32),
@@ -89,51 +72,53 @@ class Arguments(ctypes.Structure):
 
 
 class KernelLaunch(NamedTuple):
-    """One launch: ``grid`` blocks of ``THREADS`` threads.
-
-    ``tensors`` must live until the launch is enqueued.
-    """
+    """A launch of ``grid`` blocks of ``THREADS`` threads, but for the addresses of its tensors."""
 
     variant: Variant
     grid: int
     arguments: Arguments
-    tensors: Tensors
 
 
-def lay_out(
-    kernel: Kernel, shape: tuple[int, ...], tensors: Tensors, *, domains: int, processors: int
-) -> KernelLaunch:
-    """Choose the variant and the grid, and lay out the arguments.
-
-    This runs before every launch, so its Python time delays every microbatch.
+def lay_out(kernel: Kernel, inputs: Inputs, *, processors: int) -> KernelLaunch:
+    """Choose the variant and the grid, and what the arguments hold besides addresses.
 
     Args:
         kernel: the entry point in ``domain_reduce.cu``.
-        shape: (b, s) of the tokens.
-        tensors: on the device, contiguous, of the types of ``struct Arguments``.
-        domains: D.
+        inputs: contiguous, of the types of ``struct Arguments``.
         processors: multiprocessors of the device.
+
+    Raises:
+        ValueError: there are more tokens than the kernels count.
     """
-    rows, columns = shape
+    losses, mask, ids, inverse, *_ = inputs
+    rows, columns = losses.shape
     tokens = rows * columns
     if tokens >= 2**31:
         raise ValueError(f"a microbatch must have fewer than 2^31 tokens, got {rows} x {columns}")
-    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    by_row = columns > 1 and tensors.ids.dim() == 1  # type: ignore[union-attr]
-    losses, mask, ids, inverse = pointers[:4]
-    addresses = losses | mask | pointers[GRAD_LOSSES]
-    if not by_row:
-        addresses |= ids | inverse
-    neighbours = columns if by_row else tokens
-    vec = 1 if neighbours % VEC or addresses % (4 * VEC) else VEC
+    by_row = columns > 1 and ids.dim() == 1
+    in_packs = [losses, mask] if by_row else [losses, mask, ids, inverse]
+    aligned = all(t is None or t.data_ptr() % (4 * VEC) == 0 for t in in_packs)
+    vec = VEC if aligned and (columns if by_row else tokens) % VEC == 0 else 1
     tiles = -(-tokens // (32 * vec))
     # Kernels that sum keep each warp on a stretch of tiles; the gradient is one pass.
     warps = tiles if kernel == "gradient" else processors * BLOCKS_PER_PROCESSOR * WARPS
     tiles_per_warp = -(-tiles // warps) or 1 if warps else 1
-    division = divisor(columns) if by_row else (0, 0)
-    arguments = Arguments(*pointers, tokens, rows, *division, tiles_per_warp, domains)
+    magic, shift = divisor(columns) if by_row else (0, 0)
     grid = -(-tiles // (tiles_per_warp * WARPS)) or 1
-    return KernelLaunch(Variant(kernel, by_row, vec), grid, arguments, tensors)
+    arguments = Arguments(
+        **{
+            name: getattr(inputs, name).data_ptr()
+            for name in ADDED_TO
+            if getattr(inputs, name) is not None
+        },
+        tokens=tokens,
+        rows=rows,
+        magic=magic,
+        shift=shift,
+        tiles_per_warp=tiles_per_warp,
+        domains=inputs.domains(),
+    )
+    return KernelLaunch(Variant(kernel, by_row, vec), grid, arguments)
 
 
 def divisor(columns: int) -> tuple[int, int]:

@@ -1,12 +1,11 @@
-"""The CUDA kernels as torch operators: what the ``cuda`` backend runs.
+"""The CUDA kernels as torch operators, which ``torch.compile`` can see: the ``cuda`` backend.
 
-An operator runs ``cuda.py`` on CUDA, the reference on any other device, so that
-``torch.library.opcheck`` covers it anywhere, and a fake kernel under ``torch.compile``. It takes
-tensors, not records: the fields of :class:`.Tokens` and :class:`.HostResult`, in their order.
+Where nothing compiles, ``cuda.py`` is called past the dispatcher, which would take longer than the
+launch. Tensors that are not on a GPU go to the reference, so that ``torch.library.opcheck`` and the
+compiler can be tried anywhere.
 
-``torch.library.custom_op`` would cost 52 µs per call and refuses a gradient for an operator that
-changes its arguments; defined like this a call costs 9 µs, and ``autograd.py`` attaches the
-gradient.
+``torch.library.custom_op`` refuses a gradient for an operator that changes its arguments;
+``autograd.py`` attaches the gradient.
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ from typing import Any
 import torch
 
 from domain_pretrain.kernels.domain_reduce import cuda, reference
-from domain_pretrain.kernels.domain_reduce.contract import HostResult, Kernels, Tokens
+from domain_pretrain.kernels.domain_reduce.contract import Inputs, Kernels, Scalars
 
-TOKENS = "Tensor losses, Tensor mask, Tensor ids, Tensor? inverse_row_tokens, Tensor? row_tokens"
-WIDTH = len(Tokens._fields)
-NO_HOST = (None,) * len(HostResult._fields)
-
+ALIASES = {"accumulator": "(a!)", "totals": "(b!)"}
+REQUIRED = ("losses", "mask", "ids")
+INPUTS = ", ".join(
+    f"Tensor{ALIASES.get(name, '')}{'' if name in REQUIRED else '?'} {name}"
+    for name in Inputs._fields
+)
 _library = torch.library.Library("domain_pretrain", "DEF")
 
 
@@ -38,73 +39,49 @@ def _define(
     return getattr(torch.ops.domain_pretrain, name).default
 
 
-def _reduce_on(kernels: Kernels) -> Callable[..., None]:
-    def run(accumulator: torch.Tensor, *fields: Any) -> None:
-        totals, *result = fields[WIDTH:]
-        host = None if totals is None else HostResult(totals, *result)
-        kernels.domain_reduce(accumulator, Tokens(*fields[:WIDTH]), host)
-
-    return run
-
-
-def _loss_on(kernels: Kernels) -> Callable[..., tuple[torch.Tensor, ...]]:
-    def run(accumulator: torch.Tensor | None, *fields: Any) -> tuple[torch.Tensor, ...]:
-        return kernels.domain_loss(accumulator, Tokens(*fields[:WIDTH]), *fields[WIDTH:])
-
-    return run
-
-
-def _nothing(*arguments: torch.Tensor | None) -> None:
-    return None
+reduce_operator = _define(
+    f"domain_reduce({INPUTS}) -> ()",
+    lambda kernels: lambda *inputs: kernels.reduce(Inputs(*inputs)),
+    lambda *inputs: None,
+)
+loss_operator = _define(
+    f"domain_loss({INPUTS}) -> (Tensor, Tensor, Tensor)",
+    lambda kernels: lambda *inputs: kernels.loss(Inputs(*inputs)),
+    lambda losses, *others: cuda.empty_scalars(losses),
+)
+gradient_operator = _define(
+    "loss_gradient(Tensor grad, Tensor mask, Tensor ids, Tensor? multipliers) -> Tensor",
+    lambda kernels: kernels.gradient,
+    lambda grad, mask, *others: torch.empty(mask.shape, dtype=torch.float32, device=mask.device),
+)
 
 
-def _scalars(
-    accumulator: torch.Tensor | None, losses: torch.Tensor, *others: torch.Tensor | None
-) -> tuple[torch.Tensor, ...]:
-    return cuda.empty_scalars(losses)
+def _kernels(tensor: torch.Tensor) -> Kernels:
+    return cuda if tensor.is_cuda else reference
 
 
-def _gradient(
+def reduce(inputs: Inputs) -> None:
+    """``Kernels.reduce``."""
+    if torch.compiler.is_compiling():
+        reduce_operator(*inputs)
+    else:
+        _kernels(inputs.losses).reduce(inputs)
+
+
+def loss(inputs: Inputs) -> Scalars:
+    """``Kernels.loss``."""
+    if torch.compiler.is_compiling():
+        return loss_operator(*inputs)
+    return _kernels(inputs.losses).loss(inputs)
+
+
+def gradient(
     grad: torch.Tensor,
     mask: torch.Tensor,
     ids: torch.Tensor,
     multipliers: torch.Tensor | None,
 ) -> torch.Tensor:
-    return torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
-
-
-reduce_operator = _define(
-    f"domain_reduce(Tensor(a!) accumulator, {TOKENS}, "
-    "Tensor(b!)? totals, Tensor? host_loss, Tensor? host_num_tokens) -> ()",
-    _reduce_on,
-    _nothing,
-)
-loss_operator = _define(
-    f"domain_loss(Tensor(a!)? accumulator, {TOKENS}, "
-    "Tensor? multipliers, Tensor? host_loss, Tensor(b!)? totals) -> (Tensor, Tensor, Tensor)",
-    _loss_on,
-    _scalars,
-)
-loss_gradient = _define(
-    "loss_gradient(Tensor grad, Tensor mask, Tensor ids, Tensor? multipliers) -> Tensor",
-    lambda kernels: kernels.loss_gradient,
-    _gradient,
-)
-
-
-def domain_reduce(
-    accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None = None
-) -> None:
-    """``Kernels.domain_reduce`` through its operator."""
-    reduce_operator(accumulator, *tokens, *(NO_HOST if host is None else host))
-
-
-def domain_loss(
-    accumulator: torch.Tensor | None,
-    tokens: Tokens,
-    multipliers: torch.Tensor | None,
-    host_loss: torch.Tensor | None,
-    totals: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``Kernels.domain_loss`` through its operator."""
-    return loss_operator(accumulator, *tokens, multipliers, host_loss, totals)
+    """``Kernels.gradient``."""
+    if torch.compiler.is_compiling():
+        return gradient_operator(grad, mask, ids, multipliers)
+    return _kernels(mask).gradient(grad, mask, ids, multipliers)

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import hardshrink, pad
 
 from domain_pretrain.kernels.domain_reduce import contract
-from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, HostResult, Tokens
+from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, Inputs, Scalars, Tokens
 from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
@@ -29,15 +29,17 @@ _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
 
 
 @torch.no_grad()
-def domain_reduce(
-    accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None = None
-) -> None:
-    """``Kernels.domain_reduce``."""
-    contract.check_reduce(accumulator, tokens, host)
-    if host is not None:
-        _add_host(host)
-    for block in _blocks(tokens):
-        _reduce_block(accumulator, block)
+def reduce(inputs: Inputs) -> None:
+    """``Kernels.reduce``."""
+    contract.check(inputs)
+    if inputs.host_loss is not None:
+        _add_host(inputs)
+    _add_sums(inputs)
+
+
+def _add_sums(inputs: Inputs) -> None:
+    for block in _blocks(inputs):
+        _reduce_block(inputs.accumulator, block)  # type: ignore[arg-type]
 
 
 def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
@@ -74,18 +76,13 @@ def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torc
 
 
 @torch.no_grad()
-def domain_loss(
-    accumulator: torch.Tensor | None,
-    tokens: Tokens,
-    multipliers: torch.Tensor | None,
-    host_loss: torch.Tensor | None,
-    totals: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``Kernels.domain_loss``."""
-    contract.check_loss(accumulator, tokens, multipliers, host_loss, totals)
-    if accumulator is not None:
-        domain_reduce(accumulator, tokens)
-    blocks = [_loss_block(block, multipliers) for block in _blocks(tokens)]
+def loss(inputs: Inputs) -> Scalars:
+    """``Kernels.loss``."""
+    contract.check(inputs)
+    host_loss, multipliers = inputs.host_loss, inputs.multipliers
+    if inputs.accumulator is not None:
+        _add_sums(inputs)
+    blocks = [_loss_block(block, multipliers) for block in _blocks(inputs)]
     weighted, raw, units, flagged = torch.stack(blocks).sum(0).unbind(0)
     if host_loss is None:
         value = weighted.double() / FIXED
@@ -95,8 +92,8 @@ def domain_loss(
     nan = torch.where(flagged > 0, torch.nan, 0.0)
     report = torch.stack([raw.double() / FIXED + nan, units.double() / FIXED]).float()
     num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
-    if totals is not None:
-        _add_totals(totals, raw, num_tokens)
+    if inputs.totals is not None:
+        _add_totals(inputs.totals, raw, num_tokens)
     return (value + nan).float(), report, num_tokens
 
 
@@ -115,23 +112,23 @@ def _loss_block(tokens: Tokens, multipliers: torch.Tensor | None) -> torch.Tenso
 
 
 @torch.no_grad()
-def loss_gradient(
+def gradient(
     grad: torch.Tensor,
     mask: torch.Tensor,
     ids: torch.Tensor,
     multipliers: torch.Tensor | None,
 ) -> torch.Tensor:
-    """``Kernels.loss_gradient``."""
-    gradient = grad * mask.float()
-    if multipliers is not None:
-        gradient = _weights(ids, multipliers) * gradient
-    return gradient
+    """``Kernels.gradient``."""
+    masked = grad * mask.float()
+    return masked if multipliers is None else _weights(ids, multipliers) * masked
 
 
-def _add_host(host: HostResult) -> None:
-    units = torch.round(host.loss * FIXED)
+def _add_host(inputs: Inputs) -> None:
+    loss, num_tokens, totals = inputs.host_loss, inputs.host_num_tokens, inputs.totals
+    assert loss is not None and num_tokens is not None and totals is not None  # they come together
+    units = torch.round(loss * FIXED)
     excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
-    _add_totals(host.totals, _within(units, excess).to(torch.int64), host.num_tokens)
+    _add_totals(totals, _within(units, excess).to(torch.int64), num_tokens)
 
 
 def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
@@ -139,12 +136,13 @@ def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) 
     totals[2] += 1
 
 
-def _blocks(tokens: Tokens) -> list[Tokens]:
+def _blocks(inputs: Inputs) -> list[Tokens]:
     """Stretches of columns that are summed one after the other; the sums do not depend on them.
 
     On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
     mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
     """
+    tokens = inputs.tokens()
     rows, columns = tokens.losses.shape
     if tokens.losses.device.type != "cpu" or rows * columns <= BLOCK:
         return [tokens]

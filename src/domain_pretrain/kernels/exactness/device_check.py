@@ -12,9 +12,8 @@ import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.digest import Digest, moments
-from domain_pretrain.kernels.domain_reduce import reference
-from domain_pretrain.kernels.domain_reduce.contract import Tokens
-from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
+from domain_pretrain.kernels.domain_reduce import Backend, Tokens, reference
+from domain_pretrain.kernels.exactness.transport import limb_bits, pack_limbs, unpack_limbs
 from domain_pretrain.stats import Column
 
 # Proven by the tests; any other device is checked at the start of a run.
@@ -107,14 +106,14 @@ def _sums(device: torch.device) -> torch.Tensor:
     ids = torch.tensor([[0, 1, 1, 2], [-1, 0, 3, 1]], dtype=torch.int32)
     losses, mask, ids = losses.to(device), mask.to(device), ids.to(device)
     accumulator = torch.full((4, len(Column)), 2**40 + 1, dtype=torch.int64, device=device)
-    row_tokens = mask.sum(dim=1)
+    backend, row_tokens = Backend("reference", reference), mask.sum(dim=1)
     inverse = 1.0 / row_tokens
     for tokens in (
         Tokens(losses, mask, ids, inverse[:, None].expand(ids.shape)),
         Tokens(losses, mask, ids[:, 1].contiguous(), inverse),
     ):
-        reference.domain_reduce(accumulator, tokens)
-    reference.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
+        backend.domain_reduce(accumulator, tokens)
+    backend.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
     words = moments(Digest("check", device).of(losses[0]))
     sums = torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)])

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
-from domain_pretrain.kernels.domain_reduce import Tokens, device_check, reference
-from domain_pretrain.kernels.domain_reduce.transport import limb_bits, pack_limbs, unpack_limbs
+from domain_pretrain.kernels.domain_reduce import Tokens, select
+from domain_pretrain.kernels.exactness import device_check
+from domain_pretrain.kernels.exactness.transport import limb_bits, pack_limbs, unpack_limbs
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 RANKS = 4
@@ -95,7 +96,7 @@ def _rank(rank: int, store: str, results) -> None:  # type: ignore[no-untyped-de
         dist.all_reduce = all_reduce
         ledger = Ledger(case.domains, _groups(device_check.all_reduces_int64(CPU)), CPU)
         tokens = (case.losses[mine], case.mask[mine], case.ids[mine], case.inverse[mine])
-        reference.domain_reduce(ledger.sums[0], Tokens(*tokens))
+        select("reference").domain_reduce(ledger.sums[0], Tokens(*tokens))
         ledger.reduce()
         found.append((ledger._groups.adds_int64, ledger.sums[0].tolist()))
     results.put(found)
