@@ -90,6 +90,16 @@ class TokenPlan:
         return self.tokens_per_step * self.iterations
 
 
+def read_too_often(what: str, epochs: float) -> str | None:
+    """A warning about ``what`` is read more than :data:`MANY_EPOCHS` times."""
+    if epochs <= MANY_EPOCHS:
+        return None
+    return (
+        f"{what} is read {epochs:.1f} times: beyond {MANY_EPOCHS} epochs repeated tokens teach "
+        "little; lower its weight, or find more data"
+    )
+
+
 def plan_tokens(
     batch: int, seq_length: int, iterations: int, reading: Reading, catalog: Catalog
 ) -> TokenPlan:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from domain_pretrain.data.plan import MANY_EPOCHS, TokenPlan, plan_tokens
+from domain_pretrain.data.plan import TokenPlan, plan_tokens, read_too_often
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.data import data_of_flags, prefixes_of_flags
@@ -198,11 +198,8 @@ def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
         )
     )
     for domain in plan.domains:
-        if domain.epochs > MANY_EPOCHS:
-            report.warnings.append(
-                f"domain {domain.name!r} is read {domain.epochs:.1f} times: beyond {MANY_EPOCHS} "
-                "epochs repeated tokens teach little; lower its weight, or find more data"
-            )
+        if warning := read_too_often(f"domain {domain.name!r}", domain.epochs):
+            report.warnings.append(warning)
 
 
 def _look_at_start(report: Report, flags: Flags) -> None:
