@@ -45,7 +45,10 @@ def patterns_of(plan: PlanFile) -> Patterns:
 
 
 def read_sources(
-    plan: PlanFile, patterns: Patterns, used: Collection[tuple[str, str]]
+    plan: PlanFile,
+    patterns: Patterns,
+    used: Collection[tuple[str, str]],
+    by_part: Collection[str],
 ) -> list[Source]:
     """Look at the files of all that is used.
 
@@ -53,6 +56,8 @@ def read_sources(
         plan: whose split and length of a sample hold.
         patterns: of prefixes.
         used: domain and part of each that a stage names.
+        by_part: domains whose parts have numbers of their own: no prefix of them may be in two. Of
+            the others, the first part that names a prefix has it.
 
     Raises:
         ConfigError: all that is wrong: files that are missing or broken, a split that has nothing
@@ -73,7 +78,7 @@ def read_sources(
                 continue
             for prefix in (prefix for entry in entries for prefix in expand(entry)):
                 _, domain, other = owner.setdefault(normalise(prefix), (prefix, name, part))
-                if domain == name and other != part:
+                if domain == name in by_part and other != part:
                     problems.append(
                         f"prefix {prefix!r} is in two parts of {name!r}: {other}, {part}"
                     )

@@ -91,25 +91,20 @@ def make_plan(file: PlanFile) -> Plan:
     """
     patterns = patterns_of(file)
     claims, problems = _claims(file, patterns)
-    used = {
-        part
-        for of_stage in claims
-        for claim in of_stage
-        for taker in claim.takers
-        for part in taker.parts(patterns)
-    }
+    takers = [taker for of_stage in claims for claim in of_stage for taker in claim.takers]
+    used = {part for taker in takers for part in taker.parts(patterns)}
+    by_part = {taker.domain for taker in takers if taker.ratios is not None}
     sources: list[Source] = []
     try:
-        sources = read_sources(file, patterns, used)
+        sources = read_sources(file, patterns, used, by_part)
     except ConfigError as error:
         problems += str(error).split("\n")
     if problems:
         raise ConfigError("\n  ".join(["the plan cannot be made:", *dict.fromkeys(problems)]))
     stages = _stages(file)
-    sizes: dict[tuple[str, str], dict[str, int]] = {}
+    sizes: dict[tuple[str, str], dict[str, int]] = {part: {} for part in used}
     for source in sources:
-        own = sizes.setdefault((source.domain, source.part), {})
-        own[source.prefix] = source.corpus.samples
+        sizes[source.domain, source.part][source.prefix] = source.corpus.samples
     shares = [divide(of_stage, patterns, sizes) for of_stage in claims]
     counts = [
         dict(zip(share, whole(list(share.values()), stage.samples), strict=True))
