@@ -295,6 +295,10 @@ def refused(content: str | dict[str, Any]) -> str:
             {"domains": {"a": [], "b": {"c": 3}, "d": [""], "e": None}},
             ["domains.a: ", "domains.b: c should be", "domains.d: ", "domains.e: "],
         ),
+        (
+            {"domains": {"a": "\ud800", "b": {"\udfff": "data/web"}}, "seq_length": 10**400},
+            ["domains.a: should be texts", "domains.b: should be texts", "seq_length: "],
+        ),
         ({"domain_config": "given.yaml"}, ["top level: needs one of domains and domain_config"]),
         ({"domains": None}, ["top level: needs one of domains and domain_config"]),
         ({"stages": []}, ["stages: "]),
@@ -383,6 +387,7 @@ def test_all_names_and_files_that_are_wrong_are_told_at_once() -> None:
             {"samples": 640, "mix": {"fnance": 1, "finance": 1, "finance+general": 2}},
             {"samples": 640, "mix": {"general": {"bookz": 1}, "far": 1}},
             {"samples": 640, "mix": {"general+far": {"web": 1}}},
+            {"samples": 640, "mix": {"general+general": 1}},
         ],
     )
     told = refused(content)
@@ -393,6 +398,7 @@ def test_all_names_and_files_that_are_wrong_are_told_at_once() -> None:
         "stage 1: 'finance' is there twice",
         "stage 2: 'general' has no part 'bookz'; did you mean 'books'?",
         "stage 3: the group 'general+far' needs one number",
+        "stage 4: 'general' is there twice",
         "domain 'finance' has no data: 'none/*' matches no .idx file",
         "'data/finanse.idx' does not exist; did you mean 'data/finance'?",
         "'s3://bucket/a' lies in an object store",
@@ -499,6 +505,13 @@ def test_the_command_leaves_other_files_alone(capsys: pytest.CaptureFixture[str]
     assert cli.main(["plan", "plan.yaml", "--output", "theirs"]) == 0
     assert cli.main(["plan", "plan.yaml", "--output", "theirs"]) == 0  # its own it replaces
     assert cli.main(["plan", "plan.yaml", "--output", "plan.yaml"]) == 2
+    Path("theirs/domains.yaml").write_text("domains: {finance: {data: [data/finance]}}", "utf-8")
+    content = small(domains=None, domain_config="theirs/domains.yaml")
+    content["stages"][0]["mix"] = {"finance": 1}
+    Path("plan.yaml").write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    assert cli.main(["plan", "plan.yaml", "--output", "theirs"]) == 2
+    assert "is the domain_config of the plan" in capsys.readouterr().err
+    Path("plan.yaml").write_text(yaml.safe_dump(small(), sort_keys=False), "utf-8")
     assert "Traceback" not in capsys.readouterr().err
     shutil.rmtree("data")
     assert cli.main(["plan", "plan.yaml"]) == 2
@@ -547,7 +560,9 @@ def test_amounts(given: Any, value: int) -> None:
     assert amount(given) == value
 
 
-@pytest.mark.parametrize("given", [0, -1, "", "M", "20Q", "1.5", "0.0001k", True, None, [], 1e400])
+@pytest.mark.parametrize(
+    "given", [0, -1, "", "M", "20Q", "1.5", "0.0001k", "1e18", True, None, [], 1e400]
+)
 def test_what_is_no_amount(given: Any) -> None:
     with pytest.raises(ValueError, match="should be a"):
         amount(given)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+MOST = 10**18  # nobody has as much, and a float can hold it
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _AMOUNT = re.compile(r"([0-9][0-9,_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) ?([kmbt]?)", re.IGNORECASE)
 
@@ -27,8 +28,8 @@ def amount(given: Any) -> Fraction:
     if words is None or isinstance(given, bool):
         raise ValueError("should be a number above 0, as in 10000, 10k, 20M or 1.5B")
     value = Fraction(Decimal(re.sub("[,_]", "", words[1]))) * UNITS[words[2].lower()]
-    if value <= 0 or value.denominator != 1:
-        raise ValueError("should be a whole number above 0")
+    if not 0 < value < MOST or value.denominator != 1:
+        raise ValueError("should be a whole number above 0, and below 1e18")
     return value
 
 
@@ -38,7 +39,7 @@ def ratio(given: Any) -> Fraction:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e300:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < MOST:
         raise ValueError("should be a number above 0")
     return Fraction(str(given))
 

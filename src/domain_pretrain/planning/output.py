@@ -150,9 +150,12 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
         folder: need not exist; an earlier plan in it is replaced.
 
     Raises:
-        ConfigError: there is a ``domains.yaml`` that no plan has made.
+        ConfigError: there is a ``domains.yaml`` that is not the plan's to replace.
     """
     config, target = folder / CONFIG, folder / PLAN
+    given = plan.file.domain_config
+    if given is not None and config.resolve() == given.resolve():
+        raise ConfigError(f"{config} is the domain_config of the plan: give another --output")
     if config.exists() and not target.exists():
         raise ConfigError(f"{config} is there, and no plan has made it: give another --output")
     head = f"# By domain-pretrain plan {source}, which replaces it: change that, or a copy.\n"

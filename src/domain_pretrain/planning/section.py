@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from domain_pretrain.data.domain import NAME
 from domain_pretrain.data.splits import parse_split
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.planning.numbers import Given, amount, by_name, problem, ratio
+from domain_pretrain.planning.numbers import MOST, Given, amount, by_name, problem, ratio
 from domain_pretrain.section import Section, parse
 from domain_pretrain.yaml_file import read_yaml
 
@@ -52,19 +53,22 @@ def _split(given: Any) -> str:
 def _parts(given: Any) -> dict[str, list[str]]:
     """Of one domain, by name; a prefix that has none is called as it is spelled."""
     if isinstance(given, Mapping) and given:
-        parts = {name: _prefixes(value, f"{name} ") for name, value in given.items()}
-    else:
-        parts = {prefix: [prefix] for prefix in _prefixes(given)}
-    return parts
+        return {_text(name): _prefixes(value, f"{name} ") for name, value in given.items()}
+    return {prefix: [prefix] for prefix in _prefixes(given)}
 
 
 def _prefixes(given: Any, name: str = "") -> list[str]:
     prefixes = [given] if isinstance(given, str) else given
     if not isinstance(prefixes, list) or not prefixes:
         raise problem(f"{name}should be a data prefix, a list of them, or a mapping of parts")
-    if not all(isinstance(prefix, str) and prefix for prefix in prefixes):
-        raise problem(f"{name}should be data prefixes, each a text")
-    return prefixes
+    return [_text(prefix) for prefix in prefixes]
+
+
+def _text(given: Any) -> str:
+    """As pydantic takes it: YAML can spell half a surrogate pair, which no file can hold."""
+    if not isinstance(given, str) or not given or re.search("[\ud800-\udfff]", given):
+        raise problem(f"should be texts, for parts and data prefixes, and has {given!a:.80}")
+    return given
 
 
 def _name(name: str) -> str:
@@ -128,8 +132,8 @@ class Stage(Section):
 class PlanFile(Section):
     """What a user writes."""
 
-    seq_length: int = Field(gt=0, strict=True, description="Tokens of a sample.")
-    global_batch_size: int = Field(gt=0, strict=True, description="Samples of a step.")
+    seq_length: int = Field(gt=0, lt=MOST, strict=True, description="Tokens of a sample.")
+    global_batch_size: int = Field(gt=0, lt=MOST, strict=True, description="Samples of a step.")
     split: Annotated[str, PlainValidator(_split)] = Field(
         SPLIT, description="Megatron's --split: training, validation, test."
     )

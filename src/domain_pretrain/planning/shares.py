@@ -69,8 +69,10 @@ def read_claims(
     for key, given in numbers.items():
         names = [name.strip() for name in key.split(GROUP)]
         wrong = [f"{where}: {text}" for text in _unknown_domains(names, domains)]
-        wrong += [f"{where}: {name!r} is there twice" for name in names if name in seen]
-        seen.update(names)
+        for name in names:
+            if name in seen:
+                wrong.append(f"{where}: {name!r} is there twice")
+            seen.add(name)
         if isinstance(given, Mapping) and len(names) > 1:
             wrong.append(f"{where}: the group {key!r} needs one number, which its domains share")
         elif isinstance(given, Mapping) and not wrong:
