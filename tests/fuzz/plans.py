@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from support.prefixes import write_prefix
 
+from domain_pretrain.planning.make import make_plan
 from domain_pretrain.planning.output import flags, write
-from domain_pretrain.planning.plan import make_plan
 from domain_pretrain.planning.section import PlanFile
 from fuzz.case import Case
 from fuzz.damage import damaged, with_nasty

@@ -190,11 +190,12 @@ def test_a_config_that_does_not_fit_the_blend(domains: dict[str, Domain], messag
 
 def test_all_that_is_wrong_with_the_prefixes_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as told:
-        domain_prefixes(config(f=["a", "no/*"], g=["./a", "b"], h=["none/*"]))
-    first, second, third = str(told.value).split("\n")
+        domain_prefixes(config(f=["a", "no/*"], g=["./a", "b"], h=["none/*", "s3://c/*"]))
+    first, second, third, last = str(told.value).split("\n")
     assert "'f' has no data: 'no/*'" in first
     assert "'./a' belongs to two domains" in second
     assert "'h' has no data: 'none/*'" in third
+    assert "'s3://c/*' is a glob in an object store" in last
 
 
 def test_weights_of_a_domain_add_up_and_only_ratios_count() -> None:

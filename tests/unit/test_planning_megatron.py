@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from support.prefixes import write_prefix
 
 from domain_pretrain.data.blend import blend_of_words
+from domain_pretrain.planning.make import make_plan
 from domain_pretrain.planning.output import flags
-from domain_pretrain.planning.plan import make_plan
 from domain_pretrain.planning.section import PlanFile
 
 pytest.importorskip("megatron.core.datasets", reason="megatron-core is not installed")

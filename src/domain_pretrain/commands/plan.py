@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from domain_pretrain.planning.make import make_plan
 from domain_pretrain.planning.output import CONFIG, PLAN, rate_flags, write
-from domain_pretrain.planning.plan import make_plan
 from domain_pretrain.planning.section import PlanFile
 from domain_pretrain.planning.table import data_table, stage_table
 

@@ -96,7 +96,11 @@ def domain_prefixes(domains: Mapping[str, Domain]) -> dict[str, list[str]]:
     for name, domain in domains.items():
         own: dict[str, str] = {}
         for pattern in domain.data:
-            prefixes = expand(pattern)
+            try:
+                prefixes = expand(pattern)
+            except ConfigError as error:
+                problems.append(str(error))
+                continue
             if not prefixes:
                 problems.append(
                     f"domain {name!r} has no data: {pattern!r} matches no .idx file"

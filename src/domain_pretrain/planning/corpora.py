@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import domain_prefixes
@@ -17,6 +18,7 @@ from domain_pretrain.paths import is_remote
 from domain_pretrain.planning.section import PlanFile
 from domain_pretrain.stats import SPLITS
 
+Found = TypeVar("Found")
 Patterns = Mapping[str, Mapping[str, list[str]]]  # of prefixes, by domain and part
 
 
@@ -65,43 +67,45 @@ def read_sources(
     """
     problems: list[str] = []
 
-    def attempt(check: Callable[[], object]) -> None:
+    def attempt(check: Callable[[], Found]) -> Found | None:
         try:
-            check()
+            return check()
         except ConfigError as error:
             problems.extend(str(error).split("\n"))
+            return None
 
     owner: dict[str, tuple[str, str, str]] = {}  # by place: prefix, domain, part
-    for name, parts in patterns.items():
-        for part, entries in parts.items():
-            if (name, part) not in used:
-                continue
-            for prefix in (prefix for entry in entries for prefix in expand(entry)):
-                _, domain, other = owner.setdefault(normalise(prefix), (prefix, name, part))
-                if domain == name in by_part and other != part:
-                    problems.append(
-                        f"prefix {prefix!r} is in two parts of {name!r}: {other}, {part}"
-                    )
-                if is_remote(prefix):
-                    problems.append(
-                        f"{prefix!r} lies in an object store: its size cannot be read here"
-                    )
+    for name, part in ((name, part) for name, parts in patterns.items() for part in parts):
+        entries = patterns[name][part] if (name, part) in used else []
+        for prefix in (prefix for entry in entries for prefix in _expand(entry)):
+            _, domain, other = owner.setdefault(normalise(prefix), (prefix, name, part))
+            if domain == name in by_part and other != part:
+                problems.append(f"prefix {prefix!r} is in two parts of {name!r}: {other}, {part}")
+            if is_remote(prefix):
+                problems.append(f"{prefix!r} lies in an object store: its size cannot be read here")
     attempt(lambda: domain_prefixes(_as_domains(patterns, used)))
     prefixes = [prefix for prefix, _, _ in owner.values()]
-    attempt(lambda: check_files(prefixes))
-    if problems:
+    indices = attempt(lambda: check_files(prefixes))
+    if problems or indices is None:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     # Weights or none changes only what a split has to hold; a plan's blend has them.
     blends = ((prefixes, [1.0] * len(prefixes)),) * len(SPLITS)
-    reading = Reading(blends, parse_split(plan.split), check_files(prefixes))
+    reading = Reading(blends, parse_split(plan.split), indices)
     attempt(lambda: check_links({key: name for key, (_, name, _) in owner.items()}))
-    attempt(lambda: check_splits(blends, reading.parts, reading.indices, plan.seq_length))
+    attempt(lambda: check_splits(blends, reading.parts, indices, plan.seq_length))
     corpora = training_corpora(reading, plan.seq_length)
     sources = [Source(prefix, name, part, corpora[prefix]) for prefix, name, part in owner.values()]
     problems += _too_short(sources, plan.seq_length)
     if problems:
         raise ConfigError("\n".join(problems))
     return sources
+
+
+def _expand(entry: str) -> list[str]:
+    try:
+        return expand(entry)
+    except ConfigError:
+        return []  # domain_prefixes tells
 
 
 def _as_domains(patterns: Patterns, used: Collection[tuple[str, str]]) -> dict[str, Domain]:

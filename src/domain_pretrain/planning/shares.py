@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -146,9 +147,11 @@ def divide(
 
 def whole(parts: Sequence[Fraction], total: int) -> list[int]:
     """``total`` in these parts, in whole numbers that add up to it: by the largest remainders."""
-    exact = [part * total / sum(parts) for part in parts]
-    counts = [int(part) for part in exact]
-    order = sorted(range(len(parts)), key=lambda n: counts[n] - exact[n])
-    for n in order[: total - sum(counts)]:
-        counts[n] += 1
-    return counts
+    # As integers: fractions of a thousand denominators are reduced at every step.
+    unit = math.lcm(*(part.denominator for part in parts))
+    units = [part.numerator * (unit // part.denominator) for part in parts]
+    all_units = sum(units)
+    counts, remainders = zip(*(divmod(total * own, all_units) for own in units), strict=True)
+    order = sorted(range(len(parts)), key=lambda n: -remainders[n])
+    more = set(order[: total - sum(counts)])
+    return [count + (n in more) for n, count in enumerate(counts)]
