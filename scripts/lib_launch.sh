@@ -44,10 +44,17 @@ launch() {
     fi
   done
 
+  local python=${PYTHON:-python3}
   local train=()
   if [[ -n ${SCRIPT:-} ]]; then train+=("$SCRIPT"); fi
+  train+=("${FLAGS[@]}")
+  if [[ -n ${PLAN:-} ]]; then
+    local words plan
+    words=$("$python" -m domain_pretrain.planning "$PLAN") # what is no plan ends the start here
+    mapfile -t plan <<<"$words"
+    train+=("${plan[@]}")
+  fi
   train+=(
-    "${FLAGS[@]}"
     --save "$RUN_DIR/checkpoints"
     --load "$RUN_DIR/checkpoints" # as soon as there are some; until then:
   )
@@ -77,7 +84,6 @@ launch() {
     rendezvous+=,is_host=$((node_rank == 0))
   fi
 
-  local python=${PYTHON:-python3}
   local last=$((DEVICES_PER_NODE - 1))
   local torchrun=(
     "$python" -m domain_pretrain.launch.agent

@@ -60,8 +60,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | Path) -> Any:
+def read_yaml(path: str | Path, what: str = "domain config") -> Any:
     """The content of a YAML file.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
 
     Raises:
         ConfigError: the file does not exist, cannot be read, is not YAML, gives a key twice, or one
@@ -71,20 +75,18 @@ def read_yaml(path: str | Path) -> Any:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            f"domain config {str(path)!r} does not exist (current directory: {Path.cwd()})"
+            f"{what} {str(path)!r} does not exist (current directory: {Path.cwd()})"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"domain config {str(path)!r} cannot be read: {error}") from error
+        raise ConfigError(f"{what} {str(path)!r} cannot be read: {error}") from error
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = shorten(str(error.problem or error.context))
-        raise ConfigError(f"domain config {str(path)!r}{where}: {problem}") from None
+        raise ConfigError(f"{what} {str(path)!r}{where}: {problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"domain config {str(path)!r} is not YAML: {shorten(str(error))}"
-        ) from None
+        raise ConfigError(f"{what} {str(path)!r} is not YAML: {shorten(str(error))}") from None
     except RecursionError:
-        raise ConfigError(f"domain config {str(path)!r} is nested too deeply to be read") from None
+        raise ConfigError(f"{what} {str(path)!r} is nested too deeply to be read") from None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
-from fuzz import blends, checkpoints, configs, corpora, metrics, tokenizers
+from fuzz import blends, checkpoints, configs, corpora, metrics, plans, tokenizers
 from fuzz.case import Make, draw, judge
 
 SEED = 2026
@@ -33,6 +33,7 @@ class Kind:
 KINDS = {
     "configs": Kind(configs.case, 5_000, 1_000),
     "blends": Kind(blends.case, 2_000, 500),
+    "plans": Kind(plans.case, 1_000, 250),
     "corpora": Kind(corpora.case, 1_000, 150),
     "metrics": Kind(metrics.case, 1_000, 250),
     "tokenizers": Kind(tokenizers.case, 200, 200),

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.prefixes import write_prefix
 
-from domain_pretrain.data.blend import Blend, check_data_path, data_path_arguments
+from domain_pretrain.data.blend import (
+    Blend,
+    check_data_path,
+    data_path_arguments,
+    domain_prefixes,
+)
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.domain import NAME, Domain
 from domain_pretrain.data.origin import ById, Constant, Sets
@@ -181,6 +186,16 @@ def test_a_config_needs_each_prefix_in_one_split_only() -> None:
 def test_a_config_that_does_not_fit_the_blend(domains: dict[str, Domain], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Catalog.build(blend(a=1, b=1), None, domains)
+
+
+def test_all_that_is_wrong_with_the_prefixes_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as told:
+        domain_prefixes(config(f=["a", "no/*"], g=["./a", "b"], h=["none/*", "s3://c/*"]))
+    first, second, third, last = str(told.value).split("\n")
+    assert "'f' has no data: 'no/*'" in first
+    assert "'./a' belongs to two domains" in second
+    assert "'h' has no data: 'none/*'" in third
+    assert "'s3://c/*' is a glob in an object store" in last
 
 
 def test_weights_of_a_domain_add_up_and_only_ratios_count() -> None:

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "strategies", "watch", "evaluate"),
     ("backends", "report"),
     ("config",),
-    ("flow",),
+    ("flow", "planning"),
     ("hosts",),
     ("demo",),
     ("__init__",),  # enable, disable, DomainStep

@@ -23,9 +23,9 @@ MODEL = "--num-layers 2 --hidden-size 64 --num-attention-heads 4 --vocab-size 25
 
 @pytest.fixture(autouse=True)
 def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two bytes a token: finance has 100, its news 300, general 1,000."""
+    """Samples of one epoch: 10 of finance, 30 of its news, 100 of general."""
     monkeypatch.chdir(tmp_path)
-    for name, tokens in (("finance", 100), ("news", 300), ("general", 1000)):
+    for name, tokens in (("finance", 101), ("news", 301), ("general", 1001)):
         write_prefix(name, [1] * tokens)
 
 
@@ -47,15 +47,30 @@ def test_without_weights_the_mix_follows_the_sizes() -> None:
     assert found == pytest.approx(dict.fromkeys(("finance", "news", "general"), 1200 / 1400))
 
 
+def test_it_counts_the_tokens_of_the_documents_not_a_part_of_all() -> None:
+    """The first half of the documents may have few of the tokens, or most."""
+    write_prefix("finance", [100] * 5 + [1] * 5)
+    write_prefix("news", [1] * 5 + [100] * 5)
+    plan = plan_of_flags(
+        Flags.parse(f"{STEPS} --data-path 1 finance 1 news --split 50,50,0".split())
+    )
+    assert plan is not None
+    assert [domain.corpus.tokens for domain in plan.domains] == [500, 5]
+    assert [domain.corpus.samples for domain in plan.domains] == [49, 0]
+    finance, news = plan.domains
+    assert (finance.samples, finance.epochs) == (60, pytest.approx(60 / 49))
+    assert news.epochs == pytest.approx(60 * 10 / 5)  # shorter than a sample
+
+
 def test_only_the_training_split_is_read() -> None:
     found = epochs("--data-path 1 finance 5 general --split 80,10,10")
     assert found["finance"] == pytest.approx(200 / 80)
     write_prefix("finance", [1] * 1000)
     write_prefix("general", [10] * 1000)
     default = epochs("--data-path 1 finance 5 general")
-    assert default["finance"] == pytest.approx(200 / 969)
+    assert default["finance"] == pytest.approx(20 / 96)  # 20 samples; one epoch is (969 - 1) // 10
     whole = epochs("--train-data-path 1 finance 5 general")
-    assert whole["finance"] == pytest.approx(200 / 1000)
+    assert whole["finance"] == pytest.approx(20 / 99)
 
 
 def test_the_config_supplies_the_blend() -> None:
@@ -257,7 +272,7 @@ def test_a_script_that_is_not_there_is_not_asked() -> None:
 
 def test_too_many_epochs_are_a_warning() -> None:
     report = inspect(f"{STEPS} --data-path 1 finance --split 50,50,0".split(), 1, 1)
-    assert "domain 'finance' is read 24.0 times" in report.warnings[0]
+    assert "domain 'finance' is read 30.0 times" in report.warnings[0]
     assert not report.problems
 
 

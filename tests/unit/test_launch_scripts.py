@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -99,6 +100,23 @@ def test_the_file_can_be_overridden() -> None:
     assert "--domain-log-dir" in words
     assert words[words.index("--domain-log-dir") + 1] == "here and there"
     assert "--pretrained-checkpoint" not in words
+
+
+def test_a_plan_wins_over_the_file_and_loses_to_flags(tmp_path: Path) -> None:
+    """Its words stay apart, whatever is in them; and what is no plan starts nothing."""
+    plan = tmp_path / "plan of mine.json"
+    planned = ["--train-iters", "76", "--data-path", "3", "data/with space", "--lr", "7"]
+    plan.write_text(json.dumps({"flags": planned}))
+    python = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src")}
+    env = "configs/launch/llama3.1-8b.env"
+    words, _ = dry_run(env, "--lr", "3e-5", PLAN=str(plan), **python)
+    at = words.index("data/with space") - 4
+    assert words[at : at + len(planned)] == planned
+    assert words.index("--train-iters") < at < words.index("--save")
+    assert words[-2:] == ["--lr", "3e-5"]
+    plan.write_text("{}")
+    _, said = dry_run(env, PLAN=str(plan), code=2, **python)
+    assert "is no plan.json" in said
 
 
 def test_which_script_runs() -> None:

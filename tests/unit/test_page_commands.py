@@ -18,7 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from support.clone import make_clone, shell, write_command
 from support.flags import FLAG
-from support.pages import PAGES, ROOT, commands, text
+from support.pages import PAGES, ROOT, blocks, commands, text
+from support.prefixes import write_prefix
 
 from domain_pretrain.commands.main import COMMANDS
 
@@ -27,6 +28,7 @@ SHOWN = sorted({command for page in PAGES for command in commands(page)})
 # Run here, in a clone with what they read.
 RUN = (
     r"domain-pretrain prepare .*",
+    r"domain-pretrain plan .*",
     r"domain-pretrain doctor( --host /path/to/Megatron-LM)?",
     r"(sbatch|kubectl) .*",  # stand-ins, which look at what they are given
     r"([A-Z_]+=\S+ )*scripts/pretrain_[gn]pu\.sh .*",  # as --dry-run
@@ -140,6 +142,17 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
+def write_plan(clone: Path, command: str) -> None:
+    """The page's plan and its data; and for a script that is given it, what it comes to."""
+    for name in ("finance", "maths", "code", "logic", "dialogue"):
+        write_prefix(clone / "data" / name, [4000] * 2000)
+    (plan,) = [body for body in blocks("docs/planning.md", "yaml") if "# finance.yaml" in body]
+    (clone / "finance.yaml").write_text(plan, encoding="utf-8")
+    if command.startswith("PLAN="):
+        done = shell(clone, "domain-pretrain plan finance.yaml")
+        assert done.returncode == 0, done.stdout
+
+
 def write_tokenizer(folder: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     words = {"prices": 0, "rise": 1, "<unk>": 2, "</s>": 3}
@@ -156,6 +169,8 @@ def test_it_does_as_shown(command: str, clone: Path) -> None:
         pytest.importorskip("megatron.core")
     if "prepare" in command:
         write_tokenizer(clone / "models" / "llama-3.1-8b")
+    if "plan" in command:
+        write_plan(clone, command)
     if "/path/to/Megatron-LM" in command:
         found = find_spec("megatron")
         assert found is not None and found.submodule_search_locations
@@ -166,6 +181,11 @@ def test_it_does_as_shown(command: str, clone: Path) -> None:
     assert done.returncode == 0, done.stdout
     if "pretrain_" in words or "sbatch" in words:
         assert "-m domain_pretrain.launch" in done.stdout
+        assert ("--domain-config finance.plan/domains.yaml" in done.stdout) == ("PLAN=" in command)
+    if command.startswith("domain-pretrain plan"):
+        (written,) = re.findall(r"^written: (\S+), (\S+)$", done.stdout, re.M)
+        assert all((clone / path).is_file() for path in written)
+        return
     for output in re.findall(r"--output (\S+)", command):
         # By a field, it is a folder of data sets.
         assert (clone / f"{output}.idx").is_file() or (clone / output / "domains.yaml").is_file()

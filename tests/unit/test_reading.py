@@ -222,6 +222,15 @@ def test_evaluations_that_would_stop_the_run() -> None:
     check_evaluations(flags(full_validation=True), read((["a", "b"], None), "80,10,10"))
 
 
+def test_the_tokens_between_two_sequences() -> None:
+    lengths = [7, 0, 11, 13, 17, 19, 23]
+    write_prefix("a", lengths)
+    index = Index.read("a")
+    for first in range(len(lengths) + 1):
+        for stop in range(first, len(lengths) + 1):
+            assert index.count(first, stop) == sum(lengths[first:stop])
+
+
 def test_the_training_tokens_of_a_domain() -> None:
     """Each prefix once; a domain of which a part is in an object store has no number."""
     write_prefix("a", [10] * 10)

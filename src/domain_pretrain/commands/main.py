@@ -15,6 +15,7 @@ from domain_pretrain.version import __version__
 COMMANDS = {
     "demo": "continued pretraining on four small domains, from nothing to the picture",
     "prepare": "make a Megatron dataset (.bin, .idx) from text files",
+    "plan": "from budgets in tokens, samples and stages to a run's flags",
     "preflight": "check a training command before it starts",
     "report": "show what became of every domain in a run",
     "doctor": "check versions, devices and seams",

@@ -92,12 +92,17 @@ def domain_prefixes(domains: Mapping[str, Domain]) -> dict[str, list[str]]:
     """
     owner: dict[str, tuple[str, str]] = {}
     members: dict[str, list[str]] = {}
+    problems: list[str] = []
     for name, domain in domains.items():
-        members[name] = []
+        own: dict[str, str] = {}
         for pattern in domain.data:
-            prefixes = expand(pattern)
+            try:
+                prefixes = expand(pattern)
+            except ConfigError as error:
+                problems.append(str(error))
+                continue
             if not prefixes:
-                raise ConfigError(
+                problems.append(
                     f"domain {name!r} has no data: {pattern!r} matches no .idx file"
                     f"{did_you_mean_prefix(pattern)}"
                 )
@@ -105,12 +110,14 @@ def domain_prefixes(domains: Mapping[str, Domain]) -> dict[str, list[str]]:
                 key = normalise(prefix)
                 other, other_pattern = owner.setdefault(key, (name, pattern))
                 if other != name:
-                    raise ConfigError(
+                    problems.append(
                         f"prefix {prefix!r} belongs to two domains: {other!r} "
                         f"(by {other_pattern!r}) and {name!r} (by {pattern!r})"
                     )
-                members[name].append(prefix)
-        members[name] = list({normalise(prefix): prefix for prefix in members[name]}.values())
+                own[key] = prefix
+        members[name] = list(own.values())
+    if problems:
+        raise ConfigError("\n".join(problems))
     return members
 
 

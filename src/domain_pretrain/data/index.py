@@ -108,6 +108,25 @@ class Index:
                 first += count
         return tokens <= 0
 
+    def count(self, first: int, stop: int) -> int:
+        """Tokens of the sequences from ``first`` up to, without, ``stop``.
+
+        Reads the lengths of those, or of all others where that is less: a training split is most.
+        """
+        others = self.sequences - (stop - first)
+        if stop - first <= others:
+            return self._sum(first, stop)
+        return self.tokens - self._sum(0, first) - self._sum(stop, self.sequences)
+
+    def _sum(self, first: int, stop: int) -> int:
+        total = 0
+        with open(f"{self.prefix}.idx", "rb") as file:
+            file.seek(_HEADER.size + 4 * first)
+            for at in range(first, stop, _CHUNK):
+                lengths = np.frombuffer(file.read(4 * min(_CHUNK, stop - at)), "<i4")
+                total += int(lengths.sum(dtype=np.int64))
+        return total
+
     def check_lengths(self) -> None:
         """Look at every length, and where it says the next sequence begins; 12 bytes each.
 

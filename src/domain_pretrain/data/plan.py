@@ -1,8 +1,10 @@
-"""The plan of tokens: how many each step and the run take, and how often each domain is read."""
+"""What a run reads of its data: tokens and samples there, tokens and samples taken, epochs.
+
+One place for these formulas: a preflight, the planning of budgets and a run's own records use them.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +12,40 @@ from dataclasses import dataclass
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.splits import documents
+
+MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Training data on disk, of one prefix or of several.
+
+    Attributes:
+        tokens: of the documents that are for training.
+        samples: of one epoch. Megatron cuts a prefix into windows of ``--seq-length`` tokens, and
+            the last token of each is predicted from the one before: (tokens - 1) // length.
+    """
+
+    tokens: int
+    samples: int
+
+    @classmethod
+    def of(cls, tokens: int, seq_length: int) -> Corpus:
+        """Of one prefix."""
+        return cls(tokens, max(tokens - 1, 0) // seq_length)
+
+    def __add__(self, other: Corpus) -> Corpus:
+        return Corpus(self.tokens + other.tokens, self.samples + other.samples)
+
+    def epochs(self, samples: float, seq_length: int) -> float:
+        """How often a run reads it that takes so many samples of it.
+
+        What is shorter than a sample is read over and over within each.
+        """
+        if self.samples:
+            return samples / self.samples
+        return samples * seq_length / self.tokens
 
 
 @dataclass(frozen=True)
@@ -19,19 +55,18 @@ class DomainPlan:
     Attributes:
         name: of the domain.
         share: of the run's tokens, 0 to 1.
-        tokens: that the run takes from it.
-        corpus: tokens of its training split on disk.
+        samples: that the run takes from it.
+        tokens: of these samples.
+        corpus: its training split on disk.
+        epochs: how often the run reads it.
     """
 
     name: str
     share: float
+    samples: float
     tokens: float
-    corpus: float
-
-    @property
-    def epochs(self) -> float:
-        """How often the run reads the domain."""
-        return self.tokens / self.corpus
+    corpus: Corpus
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -55,26 +90,58 @@ class TokenPlan:
         return self.tokens_per_step * self.iterations
 
 
+def read_too_often(what: str, epochs: float) -> str | None:
+    """A warning about ``what`` is read more than :data:`MANY_EPOCHS` times."""
+    if epochs <= MANY_EPOCHS:
+        return None
+    return (
+        f"{what} is read {epochs:.1f} times: beyond {MANY_EPOCHS} epochs repeated tokens teach "
+        "little; lower its weight, or find more data"
+    )
+
+
 def plan_tokens(
-    tokens_per_step: int, iterations: int, reading: Reading, catalog: Catalog
+    batch: int, seq_length: int, iterations: int, reading: Reading, catalog: Catalog
 ) -> TokenPlan:
     """Work the plan out.
 
     Args:
-        tokens_per_step: of the global batch.
+        batch: samples of a step.
+        seq_length: tokens of a sample.
         iterations: optimizer steps.
         reading: what the run trains on.
         catalog: whose it is.
     """
-    total = tokens_per_step * iterations
-    return TokenPlan(tokens_per_step, iterations, tuple(_domains(reading, catalog, total)))
+    domains = tuple(_domains(reading, catalog, batch * iterations, seq_length))
+    return TokenPlan(batch * seq_length, iterations, domains)
 
 
-def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str, float]:
-    """Tokens of every domain's training data.
+def training_corpora(reading: Reading, seq_length: int) -> dict[str, Corpus]:
+    """What is there to train on, by prefix as the training blend spells it.
 
-    ``--split`` cuts by documents: its part of a prefix's tokens is taken to be that of its
-    documents. A prefix may be in a blend twice; its tokens are there once.
+    Reads the lengths of the documents on one side of ``--split``'s cut.
+
+    Args:
+        reading: what the run reads.
+        seq_length: tokens of a sample.
+
+    Returns:
+        Without the prefixes that are not on this machine's disk: in an object store, say.
+    """
+    blend, part = reading.blends[0], reading.parts[0]
+    if blend is None or part is None:
+        return {}
+    corpora = {}
+    for prefix in dict.fromkeys(blend[0]):
+        index = reading.indices.get(prefix)
+        if index is not None:
+            rows = documents(part, index.sequences)
+            corpora[prefix] = Corpus.of(index.count(rows.start, rows.stop), seq_length)
+    return corpora
+
+
+def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str, int]:
+    """Tokens of every domain's training data; of a prefix that is in the blend twice, once.
 
     Args:
         reading: what the run reads.
@@ -83,25 +150,48 @@ def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str,
     Returns:
         Without the domains of which it is not known: in an object store, say.
     """
+    corpora = _corpora_of_domains(reading, domain_of, seq_length=1)
+    return {name: corpus.tokens for name, corpus in corpora.items()}
+
+
+def _corpora_of_domains(
+    reading: Reading, domain_of: Mapping[str, str], seq_length: int
+) -> dict[str, Corpus]:
+    """Of the domains all of whose training prefixes are on this disk; each prefix once."""
     blend, part = reading.blends[0], reading.parts[0]
     if blend is None or part is None:
         return {}
-    tokens: defaultdict[str, float] = defaultdict(float)
+    of_prefix = training_corpora(reading, seq_length)
+    corpora: defaultdict[str, Corpus] = defaultdict(lambda: Corpus(0, 0))
+    unknown = set()
     for key, prefix in {normalise(prefix): prefix for prefix in blend[0]}.items():
-        index = reading.indices.get(prefix)
-        tokens[domain_of[key]] += math.nan if index is None else index.tokens * (part[1] - part[0])
-    return {name: count for name, count in tokens.items() if not math.isnan(count)}
+        if prefix in of_prefix:
+            corpora[domain_of[key]] += of_prefix[prefix]
+        else:
+            unknown.add(domain_of[key])
+    return {name: corpus for name, corpus in corpora.items() if name not in unknown}
 
 
-def _domains(reading: Reading, catalog: Catalog, total: int) -> Iterator[DomainPlan]:
+def _domains(
+    reading: Reading, catalog: Catalog, total: int, seq_length: int
+) -> Iterator[DomainPlan]:
+    """Of ``total`` samples."""
     blend = reading.blends[0]
     if blend is None or not all(prefix in reading.indices for prefix in blend[0]):
         return
     prefixes, weights = blend
-    weights = weights or [float(reading.indices[prefix].tokens) for prefix in prefixes]
+    if weights is None:  # then Megatron takes one epoch of each
+        of_prefix = training_corpora(reading, seq_length)
+        # At least 1: a single prefix may be shorter than that.
+        weights = [max(of_prefix[one].samples, 1.0) for one in prefixes if one in of_prefix]
     owners = [catalog.prefixes[normalise(prefix)] for prefix in prefixes]
-    corpus = training_tokens(reading, catalog.prefixes)
-    for name in filter(corpus.get, catalog.names):
+    corpora = _corpora_of_domains(reading, catalog.prefixes, seq_length)
+    for name in catalog.names:
+        corpus = corpora.get(name)
+        if corpus is None or not corpus.tokens:
+            continue
         own = [weight for weight, owner in zip(weights, owners, strict=True) if owner == name]
         share = sum(own) / sum(weights)
-        yield DomainPlan(name, share, share * total, corpus[name])
+        samples = share * total
+        epochs = corpus.epochs(samples, seq_length)
+        yield DomainPlan(name, share, samples, samples * seq_length, corpus, epochs)

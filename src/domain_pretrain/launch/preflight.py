@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from domain_pretrain.data.plan import TokenPlan, plan_tokens
+from domain_pretrain.data.plan import TokenPlan, plan_tokens, read_too_often
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.data import data_of_flags, prefixes_of_flags
@@ -24,7 +24,6 @@ from domain_pretrain.records.writer import check_log_dir
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "gpt2", "Qwen/Qwen3-8B"
 # Of tokenizers that are a file, in every version.
 _OF_FILES = ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer")
-MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
 
 
 class Report:
@@ -176,14 +175,14 @@ def plan_of_flags(flags: Flags, dp: int = 1) -> TokenPlan | None:
         ConfigError: see :func:`data_of_flags`.
     """
     batch = flags.global_batch_size or (flags.micro_batch_size or 0) * dp
-    per_step = batch * (flags.seq_length or 0)
+    length = flags.seq_length or 0
     iterations = flags.iterations(batch)
     data = data_of_flags(flags)
-    if not (per_step and iterations):
+    if not (batch and length and iterations):
         return None
     if data is None:
-        return TokenPlan(per_step, iterations, ())
-    return plan_tokens(per_step, iterations, *data)
+        return TokenPlan(batch * length, iterations, ())
+    return plan_tokens(batch, length, iterations, *data)
 
 
 def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
@@ -199,11 +198,8 @@ def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
         )
     )
     for domain in plan.domains:
-        if domain.epochs > MANY_EPOCHS:
-            report.warnings.append(
-                f"domain {domain.name!r} is read {domain.epochs:.1f} times: beyond {MANY_EPOCHS} "
-                "epochs repeated tokens teach little; lower its weight, or find more data"
-            )
+        if warning := read_too_often(f"domain {domain.name!r}", domain.epochs):
+            report.warnings.append(warning)
 
 
 def _look_at_start(report: Report, flags: Flags) -> None:
@@ -248,14 +244,15 @@ def _count(parameters: int) -> str:
 
 def _domain_table(plan: TokenPlan) -> Table:
     table = Table("domain", title="Plan of tokens", title_justify="left")
-    for column in ("share", "tokens", "corpus", "epochs"):
+    for column in ("share", "tokens", "samples", "corpus", "epochs"):
         table.add_column(column, justify="right")
     for domain in plan.domains:
         table.add_row(
             domain.name,
             f"{domain.share:.2%}",
             f"{domain.tokens:,.0f}",
-            f"{domain.corpus:,.0f}",
+            f"{domain.samples:,.0f}",
+            f"{domain.corpus.tokens:,}",
             f"{domain.epochs:.2f}",
         )
     return table

@@ -1,0 +1,189 @@
+"""What a plan becomes: the host's flags, ``plan.json``, and the run's ``--domain-config``."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from domain_pretrain.data.blend import check_data_path
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.json_file import read_json
+from domain_pretrain.planning.plan import Plan, PrefixPlan
+from domain_pretrain.yaml_file import read_yaml
+
+PLAN, CONFIG = "plan.json", "domains.yaml"
+WARM_UP = "0.01"  # of the steps, as the presets in configs/launch
+
+
+def flags(plan: Plan, config: Path) -> list[str]:
+    """The host's flags, and ``--domain-config``.
+
+    Of one stage, the weights are the samples of each prefix: whole numbers that add up to those of
+    the run, which Megatron's blend then meets exactly. Several stages are in the config's ``mix``.
+
+    Raises:
+        ConfigError: Megatron would read a weight as something else.
+    """
+    file = plan.file
+    words = [
+        *("--seq-length", str(file.seq_length)),
+        *("--global-batch-size", str(file.global_batch_size)),
+        *("--train-iters", str(plan.iterations)),
+        *("--split", file.split),
+    ]
+    if len(plan.stages) == 1:
+        blend = [word for one in plan.prefixes for word in (str(one.samples), one.source.prefix)]
+        check_data_path(blend)
+        words += ["--data-path", *blend]
+    return [*words, "--domain-config", str(config)]
+
+
+def rate_flags(plan: Plan) -> list[str]:
+    """A learning rate that goes with the stages: it decays over the last, or over the only one."""
+    warm_up = ["--lr-warmup-fraction", WARM_UP]
+    if len(plan.stages) == 1:
+        return ["--lr-decay-style", "cosine", *warm_up]
+    last = str(plan.stages[-1].iterations)
+    return ["--lr-decay-style", "WSD", "--lr-wsd-decay-iters", last, *warm_up]
+
+
+def config_of(plan: Plan) -> dict[str, Any]:
+    """The run's config: the domains that are sampled, and the mix of several stages.
+
+    What the plan's ``domain_config`` says besides is kept, but for the weights of the domains.
+    """
+    given = plan.file.domain_config
+    base: dict[str, Any] = {} if given is None else read_yaml(given)
+    kept = base.get("domains", {})
+    domains: dict[str, Any] = {}
+    for one in plan.prefixes:
+        name = one.source.domain
+        domain = domains.setdefault(name, {**kept.get(name, {}), "data": []})
+        domain.pop("weight", None)
+        # An entry of a config may be a glob; this one is its prefix.
+        domain["data"].append(glob.escape(one.source.prefix))
+    config = {**base, "domains": domains}
+    if len(plan.stages) > 1:
+        config["mix"] = {"schedule": [_stage(plan, n) for n in range(len(plan.stages))]}
+    return config
+
+
+def _stage(plan: Plan, n: int) -> dict[str, Any]:
+    return {
+        "samples": plan.stages[n].samples,
+        "weights": {
+            name: next(iter(own.values())) if _alone(plan, name) else own
+            for name, own in samples_of_stage(plan, n).items()
+        },
+        "shape": "constant",
+    }
+
+
+def _alone(plan: Plan, domain: str) -> bool:
+    return sum(one.source.domain == domain for one in plan.prefixes) == 1
+
+
+def samples_of_stage(plan: Plan, n: int) -> dict[str, dict[str, int]]:
+    """By domain and prefix; without those that give none."""
+    found: dict[str, dict[str, int]] = {}
+    for one in plan.prefixes:
+        if one.stages[n]:
+            found.setdefault(one.source.domain, {})[one.source.prefix] = one.stages[n]
+    return found
+
+
+def plan_json(plan: Plan, config: Path) -> dict[str, Any]:
+    """Everything that there is to know; JSON values."""
+    length = plan.file.seq_length
+    return {
+        "seq_length": length,
+        "global_batch_size": plan.file.global_batch_size,
+        "split": plan.file.split,
+        "iterations": plan.iterations,
+        "samples": plan.samples,
+        "tokens": plan.samples * length,
+        "stages": [
+            {
+                "name": stage.name,
+                "iterations": stage.iterations,
+                "samples": stage.samples,
+                "tokens": stage.samples * length,
+                "share": stage.samples / plan.samples,
+                "samples_by_domain": samples_of_stage(plan, n),
+            }
+            for n, stage in enumerate(plan.stages)
+        ],
+        "prefixes": [_prefix(one, plan, length) for one in plan.prefixes],
+        "left_out": list(plan.left_out),
+        "warnings": list(plan.warnings),
+        "flags": flags(plan, config),
+        "learning_rate_flags": rate_flags(plan),
+    }
+
+
+def _prefix(one: PrefixPlan, plan: Plan, length: int) -> dict[str, Any]:
+    corpus = one.source.corpus
+    return {
+        "domain": one.source.domain,
+        "part": one.source.part,
+        "prefix": one.source.prefix,
+        "corpus_tokens": corpus.tokens,
+        "samples_per_epoch": corpus.samples,
+        "samples": one.samples,
+        "tokens": one.samples * length,
+        "share": one.samples / plan.samples,
+        "epochs": one.epochs,
+    }
+
+
+def write(plan: Plan, source: Path, folder: Path) -> list[str]:
+    """Write ``plan.json`` and ``domains.yaml``, each as a whole; the flags of the run.
+
+    Args:
+        plan: to write.
+        source: the file that it was made from.
+        folder: need not exist; an earlier plan in it is replaced.
+
+    Raises:
+        ConfigError: there is a ``domains.yaml`` that is not the plan's to replace.
+    """
+    config, target = folder / CONFIG, folder / PLAN
+    given = plan.file.domain_config
+    if given is not None and config.resolve() == given.resolve():
+        raise ConfigError(f"{config} is the domain_config of the plan: give another --output")
+    if config.exists() and not target.exists():
+        raise ConfigError(f"{config} is there, and no plan has made it: give another --output")
+    head = f"# By domain-pretrain plan {source}, which replaces it: change that, or a copy.\n"
+    content = yaml.safe_dump(config_of(plan), allow_unicode=True, sort_keys=False)
+    found = plan_json(plan, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(target, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    _replace(config, head + content)
+    return list(found["flags"])
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def flags_of(path: str | Path) -> list[str]:
+    """The flags that a ``plan.json`` holds.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    content = read_json(path)
+    words = content.get("flags") if isinstance(content, dict) else None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{str(path)!r} is no plan.json of domain-pretrain plan: it has no flags")
+    broken = [word for word in words if "\n" in word]
+    if broken:
+        raise ConfigError(f"{str(path)!r}: a script cannot read {broken[0]!r}, with its line break")
+    return words
