@@ -23,7 +23,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][a-zA-Z0-9-]*")
 # Whose texts are about command lines that are not Megatron's, as a test of theirs checks.
 _OTHERS = ("commands", "demo", "kernels", "prepare", "hosts/mindspeed_support.py")
 _OF_TORCHRUN = {"--max-restarts", "--log-dir"}
-_OF_DOCTOR = {"--host"}
+_OF_COMMANDS = {"--host", "--output"}
 
 # Flags of single scripts, by the file of a checkout that adds them; no wheel holds it.
 OF_SCRIPTS = {
@@ -65,7 +65,7 @@ def named() -> frozenset[str]:
         if not path.relative_to(PACKAGE).as_posix().startswith(_OTHERS):
             for text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
                 flags.update(FLAG.findall(text))
-    return frozenset(flags - ours.keys() - _OF_TORCHRUN - _OF_DOCTOR - OF_SCRIPTS.keys())
+    return frozenset(flags - ours.keys() - _OF_TORCHRUN - _OF_COMMANDS - OF_SCRIPTS.keys())
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:
