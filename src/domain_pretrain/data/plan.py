@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.mix.describe import describe, samples_of
+from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 
@@ -35,6 +37,21 @@ class DomainPlan:
 
 
 @dataclass(frozen=True)
+class PrefixPlan:
+    """One prefix's part of a run whose stream the config's ``mix`` makes.
+
+    Attributes:
+        prefix: as the data flag spells it.
+        samples: that the run takes from it.
+        epochs: how often it reads it.
+    """
+
+    prefix: str
+    samples: int
+    epochs: float
+
+
+@dataclass(frozen=True)
 class TokenPlan:
     """What the run reads.
 
@@ -43,11 +60,15 @@ class TokenPlan:
         iterations: optimizer steps.
         domains: that are trained on, in the order of the config, else of the data flag; empty where
             the data is not on this machine's disk (an object store, ``--mock-data``).
+        prefixes: of the config's ``mix``; empty without one, or where the data is not here.
+        stages: of it and its cuts, in words: what, and how.
     """
 
     tokens_per_step: int
     iterations: int
     domains: tuple[DomainPlan, ...]
+    prefixes: tuple[PrefixPlan, ...] = ()
+    stages: tuple[tuple[str, str], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -56,7 +77,12 @@ class TokenPlan:
 
 
 def plan_tokens(
-    tokens_per_step: int, iterations: int, reading: Reading, catalog: Catalog
+    tokens_per_step: int,
+    iterations: int,
+    reading: Reading,
+    catalog: Catalog,
+    mix: Plan | None = None,
+    seq_length: int = 1,
 ) -> TokenPlan:
     """Work the plan out.
 
@@ -65,9 +91,30 @@ def plan_tokens(
         iterations: optimizer steps.
         reading: what the run trains on.
         catalog: whose it is.
+        mix: the plugin's stream; None: the host's own blend.
+        seq_length: tokens of a sample.
     """
     total = tokens_per_step * iterations
-    return TokenPlan(tokens_per_step, iterations, tuple(_domains(reading, catalog, total)))
+    prefixes = () if mix is None else tuple(_prefixes(mix, reading, seq_length))
+    weights = [float(prefix.samples) for prefix in prefixes] or None
+    return TokenPlan(
+        tokens_per_step,
+        iterations,
+        tuple(_domains(reading, catalog, total, weights)),
+        prefixes,
+        () if mix is None else tuple(describe(mix, catalog.prefixes)),
+    )
+
+
+def _prefixes(mix: Plan, reading: Reading, seq_length: int) -> Iterator[PrefixPlan]:
+    """``--split`` cuts by documents; see :func:`training_tokens`."""
+    part = reading.parts[0]
+    if part is None or not all(prefix in reading.indices for prefix in mix.prefixes):
+        return
+    tokens = [reading.indices[prefix].tokens * (part[1] - part[0]) for prefix in mix.prefixes]
+    samples = samples_of(mix, [max(1, int((count - 1) // seq_length)) for count in tokens])
+    for prefix, count, size in zip(mix.prefixes, samples, tokens, strict=True):
+        yield PrefixPlan(prefix, count, count * seq_length / size)
 
 
 def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str, float]:
@@ -93,12 +140,14 @@ def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str,
     return {name: count for name, count in tokens.items() if not math.isnan(count)}
 
 
-def _domains(reading: Reading, catalog: Catalog, total: int) -> Iterator[DomainPlan]:
+def _domains(
+    reading: Reading, catalog: Catalog, total: int, mixed: list[float] | None
+) -> Iterator[DomainPlan]:
     blend = reading.blends[0]
     if blend is None or not all(prefix in reading.indices for prefix in blend[0]):
         return
     prefixes, weights = blend
-    weights = weights or [float(reading.indices[prefix].tokens) for prefix in prefixes]
+    weights = mixed or weights or [float(reading.indices[prefix].tokens) for prefix in prefixes]
     owners = [catalog.prefixes[normalise(prefix)] for prefix in prefixes]
     corpus = training_tokens(reading, catalog.prefixes)
     for name in filter(corpus.get, catalog.names):
