@@ -12,7 +12,7 @@ from rich.table import Table
 from domain_pretrain.data.plan import TokenPlan, plan_tokens
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.launch.data import data_of_flags, prefixes_of_flags
+from domain_pretrain.launch.data import data_of_flags, mix_of_flags, prefixes_of_flags
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.host import Answer, without_plugin
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
@@ -58,13 +58,15 @@ class Report:
             self.problems.append(text)
 
     def print(self, console: Console) -> None:
-        """Two tables, and the warnings."""
+        """The tables, and the warnings."""
         table = Table("", "", show_header=False, title="Preflight", title_justify="left")
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
         if self.plan is not None and self.plan.domains:
             console.print(_domain_table(self.plan))
+        if self.plan is not None and self.plan.prefixes:
+            console.print(_prefix_table(self.plan))
         for warning in self.warnings:
             console.print(f"preflight: {warning}", style="yellow", markup=False, highlight=False)
 
@@ -183,7 +185,8 @@ def plan_of_flags(flags: Flags, dp: int = 1) -> TokenPlan | None:
         return None
     if data is None:
         return TokenPlan(per_step, iterations, ())
-    return plan_tokens(per_step, iterations, *data)
+    mix = mix_of_flags(flags, *data, flags.train_samples or iterations * batch)
+    return plan_tokens(per_step, iterations, *data, mix, flags.seq_length or 1)
 
 
 def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
@@ -198,6 +201,7 @@ def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
             f"{plan.tokens_per_step:,} per step x {plan.iterations:,} steps = {plan.tokens:,}",
         )
     )
+    report.rows += plan.stages
     for domain in plan.domains:
         if domain.epochs > MANY_EPOCHS:
             report.warnings.append(
@@ -258,4 +262,13 @@ def _domain_table(plan: TokenPlan) -> Table:
             f"{domain.corpus:,.0f}",
             f"{domain.epochs:.2f}",
         )
+    return table
+
+
+def _prefix_table(plan: TokenPlan) -> Table:
+    table = Table("prefix", title="Plan of samples", title_justify="left")
+    for column in ("samples", "epochs"):
+        table.add_column(column, justify="right")
+    for one in plan.prefixes:
+        table.add_row(one.prefix, f"{one.samples:,}", f"{one.epochs:.2f}")
     return table
