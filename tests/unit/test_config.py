@@ -114,6 +114,11 @@ def test_sample_configs_load() -> None:
         ),
         ("mix: {schedule: [{weights: {a: yes}}]}", r"the weight of a should be a number ≥ 0"),
         ("mix: {schedule: [{weights: {a: {x: .nan}}}]}", r"the weight of a\.x should be a number"),
+        ("mix: {schedule: [{weights: {a: 1.0e+308, b: 1.0e+308}}]}", r"weights are too large to a"),
+        (
+            f"mix: {{schedule: [{{weights: {{a: {'9' * 400}}}}}]}}",
+            r"the weight of a should be a num",
+        ),
         ("mix: {skip: [{samples: [3, 3]}]}", r"mix\.skip\.0\.samples: must be \[first, stop\]"),
         ("mix: {skip: [{samples: [3]}]}", r"mix\.skip\.0\.samples\.1: Field required"),
         ("mix: {skip: [{samples: 3}]}", r"mix\.skip\.0\.samples: .*tuple"),

@@ -292,7 +292,7 @@ def test_a_blend_that_changes_is_planned(capsys: pytest.CaptureFixture[str]) -> 
         "mix:\n  schedule:\n"
         "    - {share: 0.5, weights: {general: 1}}\n"
         "    - {weights: {general: 1, money: 1}}\n"
-        "  skip: [{samples: [0, 10]}]\n",
+        "  skip: [{samples: [0, 10]}, {samples: [130, 140]}]\n",
         encoding="utf-8",
     )
     words = f"{STEPS} --data-path 1 finance 3 news 4 general --split 100,0,0".split()
@@ -300,7 +300,10 @@ def test_a_blend_that_changes_is_planned(capsys: pytest.CaptureFixture[str]) -> 
     assert not report.problems
     assert ("stage 1", "samples 0 to 60: general 100.00%") in report.rows
     assert ("stage 2", "samples 60 to 120: money 50.00%, general 50.00%") in report.rows
-    assert ("skipped", "positions 0 to 10 of the stream") in report.rows
+    assert ("skipped", "positions 0 to 10, 130 to 140 of the stream") in report.rows
+    assert "mix.skip [130, 140] has no effect: the run ends at position 130 of the stream" in (
+        report.warnings
+    )
     assert report.plan is not None
     found = {one.prefix: (one.samples, one.epochs) for one in report.plan.prefixes}
     assert sum(samples for samples, _ in found.values()) == 120

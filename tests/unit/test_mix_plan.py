@@ -125,6 +125,12 @@ def test_cuts_alone_leave_the_blend() -> None:
     assert plan({"skip": [{"samples": [5, 9]}]}, blend=(BLEND[0], None)).stages[0].weights is None
 
 
+def test_a_cut_in_tokens_is_told() -> None:
+    with pytest.raises(ConfigError, match="cuts 2,000,000 samples out of a run of 1,000: pos"):
+        plan({"skip": [{"samples": [500, 2_000_500]}]})
+    assert plan({"skip": [{"samples": [2_000, 10**30]}]}).idle_cuts, "it is never come to"
+
+
 def test_a_plan_in_words() -> None:
     stages = [stage(samples=100), stage(weights={"code": 1}, shape="cosine")]
     found = plan({"schedule": stages, "skip": [{"samples": [20, 25]}]})
@@ -204,13 +210,11 @@ def test_cuts_may_change_from_where_the_run_is() -> None:
 def test_between_the_hosts_own_blend_and_cuts_in_it() -> None:
     """One order, as long as the host reads no prefix twice."""
     own, mixed = order(None, 90), order(cut((60, 70), schedule=[]), 90)
-    assert own.once
     assert not broken(own, mixed, 50)
     assert not broken(mixed, own, 50)
     (said,) = broken(own, mixed, 61)
     assert said.startswith("mix.skip none → [60, 61)")
     own, mixed = order(None, 900), order(cut((60, 70), schedule=[]), 900)
-    assert not own.once, "450 of 99 samples of code"
     (said,) = broken(own, mixed, 50)
     assert said.startswith("Megatron's own blend → the plugin's stream, which has another order")
     (said,) = broken(mixed, own, 50)
@@ -221,12 +225,13 @@ def test_between_the_hosts_own_blend_and_cuts_in_it() -> None:
 
 def test_whether_one_pass_is_enough_is_told_by_the_documents() -> None:
     """2,000 tokens of books are 199 samples of 10; the host builds one more than is asked."""
-    assert order(None, 198, (["books"], None)).once
-    assert not order(None, 199, (["books"], None)).once
-    assert order(None, 5000, (["web", "books"], None)).once, "by size it makes one pass"
-    state = order(None, 90).dump()
-    del state["once"]  # as earlier versions wrote it
-    assert not Order.load(state).once
+    one: Blend = (["books"], None)
+    cuts = cut((60, 70), schedule=[])
+    assert not broken(order(None, 198, one), order(cuts, 198, one), 50)
+    assert broken(order(None, 199, one), order(cuts, 199, one), 50)
+    assert broken(order(None, 199, one), order(cuts, 198, one), 50)
+    by_size: Blend = (["web", "books"], None)
+    assert not broken(order(None, 5000, by_size), order(cuts, 5000, by_size), 50), "one pass"
 
 
 def test_stages_by_size_are_the_same() -> None:

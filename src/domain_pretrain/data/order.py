@@ -38,9 +38,9 @@ class Order:
         settings: seed, length of a sample and so on, by the name of the flag.
         tokenizer: what made the ids.
         samples: that the whole run asks for.
-        once: whether Megatron's own blend reads no prefix a second time: then its order is that of
-            the plugin's stream with the same weights.
         mix: :meth:`.Plan.dump` of the plugin's stream; None: the order is Megatron's own.
+        once: beside ``mix``: whether Megatron's own blend would read no prefix a second time for
+            so many samples; then its order is that of a stream with the same weights.
     """
 
     data: Sequence[Sequence[Sequence[Any]] | None]
@@ -48,8 +48,8 @@ class Order:
     settings: Mapping[str, Any]
     tokenizer: Mapping[str, Any]
     samples: int | None
-    once: bool = False
     mix: Mapping[str, Any] | None = None
+    once: bool = False
 
     @classmethod
     def of(
@@ -78,8 +78,7 @@ class Order:
             dict(settings),
             tokenizer.dump(),
             samples,
-            _reads_once(reading, samples, settings.get("--seq-length"), surplus),
-            None if plan is None else plan.dump(),
+            *(() if plan is None else (plan.dump(), _reads_once(reading, settings, plan, surplus))),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -92,8 +91,7 @@ class Order:
             "settings": dict(self.settings),
             "tokenizer": dict(self.tokenizer),
             "samples": self.samples,
-            "once": self.once,
-            **({} if self.mix is None else {"mix": dict(self.mix)}),
+            **({} if self.mix is None else {"mix": dict(self.mix), "once": self.once}),
         }
 
     @classmethod
@@ -106,8 +104,8 @@ class Order:
             state["settings"],
             state["tokenizer"],
             state["samples"],
-            state.get("once", False),
             state.get("mix"),
+            state.get("once", False),
         )
 
 
@@ -166,15 +164,15 @@ def _entries(blend: Blend, reading: Reading) -> list[list[Any]] | None:
 def _mix_changes(before: Order, now: Order, consumed: int) -> Iterator[str]:
     if before.mix is None and now.mix is None:
         return
-    own = next((one for one in (before, now) if one.mix is None), None)
     found = list(changes(before.mix or _blend(before), now.mix or _blend(now), consumed))
     yield from found
-    if own is not None and not found and not own.once:
-        yield (
-            "Megatron's own blend → the plugin's stream"
-            if own is before
-            else "the plugin's stream → Megatron's own blend"
-        ) + ", which has another order where a prefix is read more than once"
+    if found or (before.mix and now.mix):
+        return
+    own, mixed = (before, now) if before.mix is None else (now, before)
+    if not (mixed.once and (own.samples or 0) <= (mixed.samples or 0)):
+        ways = ("Megatron's own blend", "the plugin's stream")
+        old, new = ways if own is before else ways[::-1]
+        yield f"{old} → {new}, which has another order where a prefix is read more than once"
 
 
 def _blend(order: Order) -> dict[str, Any]:
@@ -184,10 +182,10 @@ def _blend(order: Order) -> dict[str, Any]:
     return {"stages": [[None, None if by_size else shares, "constant"]], "cuts": []}
 
 
-def _reads_once(reading: Reading, samples: int | None, length: int | None, surplus: float) -> bool:
-    """Whether all that Megatron's blend asks for is in one pass of every prefix."""
-    blend, part = reading.blends[0], reading.parts[0]
-    if blend is None or not samples or not length:
+def _reads_once(reading: Reading, settings: Mapping[str, Any], plan: Plan, surplus: float) -> bool:
+    """Whether all that Megatron's blend would ask for is in one pass of every prefix."""
+    blend, part, length = reading.blends[0], reading.parts[0], settings.get("--seq-length")
+    if blend is None or part is None or not length:
         return False
     prefixes, weights = blend
     if weights is None and len(prefixes) > 1:
@@ -198,7 +196,7 @@ def _reads_once(reading: Reading, samples: int | None, length: int | None, surpl
         index = reading.indices.get(prefix)
         if index is None:
             return False
-        wanted = math.ceil((math.ceil(samples * weight / total) + 1) * (1 + surplus))
+        wanted = math.ceil((math.ceil(plan.samples * weight / total) + 1) * (1 + surplus))
         rows = documents(part, index.sequences)
         if not index.holds(rows.start, rows.stop, wanted * length + 1):
             return False

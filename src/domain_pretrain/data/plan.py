@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from domain_pretrain.data.catalog import Catalog
-from domain_pretrain.data.mix.describe import describe, samples_of
+from domain_pretrain.data.mix.describe import describe, samples_of, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
@@ -62,6 +62,7 @@ class TokenPlan:
             the data is not on this machine's disk (an object store, ``--mock-data``).
         prefixes: of the config's ``mix``; empty without one, or where the data is not here.
         stages: of it and its cuts, in words: what, and how.
+        warnings: of it.
     """
 
     tokens_per_step: int
@@ -69,6 +70,7 @@ class TokenPlan:
     domains: tuple[DomainPlan, ...]
     prefixes: tuple[PrefixPlan, ...] = ()
     stages: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -103,6 +105,7 @@ def plan_tokens(
         tuple(_domains(reading, catalog, total, weights)),
         prefixes,
         () if mix is None else tuple(describe(mix, catalog.prefixes)),
+        () if mix is None else tuple(warn_of_idle(mix)),
     )
 
 

@@ -202,6 +202,7 @@ def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
         )
     )
     report.rows += plan.stages
+    report.warnings += plan.warnings
     for domain in plan.domains:
         if domain.epochs > MANY_EPOCHS:
             report.warnings.append(

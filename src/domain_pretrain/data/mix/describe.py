@@ -34,6 +34,15 @@ def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, st
         yield "skipped", f"positions {cuts} of the stream"
 
 
+def warn_of_idle(plan: Plan) -> Iterator[str]:
+    """Of cuts that change nothing: a position may have been mistyped."""
+    for first, stop in plan.idle_cuts:
+        yield (
+            f"mix.skip [{first}, {stop}] has no effect: the run ends at position "
+            f"{plan.passed(plan.samples):,} of the stream"
+        )
+
+
 def samples_of(plan: Plan, lengths: Sequence[int]) -> list[int]:
     """Samples that the run reads of every prefix.
 

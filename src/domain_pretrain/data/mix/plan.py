@@ -18,6 +18,8 @@ from domain_pretrain.data.splits import documents
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.suggest import did_you_mean
 
+MOST_CUT = 100  # times the samples of the run: what is cut is laid out all the same
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -66,6 +68,11 @@ class Plan:
     def passed(self, consumed: int) -> int:
         """The positions below it are behind a run that has consumed so many samples."""
         return self.position(consumed - 1) + 1 if consumed else 0
+
+    @property
+    def idle_cuts(self) -> list[tuple[int, int]]:
+        """Those that the run ends before."""
+        return [cut for cut in self.cuts if cut[0] >= self.passed(self.samples)]
 
     def starts(self) -> list[int]:
         """Where each stage begins in the stream."""
@@ -136,7 +143,14 @@ def make_plan(
         )
     else:
         stages = (Stage(None, None if weights is None else tuple(weights)),)
-    return Plan(tuple(prefixes), stages, samples, union(cut.samples for cut in mix.skip))
+    plan = Plan(tuple(prefixes), stages, samples, union(cut.samples for cut in mix.skip))
+    left_out = plan.passed(samples) - samples
+    if left_out > MOST_CUT * samples:
+        raise ConfigError(
+            f"mix.skip cuts {left_out:,} samples out of a run of {samples:,}: positions are "
+            "counted in samples, not in tokens"
+        )
+    return plan
 
 
 def union(cuts: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from domain_pretrain.data.mix.apportion import Shape
+from domain_pretrain.errors import shorten
 from domain_pretrain.section import Section
 
 Weights = dict[str, float | dict[str, float]]
@@ -18,23 +20,29 @@ LENGTHS = ("samples", "tokens", "share")
 
 def _check_weights(given: dict[str, Any]) -> Weights:
     """Numbers ≥ 0, one of them above; a domain's, or those of its prefixes."""
-    numbers = []
+    total = 0.0
     for name, value in given.items():
         inner = value if isinstance(value, dict) else {"": value}
         for prefix, number in inner.items():
-            real = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if not real or not math.isfinite(number) or number < 0:
+            if not _is_weight(number):
                 place = f"{name}.{prefix}" if prefix else name
                 raise PydanticCustomError(
                     "weight",
                     "the weight of {place} should be a number ≥ 0, or a mapping of the domain's "
                     "prefixes to such numbers, not {given}",
-                    {"place": place, "given": repr(number)[:80]},
+                    {"place": shorten(place, 80), "given": shorten(repr(number), 80)},
                 )
-            numbers.append(float(number))
-    if not any(numbers):
-        raise PydanticCustomError("weight", "no domain has a weight above 0")
+            total += number
+    if not 0 < total < math.inf:
+        why = "no domain has a weight above 0" if not total else "the weights are too large to add"
+        raise PydanticCustomError("weight", "{why}", {"why": why})
     return given
+
+
+def _is_weight(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return False
+    return 0 <= number <= sys.float_info.max
 
 
 class Stage(Section):
