@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from domain_pretrain.data.mix import apportion
 from domain_pretrain.data.mix.apportion import (
     CHUNK,
     changing,
@@ -77,6 +79,19 @@ def test_every_chunk_is_within_a_sample_of_changing_weights(
     assert ends[-1] == samples
     x = ends / samples
     way = samples * (x**2 / 2 if shape == "linear" else x / 2 - np.sin(np.pi * x) / (2 * np.pi))
+    check(ends, counts, ends[:, None] * before + way[:, None] * (after - before))
+
+
+@pytest.mark.parametrize("seed", [322, 396])
+def test_rare_prefixes_that_fade(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By largest remainders, those that were rounded up leave others 1.2 samples behind."""
+    dice = random.Random(seed)
+    before = shares_of([dice.random() ** -3 for _ in range(30)])
+    after = shares_of([dice.random() ** -3 * (dice.random() < 0.3) + 1e-9 for _ in range(30)])
+    monkeypatch.setattr(apportion, "CHUNK", 4)
+    ends, counts = changing(before, after, 4000, "linear")
+    assert len(ends) == 1001
+    way = ends**2 / 4000 / 2
     check(ends, counts, ends[:, None] * before + way[:, None] * (after - before))
 
 

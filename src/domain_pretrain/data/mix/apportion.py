@@ -4,8 +4,8 @@ Prefix d is due ``T_d(t)`` samples in the first t of a stage: a real number. At 
 chunk it has got ``C_d(t)``, a whole one, with ``|C − T| < 1`` for all prefixes at once and
 ``ΣC = t``. Whole numbers with these bounds always exist, since T itself keeps them and each sample
 is a job with a release (T exceeds j) and a deadline (T reaches j + 1); serving the earliest
-deadline first finds them. Plain largest remainders do not always: a rare prefix that was rounded
-up may leave too little for the others.
+deadline first finds them. Largest remainders mostly do, too, but not always where weights change:
+rare prefixes that were rounded up as they fade leave too little for the others.
 
 Elementary operations on integers and float64 alone, which have the same bits on every machine: all
 ranks must get the same, whatever their CPUs and libraries.
