@@ -86,6 +86,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Path
     folder = tmp_path_factory.mktemp("mix")
     mix = {"schedule": SCHEDULE, "skip": CUTS}
     run = start(folder, blend, mix, *saving(folder))
+    assert "mix: stage 2: samples 20 to 56, linear: finance 62.50%, code 12.50%, rare" in run.output
     assert "mix.skip: 0 samples are consumed; the next one is at position 0" in run.output
     return folder
 
@@ -216,7 +217,10 @@ def test_cuts_in_the_hosts_own_order(
     save = ["--save", own / "checkpoints", "--save-interval", "2", "--ckpt-format", "torch"]
     start(own, blend, None, *save, iterations=5)
     load = ["--load", own / "checkpoints", "--ckpt-step", "2"]
+    load += ["--data-cache-path", tmp_path / "cache"]
     run = start(cut, blend, {"skip": [{"samples": [19, 23]}]}, *load, iterations=5)
+    kept = list((tmp_path / "cache").glob("*-Stream-train-*.npy"))
+    assert len(kept) == (2 if data == "blend" else 0), "one prefix needs no index"
     before, found = [[text for _, text in in_turn(folder)] for folder in (own, cut)]
     assert len(before) == 40
     assert found[:20] == before[16:19] + before[23:]

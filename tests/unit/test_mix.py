@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,30 @@ def test_the_hosts_order_without_the_host() -> None:
         ):
             assert np.array_equal(mine, theirs)
             assert mine.dtype == theirs.dtype
+
+
+def test_the_hosts_index_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("megatron.core.datasets.helpers_cpp")
+    from domain_pretrain.hosts import stream
+
+    shares = [0.5, 0.25, 0.25]
+    keep = stream._Cached(str(tmp_path / "cache"))
+    built = keep(shares, 100)
+    one, other = sorted((tmp_path / "cache").iterdir())
+    assert (one.stat().st_mode & 0o777) == 0o644
+    other.unlink()  # a crash between the two
+    assert [a.tolist() for a in keep(shares, 100)] == [a.tolist() for a in built]
+    keep([0.25, 0.5, 0.25], 100)
+    keep(shares, 101)
+    assert len(list((tmp_path / "cache").iterdir())) == 6, "of other weights, and for more samples"
+
+    def never(*_: object) -> Any:
+        raise AssertionError("it is there")
+
+    monkeypatch.setattr(stream, "build_blending_indices", never)
+    kept = keep(shares, 100)
+    assert [a.tolist() for a in kept] == [a.tolist() for a in built]
+    assert [a.dtype for a in kept] == [np.dtype("int16"), np.dtype("int64")]
 
 
 @given(plans(), st.data())

@@ -12,7 +12,7 @@ from typing import Any
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.content import check_content
-from domain_pretrain.data.mix.describe import warn_of_idle
+from domain_pretrain.data.mix.describe import describe, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
@@ -135,6 +135,8 @@ class Session:
             samples=facts.samples,
             seq_length=facts.flags.seq_length,
         )
+        for what, how in describe(plan, self.catalog.prefixes):
+            notice(f"mix: {what}: {how}")
         for warning in warn_of_idle(plan):
             notice(f"WARNING: {warning}")
         self.catalog = self.catalog.with_ids("train")  # also where the host would blend nothing
