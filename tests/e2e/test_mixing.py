@@ -235,3 +235,15 @@ def test_a_run_that_has_ended_is_resumed_to_its_end(
     load = ["--load", unbroken / "checkpoints"]
     start(tmp_path, blend, {"schedule": SCHEDULE, "skip": CUTS}, *load)
     assert not steps(tmp_path)
+
+
+def test_data_of_a_splits_own(corpora: Path, tmp_path: Path) -> None:
+    """The train split's prefixes are mixed, and by size divided; the others are as they were."""
+    flags: list[str | Path] = ["--train-data-path", *(corpora / name for name in ("code", "rare"))]
+    flags += ["--valid-data-path", corpora / "general", "--eval-interval", "2", "--eval-iters", "1"]
+    schedule = [{"samples": 10, "weights": {"rare": 1}}, {"weights": {"rare": 1, "code": 1}}]
+    run = start(tmp_path, [], {"schedule": schedule}, *flags, iterations=2)  # type: ignore[arg-type]
+    ids = [number for number, _ in in_turn(tmp_path)]
+    assert ids[:10] == [1] * 10
+    assert sorted(ids[10:]) == [0, 0, 0, 1, 1, 1]
+    assert all(entry["domains"].keys() == {"general"} for entry in run.metrics("valid"))

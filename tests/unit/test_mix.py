@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -266,6 +267,8 @@ def test_places_do_not_depend_on_what_was_asked_before(plan: Plan, random: Any) 
     some = [random.randrange(plan.samples) for _ in range(8)]
     asked = [locator.locate(i) for i in some]
     assert asked == [Locator(plan, lengths, 1).locate(i) for i in some]
+    sent = pickle.loads(pickle.dumps(locator))  # to a worker that was not forked
+    assert asked == [sent.locate(i) for i in some]
 
 
 def test_cuts() -> None:
