@@ -79,8 +79,8 @@ def build(original: Callable[[Any], list[Any]], builder: Any, plan: Plan) -> lis
     found = None if blend is None else tuple(blend[0])
     if found != plan.prefixes or sizes[0] != plan.samples:
         raise UnsupportedError(
-            f"mix: the script builds {sizes[0]:,} training samples of {found}, and the flags tell "
-            f"{plan.samples:,} of {plan.prefixes}: leave mix out, or let the script build what the "
+            f"mix: the script builds {sizes[0]} training samples of {found}, and the flags tell "
+            f"{plan.samples} of {plan.prefixes}: leave mix out, or let the script build what the "
             "flags tell"
         )
     if per_split:

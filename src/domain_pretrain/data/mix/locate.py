@@ -87,11 +87,8 @@ class Locator:
 
     def counts(self) -> list[int]:
         """Samples of every prefix that the run reads."""
-        total, first, end = (
-            np.zeros(len(self.lengths), np.int64),
-            0,
-            self.plan.passed(self.plan.samples),
-        )
+        total, first = np.zeros(len(self.lengths), np.int64), 0
+        end = self.plan.passed(self.plan.samples)
         for start, stop in (*self.plan.cuts, (end, end)):
             if first < min(start, end):
                 total += self._way.before(min(start, end)) - self._way.before(first)
