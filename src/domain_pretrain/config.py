@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from domain_pretrain.data.domain import Domain, check_names, check_weights
+from domain_pretrain.data.mix.section import Mix
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.section import Evaluating
 from domain_pretrain.kernels.section import ChannelLoss
@@ -32,6 +33,10 @@ class DomainConfig(Section):
     )
     reweight: Reweight | None = Field(
         default=None, description="Dynamic reweighting of the domains; absent: none."
+    )
+    mix: Mix = Field(
+        default=Mix(),
+        description="Which training sample comes when; absent: as Megatron blends them.",
     )
     evaluate: Evaluating = Field(
         default=Evaluating(), description="What is measured of the model while it trains."

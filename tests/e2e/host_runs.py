@@ -47,6 +47,13 @@ WEIGHTED = shlex.split(
     "--calculate-per-token-loss --eod-mask-loss --lr-warmup-iters 2 --clip-grad 0 --save-interval 2"
 )
 ONE_BY_ONE = ["--calculate-per-token-loss", "--log-interval", "1"]
+# Of the 32 samples of a run: stages that end within steps, and a cut over the end of the first.
+SCHEDULE = [
+    {"samples": 12, "weights": {"general": 3, "maths": 1}},
+    {"samples": 12, "weights": {"finance": 1, "code": 1, "rare": 2}, "shape": "linear"},
+    {"weights": {"finance": 1, "rare": 1}},
+]
+CUT = (10, 15)
 FIXED = 3  # validation samples of every domain
 # Dropout, so that a random number too many would show.
 PLAIN = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --save-interval 100")
@@ -122,6 +129,16 @@ class Host:
         words = ramped([*self.common, *self.blend, *plugin, *ONE_BY_ONE], self.version)
         return self._start("ramped", layout, *self.script, *words, plugin=True)
 
+    def mixed(self, layout: str) -> Observed:
+        """A blend that changes on the way, with a cut in it, read by a worker."""
+        log = self.folder / f"mixed-{layout}"
+        config = self.folder / "mixed.yaml"
+        mix = {"schedule": SCHEDULE, "skip": [{"samples": CUT}]}
+        config.write_text(json.dumps({"mix": mix}))
+        words = [*self.common, *self.blend, *ONE_BY_ONE, "--num-workers", "1"]
+        words += ["--domain-config", config, "--domain-log-dir", log]
+        return self._start("mixed", layout, *self.script, *words, plugin=True)
+
     def _plain(self, name: str, layout: str) -> list[str | Path]:
         # Upstream cannot run a blend under CP since 0.18: the host alone gets a single corpus.
         data = ["--split", "80,10,10", "--data-path", self.corpora / "general"]
@@ -150,6 +167,7 @@ RUNS = {
     "alone": Host.alone,
     "counted": Host.counted,
     "ramped": Host.ramped,
+    "mixed": Host.mixed,
 }
 
 

@@ -50,22 +50,6 @@ FEATURES = {
 }
 
 
-SKIPPED = {"blend": [], "context parallelism": ["--context-parallel-size", "2"]}
-
-
-@pytest.mark.parametrize("feature", SKIPPED)
-def test_iterations_to_skip(feature: str, blend: list[str], tmp_path: Path) -> None:
-    """``--iterations-to-skip`` reads its batches past the training step, and so past its sums."""
-    flags = [*blend, *SKIPPED[feature], "--iterations-to-skip", "2"]
-    run = train(tmp_path, *flags, iterations=3, nproc=1 + ("2" in SKIPPED[feature]))
-    first, last = run.metrics()
-    assert (first["iteration"], last["iteration"]) == (1, 3)
-    assert last["consumed_samples"] == 3 * BATCH
-    assert sum(d["samples"] for d in last["domains"].values()) == BATCH
-    consumed = [d.get("consumed_samples", 0) for d in last["domains"].values()]
-    assert sum(consumed) <= 2 * BATCH, "what was skipped was not trained on"
-
-
 def record(
     folder: Path, *flags: str | Path, script: str = "recording_gpt.py", **how: Any
 ) -> list[dict[str, Any]]:

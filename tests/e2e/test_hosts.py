@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_runs import FIXED, LAYOUTS, Host
+from host_runs import CUT, FIXED, LAYOUTS, SCHEDULE, Host
+from support.corpora import DOMAINS
 from support.flags import OF_SCRIPTS, assert_exist, parser_of
 from support.gradients import assert_gradients, error, load
 from support.losses import (
@@ -32,6 +34,8 @@ from support.observe import STEPS, assert_same_checkpoint, assert_same_training
 from support.ramps import assert_ramped
 
 from domain_pretrain.backends import cpu
+from domain_pretrain.data.mix.locate import Locator
+from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.versions import host_version
 from domain_pretrain.seams.seam import check
@@ -147,6 +151,29 @@ def test_off_is_off(layout: str, host: Host) -> None:
 def test_batch_schedule(layout: str, host: Host) -> None:
     """The multipliers of a run whose batches grow, whatever its data parallelism."""
     assert_ramped(host.run("ramped", layout).run)
+
+
+# --- a blend that changes ----------------------------------------------------------------------
+
+
+@each_layout
+def test_mixing(layout: str, host: Host) -> None:
+    """Every step's samples by domain are the plan's, and its losses those of one process."""
+    entries = host.run("mixed", layout).run.metrics()
+    samples = [{name: d["samples"] for name, d in e["domains"].items()} for e in entries]
+    stages = [
+        Stage(
+            one.get("samples"),
+            tuple(float(one["weights"].get(name, 0)) for name in DOMAINS),
+            one.get("shape", "constant"),
+        )
+        for one in SCHEDULE
+    ]
+    plan = Plan(DOMAINS, tuple(stages), 8 * STEPS, (CUT,))
+    locator = Locator(plan, [10**6] * len(DOMAINS), 1234)
+    planned = [DOMAINS[locator.locate(place).prefix] for place in range(8 * STEPS)]
+    assert samples == [Counter(planned[8 * step : 8 * step + 8]) for step in range(STEPS)]
+    assert_close(entries, host.run("mixed", "one").run.metrics())
 
 
 # --- resume ------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ Config = dict[str, Any]
 NAMES = ("web", "code", "数学", "C.plus", "_x", "2024", "no", "Übung", "a-b", "data", "weight")
 # No name at all, or none of a tag's.
 WRONG_NAMES = ("a/b", "", ".a", "-a", "a b", "a:b", "a\n", " a", "a\t", "é!", "数 学")
+SAMPLES = 90  # of the run
 LOSS = {"step_size": 0.1, "smoothing": 0.01}
 STRATEGIES: dict[str, Config] = {
     "uniform": {},
@@ -93,6 +94,7 @@ class _Check:
         data_of_flags(Flags(**flags, data_path=None if words is None else tuple(words)))
         if words is None:
             words = data_path_arguments(config.domains)[1:]
+        flags["train_samples"] = SAMPLES
         facts = RunFacts(
             core_version="0.19.0",
             flags=SimpleNamespace(**flags, calculate_per_token_loss=True),
@@ -125,12 +127,28 @@ def _valid(rng: random.Random) -> Config:
         config["channel_loss"] = {"average": rng.choice(("token", "sample")), "kernels": "auto"}
     if rng.random() < 0.3:
         config["watch"] = {"alarms": {"nonfinite": {}}}
+    if rng.random() < 0.4:
+        config["mix"] = _mix(rng, names)
     if rng.random() < 0.6:
         config["reweight"] = _reweight(rng, names)
         if "scope" not in config["reweight"]:
             first = config["domains"][names[0]]
             first.update(rng.choice(({}, {"pinned": True}, {"floor": 0.5})))
     return config
+
+
+def _mix(rng: random.Random, names: list[str]) -> Config:
+    lengths = rng.choice(({"samples": 30}, {"tokens": 60}, {"share": 1 / 3}))
+    stages = [
+        {**lengths, "weights": {name: rng.choice((1, 0.25, 7))}, "shape": shape}
+        for name, shape in zip(
+            rng.choices(names, k=3), ("constant", "linear", "cosine"), strict=True
+        )
+    ]
+    if rng.random() < 0.5:
+        del stages[-1][next(iter(lengths))]
+    cuts = [{"samples": [start, start + 7]} for start in rng.sample(range(200), 2)]
+    return rng.choice(({"schedule": stages}, {"skip": cuts}, {"schedule": stages, "skip": cuts}))
 
 
 def _reweight(rng: random.Random, names: list[str]) -> Config:
@@ -172,6 +190,26 @@ def unknown_key(rng: random.Random, config: Config) -> None:
     sections = [config, _domain(rng, config), config.setdefault("channel_loss", {})]
     sections += [config.setdefault("reweight", {}), config.setdefault("watch", {})]
     rng.choice(sections)[rng.choice(("wieght", "domian", "x", "", "数", "a" * 4_000))] = 1
+
+
+def wrong_mix(rng: random.Random, config: Config) -> None:
+    name = next(iter(config["domains"]))
+    stage = {"weights": {name: 1}}
+    wrong_weights = (0, -1, float("nan"), True, "heavy", [1], None, 10**400, {"data/none": 1}, {})
+    wrong: tuple[Config, ...] = (
+        {"schedule": [stage, stage]},
+        {"schedule": [{**stage, "samples": rng.choice((90, 91, 0, -3, 2.5, "x", 10**400))}, stage]},
+        {"schedule": [{**stage, "samples": 7}]},
+        {"schedule": [{**stage, "samples": 30, "share": 0.5}, stage]},
+        {"schedule": [{**stage, "shape": rng.choice(("linear", "cosine", "step", 1))}]},
+        {"schedule": [{"weights": {name: rng.choice(wrong_weights)}}]},
+        {"schedule": [{"weights": {"nobody": 1}}]},
+        {"schedule": [{"samples": 90}]},
+        {"skip": [{"samples": rng.choice(([3, 3], [3, 1], [-1, 4], [1], [1, 2, 3], 7, "1-3"))}]},
+        {"skip": [{"samples": [5, 10**12]}]},
+        {"skip": [{}]},
+    )
+    config["mix"] = rng.choice(wrong)
 
 
 def wrong_data(rng: random.Random, config: Config) -> None:
@@ -290,7 +328,7 @@ def idle_domain_key(rng: random.Random, config: Config) -> None:
 BROKEN: tuple[Callable[[random.Random, Config], None], ...] = (
     *(unknown_key, wrong_data, no_such_data, data_of_two_domains, wrong_weight),
     *(a_weight_is_missing, wrong_pin_or_floor, wrong_name, unquoted_name, wrong_section),
-    *(wrong_choice, unknown_rule, wrong_option, idle_domain_key),
+    *(wrong_choice, unknown_rule, wrong_option, idle_domain_key, wrong_mix),
 )
 
 

@@ -87,11 +87,8 @@ FEATURES: tuple[Feature, ...] = (
         "e2e/test_hosts.py::test_batch_schedule",
         "later versions ignore the flag",
     ),
-    _ran(
-        "`--iterations-to-skip`, also with CP",
-        "e2e/test_features.py::test_iterations_to_skip",
-        "refused with VPP, and since 0.18 with more than two stages, where Megatron itself ends in "
-        "an error",
+    _refused(
+        "`--iterations-to-skip`", "--iterations-to-skip", "`mix.skip` cuts the stream instead"
     ),
     _refused("distillation", "--logits-load-dir"),
     _refused("elastic models", "--flextron"),
@@ -166,6 +163,7 @@ def table() -> str:
             proof = f"[{test}](../tests/{file})" + (f"; {feature.note}" if feature.note else "")
         elif feature.state == "refused":
             proof = "[why](hosts.md#refused-with-channel-loss)"
+            proof += f"; {feature.note}" if feature.note else ""
         lines.append(f"| {feature.name} | {feature.state} | {proof} |")
     return "\n".join(lines) + "\n"
 

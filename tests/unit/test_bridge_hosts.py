@@ -32,6 +32,12 @@ def test_the_host_sees_the_parameters_of_the_original() -> None:
     assert inspect.signature(wrapped) == inspect.signature(forward_step)
 
 
+def test_a_stream_of_our_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mix.yaml").write_text("mix: {skip: [{samples: [0, 8]}]}", "utf-8")
+    with pytest.raises(UnsupportedError, match="mix is not supported with Megatron-Bridge"):
+        BridgeDomains(tmp_path / "mix.yaml")
+
+
 def test_a_forward_step_without_an_iterator_is_refused() -> None:
     with pytest.raises(ConfigError, match="must take data_iterator, it takes state, batch"):
         BridgeDomains().wrap(lambda state, batch: None)

@@ -23,6 +23,7 @@ from domain_pretrain.stats import Average
 from domain_pretrain.strategies.shapes import ShapeOptions
 
 ROOT = Path(__file__).parents[2]
+A = "weights: {a: 1}"
 
 
 def load(tmp_path: Path, text: str) -> DomainConfig:
@@ -99,6 +100,28 @@ def test_sample_configs_load() -> None:
             r"domain 'b' has no weight while others",
         ),
         ("domains: {a: 1}", r"domains\.a: "),
+        ("mix: {schedule: [{samples: 1}]}", r"mix\.schedule\.0\.weights: Field required"),
+        ("mix: {schedule: [{weights: {}}]}", r"weights: no domain has a weight above 0"),
+        (f"mix: {{schedule: [{{{A}}}, {{{A}}}]}}", r"mix: stage 1 has no length: only the last"),
+        (f"mix: {{schedule: [{{{A}, samples: 1, share: 0.5}}]}}", r"samples and share are two"),
+        (f"mix: {{schedule: [{{{A}, samples: 0}}]}}", r"schedule\.0\.samples: .*greater than 0"),
+        (f"mix: {{schedule: [{{{A}, shape: ramp}}]}}", r"'constant', 'linear' or 'cosine'"),
+        (f"mix: {{schedule: [{{{A}, shape: linear}}]}}", r"mix: the first stage is linear, and ha"),
+        (f"mix: {{schedule: [{{{A}, sampels: 1}}]}}", r"sampels: unknown key; did you mean 'samp"),
+        (
+            "mix: {schedule: [{weights: {a: -1}}]}",
+            r"the weight of a should be a number ≥ 0, .*-1",
+        ),
+        ("mix: {schedule: [{weights: {a: yes}}]}", r"the weight of a should be a number ≥ 0"),
+        ("mix: {schedule: [{weights: {a: {x: .nan}}}]}", r"the weight of a\.x should be a number"),
+        ("mix: {schedule: [{weights: {a: 1.0e+308, b: 1.0e+308}}]}", r"weights are too large to a"),
+        (
+            f"mix: {{schedule: [{{weights: {{a: {'9' * 400}}}}}]}}",
+            r"the weight of a should be a num",
+        ),
+        ("mix: {skip: [{samples: [3, 3]}]}", r"mix\.skip\.0\.samples: must be \[first, stop\]"),
+        ("mix: {skip: [{samples: [3]}]}", r"mix\.skip\.0\.samples\.1: Field required"),
+        ("mix: {skip: [{samples: 3}]}", r"mix\.skip\.0\.samples: .*tuple"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_by_its_path(tmp_path: Path, text: str, message: str) -> None:
@@ -393,7 +416,7 @@ def schema(
                 default += f"; {written(other.model_fields[name])} with `scope: {scope}`"
         assert text
         yield f"`{at}{name}`", default, text
-        inner = f"{at}{name}.<name>." if get_origin(field.annotation) is dict else f"{at}{name}."
+        inner = at + name + {dict: ".<name>.", list: "[]."}.get(get_origin(field.annotation), ".")
         if found := models(field.annotation):
             yield from schema(*found, at=inner)
     for other in others:  # the options of the strategies are on their own page

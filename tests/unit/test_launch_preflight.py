@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.prefixes import write_prefix
 
 from domain_pretrain.commands import main as cli
@@ -297,3 +298,38 @@ def test_what_the_run_would_refuse_is_refused_here() -> None:
     ):
         (problem,) = inspect([*STEPS.split(), *words.split()], 1, 1).problems
         assert says in problem
+
+
+def test_a_blend_that_changes_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    """120 samples of 10 tokens: what each stage is, and what every prefix gives."""
+    Path("mix.yaml").write_text(
+        "domains:\n  money: {data: [finance, news]}\n  general: {data: [general]}\n"
+        "mix:\n  schedule:\n"
+        "    - {share: 0.5, weights: {general: 1}}\n"
+        "    - {weights: {general: 1, money: 1}}\n"
+        "  skip: [{samples: [0, 10]}, {samples: [130, 140]}]\n",
+        encoding="utf-8",
+    )
+    words = f"{STEPS} --data-path 1 finance 3 news 4 general --split 100,0,0".split()
+    report = inspect([*words, "--domain-config", "mix.yaml"], 1, 1)
+    assert not report.problems
+    assert ("stage 1", "samples 0 to 60: general 100.00%") in report.rows
+    assert ("stage 2", "samples 60 to 120: money 50.00%, general 50.00%") in report.rows
+    assert ("skipped", "positions 0 to 10, 130 to 140 of the stream") in report.rows
+    assert "mix.skip [130, 140] has no effect: the run ends at position 130 of the stream" in (
+        report.warnings
+    )
+    assert report.plan is not None
+    found = {one.prefix: (one.samples, one.epochs) for one in report.plan.prefixes}
+    assert sum(samples for samples, _ in found.values()) == 120
+    assert found["general"] == pytest.approx((85, 0.85), abs=1)  # 50 of stage 1, 35 of stage 2
+    assert found["finance"] == pytest.approx((9, 0.9), abs=1.1)
+    shares = {domain.name: domain.share for domain in report.plan.domains}
+    assert shares["general"] == pytest.approx(found["general"][0] / 120)
+    report.print(Console())
+    assert "Plan of samples" in capsys.readouterr().out
+
+    Path("mix.yaml").write_text("mix: {schedule: [{samples: 7, weights: {news: 1}}]}", "utf-8")
+    report = inspect([*words, "--domain-config", "mix.yaml"], 1, 1)
+    (problem,) = report.problems
+    assert "the stages are 7 = 7 samples, and the run trains on 120" in problem

@@ -104,6 +104,12 @@ def test_damage_in_the_middle_shows_in_the_lengths(at: int, values: np.ndarray, 
         Index.read("x").check_lengths()
 
 
+@pytest.mark.parametrize("prefix", ["nowhere", "a\0b", "x" * 5_000])
+def test_a_prefix_that_is_not_there(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Index.read(prefix)
+
+
 def test_all_lengths_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("domain_pretrain.data.index._CHUNK", 2)
     write_prefix("x", [*LENGTHS, 7])

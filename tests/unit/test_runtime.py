@@ -23,6 +23,7 @@ from domain_pretrain.hosts.session import Session
 from domain_pretrain.hosts.support import (
     EVERY_REFUSAL,
     REFUSALS,
+    REFUSED_WITH_MIX,
     REFUSED_WITH_WEIGHTS,
     check_flags,
     check_version,
@@ -153,15 +154,7 @@ REFUSED = {
         "multiple_validation_sets": True,
         "cuda_graph_impl": "full_iteration",
     },
-    "--iterations-to-skip with virtual": {
-        "iterations_to_skip": [2],
-        "virtual_pipeline_model_parallel_size": 2,
-    },
-    "more than two stages": {
-        "iterations_to_skip": [2],
-        "pipeline_model_parallel_size": 4,
-        "start_eval_at_iter": None,
-    },
+    "--iterations-to-skip": {"iterations_to_skip": [2]},
     "--full-validation without": {"full_validation": True},
     "--perform-rl-step": {"perform_rl_step": True},
     "--logits-load-dir": {"logits_load_dir": "logits"},
@@ -176,21 +169,30 @@ REFUSED = {
         "cross_entropy_fusion_impl": "te",
     },
 }
+WITH_MIX = {
+    "--dataloader-type cyclic": {"dataloader_type": "external"},
+    "--phase-transition-iterations": {"phase_transition_iterations": [5]},
+    "--dataloader-fast-cache-load": {"dataloader_defer_npy_index_mmap": True},
+    "--sft or --mock-data with mix": {"mock_data": True},
+}
 
 
 OF_FLAGS = REFUSALS + REFUSED_WITH_WEIGHTS
 
 
 def test_every_refusal_is_tested() -> None:
-    for refusal in OF_FLAGS:
-        assert any(part in refusal.flags for part in REFUSED)
+    for refusals, parts in ((OF_FLAGS, REFUSED), (REFUSED_WITH_MIX, WITH_MIX)):
+        for refusal in refusals:
+            assert any(part in refusal.flags for part in parts)
 
 
-@pytest.mark.parametrize("part", REFUSED)
+@pytest.mark.parametrize("part", [*REFUSED, *WITH_MIX])
 def test_refused_flags(part: str) -> None:
-    check_flags(PLAIN, OF_FLAGS)
+    given = {**REFUSED, **WITH_MIX}[part]
+    refusals = REFUSED_WITH_MIX if part in WITH_MIX else OF_FLAGS
+    check_flags(PLAIN, refusals)
     with pytest.raises(UnsupportedError, match="is not supported with channel loss") as caught:
-        check_flags(SimpleNamespace(**{**vars(PLAIN), **REFUSED[part]}), OF_FLAGS)
+        check_flags(SimpleNamespace(**{**vars(PLAIN), **given}), refusals)
     assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from domain_pretrain.data.blend import Blend, check_agreement, check_blend
 from domain_pretrain.data.domain import NAME, Domain
@@ -38,6 +38,15 @@ class Catalog:
         no share: Megatron then builds no dataset for it.
         """
         return self.splits[SPLITS.index(name)]
+
+    def with_ids(self, name: Split) -> Catalog:
+        """The same, where the batches of a split carry ids even if its data is one prefix."""
+        splits = list(self.splits)
+        origin = splits[SPLITS.index(name)]
+        if isinstance(origin, Constant):
+            splits[SPLITS.index(name)] = ById((origin.domain,))
+        train, valid, test = splits
+        return replace(self, splits=(train, valid, test))
 
     @classmethod
     def build(

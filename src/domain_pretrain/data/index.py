@@ -54,7 +54,9 @@ class Index:
             size = os.path.getsize(f"{prefix}.bin")
             with open(f"{prefix}.idx", "rb") as file:
                 return cls._read(prefix, file, size)
-        except OSError as error:
+        except ConfigError:
+            raise
+        except (OSError, ValueError) as error:  # also of a name that no file can have
             raise ConfigError(f"{prefix!r} cannot be read: {error}") from error
 
     @classmethod

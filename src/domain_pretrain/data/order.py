@@ -14,8 +14,11 @@ from itertools import zip_longest
 from typing import Any
 
 from domain_pretrain.data.blend import Blend
+from domain_pretrain.data.mix.change import changes
+from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.splits import documents
 from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.stats import SPLITS
 
@@ -35,6 +38,9 @@ class Order:
         settings: seed, length of a sample and so on, by the name of the flag.
         tokenizer: what made the ids.
         samples: that the whole run asks for.
+        mix: :meth:`.Plan.dump` of the plugin's stream; None: the order is Megatron's own.
+        once: beside ``mix``: whether Megatron's own blend would read no prefix a second time for
+            so many samples; then its order is that of a stream with the same weights.
     """
 
     data: Sequence[Sequence[Sequence[Any]] | None]
@@ -42,6 +48,8 @@ class Order:
     settings: Mapping[str, Any]
     tokenizer: Mapping[str, Any]
     samples: int | None
+    mix: Mapping[str, Any] | None = None
+    once: bool = False
 
     @classmethod
     def of(
@@ -50,14 +58,27 @@ class Order:
         settings: Mapping[str, Any],
         tokenizer: Tokenizer,
         samples: int | None,
+        *,
+        surplus: float = 0.0,
+        plan: Plan | None = None,
     ) -> Order:
-        """Of a run that is about to start."""
+        """Of a run that is about to start.
+
+        Args:
+            reading: what it reads.
+            settings: see :attr:`settings`.
+            tokenizer: of the run.
+            samples: that it asks for.
+            surplus: part of a prefix's samples that Megatron asks for beyond those.
+            plan: of the plugin's stream.
+        """
         return cls(
             [_entries(blend, reading) for blend in reading.blends],
             [None if part is None else list(part) for part in reading.parts],
             dict(settings),
             tokenizer.dump(),
             samples,
+            *(() if plan is None else (plan.dump(), _reads_once(reading, settings, plan, surplus))),
         )
 
     def dump(self) -> dict[str, Any]:
@@ -70,6 +91,7 @@ class Order:
             "settings": dict(self.settings),
             "tokenizer": dict(self.tokenizer),
             "samples": self.samples,
+            **({} if self.mix is None else {"mix": dict(self.mix), "once": self.once}),
         }
 
     @classmethod
@@ -82,11 +104,18 @@ class Order:
             state["settings"],
             state["tokenizer"],
             state["samples"],
+            state.get("mix"),
+            state.get("once", False),
         )
 
 
-def breaks(before: Order, now: Order) -> Iterator[str]:
-    """Changes after which training samples are read again or never, each as old → new."""
+def breaks(before: Order, now: Order, consumed: int = 0) -> Iterator[str]:
+    """Changes after which training samples are read again or never, each as old → new.
+
+    Args:
+        before, now: of the run that wrote a checkpoint, and of the one that goes on from it.
+        consumed: samples that the first has trained on.
+    """
     for name in dict.fromkeys([*before.settings, *now.settings]):
         old, new = before.settings.get(name), now.settings.get(name)
         if old != new:
@@ -94,6 +123,7 @@ def breaks(before: Order, now: Order) -> Iterator[str]:
     if not _close(before.parts[0], now.parts[0]):
         yield f"the training part of --split {_percent(before.parts[0])} → {_percent(now.parts[0])}"
     yield from _data_changes(before.data[0] or [], now.data[0] or [])
+    yield from _mix_changes(before, now, consumed)
     if not Tokenizer.same(before.tokenizer, now.tokenizer):
         yield f"tokenizer {_name(before.tokenizer)} → {_name(now.tokenizer)}"
 
@@ -108,7 +138,8 @@ def remarks(before: Order, now: Order) -> Iterator[str]:
             changed.append(f"{_percent(old_part)} → {_percent(new_part)}")
         if changed:
             yield f"another {SPLITS[index]} split ({'; '.join(changed)})"
-    again = list(_repeated(before, now))
+    # The plugin's stream shuffles every pass by itself.
+    again = [] if before.mix and now.mix else list(_repeated(before, now))
     if before.samples != now.samples and again:
         yield (
             f"another number of samples ({before.samples} → {now.samples}): {_few(again)}, "
@@ -128,6 +159,48 @@ def _entries(blend: Blend, reading: Reading) -> list[list[Any]] | None:
         counts = (None, None) if index is None else (index.sequences, index.tokens)
         entries.append([normalise(prefix), share, *counts])
     return entries
+
+
+def _mix_changes(before: Order, now: Order, consumed: int) -> Iterator[str]:
+    if before.mix is None and now.mix is None:
+        return
+    found = list(changes(before.mix or _blend(before), now.mix or _blend(now), consumed))
+    yield from found
+    if found or (before.mix and now.mix):
+        return
+    own, mixed = (before, now) if before.mix is None else (now, before)
+    if not (mixed.once and (own.samples or 0) <= (mixed.samples or 0)):
+        ways = ("Megatron's own blend", "the plugin's stream")
+        old, new = ways if own is before else ways[::-1]
+        yield f"{old} → {new}, which has another order where a prefix is read more than once"
+
+
+def _blend(order: Order) -> dict[str, Any]:
+    """Megatron's own blend, as a stream of one stage."""
+    shares = [entry[1] for entry in order.data[0] or ()]
+    by_size = any(share is None for share in shares)
+    return {"stages": [[None, None if by_size else shares, "constant"]], "cuts": []}
+
+
+def _reads_once(reading: Reading, settings: Mapping[str, Any], plan: Plan, surplus: float) -> bool:
+    """Whether all that Megatron's blend would ask for is in one pass of every prefix."""
+    blend, part, length = reading.blends[0], reading.parts[0], settings.get("--seq-length")
+    if blend is None or part is None or not length:
+        return False
+    prefixes, weights = blend
+    if weights is None and len(prefixes) > 1:
+        return True  # it makes one pass
+    weights = weights or [1.0]
+    total = math.fsum(weights)
+    for prefix, weight in zip(prefixes, weights, strict=True):
+        index = reading.indices.get(prefix)
+        if index is None:
+            return False
+        wanted = math.ceil((math.ceil(plan.samples * weight / total) + 1) * (1 + surplus))
+        rows = documents(part, index.sequences)
+        if not index.holds(rows.start, rows.stop, wanted * length + 1):
+            return False
+    return True
 
 
 def _data_changes(before: Sequence[Any], now: Sequence[Any]) -> Iterator[str]:

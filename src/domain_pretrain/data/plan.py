@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.mix.describe import describe, samples_of, warn_of_idle
+from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import documents
@@ -70,6 +72,21 @@ class DomainPlan:
 
 
 @dataclass(frozen=True)
+class PrefixPlan:
+    """One prefix's part of a run whose stream the config's ``mix`` makes.
+
+    Attributes:
+        prefix: as the data flag spells it.
+        samples: that the run takes from it.
+        epochs: how often it reads it.
+    """
+
+    prefix: str
+    samples: int
+    epochs: float
+
+
+@dataclass(frozen=True)
 class TokenPlan:
     """What the run reads.
 
@@ -78,11 +95,17 @@ class TokenPlan:
         iterations: optimizer steps.
         domains: that are trained on, in the order of the config, else of the data flag; empty where
             the data is not on this machine's disk (an object store, ``--mock-data``).
+        prefixes: of the config's ``mix``; empty without one, or where the data is not here.
+        stages: of it and its cuts, in words: what, and how.
+        warnings: of it.
     """
 
     tokens_per_step: int
     iterations: int
     domains: tuple[DomainPlan, ...]
+    prefixes: tuple[PrefixPlan, ...] = ()
+    stages: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -101,7 +124,12 @@ def read_too_often(what: str, epochs: float) -> str | None:
 
 
 def plan_tokens(
-    batch: int, seq_length: int, iterations: int, reading: Reading, catalog: Catalog
+    batch: int,
+    seq_length: int,
+    iterations: int,
+    reading: Reading,
+    catalog: Catalog,
+    mix: Plan | None = None,
 ) -> TokenPlan:
     """Work the plan out.
 
@@ -111,9 +139,28 @@ def plan_tokens(
         iterations: optimizer steps.
         reading: what the run trains on.
         catalog: whose it is.
+        mix: the plugin's stream; None: the host's own blend.
     """
-    domains = tuple(_domains(reading, catalog, batch * iterations, seq_length))
-    return TokenPlan(batch * seq_length, iterations, domains)
+    prefixes = () if mix is None else tuple(_prefixes(mix, reading, seq_length))
+    weights = [float(prefix.samples) for prefix in prefixes] or None
+    return TokenPlan(
+        batch * seq_length,
+        iterations,
+        tuple(_domains(reading, catalog, batch * iterations, seq_length, weights)),
+        prefixes,
+        () if mix is None else tuple(describe(mix, catalog.prefixes)),
+        () if mix is None else tuple(warn_of_idle(mix)),
+    )
+
+
+def _prefixes(mix: Plan, reading: Reading, seq_length: int) -> Iterator[PrefixPlan]:
+    corpora = training_corpora(reading, seq_length)
+    if not all(prefix in corpora for prefix in mix.prefixes):
+        return
+    own = [corpora[prefix] for prefix in mix.prefixes]
+    samples = samples_of(mix, [max(1, corpus.samples) for corpus in own])
+    for prefix, count, corpus in zip(mix.prefixes, samples, own, strict=True):
+        yield PrefixPlan(prefix, count, corpus.epochs(count, seq_length))
 
 
 def training_corpora(reading: Reading, seq_length: int) -> dict[str, Corpus]:
@@ -173,13 +220,18 @@ def _corpora_of_domains(
 
 
 def _domains(
-    reading: Reading, catalog: Catalog, total: int, seq_length: int
+    reading: Reading,
+    catalog: Catalog,
+    total: int,
+    seq_length: int,
+    mixed: list[float] | None,
 ) -> Iterator[DomainPlan]:
-    """Of ``total`` samples."""
+    """Of ``total`` samples; ``mixed``: how many come from each prefix, where that is known."""
     blend = reading.blends[0]
     if blend is None or not all(prefix in reading.indices for prefix in blend[0]):
         return
     prefixes, weights = blend
+    weights = mixed or weights
     if weights is None:  # then Megatron takes one epoch of each
         of_prefix = training_corpora(reading, seq_length)
         # At least 1: a single prefix may be shorter than that.

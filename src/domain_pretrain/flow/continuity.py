@@ -39,13 +39,16 @@ class Meaning:
         }
 
 
-def check_continuity(saved: Mapping[str, Any], now: Meaning, *, allow: bool) -> list[str]:
+def check_continuity(
+    saved: Mapping[str, Any], now: Meaning, *, allow: bool, consumed: int = 0
+) -> list[str]:
     """Compare what a checkpoint's run meant with what this one means.
 
     Args:
         saved: of :meth:`Meaning.dump`; version 0.1 knew only ``domains``.
         now: of this run.
         allow: whether the user wants other domains.
+        consumed: samples that the checkpoint's run has trained on.
 
     Returns:
         What is different and allowed, in words.
@@ -58,7 +61,9 @@ def check_continuity(saved: Mapping[str, Any], now: Meaning, *, allow: bool) -> 
     told: list[str] = []
     if now.order is not None and "order" in saved:
         before = Order.load(saved["order"])
-        changes += [f"other training data: {change}" for change in breaks(before, now.order)]
+        changes += [
+            f"other training data: {change}" for change in breaks(before, now.order, consumed)
+        ]
         told += remarks(before, now.order)
     if changes and not allow:
         raise ConfigError(

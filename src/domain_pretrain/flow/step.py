@@ -221,12 +221,15 @@ class Step:
             **({"watch": watched} if watched else {}),
         }
 
-    def load_state_dict(self, state: dict[str, Any], iteration: int = 0) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], iteration: int = 0, consumed_samples: int = 0
+    ) -> None:
         """Restore what :meth:`state_dict` gave, by domain name; what has changed is told.
 
         Args:
             state: of the checkpoint.
             iteration: that it was written after.
+            consumed_samples: that its run had trained on.
 
         Raises:
             ConfigError: domains or data differ and that was not allowed, or the state is newer.
@@ -236,7 +239,10 @@ class Step:
                 f"the checkpoint's domain_pretrain state has version {state['version']}, this "
                 f"installation reads up to {STATE_VERSION}: install a newer domain_pretrain"
             )
-        for change in check_continuity(state, self._meaning, allow=self._allow_domain_change):
+        allow = self._allow_domain_change
+        for change in check_continuity(
+            state, self._meaning, allow=allow, consumed=consumed_samples
+        ):
             notice(f"WARNING: the checkpoint was written with {change}")
             if self.publisher is not None:
                 self.publisher.event(Event("change", iteration, change))

@@ -67,6 +67,11 @@ class BridgeDomains:
         allow_unknown_host: bool = False,
     ) -> None:
         self._config = DomainConfig() if config is None else DomainConfig.load(config)
+        if self._config.mix.asked_for:
+            raise UnsupportedError(
+                "mix is not supported with Megatron-Bridge, whose training data the callbacks do "
+                "not reach: leave mix out of the config"
+            )
         self._config.reweighting(reweight)  # its mistakes are found here, before Megatron starts
         self._options = PluginArgs(
             channel_loss=True,

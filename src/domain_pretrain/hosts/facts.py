@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.data.blend import Blend
+from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.order import Order
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.tokenizer import Tokenizer
@@ -17,6 +18,7 @@ from domain_pretrain.process import notice
 
 # What orders the samples besides the data, as any of the hosts calls it.
 _ORDERING = ("seed", "random_seed", "seq_length", "dataloader_type")
+_SURPLUS = 0.005  # that the host builds of every prefix, where no flag says
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,24 @@ class RunFacts:
         """Whether a switch is given; one that this host does not have is not."""
         return bool(getattr(self.flags, flag, False))
 
-    def order(self, reading: Reading) -> Order:
-        """Which sample of ``reading`` comes when."""
+    @property
+    def samples(self) -> int | None:
+        """That the run trains on; None where the flags do not say."""
+        flags = self.flags
+        batch, steps = (getattr(flags, name, None) for name in ("global_batch_size", "train_iters"))
+        return getattr(flags, "train_samples", None) or (steps * batch if steps and batch else None)
+
+    def order(self, reading: Reading, plan: Plan | None = None) -> Order:
+        """Which sample of ``reading`` comes when; by ``plan``, where there is one."""
         flags = self.flags
         given = {f"--{name.replace('_', '-')}": getattr(flags, name, None) for name in _ORDERING}
-        batch, steps = (getattr(flags, name, None) for name in ("global_batch_size", "train_iters"))
         return Order.of(
             reading,
             {flag: value for flag, value in given.items() if value is not None},
             Tokenizer.of(flags),
-            getattr(flags, "train_samples", None) or (steps * batch if steps and batch else None),
+            self.samples,
+            surplus=getattr(flags, "mid_level_dataset_surplus", None) or _SURPLUS,
+            plan=plan,
         )
 
 

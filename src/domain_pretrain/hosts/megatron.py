@@ -133,21 +133,6 @@ def _only_tap(forward_step: Callable[..., Any]) -> Callable[..., Any]:
     return tapped
 
 
-def _dummy_train_step(original: Callable[..., Any]) -> Callable[..., Any]:
-    def dummy_train_step(data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _runtime().active or not hasattr(data_iterator, "iterable"):
-            return original(data_iterator, *args, **kwargs)
-        # The rerun machine insists on the host's own kind of iterator, so the tap goes below it.
-        below = data_iterator.iterable
-        data_iterator.iterable = BatchTap(below)
-        try:
-            return original(data_iterator, *args, **kwargs)
-        finally:
-            data_iterator.iterable = below
-
-    return dummy_train_step
-
-
 def _train_step(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
@@ -194,10 +179,23 @@ def _datasets(original: Callable[..., Any]) -> Callable[..., Any]:
     def build_train_valid_test_datasets(*args: Any, **kwargs: Any) -> Any:
         built, runtime = original(*args, **kwargs), _runtime()
         if runtime.active:
+            with clear_exit():
+                runtime.check_stream(built[0])
             runtime.keep_validation(built[1])
         return built
 
     return build_train_valid_test_datasets
+
+
+def _build_blend(original: Callable[..., Any]) -> Callable[..., Any]:
+    def build(self: Any, *args: Any, **kwargs: Any) -> Any:
+        runtime = _runtime()
+        if not (runtime.active and runtime.mixes):
+            return original(self, *args, **kwargs)
+        with clear_exit():
+            return runtime.build_stream(lambda one: original(one, *args, **kwargs), self)
+
+    return build
 
 
 def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -290,12 +288,13 @@ SEAMS: tuple[Seam, ...] = (
         _train_step,
     ),
     Seam(
-        "skipped step",
-        f"{_TRAINING}:dummy_train_step",
-        ("data_iterator",),
-        "reads the batches of --iterations-to-skip on a path of its own, and with context "
-        "parallelism cuts every tensor of theirs, dataset_id too",
-        _dummy_train_step,
+        "training data",
+        "megatron.core.datasets.blended_megatron_dataset_builder:"
+        "BlendedMegatronDatasetBuilder.build",
+        (),
+        "makes the blend of every script and every version; where mix is asked for, it is called "
+        "for each prefix's one pass, and for the validation and test data",
+        _build_blend,
     ),
     Seam(
         "data",

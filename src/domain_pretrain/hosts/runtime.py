@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.errors import ConfigError, IntegrityError
+from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
@@ -41,6 +42,7 @@ class Runtime:
         self._fixed: FixedSet | None = None
         self._reads_fixed = False
         self._before_first_step = True
+        self._streams = 0  # that have been built
 
     @property
     def active(self) -> bool:
@@ -171,6 +173,34 @@ class Runtime:
         assert split is not None
         consumed = self.args.consumed_train_samples
         self.step.close_evaluation(split, iteration, consumed, final=self._final)
+
+    # The stream, in place of the host's blend of training data.
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the config's ``mix`` is in force."""
+        return self._session is not None and self._session.plan is not None
+
+    def build_stream(self, build: Callable[[Any], list[Any]], builder: Any) -> list[Any]:
+        """In place of the host's ``build`` of ``builder``; see :func:`.stream.build`."""
+        from domain_pretrain.hosts import stream
+
+        assert self._session is not None and self._session.plan is not None
+        self._streams += 1
+        return stream.build(build, builder, self._session.plan)
+
+    def check_stream(self, training_data: Any) -> None:
+        """After the host has built its data: what it trains on must have become the stream.
+
+        Raises:
+            UnsupportedError: the script builds its data in another way.
+        """
+        if self.mixes and training_data is not None and not self._streams:
+            raise UnsupportedError(
+                f"mix: the script's training data, a {type(training_data).__name__}, does not come "
+                "from Megatron's BlendedMegatronDatasetBuilder, so the stream cannot take its "
+                "place; leave mix out of the config"
+            )
 
     # The fixed validation set, in place of what the host happens to read.
 

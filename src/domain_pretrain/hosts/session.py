@@ -12,6 +12,8 @@ from typing import Any
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.content import check_content
+from domain_pretrain.data.mix.describe import describe, warn_of_idle
+from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
@@ -29,6 +31,7 @@ from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_w
 from domain_pretrain.hosts.support import (
     REFUSALS,
     REFUSED_WITH_FIXED_SET,
+    REFUSED_WITH_MIX,
     REFUSED_WITH_OTHER_TEST_DATA,
     REFUSED_WITH_WEIGHTS,
     check_flags,
@@ -84,6 +87,7 @@ class Session:
             # With --sft, the prefixes are conversation files.
             files=not facts.on("sft") and not facts.on("mock_data"),
         )
+        self.plan = self._check_mix()
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -118,6 +122,26 @@ class Session:
             )
         return found
 
+    def _check_mix(self) -> Plan | None:
+        """The stream that the config asks for; None: the host's own blend."""
+        facts, mix = self.facts, self.config.mix
+        if not mix.asked_for or facts.on("skip_train"):
+            return None
+        check_flags(facts.flags, REFUSED_WITH_MIX)
+        plan = make_plan(
+            mix,
+            self.reading,
+            self.catalog.prefixes,
+            samples=facts.samples,
+            seq_length=facts.flags.seq_length,
+        )
+        for what, how in describe(plan, self.catalog.prefixes):
+            notice(f"mix: {what}: {how}")
+        for warning in warn_of_idle(plan):
+            notice(f"WARNING: {warning}")
+        self.catalog = self.catalog.with_ids("train")  # also where the host would blend nothing
+        return plan
+
     def build(
         self,
         tensorboard: Any,
@@ -138,7 +162,7 @@ class Session:
         Raises:
             DomainPretrainError: the state is of a run that meant or read something else.
         """
-        order = None if after_iteration is None else self.facts.order(self.reading)
+        order = None if after_iteration is None else self.facts.order(self.reading, self.plan)
         if owns_writers() and after_iteration is not None:
             # Not before: a preflight starts as a run does, perhaps beside the run that trains.
             self._owned = own_folder(getattr(self.facts.flags, "save", None))
@@ -175,7 +199,13 @@ class Session:
             allow_domain_change=self.options.allow_domain_change,
         )
         if state is not None:
-            step.load_state_dict(state, after_iteration or 0)
+            step.load_state_dict(state, after_iteration or 0, consumed_samples)
+        if self.plan is not None and self.plan.cuts and after_iteration is not None:
+            position = self.plan.position(consumed_samples)
+            notice(
+                f"mix.skip: {consumed_samples:,} samples are consumed; the next one is at position "
+                f"{position:,} of the stream"
+            )
         if publisher is not None and order is not None and self.facts.log_dir is not None:
             decide(self.facts.log_dir, after_iteration or 0, consumed_samples, order.dump())
         return step
@@ -189,7 +219,8 @@ class Session:
         reweighting = None if self.reweighting is None else self.reweighting.agreed()
         channel_loss = self.config.channel_loss.model_dump()
         watch = self.config.watch.model_dump()
-        return repr((self.catalog.splits, reweighting, channel_loss, watch))
+        mix = None if self.plan is None else self.plan.dump()
+        return repr((self.catalog.splits, reweighting, channel_loss, watch, mix))
 
     def validation_domains(self) -> tuple[int, ...]:
         """Domain index of every prefix of the validation blend, in its order."""

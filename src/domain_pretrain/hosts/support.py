@@ -52,13 +52,6 @@ def _lays_rows_end_to_end(args: Any) -> bool:
     return has_flag and (_on(args, "sft") or args.dataloader_inter_document_masking)
 
 
-def _skips_by_one_iterator(args: Any) -> bool:
-    if _on(args, "virtual_pipeline_model_parallel_size"):
-        return True
-    since_0_18 = hasattr(args, "start_eval_at_iter")
-    return since_0_18 and args.pipeline_model_parallel_size > 2
-
-
 def _names_data_twice(args: Any) -> bool:
     whole = ("data_path", "data_args_path")
     split = ("train_data_path", "valid_data_path", "test_data_path", "per_split_data_args_path")
@@ -112,10 +105,12 @@ REFUSALS: tuple[Refusal, ...] = (
         "the sets' batches carry no id and a replayed graph cannot tell them apart; drop one",
     ),
     Refusal(
-        "--iterations-to-skip with virtual pipeline stages, or (since 0.18) more than two stages",
-        lambda a: _on(a, "iterations_to_skip") and _skips_by_one_iterator(a),
-        "the host reads the batches of a skipped step from one iterator, where this layout has "
-        "several or none, and crashes; skip in a layout without, or leave the flag out",
+        "--iterations-to-skip",
+        lambda a: _on(a, "iterations_to_skip"),
+        "the host freezes the learning rate's schedule while it skips, counts the iterations "
+        "otherwise since 0.17, and crashes with virtual pipeline stages and, reading a blend, with "
+        "context parallelism; cut the samples out of the stream by mix.skip in the --domain-config "
+        "(docs/mixing.md), which works in every layout",
     ),
     Refusal(
         "--full-validation without --multiple-validation-sets",
@@ -196,6 +191,31 @@ REFUSED_WITH_WEIGHTS: tuple[Refusal, ...] = (
 )
 
 
+REFUSED_WITH_MIX: tuple[Refusal, ...] = (
+    Refusal(
+        "--dataloader-type cyclic or external with mix",
+        lambda a: getattr(a, "dataloader_type", None) in ("cyclic", "external"),
+        "samples then do not come in the order of the stream; leave the flag out",
+    ),
+    Refusal(
+        "--phase-transition-iterations with mix",
+        lambda a: _on(a, "phase_transition_iterations"),
+        "each phase reads its data from the start, and the run ends between them; give the stages "
+        "of the blend by mix.schedule alone",
+    ),
+    Refusal(
+        "--dataloader-fast-cache-load or --dataloader-defer-npy-index-mmap with mix",
+        lambda a: _on(a, "dataloader_fast_cache_load") or _on(a, "dataloader_defer_npy_index_mmap"),
+        "the host then takes index files for granted that only its own blend would have made; "
+        "leave the flag out",
+    ),
+    Refusal(
+        "--sft or --mock-data with mix",
+        lambda a: _on(a, "sft") or _on(a, "mock_data"),
+        "the stream is made of data prefixes; leave mix out",
+    ),
+)
+
 REFUSED_WITH_OTHER_TEST_DATA: tuple[Refusal, ...] = (
     Refusal(
         "a full-iteration CUDA graph with a test blend that is not the validation blend's",
@@ -217,7 +237,11 @@ REFUSED_WITH_FIXED_SET: tuple[Refusal, ...] = (
 
 
 EVERY_REFUSAL = (
-    REFUSALS + REFUSED_WITH_WEIGHTS + REFUSED_WITH_OTHER_TEST_DATA + REFUSED_WITH_FIXED_SET
+    REFUSALS
+    + REFUSED_WITH_WEIGHTS
+    + REFUSED_WITH_MIX
+    + REFUSED_WITH_OTHER_TEST_DATA
+    + REFUSED_WITH_FIXED_SET
 )
 
 

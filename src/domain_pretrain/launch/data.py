@@ -9,6 +9,7 @@ from domain_pretrain.data.blend import Blend, blend_of_words, data_path_argument
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.domain import Domain
+from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import DEFAULT
 from domain_pretrain.hosts.command_line import read_data_flags
@@ -35,6 +36,23 @@ def prefixes_of_flags(flags: Flags) -> list[str]:
     """All data prefixes of a command; see :func:`blends_of_flags`."""
     blend, per_split, _ = blends_of_flags(flags)
     return [prefix for one in (blend, *(per_split or ())) if one for prefix in one[0]]
+
+
+def mix_of_flags(
+    flags: Flags, reading: Reading, catalog: Catalog, samples: int | None
+) -> Plan | None:
+    """The stream that the config asks for; None where the host blends by itself.
+
+    Raises:
+        ConfigError: the stages do not fit the run.
+    """
+    if flags.domain_config is None or flags.skip_train:
+        return None
+    mix = DomainConfig.load(flags.domain_config).mix
+    if not mix.asked_for:
+        return None
+    seq_length = flags.seq_length or 1
+    return make_plan(mix, reading, catalog.prefixes, samples=samples, seq_length=seq_length)
 
 
 def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:

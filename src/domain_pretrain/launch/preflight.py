@@ -12,7 +12,7 @@ from rich.table import Table
 from domain_pretrain.data.plan import TokenPlan, plan_tokens, read_too_often
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.launch.data import data_of_flags, prefixes_of_flags
+from domain_pretrain.launch.data import data_of_flags, mix_of_flags, prefixes_of_flags
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.host import Answer, without_plugin
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
@@ -57,13 +57,15 @@ class Report:
             self.problems.append(text)
 
     def print(self, console: Console) -> None:
-        """Two tables, and the warnings."""
+        """The tables, and the warnings."""
         table = Table("", "", show_header=False, title="Preflight", title_justify="left")
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
         if self.plan is not None and self.plan.domains:
             console.print(_domain_table(self.plan))
+        if self.plan is not None and self.plan.prefixes:
+            console.print(_prefix_table(self.plan))
         for warning in self.warnings:
             console.print(f"preflight: {warning}", style="yellow", markup=False, highlight=False)
 
@@ -182,7 +184,8 @@ def plan_of_flags(flags: Flags, dp: int = 1) -> TokenPlan | None:
         return None
     if data is None:
         return TokenPlan(batch * length, iterations, ())
-    return plan_tokens(batch, length, iterations, *data)
+    mix = mix_of_flags(flags, *data, flags.train_samples or iterations * batch)
+    return plan_tokens(batch, length, iterations, *data, mix)
 
 
 def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
@@ -197,6 +200,8 @@ def _look_at_tokens(report: Report, flags: Flags, dp: int) -> None:
             f"{plan.tokens_per_step:,} per step x {plan.iterations:,} steps = {plan.tokens:,}",
         )
     )
+    report.rows += plan.stages
+    report.warnings += plan.warnings
     for domain in plan.domains:
         if warning := read_too_often(f"domain {domain.name!r}", domain.epochs):
             report.warnings.append(warning)
@@ -255,4 +260,13 @@ def _domain_table(plan: TokenPlan) -> Table:
             f"{domain.corpus.tokens:,}",
             f"{domain.epochs:.2f}",
         )
+    return table
+
+
+def _prefix_table(plan: TokenPlan) -> Table:
+    table = Table("prefix", title="Plan of samples", title_justify="left")
+    for column in ("samples", "epochs"):
+        table.add_column(column, justify="right")
+    for one in plan.prefixes:
+        table.add_row(one.prefix, f"{one.samples:,}", f"{one.epochs:.2f}")
     return table

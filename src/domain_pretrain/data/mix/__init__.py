@@ -1,0 +1,8 @@
+"""One stream of training samples, whose blend may change on the way, and which may be cut.
+
+The config's ``section`` → ``plan`` (stages by prefix, in samples, and cuts) → ``apportion`` (how
+many samples of each prefix a chunk of the stream takes, and in which order) → ``locate`` (position
+→ prefix and sample of it; ``permutation`` shuffles a prefix's later epochs) → ``change`` (what a
+resumed run may do to it). All of it is a pure function of the plan, the lengths of the prefixes and
+the seed: numpy alone. ``hosts`` puts it in the place of Megatron's blend.
+"""

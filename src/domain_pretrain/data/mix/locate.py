@@ -1,0 +1,184 @@
+"""Where every sample of a run comes from: position → prefix, and sample of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domain_pretrain.data.mix.apportion import (
+    Counts,
+    changing,
+    constant,
+    greedy,
+    ordered,
+    shares_of,
+)
+from domain_pretrain.data.mix.permutation import permuted
+from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.errors import ConfigError
+
+# Weights and a number of samples → for each sample the prefix, and which of its samples.
+BuildBlend = Callable[[Sequence[float], int], tuple[NDArray[np.int16], Counts]]
+
+_KEPT = 2  # chunks: a worker reads on, and rarely goes back
+
+
+class Place(NamedTuple):
+    """Where a sample comes from.
+
+    Attributes:
+        prefix: its number in the plan.
+        sample: how many samples of the prefix come before it in the stream.
+        epoch: of the prefix, from 0.
+        window: which of the samples that one epoch of the prefix has.
+    """
+
+    prefix: int
+    sample: int
+    epoch: int
+    window: int
+
+
+class Locator:
+    """A stream, place by place; a pure function of what it is made of.
+
+    Args:
+        plan: of the stream.
+        lengths: samples that one epoch of every prefix has.
+        seed: of the shuffles.
+        build_blend: for a plan with one blend all along, the host's own order.
+
+    Raises:
+        ConfigError: a prefix has less than one sample.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        lengths: Sequence[int],
+        seed: int,
+        build_blend: BuildBlend = greedy,
+    ) -> None:
+        for prefix, length in zip(plan.prefixes, lengths, strict=True):
+            if length < 1:
+                raise ConfigError(
+                    f"mix: {prefix!r} has less than one sample in the training split: give it more "
+                    "documents, or take it off the training data"
+                )
+        self.plan, self.lengths, self._seed = plan, tuple(lengths), seed
+        length = plan.passed(plan.samples)
+        self._way: _Blend | _Chunks = (
+            _Blend(plan.stages[0], lengths, length, build_blend)
+            if plan.is_hosts_blend
+            else _Chunks(plan, lengths, length)
+        )
+
+    def locate(self, consumed: int) -> Place:
+        """The sample that the run reads after ``consumed`` others, 0 ≤ consumed < samples."""
+        prefix, sample = self._way.find(self.plan.position(consumed))
+        length = self.lengths[prefix]
+        epoch, window = divmod(sample, length)
+        if epoch:  # the first is in the host's order
+            window = permuted(window, length, self._seed, epoch)
+        return Place(prefix, sample, epoch, window)
+
+    def counts(self) -> list[int]:
+        """Samples of every prefix that the run reads."""
+        total, first = np.zeros(len(self.lengths), np.int64), 0
+        end = self.plan.passed(self.plan.samples)
+        for start, stop in (*self.plan.cuts, (end, end)):
+            if first < min(start, end):
+                total += self._way.before(min(start, end)) - self._way.before(first)
+            first = stop
+        return [int(count) for count in total]
+
+
+class _Blend:
+    """The host's order of one blend."""
+
+    def __init__(
+        self, stage: Stage, lengths: Sequence[int], length: int, build_blend: BuildBlend
+    ) -> None:
+        weights = _normalised(lengths if stage.weights is None else stage.weights)
+        if stage.weights is not None:
+            weights = _normalised(weights)  # as the host does: once would let ties fall otherwise
+        self._live = np.flatnonzero(weights)
+        self._prefixes = len(lengths)
+        self._index: tuple[NDArray[np.int16], Counts] | None = None
+        if len(self._live) > 1:
+            self._index = build_blend([weights[index] for index in self._live], length)
+
+    def find(self, position: int) -> tuple[int, int]:
+        if self._index is None:
+            return int(self._live[0]), position
+        return int(self._live[self._index[0][position]]), int(self._index[1][position])
+
+    def before(self, position: int) -> Counts:
+        counts = np.zeros(self._prefixes, np.int64)
+        if self._index is None:
+            counts[self._live[0]] = position
+        else:
+            index = self._index[0][:position]
+            counts[self._live] = np.bincount(index, minlength=len(self._live))
+        return counts
+
+
+class _Chunks:
+    """Stages in chunks; 8 bytes a prefix and chunk, whatever the number of samples."""
+
+    def __init__(self, plan: Plan, lengths: Sequence[int], length: int) -> None:
+        ends, counts = [np.zeros(1, np.int64)], [np.zeros((1, len(lengths)), np.int64)]
+        for stage_ends, stage_counts in _stages(plan, length):
+            ends.append(ends[-1][-1] + stage_ends[1:])
+            counts.append(counts[-1][-1] + stage_counts[1:])
+        self._ends, self._counts = np.concatenate(ends), np.concatenate(counts)
+        self._orders: dict[int, tuple[NDArray[np.int16], Counts]] = {}
+
+    def find(self, position: int) -> tuple[int, int]:
+        chunk = int(np.searchsorted(self._ends, position, side="right")) - 1
+        prefixes, samples = self._order(chunk)
+        place = position - int(self._ends[chunk])
+        prefix = int(prefixes[place])
+        return prefix, int(samples[place] + self._counts[chunk, prefix])
+
+    def before(self, position: int) -> Counts:
+        chunk = int(np.searchsorted(self._ends, position, side="right")) - 1
+        counts: Counts = self._counts[chunk].copy()
+        if position > self._ends[chunk]:
+            prefixes = self._order(chunk)[0][: position - self._ends[chunk]]
+            counts += np.bincount(prefixes, minlength=len(counts))
+        return counts
+
+    def _order(self, chunk: int) -> tuple[NDArray[np.int16], Counts]:
+        if chunk not in self._orders:
+            if len(self._orders) >= _KEPT:
+                del self._orders[next(iter(self._orders))]
+            self._orders[chunk] = ordered(self._counts[chunk + 1] - self._counts[chunk])
+        return self._orders[chunk]
+
+
+def _stages(plan: Plan, length: int) -> Iterator[tuple[Counts, Counts]]:
+    """Chunks of every stage, and beyond the last, where cuts make the run read on."""
+    before = None
+    for stage, start in zip(plan.stages, plan.starts(), strict=True):
+        assert stage.weights is not None
+        after = shares_of(stage.weights)
+        if stage.samples is None:
+            yield constant(after, length - start, whole=False)
+        elif stage.shape == "constant":
+            yield constant(after, stage.samples, whole=True)
+        else:
+            assert before is not None
+            yield changing(before, after, stage.samples, stage.shape)
+        before = after
+    if stage.samples is not None and start + stage.samples < length:
+        yield constant(after, length - start - stage.samples, whole=False)
+
+
+def _normalised(weights: Sequence[float]) -> list[float]:
+    """As the host's ``normalize``, to the bit."""
+    values = np.array(weights, np.float64)
+    return [float(value) for value in values / np.sum(values)]

@@ -1,0 +1,173 @@
+"""The plugin's stream on Megatron: in the place of the blend that it makes of the training data.
+
+Each prefix is built as one epoch, whose order depends on the prefix, the split, the seed and the
+length of a sample alone. Megatron's own blend shuffles all epochs of a prefix together, so that its
+order changes with every weight and with the length of the run.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from domain_pretrain.data.mix.apportion import Counts
+from domain_pretrain.data.mix.locate import Locator
+from domain_pretrain.data.mix.plan import Plan
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.flow.tap import DATASET_ID
+
+
+class Stream(torch.utils.data.Dataset[dict[str, Any]]):
+    """What the host's sampler reads: all samples of the run, in the order of training.
+
+    One more than those: the host refuses to start, if only to end at once, where none is left.
+
+    Args:
+        built: the host's training data, every prefix once.
+        plan: of the stream.
+    """
+
+    def __init__(self, built: Any, plan: Plan) -> None:
+        self.datasets = list(getattr(built, "datasets", [built]))
+        self.config = built.config
+        self.split = self.datasets[0].index_split
+        self.locator = Locator(
+            plan,
+            [len(one) for one in self.datasets],
+            self.config.random_seed,
+            _Cached(self.config.path_to_cache),
+        )
+
+    def __len__(self) -> int:
+        return self.locator.plan.samples + 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place = self.locator.locate(min(int(index), self.locator.plan.samples - 1))
+        return {DATASET_ID: np.int16(place.prefix), **self.datasets[place.prefix][place.window]}
+
+
+def build(original: Callable[[Any], list[Any]], builder: Any, plan: Plan) -> list[Any]:
+    """What ``BlendedMegatronDatasetBuilder.build`` returns, with the stream as training data.
+
+    Every rank calls it, as it calls the original.
+
+    Args:
+        original: the method.
+        builder: whose it is.
+        plan: of the stream.
+
+    Returns:
+        The stream, and the host's own validation and test data; None each that is not read here.
+
+    Raises:
+        UnsupportedError: the script builds other training data than the flags tell.
+    """
+    config, sizes = builder.config, builder.sizes
+    per_split = config.blend is None
+    blend = config.blend_per_split[0] if per_split else config.blend
+    found = None if blend is None else tuple(blend[0])
+    if found != plan.prefixes or sizes[0] != plan.samples:
+        raise UnsupportedError(
+            f"mix: the script builds {sizes[0]} training samples of {found}, and the flags tell "
+            f"{plan.samples} of {plan.prefixes}: leave mix out, or let the script build what the "
+            "flags tell"
+        )
+    if per_split:
+        others = {"blend_per_split": [None, *config.blend_per_split[1:]]}
+        part = (0.0, 1.0)
+    else:
+        others = {"split_matrix": [None, *config.split_matrix[1:]]}
+        part = config.split_matrix[0]
+    ours = {"blend": (list(blend[0]), None), "blend_per_split": None}
+    rest = _build_with(original, builder, sizes, others)
+    # Without weights, each prefix is built for one pass, and their blend is as short as can be; one
+    # prefix is not blended.
+    once = [1 if len(plan.prefixes) > 1 else None, *sizes[1:]]
+    (built, *_) = _build_with(original, builder, once, {**ours, "split_matrix": [part, None, None]})
+    stream = None
+    if built is not None and _rank() == 0:
+        stream = Stream(built, plan)
+    if dist.is_initialized():
+        dist.barrier()  # the world, no payload: rank 0 writes the index that the others read
+    if built is not None and stream is None:
+        stream = Stream(built, plan)
+    return [stream, *rest[1:]]
+
+
+def _build_with(
+    original: Callable[[Any], list[Any]],
+    builder: Any,
+    sizes: Sequence[int | None],
+    changes: dict[str, Any],
+) -> list[Any]:
+    kept = builder.config, builder.sizes
+    builder.config, builder.sizes = copy.copy(builder.config), list(sizes)
+    vars(builder.config).update(changes)
+    try:
+        return original(builder)
+    finally:
+        builder.config, builder.sizes = kept
+
+
+class _Cached:
+    """The host's ``build_blending_indices``, kept where the host keeps its own index files.
+
+    Args:
+        folder: None: nothing is kept, and every process builds its own, as the host does.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder
+
+    def __call__(self, weights: Sequence[float], samples: int) -> tuple[NDArray[np.int16], Counts]:
+        if self._folder is None:
+            return build_blending_indices(weights, samples)
+        told = json.dumps([[weight.hex() for weight in weights], samples])
+        name = f"{hashlib.sha256(told.encode()).hexdigest()[:32]}-Stream-train"
+        paths = [
+            Path(self._folder, f"{name}-{part}.npy")
+            for part in ("dataset_index", "dataset_sample_index")
+        ]
+        if not all(path.is_file() for path in paths):
+            prefixes, numbers = build_blending_indices(weights, samples)
+            _save(paths[0], prefixes)
+            _save(paths[1], numbers)
+            return prefixes, numbers
+        return np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r")
+
+
+def build_blending_indices(
+    weights: Sequence[float], samples: int
+) -> tuple[NDArray[np.int16], Counts]:
+    """By the host, compiled: see :func:`domain_pretrain.data.mix.apportion.greedy`."""
+    from megatron.core.datasets import helpers
+
+    prefixes, numbers = np.zeros(samples, np.int16), np.zeros(samples, np.int64)
+    shares = np.array(weights, np.float64)
+    helpers.build_blending_indices(prefixes, numbers, shares, len(shares), samples, False)
+    return prefixes, numbers
+
+
+def _save(path: Path, values: NDArray[Any]) -> None:
+    """Whole, or not at all: others may be looking."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, values)
+    os.chmod(name, 0o644)  # as the host's own index files, which other users may read
+    os.replace(name, path)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0

@@ -1,0 +1,249 @@
+"""A blend that changes within a run, and cuts in it: the same samples in every layout."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.corpora import DOMAINS
+from support.launch import Run, train
+
+from domain_pretrain.data.mix.locate import Locator
+from domain_pretrain.data.mix.plan import Plan, Stage
+
+pytestmark = pytest.mark.megatron
+
+BATCH, STEPS = 8, 9
+SAMPLES = BATCH * STEPS
+# Three stages with a ramp, some of their ends within a step; epochs of the rare domains.
+SCHEDULE = [
+    {"samples": 20, "weights": {"general": 6, "code": 2, "maths": 2}},
+    {"share": 0.5, "weights": {"finance": 5, "code": 1, "rare": 2}, "shape": "linear"},
+    {"weights": {"finance": 3, "rare": 5}},
+]
+CUTS = [{"samples": [10, 15]}, {"samples": [40, 47]}]
+LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    "DP1": (1, []),
+    "DP2, two workers": (2, ["--num-workers", "2"]),
+    "PP2 x VPP2": (
+        2,
+        [
+            *("--pipeline-model-parallel-size", "2"),
+            *("--num-layers-per-virtual-pipeline-stage", "1"),
+        ],
+    ),
+    "CP2": (2, ["--context-parallel-size", "2"]),
+}
+Rows = list[tuple[int, str]]
+
+
+def steps(folder: Path) -> dict[int, list[Rows]]:
+    """For every step, the rows that each rank which reads data has read, in its order."""
+    found: dict[int, list[Rows]] = {}
+    for file in sorted(folder.glob("rows*.jsonl")):
+        own: dict[int, Rows] = {}
+        for line in file.read_text(encoding="utf-8").splitlines():
+            step, *rows = json.loads(line)
+            own.setdefault(step, []).extend((number, text) for number, text in rows)
+        for step, rows in own.items():
+            found.setdefault(step, []).append(rows)
+    return found
+
+
+def read(folder: Path, layout: str) -> list[Rows]:
+    """The rows of every step: what data-parallel ranks read together, and all others alike."""
+    whole = []
+    for step, ranks in sorted(steps(folder).items()):
+        assert step == len(whole) + 1
+        if layout.startswith("DP"):
+            whole.append(sorted(row for rows in ranks for row in rows))
+        else:
+            assert len(ranks) == 2, "the first and the last stage, or both parts of the context"
+            assert ranks[0] == ranks[1]
+            whole.append(sorted(ranks[0]))
+    return whole
+
+
+def start(
+    folder: Path, blend: list[str], mix: dict[str, Any] | None, *flags: str | Path, **how: Any
+) -> Run:
+    folder.mkdir(exist_ok=True)
+    words: list[str | Path] = [*blend, *flags]
+    if mix is not None:
+        (folder / "mix.yaml").write_text(json.dumps({"mix": mix}), encoding="utf-8")
+        words += ["--domain-config", folder / "mix.yaml"]
+    env = {"RECORD_DIR": str(folder), **how.pop("env", {})}
+    how = {"iterations": STEPS, "script": "stream_gpt.py", **how}
+    return train(folder, *words, env=env, **how)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Path:
+    """One process, the schedule and the cuts; a checkpoint of every third step."""
+    folder = tmp_path_factory.mktemp("mix")
+    mix = {"schedule": SCHEDULE, "skip": CUTS}
+    run = start(folder, blend, mix, *saving(folder))
+    assert "mix: stage 2: samples 20 to 56, linear: finance 62.50%, code 12.50%, rare" in run.output
+    assert "mix.skip: 0 samples are consumed; the next one is at position 0" in run.output
+    return folder
+
+
+def saving(folder: Path) -> list[str | Path]:
+    return ["--save", folder / "checkpoints", "--save-interval", "3", "--ckpt-format", "torch"]
+
+
+def test_the_stages_are_what_was_asked_for(unbroken: Path) -> None:
+    """By the ids of the rows, by the plan, and by the domains of the metrics file."""
+    ids = [sorted(number for number, _ in rows) for rows in read(unbroken, "DP1")]
+    plan = plan_of({"schedule": SCHEDULE, "skip": CUTS})
+    locator = Locator(plan, [10**6] * len(DOMAINS), 1234)
+    expected = [locator.locate(i).prefix for i in range(SAMPLES)]
+    assert ids == [sorted(expected[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
+    lines = [json.loads(text) for text in (unbroken / "domain_metrics.jsonl").open()]
+    lines = [line for line in lines if line.get("split") == "train"]
+    assert len(lines) == STEPS
+    for line, own in zip(lines, ids, strict=True):
+        counts = {name: entry["samples"] for name, entry in line["domains"].items()}
+        assert counts == {DOMAINS[number]: count for number, count in Counter(own).items()}
+    # Stage 1 has three domains; stage 3, from position 56 on, two: by the cuts, sample 44.
+    assert {number for own in ids[:1] for number in own} == {1, 2, 3}
+    assert {number for own in ids[6:] for number in own} == {0, 4}
+
+
+def plan_of(mix: dict[str, Any]) -> Plan:
+    """Of the shared corpora, worked out by hand."""
+    names = list(DOMAINS)
+
+    def weights(stage: dict[str, Any]) -> tuple[float, ...]:
+        return tuple(float(stage["weights"].get(name, 0)) for name in names)
+
+    first, second, third = mix["schedule"]
+    stages = (
+        Stage(20, weights(first)),
+        Stage(36, weights(second), "linear"),
+        Stage(None, weights(third)),
+    )
+    cuts = tuple(tuple(cut["samples"]) for cut in mix.get("skip", ()))
+    return Plan(tuple(names), stages, SAMPLES, cuts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "DP1"])
+def test_every_layout_reads_the_same(
+    layout: str, unbroken: Path, blend: list[str], tmp_path: Path
+) -> None:
+    nproc, flags = LAYOUTS[layout]
+    start(tmp_path, blend, {"schedule": SCHEDULE, "skip": CUTS}, *flags, nproc=nproc)
+    assert read(tmp_path, layout) == read(unbroken, "DP1")
+
+
+def test_killed_and_resumed(unbroken: Path, blend: list[str], tmp_path: Path) -> None:
+    """Within the ramp, two steps after a checkpoint, with workers that have read ahead."""
+    mix = {"schedule": SCHEDULE, "skip": CUTS}
+    nproc, flags = LAYOUTS["DP2, two workers"]
+    flags = [*flags, *map(str, saving(tmp_path))]
+    how: dict[str, Any] = {"nproc": nproc, "expect": None, "env": {"KILL_IN_STEP": "6"}}
+    killed = start(tmp_path, blend, mix, *flags, **how)
+    assert killed.returncode != 0
+    expected = read(unbroken, "DP1")
+    assert read(tmp_path, "DP2") == expected[:5]
+
+    resumed = tmp_path / "resumed"
+    load = ["--load", tmp_path / "checkpoints"]
+    start(resumed, blend, mix, *load)  # in another layout
+    ranks = steps(resumed)
+    assert sorted(ranks) == list(range(4, STEPS + 1))
+    assert [sorted(rows) for _, (rows,) in sorted(ranks.items())] == expected[3:]
+
+
+def in_turn(folder: Path) -> Rows:
+    """The rows of one process, in their order."""
+    return [row for _, (rows,) in sorted(steps(folder).items()) for row in rows]
+
+
+def resume(
+    unbroken: Path, tmp_path: Path, blend: list[str], mix: dict[str, Any] | None, *flags: str, **how
+) -> Run:
+    """From step 6: 48 samples consumed, at position 60 of the stream."""
+    load = ["--load", unbroken / "checkpoints", "--ckpt-step", "6"]
+    return start(tmp_path, blend, mix, *load, *flags, **how)
+
+
+def test_a_cut_may_be_added_before_it_is_reached(
+    unbroken: Path, blend: list[str], tmp_path: Path
+) -> None:
+    mix = {"schedule": SCHEDULE, "skip": [*CUTS, {"samples": [62, 66]}]}
+    run = resume(unbroken, tmp_path, blend, mix)
+    assert "48 samples are consumed; the next one is at position 60 of the stream" in run.output
+    assert "another config: mix.skip" in run.output
+    found, before = in_turn(tmp_path), in_turn(unbroken)[48:]
+    assert found[:2] == before[:2]
+    assert found[2:20] == before[6:], "positions 66 to 83"
+    assert len(found) == 24
+
+
+def test_the_part_behind_a_run_may_not_change(
+    unbroken: Path, blend: list[str], tmp_path: Path
+) -> None:
+    cut = {"schedule": SCHEDULE, "skip": [*CUTS, {"samples": [50, 55]}]}
+    run = resume(unbroken, tmp_path, blend, cut, expect=2)
+    assert "other training data: mix.skip [10, 15) [40, 47) → [10, 15) [40, 47) [50, 55)" in (
+        run.output
+    )
+    assert "positions below 60; cuts from there on may be added" in run.output
+    later = [*SCHEDULE[:2], {"weights": {"finance": 4, "rare": 4}}]
+    changed = {"schedule": later, "skip": CUTS}
+    run = resume(unbroken, tmp_path, blend, changed, expect=2)
+    assert "other training data: mix.schedule [20 samples at 0:60:20:20:0, " in run.output
+    assert "--allow-domain-change" in run.output
+    assert "Traceback" not in run.output
+    run = resume(unbroken, tmp_path, blend, None, expect=2)
+    assert "the rest at 12.99:64.94:6.494:12.99:2.597" in run.output
+
+    resume(unbroken, tmp_path, blend, changed, "--allow-domain-change")
+    assert {number for number, _ in in_turn(tmp_path)} == {0, 4}
+
+
+@pytest.mark.parametrize("data", ["blend", "one prefix"])
+def test_cuts_in_the_hosts_own_order(
+    data: str, blend: list[str], corpora: Path, tmp_path: Path
+) -> None:
+    """A run that began without mix, and goes on with a cut: all else comes as it would have."""
+    if data == "one prefix":
+        blend = ["--split", "80,10,10", "--data-path", str(corpora / "general")]
+    own, cut = tmp_path / "own", tmp_path / "cut"
+    save = ["--save", own / "checkpoints", "--save-interval", "2", "--ckpt-format", "torch"]
+    start(own, blend, None, *save, iterations=5)
+    load = ["--load", own / "checkpoints", "--ckpt-step", "2"]
+    load += ["--data-cache-path", tmp_path / "cache"]
+    run = start(cut, blend, {"skip": [{"samples": [19, 23]}]}, *load, iterations=5)
+    kept = list((tmp_path / "cache").glob("*-Stream-train-*.npy"))
+    assert len(kept) == (2 if data == "blend" else 0), "one prefix needs no index"
+    before, found = [[text for _, text in in_turn(folder)] for folder in (own, cut)]
+    assert len(before) == 40
+    assert found[:20] == before[16:19] + before[23:]
+    assert len(found) == 24
+    assert sum(e["samples"] for e in run.metrics()[-1]["domains"].values()) == BATCH
+
+
+def test_a_run_that_has_ended_is_resumed_to_its_end(
+    unbroken: Path, blend: list[str], tmp_path: Path
+) -> None:
+    """As the host's own: a restarted job must not fail because it was done."""
+    load = ["--load", unbroken / "checkpoints"]
+    start(tmp_path, blend, {"schedule": SCHEDULE, "skip": CUTS}, *load)
+    assert not steps(tmp_path)
+
+
+def test_data_of_a_splits_own(corpora: Path, tmp_path: Path) -> None:
+    """The train split's prefixes are mixed, and by size divided; the others are as they were."""
+    flags: list[str | Path] = ["--train-data-path", *(corpora / name for name in ("code", "rare"))]
+    flags += ["--valid-data-path", corpora / "general", "--eval-interval", "2", "--eval-iters", "1"]
+    schedule = [{"samples": 10, "weights": {"rare": 1}}, {"weights": {"rare": 1, "code": 1}}]
+    run = start(tmp_path, [], {"schedule": schedule}, *flags, iterations=2)  # type: ignore[arg-type]
+    ids = [number for number, _ in in_turn(tmp_path)]
+    assert ids[:10] == [1] * 10
+    assert sorted(ids[10:]) == [0, 0, 0, 1, 1, 1]
+    assert all(entry["domains"].keys() == {"general"} for entry in run.metrics("valid"))

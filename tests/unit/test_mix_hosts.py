@@ -1,0 +1,71 @@
+"""The stream in the place of a host's training data: what must be there for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.hosts import stream
+from domain_pretrain.hosts.runtime import Runtime
+
+PLAN = Plan(("a", "b"), (Stage(None, (1.0, 1.0)),), 80)
+
+
+def builder(prefixes: list[str], samples: int | None) -> Any:
+    config = SimpleNamespace(
+        blend=(prefixes, [1.0] * len(prefixes)),
+        blend_per_split=None,
+        split_matrix=[(0, 0.9), (0.9, 1), None],
+    )
+    return SimpleNamespace(config=config, sizes=[samples, 8, 8])
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "samples"), [(["a", "c"], 80), (["a"], 80), (["a", "b"], 79), (["a", "b"], None)]
+)
+def test_a_script_that_builds_other_data_is_stopped(
+    prefixes: list[str], samples: int | None
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"builds {samples} training samples of .* tell 80"):
+        stream.build(lambda one: [None, None, None], builder(prefixes, samples), PLAN)
+
+
+def test_what_is_asked_of_the_host() -> None:
+    """First all but the training data, then one pass of that; the builder stays as it was."""
+    asked: list[Any] = []
+
+    def original(one: Any) -> list[Any]:
+        asked.append((one.config.blend, one.config.split_matrix, one.sizes))
+        return [None, "valid", "test"]
+
+    given = builder(["a", "b"], 80)
+    config = given.config
+    assert stream.build(original, given, PLAN) == [None, "valid", "test"]
+    assert asked == [
+        ((["a", "b"], [1.0, 1.0]), [None, (0.9, 1), None], [80, 8, 8]),
+        ((["a", "b"], None), [(0, 0.9), None, None], [1, 8, 8]),
+    ]
+    assert given.config is config
+    assert (config.split_matrix[0], given.sizes) == ((0, 0.9), [80, 8, 8])
+
+    def broken(one: Any) -> list[Any]:
+        raise OSError
+
+    with pytest.raises(OSError):
+        stream.build(broken, given, PLAN)
+    assert given.config is config
+
+
+def test_data_that_does_not_come_from_the_hosts_builder() -> None:
+    """A schedule must not be ignored in silence; ranks that read nothing have nothing to show."""
+    runtime = Runtime(None, SimpleNamespace(plan=PLAN))  # type: ignore[arg-type]
+    runtime.check_stream(None)
+    with pytest.raises(UnsupportedError, match="training data, a list, does not come from Megatro"):
+        runtime.check_stream([1])
+    runtime.build_stream(lambda one: [None, None, None], builder(["a", "b"], 80))
+    runtime.check_stream([1])
+    Runtime(None, SimpleNamespace(plan=None)).check_stream([1])  # type: ignore[arg-type]
