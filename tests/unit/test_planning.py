@@ -220,6 +220,7 @@ def test_the_config_of_the_run_may_name_the_domains() -> None:
             "maths": {"data": ["data/maths"], "weight": 2},
         },
         "channel_loss": {"average": "sample"},
+        "mix": {"schedule": [{"weights": {"money": 1}}], "skip": [{"samples": [8, 16]}]},
     }
     Path("given.yaml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
     content = small(domains=None, domain_config="given.yaml", parts={"money": {"data/news/*": 1}})
@@ -233,12 +234,14 @@ def test_the_config_of_the_run_may_name_the_domains() -> None:
             "general": {"data": ["data/web"], "pinned": True},
         },
         "channel_loss": {"average": "sample"},
+        "mix": {"skip": [{"samples": [8, 16]}]},
     }
 
 
-def test_preflight_counts_what_was_planned() -> None:
-    """By the flags alone: the same samples, tokens and epochs of each domain."""
-    Path("finance.yaml").write_text(PAGE[2], "utf-8")
+@pytest.mark.parametrize("example", [2, 3], ids=["one blend", "stages"])
+def test_preflight_counts_what_was_planned(example: int) -> None:
+    """By the flags and the config alone: the same samples, tokens and epochs of each domain."""
+    Path("finance.yaml").write_text(PAGE[example], "utf-8")
     assert cli.main(["plan", "finance.yaml"]) == 0
     content = json.loads(Path("finance.plan/plan.json").read_text("utf-8"))
     words = flags_of("finance.plan/plan.json")

@@ -68,9 +68,11 @@ def config_of(plan: Plan) -> dict[str, Any]:
         # An entry of a config may be a glob; this one is its prefix.
         domain["data"].append(glob.escape(one.source.prefix))
     config = {**base, "domains": domains}
+    # A plan of one stage is one blend, whatever its domain_config mixed.
+    mix = {key: value for key, value in base.get("mix", {}).items() if key != "schedule"}
     if len(plan.stages) > 1:
-        config["mix"] = {"schedule": [_stage(plan, n) for n in range(len(plan.stages))]}
-    return config
+        mix["schedule"] = [_stage(plan, n) for n in range(len(plan.stages))]
+    return {**config, "mix": mix} if mix else {k: v for k, v in config.items() if k != "mix"}
 
 
 def _stage(plan: Plan, n: int) -> dict[str, Any]:
