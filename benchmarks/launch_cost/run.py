@@ -61,7 +61,7 @@ def cases() -> dict[str, Callable[[], object]]:
     def rows_of_batch() -> object:
         tap = BatchTap(iter([batch]))
         next(tap)
-        return plugin._rows(tap, SOURCE, torch.device("cpu"))
+        return plugin._rows(tap, SOURCE, tokens.losses)
 
     return {
         OPERATION: lambda: x * y,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from domain_pretrain.data.domain import Domain, check_names, check_weights
 from domain_pretrain.data.mix.section import Mix
@@ -46,6 +47,26 @@ class DomainConfig(Section):
         default_factory=dict,
         description="Exporters of other packages by name, each with its options.",
     )
+
+    @model_validator(mode="after")
+    def _channels_are_of_tokens(self) -> DomainConfig:
+        name = next((name for name, domain in self.domains.items() if domain.channels), None)
+        reason = None
+        if name is None:
+            return self
+        if self.channel_loss.average == "sample":
+            reason = "channel_loss.average: sample, since a sample may have several of them"
+        elif self.evaluate.samples is not None:
+            reason = "evaluate.samples, which takes so many samples of each domain"
+        elif self.reweight is not None and self.reweight.scope == "microbatch":
+            reason = "reweight.scope: microbatch, which weighs whole samples"
+        if reason is not None:
+            raise PydanticCustomError(
+                "channels",
+                "domain {name} has channels, which do not go with {reason}: leave one of them out",
+                {"name": repr(name), "reason": reason},
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | Path) -> DomainConfig:

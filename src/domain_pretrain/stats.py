@@ -101,6 +101,22 @@ class DomainStats:
         """Totals over all domains."""
         return self._totals(self.sums[:-1].sum(axis=0))
 
+    def parents(self) -> Iterator[tuple[str, DomainTotals]]:
+        """(name, totals) of what domains with a ``/`` in their names are part of: ``a/b/c`` of
+        ``a`` and of ``a/b``. In the order in which they first appear.
+
+        A sample may be in several of them, so ``samples`` may be more than there are.
+        """
+        rows: dict[str, np.ndarray] = {}
+        for name, row in zip(self.names, self.sums, strict=False):
+            parts = name.split("/")
+            for depth in range(1, len(parts)):
+                parent = "/".join(parts[:depth])
+                rows[parent] = rows[parent] + row if parent in rows else row
+        for name, row in rows.items():
+            if row[Column.TOKENS] > 0 or row[Column.NONFINITE] > 0:
+                yield name, self._totals(row)
+
     @property
     def invalid_tokens(self) -> float:
         """Tokens whose domain id was outside ``[0, D)``."""

@@ -9,19 +9,21 @@ import torch
 from domain_pretrain.hosts.gpt import entry as gpt
 
 records: list[dict[str, np.ndarray]] = []
-tokens: list[torch.Tensor] = []
+read: list[torch.Tensor] = []
 get_batch, loss_func = gpt.get_batch, gpt.loss_func
 
 
 def recording_get_batch(*args):
     batch, packed = get_batch(*args)
-    tokens[:] = [batch["tokens"]]
+    read[:] = [batch["tokens"], batch["labels"]]
     return batch, packed
 
 
 def recording_loss_func(loss_mask, losses, model=None):
     if torch.is_grad_enabled():
-        named = {"losses": losses.detach().float(), "mask": loss_mask, "tokens": tokens[0]}
+        named = {"losses": losses.detach().float(), "mask": loss_mask}
+        named |= {"tokens": read[0], "labels": read[1]}
+        named = {name: tensor for name, tensor in named.items() if tensor is not None}
         records.append({name: tensor.numpy().copy() for name, tensor in named.items()})
     return loss_func(loss_mask, losses, model=model)
 

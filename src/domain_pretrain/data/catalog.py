@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from domain_pretrain.data.blend import Blend, check_agreement, check_blend
+from domain_pretrain.data.channels import Channels, DocumentDomains
 from domain_pretrain.data.domain import NAME, Domain
-from domain_pretrain.data.origin import ById, Constant, Origin, Sets
+from domain_pretrain.data.origin import ById, ByToken, Constant, Origin, Sets
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import SPLITS, Split
@@ -25,11 +26,14 @@ class Catalog:
             config, otherwise of first appearance over the train, valid and test blends.
         splits: one per name in :data:`SPLITS`; None where the split has no data of its own.
         prefixes: data prefix, normalised → name of its domain.
+        documents: data prefix, normalised → whose its documents are; empty where a prefix is of one
+            domain as a whole.
     """
 
     names: tuple[str, ...]
     splits: tuple[Origin | None, Origin | None, Origin | None]
     prefixes: Mapping[str, str] = field(default_factory=dict)
+    documents: Mapping[str, DocumentDomains] = field(default_factory=dict)
 
     def split(self, name: Split) -> Origin | None:
         """Where the samples of a split come from; None where it has no data.
@@ -47,6 +51,29 @@ class Catalog:
             splits[SPLITS.index(name)] = ById((origin.domain,))
         train, valid, test = splits
         return replace(self, splits=(train, valid, test))
+
+    def parted(self, channels: Mapping[str, Channels]) -> Catalog:
+        """The same, with the channels of some domains as domains: ``name/channel``.
+
+        Args:
+            channels: of every prefix of these domains, by its normalised spelling.
+        """
+        owned: dict[str, list[str]] = {name: [] for name in self.names}
+        for prefix, name in self.prefixes.items():
+            own = channels[prefix].names if prefix in channels else ()
+            owned[name] += [f"{name}/{channel}" for channel in own]
+        names = [leaf for name, leaves in owned.items() for leaf in dict.fromkeys(leaves or [name])]
+        place = {name: number for number, name in enumerate(names)}
+        documents = {}
+        for prefix, name in self.prefixes.items():
+            found = channels.get(prefix)
+            if found is None:
+                documents[prefix] = DocumentDomains(None, (place[name],))
+            else:
+                domains = tuple(place[f"{name}/{channel}"] for channel in found.names)
+                documents[prefix] = DocumentDomains(found.path, domains)
+        train, valid, test = (None if origin is None else ByToken() for origin in self.splits)
+        return Catalog(tuple(names), (train, valid, test), self.prefixes, documents)
 
     @classmethod
     def build(

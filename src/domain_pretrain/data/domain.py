@@ -29,6 +29,11 @@ class Domain(Section):
         default=None,
         description="The domain's part of the training blend, relative to the other weights.",
     )
+    channels: bool = Field(
+        False,
+        description="Its documents have channels (`prepare --channel-key`): each is a domain, "
+        "`name/channel`.",
+    )
     pinned: bool = Field(
         False,
         description="Never reweighted: its multiplier is 1 (replay data, say).",

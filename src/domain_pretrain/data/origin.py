@@ -1,4 +1,4 @@
-"""How a sample's domain is known: by its id, by its split, or by its dataset's place in a list."""
+"""How a domain is known: by a sample's id or a token's, by the split, or by a place in a list."""
 
 from __future__ import annotations
 
@@ -38,4 +38,9 @@ class Sets:
     domains: tuple[int, ...]
 
 
-Origin = ById | Constant | Sets
+@dataclass(frozen=True)
+class ByToken:
+    """Batches carry ``domain_id``, a domain for each token: some of the data has channels."""
+
+
+Origin = ById | Constant | Sets | ByToken

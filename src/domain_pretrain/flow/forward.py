@@ -65,7 +65,7 @@ class Forward:
                     "it has losses besides those of the tokens (BERT's sentence order, for "
                     "example), which belong to no domain; train it without --channel-loss"
                 )
-            rows = self._rows(tap, source, output.device)
+            rows = self._rows(tap, source, output)
             microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
@@ -123,15 +123,19 @@ class Forward:
         ):
             count_weighted(self.backend, self.ledger, microbatch, weights)
 
-    def _rows(self, tap: BatchTap | None, source: Source, device: torch.device) -> Rows:
+    def _rows(self, tap: BatchTap | None, source: Source, losses: torch.Tensor) -> Rows:
+        device = losses.device
         rows = None if tap is None else tap.rows(source, device)
         groups = self.groups
         if tap is not None and tap.loss_mask is not None and groups.is_counting:
             self.ledger.note_fractions(tap.loss_mask)
         if self.steering is not None and groups.tensor_parallel is not None:
+            count = groups.micro_batch_size
+            length = losses.numel() * groups.cp_size // count if source.by_token else None
             return Rows.shared(
                 rows,
-                groups.micro_batch_size,
+                count,
+                length,
                 device,
                 group=groups.tensor_parallel,
                 source=groups.tensor_source,

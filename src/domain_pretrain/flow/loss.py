@@ -32,7 +32,7 @@ def count(
             num_tokens.to(torch.int32).reshape(()),
         )
     backend.domain_reduce(ledger.layers[0], _tokens(microbatch), result)
-    _count_packed(backend, ledger, microbatch)
+    _count_apart(backend, ledger, microbatch)
 
 
 def own_loss(
@@ -48,7 +48,7 @@ def own_loss(
         weights.multipliers if weights is not None and weights.by_domain else None,
         totals=ledger.totals,
     )
-    _count_packed(backend, ledger, microbatch)
+    _count_apart(backend, ledger, microbatch)
     if weights is None or weights.by_domain:
         return found
     return found._replace(loss=weighted_loss(backend, microbatch, weights, found.loss))
@@ -69,8 +69,9 @@ def weighted_loss(
         weights: of its samples.
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
+    ids = microbatch.ids() if weights.by_domain else microbatch.spread(weights.ids)
     return backend.weighted_loss(
-        Tokens(microbatch.losses, microbatch.mask, microbatch.spread(weights.ids)),
+        Tokens(microbatch.losses, microbatch.mask, ids),
         weights.multipliers,
         host_loss=host_loss.detach().float().reshape(()),
     )
@@ -87,12 +88,18 @@ def count_weighted(
 def _tokens(microbatch: Microbatch) -> Tokens:
     """With the samples to count: all context parallel ranks hold the same, so one of them counts.
 
-    Samples that share a row are counted by :func:`_count_packed`.
+    Samples that share a row, or have several domains, are counted by :func:`_count_apart`.
     """
-    counts = microbatch.groups.cp_rank == 0 and not microbatch.flattened
-    return microbatch.tokens(microbatch.rows.tokens if counts else None)
+    rows = microbatch.rows
+    apart = not microbatch.flattened and rows.by_token is None
+    return microbatch.tokens(rows.tokens if apart and microbatch.groups.cp_rank == 0 else None)
 
 
-def _count_packed(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
-    if microbatch.groups.cp_rank == 0 and microbatch.flattened:
-        backend.count_samples(ledger.layers[0], microbatch.rows.domains, microbatch.rows.tokens)
+def _count_apart(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
+    rows = microbatch.rows
+    if microbatch.groups.cp_rank != 0:
+        return
+    if rows.present is not None:
+        backend.count_samples(ledger.layers[0], rows.present, torch.ones_like(rows.present))
+    elif microbatch.flattened:
+        backend.count_samples(ledger.layers[0], rows.domains, rows.tokens)

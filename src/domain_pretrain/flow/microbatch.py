@@ -78,10 +78,22 @@ class Microbatch:
             return torch.arange(rows, device=device)[:, None].expand(height, width)
         return row_of_token(rows, width, self.groups, device)[None]
 
+    def ids(self) -> torch.Tensor:
+        """Domain indices, int32: ``[b]``, or of each token in the shape of ``losses``."""
+        whole, groups = self.rows.by_token, self.groups
+        if whole is None:
+            return self.spread(self.rows.domains)
+        if groups.cp_size == 1:
+            return whole.view(self.losses.shape)
+        if self.flattened:  # the host joins the rows before it cuts them
+            return zigzag_order(whole.flatten(), groups.cp_size)[groups.cp_rank][None]
+        return zigzag_order(whole.t(), groups.cp_size)[groups.cp_rank].t()
+
     def tokens(self, row_tokens: torch.Tensor | None = None) -> Tokens:
         """The tokens beside their domains, as the kernels take them."""
-        rows = self.rows
-        ids, inverse = self.spread(rows.domains), self.spread(rows.inverse)
+        ids, inverse = self.ids(), self.spread(self.rows.inverse)
+        if inverse.shape != ids.shape:
+            inverse = inverse[:, None].expand(ids.shape)
         return Tokens(self.losses, self.mask, ids, inverse, row_tokens)
 
 
@@ -90,7 +102,8 @@ class Weights:
     """What the per-token losses of a microbatch are multiplied by.
 
     Attributes:
-        ids: int32 ``[b]``, the entry of ``multipliers`` that each sample takes.
+        ids: int32 ``[b]``, the entry of ``multipliers`` that each sample takes; where they are
+            domains, those of the microbatch hold.
         multipliers: fp32 ``[n]``.
         by_domain: whether ``ids`` are the samples' domains.
     """

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from domain_pretrain.data.origin import ById, Constant
+from domain_pretrain.data.origin import ById, ByToken, Constant
 from domain_pretrain.errors import IntegrityError
 
 DATASET_ID = "dataset_id"
+DOMAIN_ID = "domain_id"
 
 
 class Source:
@@ -22,12 +23,17 @@ class Source:
         origin: of the split. (Of :class:`Sets`, the host reads one set a schedule: a constant.)
     """
 
-    def __init__(self, origin: ById | Constant) -> None:
+    def __init__(self, origin: ById | Constant | ByToken) -> None:
         self.origin = origin
         self._tables: dict[torch.device, torch.Tensor] = {}
 
+    @property
+    def by_token(self) -> bool:
+        """Whether a domain is known of every token, not of every sample."""
+        return isinstance(self.origin, ByToken)
+
     def rows(self, dataset_id: torch.Tensor | None, tokens: torch.Tensor) -> Rows:
-        """The rows of a batch, where the batch is.
+        """The rows of a batch, where the batch is; of one whose samples have a domain each.
 
         Their domain is -1 for an id that the blend does not have; the step's check then stops the
         run.
@@ -40,6 +46,7 @@ class Source:
             IntegrityError: the ids do not fit what is known of the data.
         """
         origin = self.origin
+        assert not isinstance(origin, ByToken)
         if isinstance(origin, Constant):
             if dataset_id is not None:
                 raise IntegrityError(
@@ -88,6 +95,7 @@ class BatchTap:
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
         self.dataset_id: torch.Tensor | None = None
+        self.domain_id: torch.Tensor | None = None
         self.loss_mask: torch.Tensor | None = None
         self.batches = 0
 
@@ -101,6 +109,7 @@ class BatchTap:
             return batch
         batch = dict(batch)
         self.dataset_id = batch.pop(DATASET_ID, None)
+        self.domain_id = batch.pop(DOMAIN_ID, None)
         self.loss_mask = batch.get("loss_mask")
         return batch
 
@@ -118,6 +127,8 @@ class BatchTap:
         if mask.dim() != 2:
             mask = mask.reshape(mask.shape[0], -1)
         tokens = mask.sum(dim=1, dtype=torch.float32)
+        if source.by_token:
+            return Rows.of_tokens(self.domain_id, mask, tokens).to(device)
         return source.rows(self.dataset_id, tokens).to(device)
 
 
@@ -129,12 +140,18 @@ class Rows(NamedTuple):
         domains: int32 ``[b]``, domain index of each sample.
         tokens: fp32 ``[b]``, loss tokens of each sample (Σ of its mask).
         inverse: fp32 ``[b]``, 1 / tokens; 1 for a sample without any.
+        by_token: int32 ``[b, s]``, domain index of each token where they have one each; then
+            ``domains`` say nothing. Else None.
+        present: int32 ``[m]``, with ``by_token``: the domains of each sample's loss tokens, sample
+            by sample.
     """
 
     packed: torch.Tensor
     domains: torch.Tensor
     tokens: torch.Tensor
     inverse: torch.Tensor
+    by_token: torch.Tensor | None = None
+    present: torch.Tensor | None = None
 
     @classmethod
     def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
@@ -155,6 +172,28 @@ class Rows(NamedTuple):
         return cls.unpack(torch.frombuffer(packed, dtype=torch.int32))
 
     @classmethod
+    def of_tokens(
+        cls, domain_id: torch.Tensor | None, mask: torch.Tensor, tokens: torch.Tensor
+    ) -> Rows:
+        """From the domain of every token ``[b, s]``, their mask, and tokens ``[b]``.
+
+        Raises:
+            IntegrityError: the batch does not tell the domains.
+        """
+        if domain_id is None or domain_id.shape != mask.shape:
+            found = "no" if domain_id is None else f"a {tuple(domain_id.shape)}"
+            raise IntegrityError(
+                f"the batch carries {found} domain_id for a loss mask of {tuple(mask.shape)}: the "
+                "config says that the data has channels, and the script's data sets or its batches "
+                "do not tell them"
+            )
+        nobody = torch.full_like(tokens, -1, dtype=torch.int32)
+        seen = [ids[counts != 0].unique() for ids, counts in zip(domain_id, mask, strict=True)]
+        return cls.of(nobody, tokens)._replace(
+            by_token=domain_id.to(torch.int32), present=torch.cat(seen).to(torch.int32)
+        )
+
+    @classmethod
     def unpack(cls, packed: torch.Tensor) -> Rows:
         """From ``packed``."""
         shape, floats = (packed.numel() // 3,), packed.view(torch.float32)
@@ -166,24 +205,44 @@ class Rows(NamedTuple):
         """The rows on ``device``, in one copy."""
         if device == self.packed.device:
             return self
-        return self.unpack(self.packed.to(device, non_blocking=True))
+        rows = self.unpack(self.packed.to(device, non_blocking=True))
+        if self.by_token is None or self.present is None:
+            return rows
+        return rows._replace(
+            by_token=self.by_token.to(device, non_blocking=True),
+            present=self.present.to(device, non_blocking=True),
+        )
 
     @classmethod
     def shared(
-        cls, rows: Rows | None, count: int, device: torch.device, *, group: Any, source: int
+        cls,
+        rows: Rows | None,
+        count: int,
+        length: int | None,
+        device: torch.device,
+        *,
+        group: Any,
+        source: int,
     ) -> Rows:
         """The rows on every TP rank, of which only the first reads data.
 
-        One broadcast over the TP group, 12 bytes a sample; needed only where weights are in force.
+        One broadcast over the TP group, 12 bytes a sample; another of 4 bytes a token where tokens
+        have domains. Needed only where weights are in force.
 
         Args:
             rows: on ``source``; None elsewhere.
             count: samples in the microbatch.
+            length: tokens of a sample, where each token has a domain; else None.
             device: where the losses live.
             group: the TP group.
             source: global rank of TP rank 0.
         """
         if rows is None:
             rows = cls.unpack(torch.empty(3 * count, dtype=torch.int32, device=device))
+            if length is not None:
+                ids = torch.empty(count, length, dtype=torch.int32, device=device)
+                rows = rows._replace(by_token=ids)
         dist.broadcast(rows.packed, src=source, group=group)
+        if rows.by_token is not None:
+            dist.broadcast(rows.by_token, src=source, group=group)
         return rows

@@ -72,6 +72,11 @@ class BridgeDomains:
                 "mix is not supported with Megatron-Bridge, whose training data the callbacks do "
                 "not reach: leave mix out of the config"
             )
+        if any(domain.channels for domain in self._config.domains.values()):
+            raise UnsupportedError(
+                "`channels: true` is not supported with Megatron-Bridge, whose data sets the "
+                "callbacks do not reach: prepare the data with --by instead, a file a domain"
+            )
         self._config.reweighting(reweight)  # its mistakes are found here, before Megatron starts
         self._options = PluginArgs(
             channel_loss=True,

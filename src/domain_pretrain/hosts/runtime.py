@@ -12,6 +12,7 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.base import check_base
+from domain_pretrain.hosts.channels import with_domains
 from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.fixed_set import FixedSet
@@ -203,6 +204,12 @@ class Runtime:
             )
 
     # The fixed validation set, in place of what the host happens to read.
+
+    def with_channels(self, built: Any) -> Any:
+        """The host's data sets, with a domain for each token where the data has channels."""
+        assert self._session is not None
+        documents = self._session.catalog.documents
+        return with_domains(built, documents) if documents else built
 
     def keep_validation(self, dataset: Any) -> None:
         """After the host has built the data of a model chunk; None: this rank reads none."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.mix.describe import describe, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan, make_plan
@@ -74,10 +75,6 @@ class Session:
         valid, test = self.catalog.split("valid"), self.catalog.split("test")
         if valid and test and valid != test:
             check_flags(facts.flags, REFUSED_WITH_OTHER_TEST_DATA)
-        names = self.catalog.names
-        self.reweighting = self._check_reweighting(names)
-        self._watch = Watch(config.watch, names)
-        self._exporters = configured(config.exporters, names)
         self.reading = Reading.check(
             blend,
             per_split,
@@ -87,6 +84,13 @@ class Session:
             # With --sft, the prefixes are conversation files.
             files=not facts.on("sft") and not facts.on("mock_data"),
         )
+        channels = read_channels(config.domains, self.catalog.prefixes, self.reading.indices)
+        if channels:
+            self.catalog = self.catalog.parted(channels)
+        names = self.catalog.names
+        self.reweighting = self._check_reweighting(names)
+        self._watch = Watch(config.watch, names)
+        self._exporters = configured(config.exporters, names)
         self.plan = self._check_mix()
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
@@ -109,8 +113,15 @@ class Session:
             section,
             names,
             average=self.config.channel_loss.average,
-            pinned=[name for name, domain in domains.items() if domain.pinned],
-            floor={name: d.floor for name, d in domains.items() if d.floor is not None},
+            pinned=[
+                leaf for name, d in domains.items() if d.pinned for leaf in leaves_of(name, names)
+            ],
+            floor={
+                leaf: d.floor
+                for name, d in domains.items()
+                if d.floor is not None
+                for leaf in leaves_of(name, names)
+            },
         )
         check_flags(facts.flags, REFUSED_WITH_WEIGHTS)
         if not facts.on("calculate_per_token_loss"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend, blend_of_words, data_path_arguments
 from domain_pretrain.data.catalog import Catalog
+from domain_pretrain.data.channels import read_channels
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.domain import Domain
 from domain_pretrain.data.mix.plan import Plan, make_plan
@@ -84,6 +85,7 @@ def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
         catalog.prefixes,
         files=True,
     )
+    read_channels(domains, catalog.prefixes, reading.indices)
     check_content(reading, flags)
     check_evaluations(flags, reading)
     return reading, catalog

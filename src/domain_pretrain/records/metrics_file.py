@@ -114,6 +114,14 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         if record.consumed_domain_samples is not None:
             domain["consumed_samples"] = int(record.consumed_domain_samples[name])
         domains[name] = domain
+    parents = {
+        name: {
+            "loss": _finite(totals.loss(average)),
+            "loss_sum": totals.loss_sum,
+            "tokens": _count(totals.tokens),
+        }
+        for name, totals in record.stats.parents()
+    }
     return {
         "iteration": int(record.iteration),
         "consumed_samples": int(record.consumed_samples),
@@ -121,6 +129,7 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         **({"final": True} if record.final else {}),
         "lm_loss": _finite(total.loss()) if total.tokens else None,
         "domains": domains,
+        **({"parents": parents} if parents else {}),
         **{
             key: {name: _finite(value) for name, value in numbers.items()}
             for key, numbers in (("reweighting", record.reweighting), ("host", record.host))

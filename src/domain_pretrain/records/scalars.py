@@ -78,6 +78,11 @@ def scalar_values(record: Record, average: Average) -> dict[str, float]:
             values[f"channel-share/{name}"] = record.shares[name]
         if record.consumed_tokens is not None:
             values[f"channel-consumed/{name}"] = record.consumed_tokens[name]
+    for name, totals in record.stats.parents():
+        values[f"channel-loss{suffix}/{name}"] = totals.loss(average)
+        values[f"channel-ppl{suffix}/{name}"] = totals.ppl(average)
+        if train and window_tokens:
+            values[f"channel-tokens/{name}"] = totals.tokens / window_tokens
     for name, value in (record.reweighting or {}).items():
         values[f"reweighting/{name.replace('_', '-')}"] = value
     return values
