@@ -37,7 +37,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def train_tokenizer(folder: Path, source: Path) -> Path:
-    """A byte-level BPE of 32,000 tokens as a model's folder holds it, from the first of the text."""
+    """A byte-level BPE of 32,000 tokens, of the first texts, as a folder of a model holds it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
