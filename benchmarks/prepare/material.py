@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
@@ -21,12 +22,12 @@ def write_input(folder: Path, megabytes: int) -> Path:
     build(folder / "demo", max_bytes=4_000_000)
     texts = [text for name in DOMAINS for text in _texts(folder / "demo" / f"{name}.jsonl")]
     Random(1234).shuffle(texts)
-    path, size, turn = folder / "input.jsonl", 0, 0
+    path, size = folder / "input.jsonl", 0
     with path.open("w", encoding="utf-8") as file:
-        while size < megabytes << 20:
-            for number, text in enumerate(texts):
-                size += file.write(json.dumps({"text": f"{turn}.{number}\n{text}"}) + "\n")
-            turn += 1
+        for number, text in enumerate(cycle(texts)):
+            size += file.write(json.dumps({"text": f"{number}\n{text}"}) + "\n")
+            if size >= megabytes << 20:
+                break
     return path
 
 
