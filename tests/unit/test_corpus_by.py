@@ -13,7 +13,7 @@ from domain_pretrain.commands.main import main
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import domain_prefixes
 from domain_pretrain.data.domain import NAME
-from domain_pretrain.prepare import readers, values
+from domain_pretrain.prepare import datasets, readers, values
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.manifest import Manifest
@@ -123,6 +123,7 @@ BAD_VALUES = {
     "a/b /c": "white space",
     "x.idx": "ends as a file",
     "x.bin/y": "ends as a file",
+    "a.channels.npy/x": "ends as a file",
     "a.holdout": "ends as a file",
     "manifest.json": "ends as a file",
     "é" * 120: "longer than 233 bytes",
@@ -177,7 +178,7 @@ def test_two_values_of_one_name_are_refused(tmp_path, one, other):
 
 
 def test_too_many_values_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(values, "MAX_VALUES", 3)
+    monkeypatch.setattr(datasets, "MAX_VALUES", 3)
     lines = [("x", f"v{n}") for n in range(3)] * 2
     source = write(tmp_path / "a.jsonl", records(*lines))
     prepare([source], tmp_path / "out", "bytes", by="meta.source")
@@ -285,8 +286,10 @@ def test_the_command_says_how_to_train(tmp_path, monkeypatch, capsys):
     assert "train with: --domain-config 'my data/x/domains.yaml' --tokenizer-type" in out
     assert "manifest: my data/x/manifest.json" in out
     rows = [line.split() for line in out.splitlines()]
-    assert ["domain", "documents", "tokens"] in rows
-    assert ["b_c.d", "1", "2"] in rows and ["web", "2", "4"] in rows
+    header = "domain documents bytes of text tokens nats a token duplicates"
+    assert header.split() in rows
+    assert ["b_c.d", "1", "1", "2", "0.693", "0"] in rows
+    assert ["web", "2", "2", "4", "1.040", "0"] in rows
     config = yaml.safe_load(Path("my data/x/domains.yaml").read_text("utf-8"))
     assert config["domains"]["b_c.d"] == {"data": ["my data/x/b c/d"]}
 

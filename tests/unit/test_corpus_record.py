@@ -138,8 +138,8 @@ def test_any_text_can_stand_around_a_field(before, value, after):
 
     selection = select(template=literal(before) + "{x}" + literal(after))
     line = json.dumps({"x": value})
-    assert selection.of_line(line) == (before + value + after, "")
-    assert selection.of_row([value]) == (before + value + after, "")
+    assert selection.of_line(line) == (before + value + after, "", "")
+    assert selection.of_row([value]) == (before + value + after, "", "")
 
 
 def test_options_that_contradict_each_other(tmp_path):

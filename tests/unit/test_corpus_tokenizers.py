@@ -3,8 +3,10 @@
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -299,7 +301,7 @@ def test_a_tokenizer_that_panics_at_a_text_makes_it_a_bad_line(tmp_path):
         """Named as pyo3 names its own, which cannot be imported."""
 
     class Panics:
-        def encode(self, text):
+        def encode_batch_fast(self, texts):
             raise PanicException("index out of bounds")
 
     tokenizer = HuggingFaceTokenizer.__new__(HuggingFaceTokenizer)
@@ -385,3 +387,31 @@ def test_the_manifest_holds_the_version_of_megatron(tmp_path, monkeypatch):
 def test_flags_by_version():
     sizes = {v: ByteTokenizer().megatron_flags(v)[-1] for v in ("0.12.3", "0.17.1", "0.18.0rc0")}
     assert sizes == {"0.12.3": "256", "0.17.1": "256", "0.18.0rc0": "257"}
+
+
+def test_one_worker_starts_no_threads(tmp_path, tokenizer_folder):
+    """A process that has some may not survive a fork, and one that is asked for is one core."""
+    source = write(tmp_path / "a.jsonl", json_lines(["the quick brown fox"] * 9))
+    script = """
+import os, sys
+from domain_pretrain.prepare.corpus import prepare
+from domain_pretrain.prepare.output import MegatronFormat
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+source, prefix, tokenizer = sys.argv[1:]
+MegatronFormat(300)  # what Megatron's import starts is not ours
+before = threads(), os.environ.get("TOKENIZERS_PARALLELISM")
+prepare([source], prefix, tokenizer, workers=1)
+assert (threads(), os.environ.get("TOKENIZERS_PARALLELISM")) == before
+"""
+    words = [str(source), str(tmp_path / "out"), str(tokenizer_folder)]
+    for value in (None, "true"):
+        environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+        environment |= {"TOKENIZERS_PARALLELISM": value} if value else {}
+        command = [sys.executable, "-c", script, *words]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        for path in tmp_path.glob("out.*"):
+            path.unlink()

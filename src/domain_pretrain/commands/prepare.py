@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,24 @@ from domain_pretrain.prepare.corpus import MAX_BAD, prepare
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
 from domain_pretrain.prepare.layout import HELD_OUT, Folder
-from domain_pretrain.prepare.manifest import Dataset, Found, Manifest, Quality, manifest_path
+from domain_pretrain.prepare.manifest import (
+    Channel,
+    Dataset,
+    Found,
+    Manifest,
+    Quality,
+    manifest_path,
+)
 from domain_pretrain.prepare.readers import COMPRESSIONS, KINDS
 from domain_pretrain.prepare.record import TEXT_KEY
 
 BAD_LINES_SHOWN = 20
 TOKENS_SHOWN = 5
+CHANNELS_SHOWN = 20
+DATASETS_TOLD = 5
+
+MANY_DUPLICATES = 0.03
+"""Share of a dataset's documents above which its duplicates are worth a warning."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -65,6 +79,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="FIELD",
         help="one dataset for each value of this field: PREFIX/VALUE; and the config of the "
         "domains, PREFIX/domains.yaml",
+    )
+    parser.add_argument(
+        "--channel-key",
+        metavar="FIELD",
+        help="the value of this field is a document's channel within its dataset: in "
+        "PREFIX.channels.npy, with the names in the manifest",
     )
     parser.add_argument(
         "--holdout",
@@ -132,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
             text_key=args.text_key,
             template=args.template,
             by=args.by,
+            channel_key=args.channel_key,
             holdout=args.holdout,
             append_eod=args.append_eod,
             eod_token=args.eod_token,
@@ -149,8 +170,12 @@ def run(args: argparse.Namespace) -> int:
     out.print(_summary(manifest, args.output), markup=False)
     if manifest.by is not None:
         out.print(_datasets_table(manifest.datasets))
+    if manifest.channels:
+        out.print(_channels_table(manifest.channels))
     if manifest.quality is not None:
         out.print(_quality_table(manifest.quality))
+    if warning := _many_duplicates(manifest):
+        console.print(warning, markup=False)
     return 0
 
 
@@ -200,17 +225,60 @@ class _Bar:
 
 
 def _datasets_table(datasets: list[Dataset]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
     held_out = {dataset.domain: dataset.documents for dataset in datasets if dataset.held_out}
-    for name in ["domain", "documents", "tokens", *(["held out"] if held_out else [])]:
-        table.add_column(name, justify="left" if name == "domain" else "right")
+    names = ["documents", "bytes of text", "tokens", "nats a token", "duplicates"]
+    table = _numbers_table("domain", [*names, *(["held out"] if held_out else [])])
     for dataset in datasets:
         if not dataset.held_out:
-            numbers = [dataset.documents, dataset.tokens]
+            numbers = [dataset.documents, dataset.text_bytes, dataset.tokens]
+            cells = [f"{number:,}" for number in numbers]
+            cells.append(f"{dataset.unigram_entropy_nats:.3f}")
+            cells.append(f"{dataset.exact_duplicates:,}")
             if held_out:
-                numbers.append(held_out.get(dataset.domain, 0))
-            table.add_row(dataset.domain, *(f"{number:,}" for number in numbers))
+                cells.append(f"{held_out.get(dataset.domain, 0):,}")
+            table.add_row(dataset.domain, *cells)
     return table
+
+
+def _channels_table(channels: list[Channel]) -> Table:
+    table = _numbers_table("channel", ["documents", "bytes of text", "tokens"])
+    for channel in channels[:CHANNELS_SHOWN]:
+        numbers = (channel.documents, channel.text_bytes, channel.tokens)
+        table.add_row(escape(channel.name), *(f"{number:,}" for number in numbers))
+    if len(channels) > CHANNELS_SHOWN:
+        table.add_row(f"and {len(channels) - CHANNELS_SHOWN:,} others")
+    return table
+
+
+def _numbers_table(first: str, names: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _many_duplicates(manifest: Manifest) -> str | None:
+    """A warning that names the datasets of which a large part is there twice."""
+    counts = {}
+    for dataset in manifest.datasets:
+        name = dataset.domain or "the dataset"
+        name += f".{HELD_OUT}" * dataset.held_out
+        counts[name] = (dataset.exact_duplicates or 0, dataset.documents)
+    if manifest.quality is not None and len(manifest.datasets) > 1:
+        counts["all together"] = (manifest.quality.exact_duplicates, manifest.documents)
+    many = [
+        f"{name} {repeated / documents:.1%} ({repeated:,} of {documents:,})"
+        for name, (repeated, documents) in counts.items()
+        if repeated > MANY_DUPLICATES * documents
+    ]
+    if not many:
+        return None
+    more = f" and {len(many) - DATASETS_TOLD} more" if len(many) > DATASETS_TOLD else ""
+    return (
+        f"WARNING: documents with the text of an earlier one: {', '.join(many[:DATASETS_TOLD])}"
+        f"{more}. The model reads them again in every epoch; leave them out, unless that is meant"
+    )
 
 
 def _quality_table(quality: Quality) -> Table:
@@ -222,11 +290,15 @@ def _quality_table(quality: Quality) -> Table:
     )
     table.add_row(
         "unigram entropy",
-        f"{quality.unigram_entropy_nats:.3f} nats over {quality.ids_used:,} ids",
+        f"{quality.unigram_entropy_nats:.3f} nats "
+        f"({quality.unigram_entropy_nats / math.log(2):.3f} bits) a token over "
+        f"{quality.ids_used:,} ids",
     )
     # What may be junk, where there is any.
     if quality.exact_duplicates:
         table.add_row("exact duplicates", f"{quality.exact_duplicates:,}")
+    for document, earlier in quality.first_duplicates:
+        table.add_row(f"  document {document:,}", f"has the text of {earlier:,}")
     if quality.replacement_characters:
         table.add_row("replacement characters (U+FFFD)", f"{quality.replacement_characters:,}")
     for name, found in (

@@ -42,6 +42,7 @@ def prepare(
     text_key: str | None = None,
     template: str | None = None,
     by: str | None = None,
+    channel_key: str | None = None,
     holdout: str | None = None,
     append_eod: bool = True,
     eod_token: str | None = None,
@@ -67,6 +68,8 @@ def prepare(
         text_key: JSON key, dotted path or column of the text; default: ``text``.
         template: in its place: text around such fields in braces.
         by: field whose value chooses the dataset, ``PREFIX/VALUE``.
+        channel_key: field whose value names the document's channel: numbers of all documents'
+            channels are in ``PREFIX.channels.npy``, names in the manifest.
         holdout: share (``1%``) or number (``500``) of every dataset's documents that go to another
             beside it, ``.holdout``.
         append_eod: end every document with the end-of-document token.
@@ -89,11 +92,12 @@ def prepare(
     Raises:
         DomainPretrainError: nothing was written; the message says why.
     """
-    selection = select(text_key, template, by)
+    selection = select(text_key, template, by, channel_key)
     asked = None if holdout is None else parse_holdout(holdout)
     paths = resolve(inputs)
     check_names([*map(str, paths), str(prefix)])
-    check_names([name for name in (text_key, template, by) if name], "JSON and Parquet are UTF-8")
+    fields = [name for name in (text_key, template, by, channel_key) if name]
+    check_names(fields, "JSON and Parquet are UTF-8")
     encoding = known(encoding)
     if not 0 <= max_bad <= 1:
         raise PrepareError(f"max_bad {max_bad}: a share; give 0 to 1")
@@ -120,6 +124,7 @@ def prepare(
             text_key=selection.fields[0] if selection.plain else None,
             template=template,
             by=by,
+            channel_key=channel_key,
             holdout=holdout,
             tokenizer=tokenizer.name,
             tokenizer_sha256=tokenizer.sha256,
@@ -142,7 +147,7 @@ def prepare(
         if asked is not None:
             cut = _cut(asked, map_chunks(chunks(), Digester(selection, encoding), workers), reading)
         encoder = Encoder(tokenizer, selection, append_eod, megatron.dtype.name, encoding, cut)
-        with Datasets(layout, megatron, tokenizer.vocab_size, by) as datasets:
+        with Datasets(layout, megatron, tokenizer.vocab_size, selection) as datasets:
             for encoded in map_chunks(chunks(), encoder, workers):
                 reading.take(encoded)
                 for target, documents in encoded.documents.items():
@@ -175,11 +180,10 @@ def _check_kinds(paths: Sequence[Path], kind: str | None, selection: Selection) 
         found = kind_of(path, kind)
         if found == "parquet":
             check_parquet(path, selection)
-        if found == "text" and (selection.by is not None or not selection.plain):
-            option = "--template" if selection.by is None else "--by"
+        if found == "text" and selection.needs_fields is not None:
             raise PrepareError(
-                f"{path}: a text file is one document and has no fields for {option}; leave it "
-                "out, or make JSON lines of it"
+                f"{path}: a text file is one document and has no fields for "
+                f"{selection.needs_fields}; leave it out, or make JSON lines of it"
             )
 
 

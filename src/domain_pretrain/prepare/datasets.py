@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from domain_pretrain.prepare.channels import Channels
 from domain_pretrain.prepare.encode import Documents, Target
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.layout import Layout
-from domain_pretrain.prepare.manifest import Counts, Dataset, Manifest
+from domain_pretrain.prepare.manifest import Channel, Counts, Dataset, Manifest, Quality
 from domain_pretrain.prepare.output import DatasetWriter, MegatronFormat
 from domain_pretrain.prepare.quality import QualityMeter
-from domain_pretrain.prepare.values import DomainNames, domain_name
+from domain_pretrain.prepare.record import Selection
+from domain_pretrain.prepare.values import MAX_CHANNELS, MAX_VALUES, DomainNames, domain_name
 
 
 class _Open:
@@ -19,11 +21,13 @@ class _Open:
     def __init__(self, megatron: MegatronFormat, stem: str, vocab_size: int) -> None:
         self.writer = DatasetWriter(megatron, stem)
         self.meter = QualityMeter(vocab_size)
+        self.channels = Channels()
         self.counts = Counts()
 
     def add(self, documents: Documents) -> None:
         self.writer.add(documents.ids, documents.lengths)
         self.meter.add(documents.ids, documents.lengths, documents.digests, documents.traces)
+        self.channels.add(documents.channels)
         self.counts.add(documents.counts)
 
 
@@ -34,16 +38,21 @@ class Datasets:
         layout: where these are.
         megatron: their format.
         vocab_size: number of ids.
-        by: the field that chooses a dataset; None: there is one, and perhaps a held-out one.
+        selection: the fields that choose datasets and channels; without the first there is one
+            dataset, and perhaps a held-out one.
     """
 
     def __init__(
-        self, layout: Layout, megatron: MegatronFormat, vocab_size: int, by: str | None
+        self, layout: Layout, megatron: MegatronFormat, vocab_size: int, selection: Selection
     ) -> None:
         self._layout = layout
         self._megatron = megatron
         self._vocab_size = vocab_size
-        self._names = None if by is None else DomainNames(by)
+        by, key = selection.by, selection.channel
+        self._names = None if by is None else DomainNames(f"--by {by}", MAX_VALUES)
+        self._channel_names = (
+            None if key is None else DomainNames(f"--channel-key {key}", MAX_CHANNELS)
+        )
         self._open: dict[Target, _Open] = {}
 
     def __enter__(self) -> Datasets:
@@ -57,13 +66,17 @@ class Datasets:
         """Append documents.
 
         Raises:
-            PrepareError: there are too many datasets, or two would have one domain's name.
+            PrepareError: there are too many datasets or channels, or two would have one domain's
+                name.
         """
         if target not in self._open:
             if self._names is not None:
                 self._names.add(target.value)
             stem = self._layout.staged(target)
             self._open[target] = _Open(self._megatron, stem, self._vocab_size)
+        if self._channel_names is not None:
+            for channel in documents.channels.found:
+                self._channel_names.add(channel.name)
         self._open[target].add(documents)
 
     def finish(self, run: Manifest) -> None:
@@ -78,6 +91,7 @@ class Datasets:
         for target in targets:
             counts = self._open[target].counts
             named = self._names is not None
+            quality = self._open[target].meter.result()
             dataset = Dataset(
                 value=target.value if named else None,
                 domain=domain_name(target.value) if named else None,
@@ -85,14 +99,31 @@ class Datasets:
                 documents=counts.documents,
                 tokens=counts.tokens,
                 text_bytes=counts.text_bytes,
+                exact_duplicates=quality.exact_duplicates,
+                unigram_entropy_nats=quality.unigram_entropy_nats,
             )
-            self._open[target].writer.finish(self._manifest(run, target, dataset))
+            self._write(run, target, dataset, quality)
             run.datasets.append(dataset)
-        training = [self._open[target].meter for target in targets if not target.held_out]
-        run.quality = QualityMeter.of_all(training).result()
+        training = [self._open[target] for target in targets if not target.held_out]
+        run.quality = QualityMeter.of_all(opened.meter for opened in training).result()
+        if len(training) > 1:  # documents are numbered within a dataset
+            run.quality = replace(run.quality, first_duplicates=[])
+        channels = Channels()
+        for opened in training:
+            channels.add(opened.channels)
+        run.channels = channels.found
         self._layout.finish(run)
 
-    def _manifest(self, run: Manifest, target: Target, dataset: Dataset) -> Manifest:
+    def _write(self, run: Manifest, target: Target, dataset: Dataset, quality: Quality) -> None:
+        opened = self._open[target]
+        manifest = self._manifest(run, dataset, quality, opened.channels.found)
+        numbers = None if self._channel_names is None else opened.channels.of_documents()
+        opened.writer.finish(manifest, numbers)
+
+    @staticmethod
+    def _manifest(
+        run: Manifest, dataset: Dataset, quality: Quality, channels: list[Channel]
+    ) -> Manifest:
         """Of one dataset: what it shares with the run, and its own numbers."""
         return replace(
             run,
@@ -104,10 +135,11 @@ class Datasets:
             text_bytes=dataset.text_bytes,
             value=dataset.value,
             held_out=dataset.held_out,
-            quality=self._open[target].meter.result(),
+            quality=quality,
             first_bad_lines=[],
             inputs=[],
             datasets=[],
+            channels=channels,
         )
 
     def _check_held_out(self, run: Manifest, targets: list[Target]) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from domain_pretrain.prepare.channels import Channels
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
 from domain_pretrain.prepare.holdout import NO_CUT, Cut
@@ -38,6 +39,7 @@ class Documents:
         lengths: ids of each document, end-of-document token included; their sum is ``len(ids)``.
         digests: of each document's text; see ``quality``.
         text_bytes: of all texts in UTF-8.
+        channels: of each document; of none where no field names them.
         traces: of junk in the texts.
     """
 
@@ -45,6 +47,7 @@ class Documents:
     lengths: list[int] = field(default_factory=list)
     digests: list[int] = field(default_factory=list)
     text_bytes: int = 0
+    channels: Channels = field(default_factory=Channels)
     traces: Traces = field(default_factory=Traces)
 
     @property
@@ -98,7 +101,7 @@ class Encoder:
             if isinstance(item, BadLine):
                 result.bad.append(item)
                 continue
-            line, text, value = item
+            line, text, value, channel = item
             try:
                 raw, ids = self._encoded(text)
             except ValueError as error:
@@ -116,6 +119,8 @@ class Encoder:
             found.lengths.append(len(ids) + len(eod))
             found.digests.append(key)
             found.text_bytes += len(raw)
+            if channel:
+                found.channels.note(channel, len(ids) + len(eod), len(raw))
             finder.look(text, found.traces)
         for target, found in result.documents.items():
             found.ids = np.concatenate(parts[target])

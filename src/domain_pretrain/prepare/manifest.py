@@ -80,6 +80,8 @@ class Quality:
         percentiles: tokens that so many percent of the documents do not exceed.
         longest: tokens of the longest.
         exact_duplicates: documents whose text an earlier one has.
+        first_duplicates: the first of them and the first with the same text, as numbers of
+            documents from 0; none where several datasets are counted, and before 0.2.
         replacement_characters: U+FFFD in the texts, the trace of a wrong decoding before.
         html_entities: ``&nbsp;`` and the like.
         mojibake: 锟斤拷, ``Ã©`` and other traces of a wrong decoding.
@@ -94,6 +96,7 @@ class Quality:
     percentiles: dict[str, int]
     longest: int
     exact_duplicates: int
+    first_duplicates: list[tuple[int, int]] = field(default_factory=list)
     replacement_characters: int
     html_entities: Found = field(default_factory=Found)
     mojibake: Found = field(default_factory=Found)
@@ -114,6 +117,8 @@ class Dataset:
         value: of the field ``--by``; None without.
         domain: its name in the config; None without ``--by``.
         held_out: whether it is kept from training.
+        exact_duplicates: documents whose text an earlier one of this dataset has; None before 0.2.
+        unigram_entropy_nats: of its token ids; None before 0.2.
     """
 
     value: str | None = None
@@ -122,6 +127,24 @@ class Dataset:
     documents: int
     tokens: int
     text_bytes: int
+    exact_duplicates: int | None = None
+    unigram_entropy_nats: float | None = None
+
+
+@dataclass(kw_only=True)
+class Channel:
+    """What one channel holds; its number is its place in the manifest of its dataset."""
+
+    name: str
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+
+    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
+        """Add to these counts."""
+        self.documents += documents
+        self.tokens += tokens
+        self.text_bytes += text_bytes
 
 
 @dataclass(kw_only=True)
@@ -138,6 +161,7 @@ class Manifest(Counts):
         encoding: of the inputs other than Parquet.
         text_key: field of the text; None where ``template`` made it, or before 0.2.
         by: the field that chose the dataset; None: there is one.
+        channel_key: the field that names a document's channel; None: none does.
         value: of that field, in the manifest of one dataset.
         holdout: what was asked to be held out; None: nothing.
         held_out: whether this dataset is what was held out.
@@ -150,6 +174,8 @@ class Manifest(Counts):
         first_bad_lines: the first of them, as ``FILE:LINE: reason``.
         inputs: in the order of the corpus.
         datasets: all that the run has written.
+        channels: of the documents counted here. In the manifest of a dataset they are in the order
+            of their numbers in ``PREFIX.channels.npy``.
     """
 
     tool: str
@@ -158,6 +184,7 @@ class Manifest(Counts):
     text_key: str | None = None
     template: str | None = None
     by: str | None = None
+    channel_key: str | None = None
     value: str | None = None
     holdout: str | None = None
     held_out: bool = False
@@ -173,6 +200,7 @@ class Manifest(Counts):
     first_bad_lines: list[str] = field(default_factory=list)
     inputs: list[InputFile] = field(default_factory=list)
     datasets: list[Dataset] = field(default_factory=list)
+    channels: list[Channel] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The manifest file's content."""

@@ -12,7 +12,7 @@ from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.manifest import Manifest
 
-SUFFIXES = ("bin", "manifest.json", "idx")
+SUFFIXES = ("bin", "channels.npy", "manifest.json", "idx")
 """In the order in which they appear. Megatron reads no dataset without an ``.idx``."""
 
 
@@ -75,9 +75,11 @@ class DatasetWriter:
             self._builder.add_document(ids[start : start + length], [length])
             start += length
 
-    def finish(self, manifest: Manifest) -> None:
-        """Complete the files."""
+    def finish(self, manifest: Manifest, channels: np.ndarray | None) -> None:
+        """Complete the files; ``channels``: the number of every document's, int16."""
         self._builder.finalize(str(self._path["idx"]))
+        if channels is not None:
+            np.save(self._path["channels.npy"], channels)
         self._path["manifest.json"].write_text(manifest.to_json(), UTF_8)
 
     def close(self) -> None:

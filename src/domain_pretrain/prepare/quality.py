@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -18,8 +18,12 @@ def digest(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
+DUPLICATES_NAMED = 5
+"""Duplicates whose numbers are in the manifest; all are counted."""
+
+
 class QualityMeter:
-    """Adds documents up; 16 bytes for each of them and 8 for each token id stay in memory.
+    """Adds documents up; 12 bytes for each of them and 8 for each token id stay in memory.
 
     Args:
         vocab_size: number of ids.
@@ -39,7 +43,7 @@ class QualityMeter:
         else:
             counts = np.bincount(ids)
             self._id_counts[: len(counts)] += counts
-        self._lengths.append(np.array(lengths, np.int64))
+        self._lengths.append(np.array(lengths, np.int32))  # as in an index
         self._digests.append(np.array(digests, np.uint64))
         self._traces.add(traces)
 
@@ -58,7 +62,7 @@ class QualityMeter:
     def result(self) -> Quality:
         """The numbers; there is at least one document."""
         lengths = np.concatenate(self._lengths)
-        digests = np.concatenate(self._digests)
+        duplicates, first_duplicates = find_duplicates(self._digests)
         # Whole numbers that occur, so that no rounding differs between machines.
         found = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
         counts = self._id_counts[self._id_counts > 0]
@@ -68,7 +72,8 @@ class QualityMeter:
             shortest=int(lengths.min()),
             percentiles=dict(zip(map(str, PERCENTILES), map(int, found), strict=True)),
             longest=int(lengths.max()),
-            exact_duplicates=len(digests) - len(np.unique(digests)),
+            exact_duplicates=duplicates,
+            first_duplicates=first_duplicates,
             replacement_characters=traces.replacement_characters,
             html_entities=traces.html_entities,
             mojibake=traces.mojibake,
@@ -77,3 +82,36 @@ class QualityMeter:
             ids_used=len(counts),
             unigram_entropy_nats=round(float(-(shares * np.log(shares)).sum()), 4) + 0.0,
         )
+
+
+def find_duplicates(digests: Sequence[np.ndarray]) -> tuple[int, list[tuple[int, int]]]:
+    """How many documents repeat an earlier one, and the first of them.
+
+    Takes 9 bytes for each document, and up to 32 for each whose digest is not its own.
+
+    Args:
+        digests: of all documents, in pieces; uint64.
+
+    Returns:
+        the count; the first ``DUPLICATES_NAMED``, each with the first document of its digest, by
+        their places.
+    """
+    ordered = np.concatenate(digests)
+    ordered.sort()
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
+    if not len(again):
+        return 0, []
+    repeated = np.unique(again)
+    places, found, start = [], [], 0
+    for piece in digests:
+        nearest = np.minimum(np.searchsorted(repeated, piece), len(repeated) - 1)
+        here = np.flatnonzero(repeated[nearest] == piece)
+        places.append(start + here)
+        found.append(piece[here])
+        start += len(piece)
+    place = np.concatenate(places)
+    _, first, inverse = np.unique(np.concatenate(found), return_index=True, return_inverse=True)
+    earliest = place[first[inverse]]
+    named = np.flatnonzero(earliest != place)[:DUPLICATES_NAMED]
+    return len(again), list(zip(place[named].tolist(), earliest[named].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What of a record becomes the text of a document, and which dataset the document goes to."""
+"""What of a record becomes the text of a document, and which dataset and channel it goes to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from domain_pretrain.errors import shorten
 from domain_pretrain.prepare.errors import PrepareError
-from domain_pretrain.prepare.values import check_value
+from domain_pretrain.prepare.values import check_channel, check_value
 
 TEXT_KEY = "text"
 
@@ -20,11 +20,17 @@ _ESCAPED = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
 class Document(NamedTuple):
-    """One text, the line it begins in, and the value that chooses its dataset ("": the one)."""
+    """One text, the line it begins in, and what it belongs to.
+
+    Attributes:
+        value: chooses the dataset ("": the one).
+        channel: its name ("": there are none).
+    """
 
     line: int
     text: str
     value: str = ""
+    channel: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,27 +44,41 @@ class Selection:
         fields: whose content makes the text.
         between: what stands before, between and behind them; one more than ``fields``.
         by: the field whose value chooses the dataset; None: there is one dataset.
+        channel: the field whose value names the channel; None: there are none.
         plain: the text is one field as it is, which has to be a string.
     """
 
     fields: tuple[str, ...]
     between: tuple[str, ...]
     by: str | None = None
+    channel: str | None = None
     plain: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All fields, each once: the cells of a table's row, in this order."""
-        return tuple(dict.fromkeys((*self.fields, *([] if self.by is None else [self.by]))))
+        chosen = (name for name in (self.by, self.channel) if name is not None)
+        return tuple(dict.fromkeys((*self.fields, *chosen)))
 
     def option(self, name: str) -> str:
         """The option that has named a field, for messages."""
         if name not in self.fields:
-            return "--by"
+            return "--by" if name == self.by else "--channel-key"
         return "--text-key" if self.plain else "--template"
 
-    def of_line(self, line: str) -> tuple[str, str]:
-        """Text and value of a JSON object; a JSON string is a text, where nothing else is asked.
+    @property
+    def needs_fields(self) -> str | None:
+        """An option that only a record with fields can serve; None: a text alone will do."""
+        if self.by is not None:
+            return "--by"
+        if self.channel is not None:
+            return "--channel-key"
+        return None if self.plain else "--template"
+
+    def of_line(self, line: str) -> tuple[str, str, str]:
+        """Text, value and channel of a JSON object.
+
+        A JSON string is a text, where nothing else is asked.
 
         Raises:
             ValueError: it is neither, or lacks what is asked; says what.
@@ -68,25 +88,25 @@ class Selection:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from error
         if isinstance(record, str):
-            if not self.plain or self.by is not None:
+            if self.needs_fields is not None:
                 raise ValueError("a string, which has no fields")
-            return record, ""
+            return record, "", ""
         if not isinstance(record, dict):
             raise ValueError(f"not a JSON object or string but {type(record).__name__}")
         return self._of(lambda name: _find(record, name))
 
-    def of_row(self, cells: Sequence[str | None]) -> tuple[str, str]:
-        """Text and value of a table's row.
+    def of_row(self, cells: Sequence[str | None]) -> tuple[str, str, str]:
+        """Text, value and channel of a table's row.
 
         Args:
             cells: those of ``columns``; None for null.
 
         Raises:
-            ValueError: a cell is null, or the value cannot name a dataset.
+            ValueError: a cell is null, or a value cannot name a dataset or a channel.
         """
         return self._of(dict(zip(self.columns, cells, strict=True)).__getitem__)
 
-    def _of(self, find: Callable[[str], Any]) -> tuple[str, str]:
+    def _of(self, find: Callable[[str], Any]) -> tuple[str, str, str]:
         if self.plain:
             text = find(self.fields[0])
             if not isinstance(text, str):
@@ -96,11 +116,17 @@ class Selection:
             text = "".join(
                 part for pair in zip(self.between, [*filled, ""], strict=True) for part in pair
             )
-        return text, "" if self.by is None else check_value(_spelled(self.by, find(self.by)))
+        value = "" if self.by is None else check_value(_spelled(self.by, find(self.by)))
+        if self.channel is None:
+            return text, value, ""
+        return text, value, check_channel(_spelled(self.channel, find(self.channel)))
 
 
 def select(
-    text_key: str | None = None, template: str | None = None, by: str | None = None
+    text_key: str | None = None,
+    template: str | None = None,
+    by: str | None = None,
+    channel_key: str | None = None,
 ) -> Selection:
     """What the options ask for.
 
@@ -109,14 +135,17 @@ def select(
         template: text around fields in braces, such as ``Question: {question}\\n{answer}``. Two
             braces stand for one, and ``\\n``, ``\\t`` and two backslashes for what they are.
         by: the field that chooses the dataset.
+        channel_key: the field that names the channel.
 
     Raises:
         PrepareError: both are given, or the template is none.
     """
-    if by == "":
-        raise PrepareError("--by: names no field")
+    for option, name in (("--by", by), ("--channel-key", channel_key)):
+        if name == "":
+            raise PrepareError(f"{option}: names no field")
     if template is None:
-        return Selection((TEXT_KEY if text_key is None else text_key,), ("", ""), by, plain=True)
+        field = TEXT_KEY if text_key is None else text_key
+        return Selection((field,), ("", ""), by, channel_key, plain=True)
     if text_key is not None:
         raise PrepareError("--text-key and --template both say what the text is; give one of them")
     fields, between = [], [""]
@@ -127,7 +156,7 @@ def select(
             between.append("")
     if not fields:
         raise _no_template(template, "it names no field, as {question} does")
-    return Selection(tuple(fields), tuple(between), by)
+    return Selection(tuple(fields), tuple(between), by, channel_key)
 
 
 def _parts(template: str) -> list[tuple[str, str | None]]:

@@ -108,7 +108,7 @@ class HuggingFaceTokenizer:
                 self.eod: int | None = None
                 if token is not None:
                     self.eod = self._tokenizer.token_to_id(token)
-            self.encode("")  # some faults show in the first use
+                self._tokenizer.encode("")  # some faults show in the first use
         except Exception as error:  # the library raises nothing narrower
             raise PrepareError(
                 f"{file}: cannot be used as a tokenizer.json: {error}; fetch the file again, or "
@@ -129,7 +129,9 @@ class HuggingFaceTokenizer:
         """Token ids, with the tokenizer's own special tokens (such as a first ``<s>``)."""
         with _panics_as_errors():
             self._tokenizer.encode_special_tokens = self._literal  # which does not pickle
-            ids: list[int] = self._tokenizer.encode(text).ids
+            # The one way that does not also find where in the text each token is: a fifth quicker.
+            (found,) = self._tokenizer.encode_batch_fast([text])
+        ids: list[int] = found.ids
         return ids
 
     def megatron_flags(self, core_version: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.readers import Chunk
 
 Result = TypeVar("Result")
+
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 def map_chunks(
@@ -29,7 +32,8 @@ def map_chunks(
         PrepareError: a worker died.
     """
     if workers == 1:
-        yield from map(function, chunks)
+        with _one_core():
+            yield from map(function, chunks)
         return
     # spawn: a fork of a process that has started threads (torch, tokenizers) can deadlock.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (function,))
@@ -50,13 +54,27 @@ def map_chunks(
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """In here tokenizers starts no threads, which this process may not survive a fork with."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before
+
+
 _function: Callable[[Chunk], Any]
 
 
 def _start_worker(function: Callable[[Chunk], Any]) -> None:
     global _function
     _function = function
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per worker
+    os.environ[_PARALLELISM] = "false"  # one core per worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
