@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     tool = nvdisasm()
     if tool is None:
-        sys.exit("nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
+        sys.exit("no nvdisasm: pip install nvidia-cuda-nvdisasm, or put a CUDA toolkit on PATH")
     result = {"source": source(), "rows": [row(variant, tool) for variant in VARIANTS]}
     print(json.dumps(result["source"]), table(result["rows"]), sep="\n\n")
     if options.out:
