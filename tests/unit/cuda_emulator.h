@@ -145,6 +145,7 @@ REPORT(missing_return)
 
 inline void __syncthreads() { emulator::wait(emulator::BLOCK, 0, 0); }
 #define FENCE()  // memory is in order here
+#define STAY(x, y, z)  // compilers order here what they like
 inline long long __shfl_xor_sync(unsigned, long long v, int offset) {
   return emulator::collective(100 + offset, v)[threadIdx.x % 32 ^ offset];
 }
@@ -186,6 +187,7 @@ T atomicExch(T* p, T v) {
   *p = v;
   return old;
 }
+inline int __float2int_rn(float v) { return (int)lrintf(v); }
 inline long long __float2ll_rn(float v) { return llrintf(v); }
 inline double __longlong_as_double(long long v) {
   double d;

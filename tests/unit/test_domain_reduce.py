@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import domain_reduce_cases as dr
 import pytest
@@ -113,10 +114,11 @@ def test_few_domains_in_short_documents_take_no_atomic_per_token(
         assert emulated_device.additions < case.losses.numel()
 
 
+@pytest.mark.parametrize("per_token", [False, True])
 def test_long_rows_keep_warps_on_several_tiles(
-    backend: Backend, emulated_device: EmulatedDevice
+    backend: Backend, emulated_device: EmulatedDevice, per_token: bool
 ) -> None:
-    case = make_case(6, 2, 16384, 3, per_token=True, documents=3000)
+    case = make_case(6, 2, 16384, 3, per_token=per_token, documents=3000)
     assert torch.equal(reduce(backend, case), oracle(case))
     if backend.name == "cuda":
         assert emulated_device.launches[-1].arguments.tiles_per_warp > 1
@@ -144,6 +146,51 @@ def test_any_split_has_the_same_bits(backend: Backend, case: Case, cut: int, ord
     if case.row_tokens is not None:
         backend.count_samples(total, case.ids, case.row_tokens)
     assert torch.equal(total, reduce(backend, case))
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("columns", [1022, 2560])  # two tiles for a warp, of 32 and 128 tokens
+@pytest.mark.parametrize(
+    ("loss", "mask", "inverse", "multiplier"),
+    [
+        *((256.0 * total, 2**-10, 0.0, 0.0) for total in (126.0, 127.0, 127.9, 128.0, 128.1)),
+        (300.0, 1.0, 0.0, 0.0),
+        (-300.0, 1.0, 0.0, 0.0),
+        (0.001, 40.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0, 0.0),
+        (1.0, 1.0, 0.0, 1e5),
+        (3e6, 1.0, 0.0, 0.0),
+        (torch.nan, 1.0, 0.0, 1.0),
+    ],
+)
+def test_long_documents_of_values_of_any_size(
+    backend: Backend,
+    loss: float,
+    mask: float,
+    inverse: float,
+    multiplier: float,
+    columns: int,
+    per_token: bool,
+) -> None:
+    """Small ones are summed in 32 bits, where each of these alone is too large or just fits."""
+    case = make_case(15, 2, columns, 1, per_token=per_token, documents=columns)
+    losses = torch.full_like(case.losses, loss)
+    losses[:, 1::4] *= -1 if loss == 300 else 1  # neighbours may cancel each other
+    case = replace(
+        case,
+        losses=losses,
+        mask=torch.full_like(case.mask, mask),
+        inverse=torch.full_like(case.inverse, inverse),
+        multipliers=torch.tensor([multiplier]),
+    )
+    expected, expected_loss = oracle(case), oracle_loss(case)
+    assert torch.equal(reduce(backend, case), expected)
+    sums = case.accumulator()
+    got = backend.domain_loss(sums, case.tokens(), case.multipliers)
+    assert torch.equal(sums, expected)
+    assert all(map(same, (got.loss.item(), *got.report.tolist()), expected_loss[:3]))
+    alone = backend.weighted_loss(Tokens(case.losses, case.mask, case.ids), case.multipliers)
+    assert same(alone.item(), expected_loss[0])
 
 
 @FEW

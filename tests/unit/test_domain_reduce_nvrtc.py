@@ -1,79 +1,29 @@
-"""The CUDA source compiles for every architecture, and its cache is safe. Needs no GPU."""
+"""NVRTC: which architecture is compiled for, and that the cache is safe. Needs no GPU."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 import os
-import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import compiler
-from domain_pretrain.kernels.domain_reduce.kernel_launch import (
-    BLOCKS_PER_PROCESSOR,
-    THREADS,
-    VEC,
-    Kernel,
-    Variant,
-)
-
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
-RESOURCES = re.compile(
-    r"Function properties for (?P<kernel>\w+)\s+ptxas\s+\.\s+(?P<stack>\d+) bytes stack frame, "
-    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\s+"
-    r"ptxas info\s+: Used (?P<registers>\d+) registers"
-)
-MOST_REGISTERS = 65536 // (BLOCKS_PER_PROCESSOR * THREADS)  # of one multiprocessor
+from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
 
 try:
     compiler.version()
 except UnsupportedError as error:
     pytest.skip(f"NVRTC: {error}", allow_module_level=True)
 
-VARIANTS = [
-    Variant(kernel, by_row, vec)
-    for kernel in get_args(Kernel)
-    for by_row in (False, True)
-    for vec in (1, VEC)
-]
-
 
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return compiler.cache_folder()
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_compiles_without_warnings_or_local_memory(architecture: str) -> None:
-    for variant in VARIANTS:
-        code, log = compiler.compile_source(variant, architecture)
-        assert code[:4] == b"\x7fELF"
-        assert "warning" not in log.lower(), log
-        report = RESOURCES.search(log)
-        assert report is not None, log
-        assert report["kernel"] == variant.kernel
-        assert (report["stack"], report["stores"], report["loads"]) == ("0", "0", "0"), log
-        assert int(report["registers"]) <= MOST_REGISTERS
-
-
-def test_the_report_shows_a_spill_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = b"""extern "C" __global__ void spills(float* p, int n) {
-      float v[32];
-      for (int i = 0; i < 32; i++) v[i] = p[i];
-      for (int i = 0; i < n; i++) v[i & 31] += v[(i * 7) & 31];
-      for (int i = 0; i < 32; i++) p[i] = v[i];
-    }"""
-    monkeypatch.setattr(compiler, "_source", lambda: source)
-    _, log = compiler.compile_source(Variant("reduce"), "sm_90")
-    report = RESOURCES.search(log)
-    assert report is not None and int(report["stack"]) > 0
-    assert "warning" in log.lower()
 
 
 def test_a_source_that_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+"""What the compiler makes of the kernels: instructions for a tile, registers, blocks, spills.
+
+    python benchmarks/device_code/run.py [--out FILE.json]
+
+Needs NVRTC and nvdisasm, but no GPU. These are counts from a compiler, not times: hot_loop.py says
+what is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
+
+from device_code import VARIANTS, row, table  # noqa: E402
+from hot_loop import nvdisasm  # noqa: E402
+
+from domain_pretrain.kernels.domain_reduce import compiler  # noqa: E402
+
+SOURCES = ("src/domain_pretrain/kernels", "benchmarks/device_code/*.py")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the numbers and where they come from")
+    options = parser.parse_args()
+    tool = nvdisasm()
+    if tool is None:
+        sys.exit("no nvdisasm: pip install nvidia-cuda-nvdisasm, or put a CUDA toolkit on PATH")
+    result = {"source": source(), "rows": [row(variant, tool) for variant in VARIANTS]}
+    print(json.dumps(result["source"]), table(result["rows"]), sep="\n\n")
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def source() -> dict[str, str]:
+    """Where the numbers come from."""
+    commit = git("rev-parse", "--short", "HEAD")
+    if git("status", "--porcelain", "-uno", "--", *SOURCES):
+        commit += " and uncommitted changes"
+    return {
+        "command": "python benchmarks/device_code/run.py",
+        "commit": commit,
+        "date": date.today().isoformat(),
+        "nvrtc": compiler.version(),
+    }
+
+
+def git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
