@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,6 +14,7 @@ from domain_pretrain.demo.corpora import Corpus
 
 LAYERS, HIDDEN, HEADS, SEQ_LENGTH = 4, 128, 4, 128
 GLOBAL_BATCH = 16
+ANNEAL = 0.1
 
 MODEL = shlex.split(
     f"--num-layers {LAYERS} --hidden-size {HIDDEN} --num-attention-heads {HEADS} "
@@ -34,6 +36,7 @@ class Phase:
         weights: the blend, by domain.
         iterations: optimizer steps.
         peak_lr: learning rate after the warm-up; it decays to a tenth of that.
+        anneal: the blend of the last :data:`ANNEAL` of the run; None: there is one all along.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Phase:
     weights: Mapping[str, float]
     iterations: int
     peak_lr: float
+    anneal: Mapping[str, float] | None = None
 
     def flags(self, folder: Path, tp: int) -> list[str]:
         """Megatron's flags for this phase, which writes to ``folder`` and beside it."""
@@ -67,13 +71,19 @@ class Phase:
         return max(1, self.iterations // 100)
 
     def write_config(self, folder: Path, corpora: Mapping[str, Corpus]) -> None:
-        """Write ``domains.yaml``, which supplies the blend."""
+        """Write ``domains.yaml``, which supplies the blend and its stages."""
         domains = {
             name: {"data": [str(corpora[name].prefix.resolve())], "weight": weight}
             for name, weight in self.weights.items()
         }
-        config = yaml.safe_dump({"domains": domains}, sort_keys=False)
-        (folder / "domains.yaml").write_text(config, "utf-8")
+        config: dict[str, Any] = {"domains": domains}
+        if self.anneal is not None:
+            stages = [
+                {"share": 1 - ANNEAL, "weights": dict(self.weights)},
+                {"weights": dict(self.anneal)},
+            ]
+            config["mix"] = {"schedule": stages}
+        (folder / "domains.yaml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
 
 
 def phases(iterations: int) -> tuple[Phase, Phase]:
@@ -81,5 +91,7 @@ def phases(iterations: int) -> tuple[Phase, Phase]:
     base = Phase("base", "base: general alone", {"general": 1.0}, max(1, iterations * 3 // 5), 2e-3)
     # One part of domains to five of general text, which keeps the model from forgetting it.
     blend = {"general": 5.0, "code": 0.4, "maths": 0.4, "dirty": 0.2}
-    title = "continued pretraining: domains 1 : 5 general"
-    return base, Phase("continued", title, blend, iterations, 1e-3)
+    # What turned out dirty is left out, and what the run is for comes last, while the rate is low.
+    anneal = {"general": 4.0, "code": 1.0, "maths": 1.0}
+    title = "continued pretraining: domains 1 : 5 general, at the end 1 : 2"
+    return base, Phase("continued", title, blend, iterations, 1e-3, anneal)
