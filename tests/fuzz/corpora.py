@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from support.prepared import read_back
 
 from domain_pretrain.commands.main import main
@@ -87,8 +88,8 @@ class _Check:
         rng = random.Random(self._seed)
         kind, options = rng.choice(KINDS), _options(rng, self._good)
         if kind == "txt":
-            options.pop("by", None)
-            options.pop("template", None)
+            for name in ("by", "template", "channel_key"):
+                options.pop(name, None)
             if self._good:  # there are but one or two documents
                 options.pop("holdout", None)
         count = 1 if rng.random() < 0.7 else 2
@@ -124,6 +125,8 @@ def _options(rng: random.Random, good: bool) -> dict[str, Any]:
         options["holdout"] = "1" if good else rng.choice(("1", "3", "20%", "1%", "50%"))
     if rng.random() < 0.3:
         options["template"] = rng.choice(("T {text}", "{text}{meta.s}", "{{{text}}}\\n"))
+    if rng.random() < 0.4:
+        options["channel_key"] = rng.choice(("meta.s", "meta.s", "text"))
     if rng.random() < 0.1:
         options["append_eod"] = False
     return options
@@ -253,6 +256,7 @@ def _balance(manifest: Manifest, options: dict[str, Any]) -> None:
         assert own.documents == len(texts)
         assert own.text_bytes == sum(map(len, texts))
         assert own.held_out == prefix.name.endswith(".holdout")
+        _channels(prefix, own, texts, options)
         (held_out if own.held_out else training).extend(texts)
     assert not set(training) & set(held_out), "a text on both sides of the holdout"
     assert bool(held_out) == ("holdout" in options)
@@ -264,6 +268,25 @@ def _balance(manifest: Manifest, options: dict[str, Any]) -> None:
     counted = collections.Counter(training)
     assert manifest.quality is not None
     assert manifest.quality.exact_duplicates == len(training) - len(counted)
+
+
+def _channels(prefix: Path, own: Manifest, texts: list[bytes], options: dict[str, Any]) -> None:
+    """Every document has one, and the manifest's counts are those of the documents."""
+    path = Path(f"{prefix}.channels.npy")
+    assert path.exists() == ("channel_key" in options) == bool(own.channels)
+    if not path.exists():
+        return
+    numbers = np.load(path).tolist()
+    assert list(dict.fromkeys(numbers)) == list(range(len(own.channels))), "not as they appear"
+    assert len(numbers) == len(texts)
+    counts = [[0, 0] for _ in own.channels]
+    for number, content in zip(numbers, texts, strict=True):
+        counts[number][0] += 1
+        counts[number][1] += len(content)
+        if options["channel_key"] == "text" and "template" not in options:
+            assert own.channels[number].name.encode() == content
+    assert counts == [[channel.documents, channel.text_bytes] for channel in own.channels]
+    assert sum(channel.tokens for channel in own.channels) == own.tokens
 
 
 def _config_reads(manifest: Manifest, options: dict[str, Any]) -> None:
@@ -372,6 +395,7 @@ def _an_option(rng: random.Random) -> dict[str, Any]:
         *[("template", text) for text in ("", "{", "}", "{}", "{a!r}", "{text[0]}", "{text}\\x")],
         *[("encoding", text) for text in ("utf-99", "", "base64", "rot13", "\0", "é", "../x")],
         *[("by", text) for text in ("", "nothing", "meta", "text.s", "\ud800")],
+        *[("channel_key", text) for text in ("", "nothing", "meta", "text.s", "\ud800")],
         *[("text_key", text) for text in ("", "nothing", "meta", "meta.x", "\ud800")],
         *[("max_bad", number) for number in (-1, 1.5, float("nan"))],
         *[("workers", number) for number in (0, -1)],

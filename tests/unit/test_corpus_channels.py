@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.prepared import as_bytes, final_files, killed, read_back, write
 
@@ -75,6 +75,7 @@ def test_a_column_names_the_channel(tmp_path, kind):
             prepare([source], tmp_path / "x", "bytes", channel_key="none")
 
 
+@settings(max_examples=20)  # each writes two corpora to the disk
 @given(
     pairs=st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), min_size=2),
     first=st.integers(min_value=1),

@@ -88,37 +88,29 @@ class Datasets:
         # Every value's dataset for training goes before its held-out one.
         targets = sorted(self._open)
         self._check_held_out(run, targets)
+        named = self._names is not None
+        training = []
         for target in targets:
-            counts = self._open[target].counts
-            named = self._names is not None
-            quality = self._open[target].meter.result()
+            opened = self._open[target]
+            quality = opened.meter.result()
             dataset = Dataset(
                 value=target.value if named else None,
                 domain=domain_name(target.value) if named else None,
                 held_out=target.held_out,
-                documents=counts.documents,
-                tokens=counts.tokens,
-                text_bytes=counts.text_bytes,
+                documents=opened.counts.documents,
+                tokens=opened.counts.tokens,
+                text_bytes=opened.counts.text_bytes,
                 exact_duplicates=quality.exact_duplicates,
                 unigram_entropy_nats=quality.unigram_entropy_nats,
             )
-            self._write(run, target, dataset, quality)
+            manifest = self._manifest(run, dataset, quality, opened.channels.found)
+            numbers = None if self._channel_names is None else opened.channels.of_documents()
+            opened.writer.finish(manifest, numbers)
             run.datasets.append(dataset)
-        training = [self._open[target] for target in targets if not target.held_out]
-        run.quality = QualityMeter.of_all(opened.meter for opened in training).result()
-        if len(training) > 1:  # documents are numbered within a dataset
-            run.quality = replace(run.quality, first_duplicates=[])
-        channels = Channels()
-        for opened in training:
-            channels.add(opened.channels)
-        run.channels = channels.found
+            if not target.held_out:
+                training.append((opened, quality))
+        run.quality, run.channels = _together(training)
         self._layout.finish(run)
-
-    def _write(self, run: Manifest, target: Target, dataset: Dataset, quality: Quality) -> None:
-        opened = self._open[target]
-        manifest = self._manifest(run, dataset, quality, opened.channels.found)
-        numbers = None if self._channel_names is None else opened.channels.of_documents()
-        opened.writer.finish(manifest, numbers)
 
     @staticmethod
     def _manifest(
@@ -157,3 +149,16 @@ class Datasets:
                     f"--holdout {run.holdout}: all documents{of} were held out, and none is left "
                     "to train on; hold out less, or a number of documents instead of a share"
                 )
+
+
+def _together(training: list[tuple[_Open, Quality]]) -> tuple[Quality, list[Channel]]:
+    """What all that there is to train on is like, at least one dataset."""
+    if len(training) == 1:
+        ((opened, quality),) = training
+        return quality, opened.channels.found
+    quality = QualityMeter.of_all(opened.meter for opened, _ in training).result()
+    channels = Channels()
+    for opened, _ in training:
+        channels.add(opened.channels)
+    # Documents are numbered within a dataset.
+    return replace(quality, first_duplicates=[]), channels.found

@@ -87,7 +87,7 @@ class QualityMeter:
 def find_duplicates(digests: Sequence[np.ndarray]) -> tuple[int, list[tuple[int, int]]]:
     """How many documents repeat an earlier one, and the first of them.
 
-    Takes 9 bytes for each document, and up to 32 for each whose digest is not its own.
+    Takes 9 bytes for each document for a while, and 33 where half of them repeat another.
 
     Args:
         digests: of all documents, in pieces; uint64.
@@ -103,15 +103,19 @@ def find_duplicates(digests: Sequence[np.ndarray]) -> tuple[int, list[tuple[int,
     if not len(again):
         return 0, []
     repeated = np.unique(again)
-    places, found, start = [], [], 0
+    first = np.full(len(repeated), -1)  # place of its first document
+    pairs: list[tuple[int, int]] = []
+    start = 0
     for piece in digests:
         nearest = np.minimum(np.searchsorted(repeated, piece), len(repeated) - 1)
         here = np.flatnonzero(repeated[nearest] == piece)
-        places.append(start + here)
-        found.append(piece[here])
+        which, place = nearest[here], start + here
+        found, at = np.unique(which, return_index=True)
+        unseen = first[found] < 0
+        first[found[unseen]] = place[at[unseen]]
+        later = place != first[which]
+        pairs += zip(place[later].tolist(), first[which[later]].tolist(), strict=True)
+        if len(pairs) >= DUPLICATES_NAMED:
+            break
         start += len(piece)
-    place = np.concatenate(places)
-    _, first, inverse = np.unique(np.concatenate(found), return_index=True, return_inverse=True)
-    earliest = place[first[inverse]]
-    named = np.flatnonzero(earliest != place)[:DUPLICATES_NAMED]
-    return len(again), list(zip(place[named].tolist(), earliest[named].tolist(), strict=True))
+    return len(again), pairs[:DUPLICATES_NAMED]
