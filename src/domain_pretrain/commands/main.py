@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "continued pretraining on four small domains, from nothing to the picture",
     "prepare": "make a Megatron dataset (.bin, .idx) from text files",
     "preflight": "check a training command before it starts",
+    "trace": "show which documents the model read at a step, or when it reads a document",
     "report": "show what became of every domain in a run",
     "doctor": "check versions, devices and seams",
 }
