@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--document and --prefix go together: a document's number is of a prefix")
     if args.text is not None and args.text < 1:
         raise ConfigError(f"--text {args.text}: give at least 1 character")
+    if folder := os.environ.get("MEGATRON_LM_PATH"):
+        sys.path.insert(0, folder)
     # What others print goes where it does not spoil the answer.
     with contextlib.redirect_stdout(sys.stderr):
         trace = open_trace(args.run_dir, args.data_cache_path)

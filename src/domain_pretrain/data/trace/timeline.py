@@ -51,6 +51,8 @@ class Stretch:
         Raises:
             ConfigError: what was logged is not what the batch sizes give.
         """
+        if self.last is not None and iteration > self.last:
+            return
         after = bisect_right(self.marks, iteration - 1, key=lambda mark: mark.iteration)
         behind = bisect_right(self.marks, consumed, key=lambda mark: mark.consumed)
         at = max(0, after - 1, behind - 1)

@@ -15,6 +15,7 @@ from domain_pretrain.data.trace.source import Source
 from domain_pretrain.data.trace.timeline import Step, Stretch
 from domain_pretrain.data.trace.windows import Span, Windows
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.process import notice
 from domain_pretrain.suggest import did_you_mean
 
 
@@ -109,19 +110,30 @@ class Trace:
                 f"iterations {first} to {stop} are none: they count from 1, and the second number "
                 "is not read any more"
             )
+        begin = self._parts[0].stretch.start.iteration
+        if first <= begin:
+            raise ConfigError(
+                f"iteration {first:,} is not in the journal, whose first start is after iteration "
+                f"{begin:,}: what the run read before is told where it logged before"
+            )
         done = 0
         for part in self._parts:
+            if part.stretch.start.iteration >= stop - 1:
+                return
             for step in part.stretch.steps(iteration=first):
                 if step.iteration >= stop:
                     return
                 done = step.iteration
                 yield from self._samples(part, step)
-        if not done:
+        if done < stop - 1:
             last = self._parts[-1].stretch.end
-            raise ConfigError(
-                f"iteration {first:,} is beyond the run: it ends with iteration "
-                f"{last.iteration:,}, after {last.consumed:,} samples"
+            ends = (
+                f"the run: it ends with iteration {last.iteration:,}, after {last.consumed:,} "
+                "samples"
             )
+            if not done:
+                raise ConfigError(f"iteration {first:,} is beyond {ends}")
+            notice(f"the iterations from {done + 1:,} on are beyond {ends}")
 
     def positions(self, first: int, stop: int) -> Iterator[Sample]:
         """The samples at the positions from ``first`` up to, without, ``stop``; from 0.
@@ -136,6 +148,8 @@ class Trace:
             )
         found = False
         for part in self._parts:
+            if part.stretch.start.consumed_samples >= stop:
+                break  # positions never lag behind
             source = part.data.source
             low, high = source.consumed(first), source.consumed(stop)
             if low == high:
@@ -146,15 +160,8 @@ class Trace:
                 found = True
                 yield from self._samples(part, step, range(low, high))
         if not found:
-            part = self._parts[-1]
-            end = part.data.source.position(part.stretch.end.consumed)
             raise ConfigError(
-                f"the run reads none of the samples {first:,} to {stop:,}: "
-                + (
-                    "mix.skip has cut them out"
-                    if first < end
-                    else f"it ends at position {end:,} of the stream"
-                )
+                f"the run reads none of the samples {first:,} to {stop:,}: {self._why(first)}"
             )
 
     def document(self, prefix: str, document: int) -> Iterator[Sample]:
@@ -186,7 +193,7 @@ class Trace:
             ConfigError: with the nearest that it has.
         """
         known = list(dict.fromkeys(name for part in self._parts for name in part.domains))
-        if name not in known:
+        if name not in known and self._is_known:
             raise ConfigError(
                 f"--domain {name!r} is no domain of the training data{did_you_mean(name, known)} "
                 f"(domains: {', '.join(known)})"
@@ -199,11 +206,28 @@ class Trace:
             ConfigError: with the nearest that it reads.
         """
         known = list(dict.fromkeys(one for part in self._parts for one in part.prefixes))
-        if prefix not in known and normalise(prefix) not in map(normalise, known):
+        keys = [normalise(one) for one in known]
+        if prefix not in known and normalise(prefix) not in keys and self._is_known:
             raise ConfigError(
                 f"--prefix {prefix!r} is none of the training data{did_you_mean(prefix, known)} "
                 f"(prefixes: {', '.join(known)})"
             )
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether every start says what it reads; the others are an error when they are asked."""
+        return all(part.prefixes for part in self._parts)
+
+    def _why(self, position: int) -> str:
+        """Why nothing is read there."""
+        start, last = self._parts[0], self._parts[-1]
+        begin = start.data.source.position(start.stretch.start.consumed_samples)
+        end = last.data.source.position(last.stretch.end.consumed)
+        if position < begin:
+            return f"the journal begins at position {begin:,} of the stream"
+        if position < end:
+            return "mix.skip has cut them out"
+        return f"it ends at position {end:,} of the stream"
 
     def _check_document(self, part: Part, number: int, document: int) -> None:
         order = part.stretch.start.order
