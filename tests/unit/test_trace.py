@@ -6,25 +6,20 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from support.prefixes import write_prefix
+from support.traces import BATCH, line_of, note, write_documents, write_metrics
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.permutation import permuted, restored
 from domain_pretrain.data.mix.plan import Plan, Stage
-from domain_pretrain.data.order import Order
-from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.data.trace.timeline import Mark, Step, Stretch, stretches
 from domain_pretrain.data.trace.windows import Span, Windows
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.reads import tell_run
-from domain_pretrain.records.journal import JOURNAL_FILE, Start, note_start
+from domain_pretrain.records.journal import JOURNAL_FILE, Start
 from domain_pretrain.records.reader import METRICS_FILE
 
 
@@ -149,72 +144,24 @@ def test_a_run_of_no_known_length() -> None:
 
 # The command, on data that Megatron builds, without a training.
 
-BATCH = 4
-
-
-def write_documents(prefix: Path, documents: list[list[int]]) -> None:
-    write_prefix(prefix, [len(one) for one in documents])
-    tokens = np.concatenate([np.array(one, np.uint16) for one in documents])
-    prefix.with_suffix(".bin").write_bytes(tokens.tobytes())
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of 12 iterations, of which 5 are done: web twice and maths, by Megatron's own blend."""
+    """A run of 12 iterations, of which 5 are done: web and maths, by Megatron's own blend."""
     pytest.importorskip("megatron.core")
     for name in ("web", "maths"):
         text = [f"{name} {number} says {'much ' * (number % 7)}".encode() for number in range(20)]
         write_documents(tmp_path / name, [[*line, 256] for line in text])
     folder = tmp_path / "run"
     folder.mkdir()
-    note(folder)
-    lines = [
-        {"event": "start", "iteration": 0, "detail": "", "domains": ["web", "sums"]},
-        *(line_of(iteration) for iteration in range(1, 6)),
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / METRICS_FILE).write_text(text, encoding="utf-8")
+    begin(folder)
+    write_metrics(folder, ["web", "sums"], 5)
     return folder
 
 
-def line_of(iteration: int) -> dict[str, Any]:
-    counts = {"loss": 1.0, "loss_sum": 32.0, "tokens": 32, "samples": BATCH}
-    done = {"iteration": iteration, "consumed_samples": BATCH * iteration, "split": "train"}
-    return {**done, "lm_loss": 1.0, "domains": {"web": counts}}
-
-
-def note(folder: Path, iteration: int = 0, *, settings: Any = (), **changes: Any) -> None:
-    """Write a start, as the plugin does when a run of these flags begins."""
-    from megatron.core import __version__ as version
-    from megatron.core.datasets.blended_megatron_dataset_builder import (
-        BlendedMegatronDatasetBuilder,
-    )
-    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-
-    from domain_pretrain.hosts.reads import tell_data
-
-    prefixes = [str(folder.parent / name) for name in ("web", "maths")]
-    blend = (prefixes, [2.0, 1.0])
-    config = GPTDatasetConfig(
-        random_seed=7,
-        sequence_length=16,
-        blend=blend,
-        split="90,10,0",
-        path_to_cache=str(folder.parent / "cache"),
-        tokenizer=SimpleNamespace(unique_identifiers={"class": "x"}, vocab_size=257),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        create_attention_mask=False,
-    )
-    builder = BlendedMegatronDatasetBuilder(GPTDataset, [48, 8, 8], lambda: True, config)
-    domain_of = dict(zip(prefixes, ("web", "sums"), strict=True))
-    reading = Reading.check(blend, None, "90,10,0", 16, domain_of, files=True)
-    own = {"--seed": 7, "--seq-length": 16, "--dataloader-type": "single", **dict(settings)}
-    order = Order.of(reading, own, Tokenizer("NullTokenizer", None), 48)
-    flags = SimpleNamespace(global_batch_size=BATCH, micro_batch_size=1, data_parallel_size=1)
-    reads = tell_run(flags, version, blend, domain_of, None, tell_data(builder))
-    note_start(folder, iteration, BATCH * iteration, order.dump(), {**reads, **changes})
+def begin(folder: Path, iteration: int = 0, **how: Any) -> None:
+    domains = {str(folder.parent / "web"): "web", str(folder.parent / "maths"): "sums"}
+    note(folder, domains, 12, iteration, cache=str(folder.parent / "cache"), **how)
 
 
 @pytest.fixture
@@ -315,7 +262,7 @@ def test_a_range_that_ends_beyond_the_run(ask: Any) -> None:
 def test_a_journal_that_begins_later(ask: Any, run: Path) -> None:
     """The run logged elsewhere before."""
     (run / JOURNAL_FILE).unlink()
-    note(run, 4)
+    begin(run, 4)
     assert "iteration 4 is not in the journal, whose first start is" in ask("--iteration", "4")[2]
     assert "the journal begins at position 16" in ask("--samples", "0:16")[2]
     assert ask("--samples", "15:17", "--json")[1].count("\n") == 1
@@ -371,7 +318,7 @@ def test_a_torn_line(ask: Any, run: Path) -> None:
 
 def test_another_runs_lines(ask: Any, run: Path) -> None:
     with (run / METRICS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**line_of(6), "consumed_samples": 30}) + "\n")
+        file.write(json.dumps({**line_of(6, "web"), "consumed_samples": 30}) + "\n")
     code, _, err = ask("--iteration", "6")
     assert code == 2
     assert "after iteration 6 the metrics file counts 30 samples" in err
@@ -389,7 +336,7 @@ def test_another_runs_lines(ask: Any, run: Path) -> None:
 )
 def test_what_is_not_traced(how: Any, said: str, ask: Any, run: Path) -> None:
     """From where it holds on; what came before is."""
-    note(run, 4, **how)
+    begin(run, 4, **how)
     assert ask("--iteration", "4", "--json")[0] == 0
     code, out, err = ask("--iteration", "5", "--json")
     assert code == 2
@@ -404,7 +351,7 @@ def test_a_start_of_an_older_version(ask: Any, run: Path) -> None:
     del line["reads"]
     path.write_text(json.dumps(line) + "\n", encoding="utf-8")
     assert "lacks `reads`" in ask("--iteration", "1")[2]
-    note(run, 4)
+    begin(run, 4)
     assert ask("--iteration", "5")[0] == 0
     assert "lacks `reads`" in ask("--iteration", "4")[2]
     assert "lacks `reads`" in ask("--document", "1", "--prefix", str(run.parent / "web"))[2]

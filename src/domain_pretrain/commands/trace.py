@@ -228,14 +228,16 @@ def _tokenizer(sample: Sample, prefix: str, name: str | None) -> Tokenizer:
     """The one that is given; else that of the run, by its place; else that of the data."""
     if name is not None:
         return load_tokenizer(name)
-    order = sample.part.stretch.start.order
-    known = order["data"][0][sample.prefix][0]
-    places = [order["tokenizer"].get("name")]
+    start = sample.part.stretch.start
+    known = start.order["data"][0][sample.prefix][0]
+    places = [start.order["tokenizer"].get("name")]
     if manifest_path(known).is_file():
         places.append(Manifest.load(known).tokenizer)
-    for place in places:
-        if place == "bytes" or (place and os.path.exists(place)):
-            return load_tokenizer(place)
+    folder = (start.reads or {}).get("folder", "")
+    for place in filter(None, places):
+        path = os.path.join(folder, place)  # which may have been told relative to it
+        if place == "bytes" or os.path.exists(path):
+            return load_tokenizer(place if place == "bytes" else path)
     raise ConfigError(
         f"--text: the tokenizer of {prefix!r} is not known here; give --tokenizer, which may be "
         "'bytes'"
