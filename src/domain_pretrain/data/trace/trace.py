@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -85,7 +85,7 @@ class Sample:
             "sample": self.position,
             "domain": self.domain,
             "prefix": self.part.prefixes[self.prefix],
-            "documents": [span._asdict() for span in self.documents],
+            "documents": [asdict(span) for span in self.documents],
         }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """A part of a document.
 
     Attributes:
