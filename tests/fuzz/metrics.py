@@ -13,7 +13,7 @@ from typing import Any
 from domain_pretrain.commands.main import main
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.compact import compact
-from domain_pretrain.records.journal import JOURNAL_FILE, decide
+from domain_pretrain.records.journal import JOURNAL_FILE, note_start, read_starts
 from domain_pretrain.records.reader import (
     METRICS_FILE,
     Lines,
@@ -165,10 +165,15 @@ def _read(content: bytes) -> Iterator[dict[str, Any]]:
 def _journal(rng: random.Random, folder: Path, content: bytes) -> None:
     (folder / JOURNAL_FILE).write_bytes(content)
     order = {"seed": 1, "blend": [["a", 0.5]]}
-    for iteration in (4, 5):
-        decide(folder, iteration, 4 * iteration, order)
+    note_start(folder, 4, 16, order, {})
     last = (folder / JOURNAL_FILE).read_bytes().splitlines()[-1]
-    assert json.loads(last) == {"iteration": 4, "consumed_samples": 16, "order": order}
+    assert json.loads(last) == {
+        "iteration": 4,
+        "consumed_samples": 16,
+        "order": order,
+        "reads": {},
+    }
+    assert read_starts(folder)[-1].order == order
 
 
 def _with(*keys: str, values: tuple[Any, ...] = ()) -> Any:

@@ -1,34 +1,86 @@
-"""The journal of decisions: every line can be read, whatever a crash has left in it."""
+"""The journal of starts: every line can be read, whatever a crash has left in it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from domain_pretrain.records.journal import JOURNAL_FILE, decide
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.records.journal import JOURNAL_FILE, note_start, read_starts
 
 ORDER = {"--seed": 1}
+READS = {"domains": ["web"]}
 
 
 def lines(folder: Path) -> list[bytes]:
     return (folder / JOURNAL_FILE).read_bytes().splitlines()
 
 
-def test_a_decision_is_written_once(tmp_path: Path) -> None:
-    decide(tmp_path, 0, 0, ORDER)
-    decide(tmp_path, 4, 16, ORDER)
-    decide(tmp_path, 8, 32, {"--seed": 2})
+def note(folder: Path, iteration: int, order: dict[str, Any] = ORDER) -> None:
+    note_start(folder, iteration, 4 * iteration, order, READS)
+
+
+def test_each_start_has_a_line(tmp_path: Path) -> None:
+    note(tmp_path, 0)
+    note(tmp_path, 4)
+    note(tmp_path, 8, {"--seed": 2})
     found = [json.loads(line) for line in lines(tmp_path)]
-    assert [(entry["iteration"], entry["order"]["--seed"]) for entry in found] == [(0, 1), (8, 2)]
+    assert [(entry["iteration"], entry["order"]["--seed"]) for entry in found] == [
+        (0, 1),
+        (4, 1),
+        (8, 2),
+    ]
+    starts = read_starts(tmp_path)
+    assert [(start.iteration, start.consumed_samples) for start in starts] == [
+        (0, 0),
+        (4, 16),
+        (8, 32),
+    ]
+    assert starts[2].order == {"--seed": 2}
+    assert starts[2].reads == READS
+
+
+def test_a_later_start_overrides_what_comes_after_it(tmp_path: Path) -> None:
+    for iteration in (0, 4, 8, 4, 6):
+        note(tmp_path, iteration)
+    assert [start.iteration for start in read_starts(tmp_path)] == [0, 4, 6]
+    note(tmp_path, 0)
+    assert [start.iteration for start in read_starts(tmp_path)] == [0]
 
 
 @pytest.mark.parametrize("torn", [b'{"iterat', b"\xff", b'{"order": ' + b"[" * 100_000], ids=len)
-def test_a_torn_line_takes_no_decision_with_it(torn: bytes, tmp_path: Path) -> None:
+def test_a_torn_line_takes_no_start_with_it(
+    torn: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / JOURNAL_FILE).write_bytes(torn)
-    decide(tmp_path, 4, 16, ORDER)
+    note(tmp_path, 4)
     assert lines(tmp_path)[:-1] == [torn]
     assert json.loads(lines(tmp_path)[-1])["order"] == ORDER
-    decide(tmp_path, 8, 32, ORDER)
-    assert len(lines(tmp_path)) == 2
+    assert [start.iteration for start in read_starts(tmp_path)] == [4]
+    assert "1 of 2 lines cannot be read" in capsys.readouterr().out
+
+
+def test_a_line_of_another_kind_is_no_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / JOURNAL_FILE).write_text('{"block": 3, "counts": [1, 2]}\n')
+    with pytest.raises(ConfigError, match="tells of no start"):
+        read_starts(tmp_path)
+    note(tmp_path, 0)
+    assert len(read_starts(tmp_path)) == 1
+    assert not capsys.readouterr().out
+
+
+def test_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"domain_journal\.jsonl: No such file"):
+        read_starts(tmp_path)
+
+
+def test_a_line_of_an_older_version(tmp_path: Path) -> None:
+    old = {"iteration": 0, "consumed_samples": 0, "order": ORDER}
+    (tmp_path / JOURNAL_FILE).write_text(json.dumps(old) + "\n")
+    (start,) = read_starts(tmp_path)
+    assert start.reads is None

@@ -20,6 +20,7 @@ from support.clone import make_clone, shell, write_command
 from support.flags import FLAG
 from support.pages import PAGES, ROOT, blocks, commands, text
 from support.prefixes import write_prefix
+from support.traces import note, write_documents, write_metrics
 
 from domain_pretrain.commands.main import COMMANDS
 
@@ -29,6 +30,7 @@ SHOWN = sorted({command for page in PAGES for command in commands(page)})
 RUN = (
     r"domain-pretrain prepare .*",
     r"domain-pretrain plan .*",
+    r"domain-pretrain trace .*",
     r"domain-pretrain doctor( --host /path/to/Megatron-LM)?",
     r"(sbatch|kubectl) .*",  # stand-ins, which look at what they are given
     r"([A-Z_]+=\S+ )*scripts/pretrain_[gn]pu\.sh .*",  # as --dry-run
@@ -163,11 +165,25 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(config, encoding="utf-8")
 
 
+def write_run() -> None:
+    """Of 1,500 iterations, in relative paths; to be written in the clone."""
+    data, run = Path("data"), Path("runs") / "finance"
+    run.mkdir(parents=True)
+    for name in ("finance", "general"):
+        write_documents(data / name, [[0, 1] * (5 + number) for number in range(40)])
+    domains = {str(data / name): name for name in ("finance", "general")}
+    note(run, domains, 1500, tokenizer="models/llama-3.1-8b", cache="cache")
+    write_metrics(run, list(domains.values()), 1200)
+
+
 @pytest.mark.parametrize("command", [command for command in SHOWN if is_run(command)])
-def test_it_does_as_shown(command: str, clone: Path) -> None:
+def test_it_does_as_shown(command: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.startswith("domain-pretrain"):
         pytest.importorskip("megatron.core")
-    if "prepare" in command:
+    if "trace" in command:
+        monkeypatch.chdir(clone)
+        write_run()
+    if "prepare" in command or "trace" in command:
         write_tokenizer(clone / "models" / "llama-3.1-8b")
     if "plan" in command:
         write_plan(clone, command)

@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "make a Megatron dataset (.bin, .idx) from text files",
     "plan": "from budgets in tokens, samples and stages to a run's flags",
     "preflight": "check a training command before it starts",
+    "trace": "show which documents the model read at a step, or when it reads a document",
     "report": "show what became of every domain in a run",
     "doctor": "check versions, devices and seams",
 }

@@ -191,6 +191,8 @@ def _datasets(original: Callable[..., Any]) -> Callable[..., Any]:
 def _build_blend(original: Callable[..., Any]) -> Callable[..., Any]:
     def build(self: Any, *args: Any, **kwargs: Any) -> Any:
         runtime = _runtime()
+        if runtime.active:
+            runtime.keep_builder(self)
         if not (runtime.active and runtime.mixes):
             return original(self, *args, **kwargs)
         with clear_exit():
@@ -293,8 +295,8 @@ SEAMS: tuple[Seam, ...] = (
         "megatron.core.datasets.blended_megatron_dataset_builder:"
         "BlendedMegatronDatasetBuilder.build",
         (),
-        "makes the blend of every script and every version; where mix is asked for, it is called "
-        "for each prefix's one pass, and for the validation and test data",
+        "makes the blend of every script and every version, and says from what; where mix is asked "
+        "for, it is called for each prefix's one pass, and for the validation and test data",
         _build_blend,
     ),
     Seam(

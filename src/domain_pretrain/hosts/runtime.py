@@ -17,6 +17,7 @@ from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.fixed_set import FixedSet
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
+from domain_pretrain.hosts.reads import tell_data
 from domain_pretrain.hosts.session import Session, report_nonfinite
 from domain_pretrain.process import notice
 from domain_pretrain.stats import Split
@@ -44,6 +45,7 @@ class Runtime:
         self._reads_fixed = False
         self._before_first_step = True
         self._streams = 0  # that have been built
+        self._data: dict[str, Any] | None = None  # what the training data is built from
 
     @property
     def active(self) -> bool:
@@ -85,6 +87,7 @@ class Runtime:
             after_iteration=args.iteration if trains else None,
             consumed_samples=args.consumed_train_samples,
             state=self._state,
+            data=self._data,
         )
         if self._state is not None:
             if self._session.reweighting is not None and "reweight" not in self._state:
@@ -175,7 +178,12 @@ class Runtime:
         consumed = self.args.consumed_train_samples
         self.step.close_evaluation(split, iteration, consumed, final=self._final)
 
-    # The stream, in place of the host's blend of training data.
+    # The training data, and the stream in its place.
+
+    def keep_builder(self, builder: Any) -> None:
+        """Before the host builds data: the first that is for training is what the run reads."""
+        if self._data is None and builder.sizes[0]:
+            self._data = tell_data(builder)
 
     @property
     def mixes(self) -> bool:

@@ -7,6 +7,7 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
+from collections.abc import Mapping
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
@@ -29,6 +30,7 @@ from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
 from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.ownership import own_folder
 from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
+from domain_pretrain.hosts.reads import tell_run
 from domain_pretrain.hosts.support import (
     REFUSALS,
     REFUSED_WITH_FIXED_SET,
@@ -40,7 +42,7 @@ from domain_pretrain.hosts.support import (
 )
 from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
-from domain_pretrain.records.journal import decide
+from domain_pretrain.records.journal import note_start
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
@@ -161,6 +163,7 @@ class Session:
         after_iteration: int | None,
         consumed_samples: int = 0,
         state: dict[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> Step:
         """The step of this process; all ranks call this together, once groups and devices exist.
 
@@ -169,6 +172,7 @@ class Session:
             after_iteration: where this run starts; None where it does not train.
             consumed_samples: that it skips.
             state: of the plugin, in the checkpoint that it starts from.
+            data: of :func:`.tell_data`, where the host has built its data by now.
 
         Raises:
             DomainPretrainError: the state is of a run that meant or read something else.
@@ -218,7 +222,16 @@ class Session:
                 f"{position:,} of the stream"
             )
         if publisher is not None and order is not None and self.facts.log_dir is not None:
-            decide(self.facts.log_dir, after_iteration or 0, consumed_samples, order.dump())
+            reads = tell_run(
+                self.facts.flags,
+                self.facts.core_version,
+                self.reading.blends[0],
+                self.catalog.prefixes,
+                self.plan,
+                data,
+            )
+            start = after_iteration or 0
+            note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)
         return step
 
     def _agreed(self) -> str:

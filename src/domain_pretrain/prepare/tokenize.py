@@ -41,6 +41,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Sequence[int] | np.ndarray:
         """Token ids of ``text``."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Their text; what is none, such as half a character, becomes U+FFFD."""
+
     def megatron_flags(self, core_version: str) -> list[str]:
         """Training flags under which megatron-core ``core_version`` reads the same ids."""
 
@@ -56,6 +59,10 @@ class ByteTokenizer:
     def encode(self, text: str) -> np.ndarray:
         """uint8 ``[bytes]``."""
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ends of documents are no text."""
+        return bytes(number for number in ids if number < self.eod).decode("utf-8", "replace")
 
     def megatron_flags(self, core_version: str) -> list[str]:
         """``NullTokenizer`` with a size that makes its end-of-document id 256.
@@ -134,6 +141,12 @@ class HuggingFaceTokenizer:
         ids: list[int] = found.ids
         return ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """With the special tokens, as they are spelled."""
+        with _panics_as_errors():
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def megatron_flags(self, core_version: str) -> list[str]:
         """The same for every version; the model is the folder."""
         return ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.name]
@@ -194,6 +207,11 @@ class SentencePieceTokenizer:
         """Token ids."""
         ids: list[int] = self._model.encode_as_ids(text)
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Without control symbols, which are no text."""
+        text: str = self._model.decode(list(ids))
+        return text
 
     def megatron_flags(self, core_version: str) -> list[str]:
         """The same for every version; the model is the file."""

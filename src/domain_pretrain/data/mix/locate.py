@@ -16,7 +16,7 @@ from domain_pretrain.data.mix.apportion import (
     ordered,
     shares_of,
 )
-from domain_pretrain.data.mix.permutation import permuted
+from domain_pretrain.data.mix.permutation import permuted, restored
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.errors import ConfigError
 
@@ -85,6 +85,22 @@ class Locator:
             window = permuted(window, length, self._seed, epoch)
         return Place(prefix, sample, epoch, window)
 
+    def positions(self, prefix: int, window: int) -> Iterator[int]:
+        """Where in the stream the run reads one sample of a prefix, in each of its epochs.
+
+        Args:
+            prefix: its number in the plan.
+            window: which of the samples that one epoch of the prefix has.
+        """
+        end, length = self.plan.passed(self.plan.samples), self.lengths[prefix]
+        given = int(self._way.before(end)[prefix])
+        for epoch in range(-(-given // length)):
+            place = restored(window, length, self._seed, epoch) if epoch else window
+            if epoch * length + place < given:
+                position = self._way.place(prefix, epoch * length + place)
+                if not any(first <= position < stop for first, stop in self.plan.cuts):
+                    yield position
+
     def counts(self) -> list[int]:
         """Samples of every prefix that the run reads."""
         total, first = np.zeros(len(self.lengths), np.int64), 0
@@ -116,6 +132,12 @@ class _Blend:
             return int(self._live[0]), position
         return int(self._live[self._index[0][position]]), int(self._index[1][position])
 
+    def place(self, prefix: int, sample: int) -> int:
+        if self._index is None:
+            return sample
+        (live,) = np.flatnonzero(self._live == prefix)
+        return int(np.flatnonzero(self._index[0] == live)[sample])
+
     def before(self, position: int) -> Counts:
         counts = np.zeros(self._prefixes, np.int64)
         if self._index is None:
@@ -143,6 +165,13 @@ class _Chunks:
         place = position - int(self._ends[chunk])
         prefix = int(prefixes[place])
         return prefix, int(samples[place] + self._counts[chunk, prefix])
+
+    def place(self, prefix: int, sample: int) -> int:
+        chunk = int(np.searchsorted(self._counts[:, prefix], sample, side="right")) - 1
+        prefixes, samples = self._order(chunk)
+        wanted = sample - self._counts[chunk, prefix]
+        (place,) = np.flatnonzero((prefixes == prefix) & (samples == wanted))
+        return int(self._ends[chunk] + place)
 
     def before(self, position: int) -> Counts:
         chunk = int(np.searchsorted(self._ends, position, side="right")) - 1

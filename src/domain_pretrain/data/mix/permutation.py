@@ -19,11 +19,7 @@ def permuted(index: int, size: int, *key: int) -> int:
         size: of the range, at least 1.
         key: of any length, each number below 2^64.
     """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    seed = 0
-    for number in key:
-        seed = _mixed(seed ^ number)
+    half, mask, seed = _network(size, key)
     while True:
         left, right = index >> half, index & mask
         for turn in range(_ROUNDS):
@@ -31,6 +27,27 @@ def permuted(index: int, size: int, *key: int) -> int:
         index = left << half | right
         if index < size:
             return index
+
+
+def restored(index: int, size: int, *key: int) -> int:
+    """What :func:`permuted` has brought to ``index``: its inverse."""
+    half, mask, seed = _network(size, key)
+    while True:
+        left, right = index >> half, index & mask
+        for turn in reversed(range(_ROUNDS)):
+            left, right = right ^ (_mixed(seed + (turn << 40) + left) & mask), left
+        index = left << half | right
+        if index < size:
+            return index
+
+
+def _network(size: int, key: tuple[int, ...]) -> tuple[int, int, int]:
+    """Bits of a half, their mask, and the seed of the rounds."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    seed = 0
+    for number in key:
+        seed = _mixed(seed ^ number)
+    return half, (1 << half) - 1, seed
 
 
 def _mixed(number: int) -> int:

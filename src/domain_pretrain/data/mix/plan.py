@@ -69,6 +69,12 @@ class Plan:
         """The positions below it are behind a run that has consumed so many samples."""
         return self.position(consumed - 1) + 1 if consumed else 0
 
+    def consumed(self, position: int) -> int:
+        """Samples that the run consumes before a position of the stream."""
+        return position - sum(
+            min(stop, position) - first for first, stop in self.cuts if first < position
+        )
+
     @property
     def idle_cuts(self) -> list[tuple[int, int]]:
         """Those that the run ends before."""

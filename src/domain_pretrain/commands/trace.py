@@ -1,0 +1,244 @@
+"""``domain-pretrain trace``: what the model read at a step, and when it reads a document."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from domain_pretrain.commands.report import find_metrics
+from domain_pretrain.data.trace.timeline import Mark, stretches
+from domain_pretrain.data.trace.trace import Part, Sample, Trace
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.hosts.built import Built
+from domain_pretrain.hosts.reads import Reads
+from domain_pretrain.prepare.manifest import Manifest, manifest_path
+from domain_pretrain.prepare.tokenize import Tokenizer, load_tokenizer
+from domain_pretrain.records.journal import Start, read_starts
+from domain_pretrain.records.reader import stream_lines
+
+CHARACTERS = 300
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``trace`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
+    parser = subparsers.add_parser(
+        "trace",
+        usage="domain-pretrain trace RUN (--iteration N | --samples A:B | --document D --prefix P) "
+        "[options]",
+        description=(
+            "Show which documents the model read, or will read, at an iteration: from the run's "
+            "journal and the index of its data alone. Ranges A:B are without B."
+        ),
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="the run's --domain-log-dir")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--iteration", type=_range, metavar="N|A:B", help="of the run, from 1")
+    what.add_argument(
+        "--samples",
+        type=_range,
+        metavar="N|A:B",
+        help="positions in the stream, from 0, as mix.skip counts them",
+    )
+    what.add_argument(
+        "--document", type=int, metavar="D", help="when it is read: its number in --prefix, from 0"
+    )
+    parser.add_argument("--prefix", metavar="P", help="data prefix of --document")
+    parser.add_argument("--domain", metavar="NAME", help="only the samples of this domain")
+    parser.add_argument(
+        "--text",
+        type=int,
+        nargs="?",
+        const=CHARACTERS,
+        metavar="CHARACTERS",
+        help="show the text, of each sample so much (%(const)s)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="for --text: 'bytes', a tokenizer.json, a sentencepiece .model, or their folder (what "
+        "the run or the data's manifest names)",
+    )
+    parser.add_argument(
+        "--data-cache-path",
+        type=Path,
+        metavar="DIR",
+        help="where the data's index files are, and missing ones go (where the run has them)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per sample and line")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the samples; 1 where there is none.
+
+    Raises:
+        ConfigError: the run, its files or what is asked of it is wrong.
+    """
+    if (args.document is None) != (args.prefix is None):
+        raise ConfigError("--document and --prefix go together: a document's number is of a prefix")
+    if args.text is not None and args.text < 1:
+        raise ConfigError(f"--text {args.text}: give at least 1 character")
+    if folder := os.environ.get("MEGATRON_LM_PATH"):
+        sys.path.insert(0, folder)
+    # What others print goes where it does not spoil the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        trace = open_trace(args.run_dir, args.data_cache_path)
+        if args.domain is not None:
+            trace.check_domain(args.domain)
+        samples = list(_asked_for(trace, args))
+        texts = None if args.text is None else list(_texts(samples, args.tokenizer, args.text))
+    if not samples:
+        print(f"domain-pretrain trace: {_nothing(args)}", file=sys.stderr)
+        return 1
+    if args.json:
+        for number, sample in enumerate(samples):
+            text = {} if texts is None else {"text": texts[number]}
+            print(json.dumps({**sample.dump(), **text}, ensure_ascii=False))
+    else:
+        Console(highlight=False, markup=False, soft_wrap=True).print(_table(samples, texts))
+    return 0
+
+
+def open_trace(folder: Path, cache: Path | None = None) -> Trace:
+    """Of the run in a folder.
+
+    Args:
+        folder: its ``--domain-log-dir``, or one above it.
+        cache: of the data's index files, in place of the run's own.
+
+    Raises:
+        ConfigError: something is missing there.
+        UnsupportedError: the order of its samples cannot be told.
+    """
+    metrics = find_metrics(folder)
+    cache = None if cache is None else cache.resolve()
+    starts = read_starts(metrics.parent)
+    parts = []
+    for stretch in stretches(starts, _logged(metrics), _batches):
+        start = stretch.start
+        told = start.reads or {}  # an older start is an error where its samples are asked for
+        prefixes, domains = (tuple(told.get(name, ())) for name in ("prefixes", "domains"))
+        parts.append(Part(stretch, prefixes, domains, partial(_build, start, cache)))
+    return Trace(parts)
+
+
+def _build(start: Start, cache: Path | None) -> Built:
+    return Built(Reads.of(start), start, cache)
+
+
+def _batches(start: Start) -> Callable[[int], int]:
+    """Not read before it is called: of several starts, some may be untraceable."""
+    batch_at = lru_cache(1)(lambda: Reads.of(start).batch_at())
+    return lambda consumed: batch_at()(consumed)
+
+
+def _logged(metrics: Path) -> Iterator[Mark]:
+    for line in stream_lines(metrics):
+        consumed = line.get("consumed_samples")
+        if line.get("split") == "train" and isinstance(consumed, int):
+            yield Mark(line["iteration"], consumed)
+
+
+def _asked_for(trace: Trace, args: argparse.Namespace) -> Iterator[Sample]:
+    if args.iteration is not None:
+        samples = trace.iterations(*args.iteration)
+    elif args.samples is not None:
+        samples = trace.positions(*args.samples)
+    else:
+        samples = trace.document(args.prefix, args.document)
+    return (sample for sample in samples if args.domain in (None, sample.domain))
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    if args.document is not None:
+        return f"the run does not read document {args.document} of {args.prefix}"
+    return f"none of the samples is of {args.domain}"
+
+
+def _range(text: str) -> tuple[int, int]:
+    """``N`` or ``A:B`` → first and stop."""
+    first, colon, stop = text.partition(":")
+    try:
+        return int(first), int(stop) if colon else int(first) + 1
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number nor a range of two, as in 100 or 100:120"
+        ) from None
+
+
+def _table(samples: Sequence[Sample], texts: Sequence[str] | None) -> Table:
+    table = Table()
+    for name in ("iteration", "sample"):
+        table.add_column(name, justify="right")
+    for name in ("domain", "prefix"):
+        table.add_column(name, overflow="fold")
+    table.add_column("documents: number[tokens]", overflow="fold")
+    if texts is not None:
+        table.add_column("text", overflow="fold")
+    folder = _common(sample.part.prefixes[sample.prefix] for sample in samples)
+    if folder:
+        table.caption, table.caption_justify = f"prefixes in {folder}", "left"
+    for number, sample in enumerate(samples):
+        spans = (f"{one.index}[{one.first}:{one.first + one.tokens}]" for one in sample.documents)
+        cells = [
+            f"{sample.iteration:,}",
+            f"{sample.position:,}",
+            sample.domain,
+            sample.part.prefixes[sample.prefix].removeprefix(folder),
+            " ".join(spans),
+            *([] if texts is None else [texts[number]]),
+        ]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _common(prefixes: Iterable[str]) -> str:
+    """The folder that all of them are in, with its last ``/``; "" where there is none."""
+    folders = {os.path.dirname(prefix) for prefix in prefixes}
+    return f"{folders.pop().rstrip('/')}/" if len(folders) == 1 and folders != {""} else ""
+
+
+def _texts(samples: Sequence[Sample], name: str | None, characters: int) -> Iterator[str]:
+    """The text of each sample, of its first tokens so many characters."""
+    tokenizers: dict[str, Tokenizer] = {}
+    for sample in samples:
+        prefix = sample.part.prefixes[sample.prefix]
+        if prefix not in tokenizers:
+            tokenizers[prefix] = _tokenizer(sample, prefix, name)
+        text = ""
+        for span in sample.documents:
+            if len(text) <= characters:
+                ids = sample.part.data.tokens(sample.prefix, span).tolist()
+                text += tokenizers[prefix].decode(ids)
+        yield text if len(text) <= characters else f"{text[:characters]}…"
+
+
+def _tokenizer(sample: Sample, prefix: str, name: str | None) -> Tokenizer:
+    """The one that is given; else that of the run, by its place; else that of the data."""
+    if name is not None:
+        return load_tokenizer(name)
+    start = sample.part.stretch.start
+    known = start.order["data"][0][sample.prefix][0]
+    places = [start.order["tokenizer"].get("name")]
+    if manifest_path(known).is_file():
+        places.append(Manifest.load(known).tokenizer)
+    folder = (start.reads or {}).get("folder", "")
+    for place in filter(None, places):
+        path = os.path.join(folder, place)  # which may have been told relative to it
+        if place == "bytes" or os.path.exists(path):
+            return load_tokenizer(place if place == "bytes" else path)
+    raise ConfigError(
+        f"--text: the tokenizer of {prefix!r} is not known here; give --tokenizer, which may be "
+        "'bytes'"
+    )

@@ -1,0 +1,145 @@
+"""A run's training data, built again by Megatron's own code.
+
+It finds its index files by a hash of what the run has told, and makes them where they are missing:
+so a trace reads the very files that the run reads. No process group, no device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from domain_pretrain.data.mix.plan import Plan
+from domain_pretrain.data.prefixes import check_files
+from domain_pretrain.data.trace.source import HostsBlend, Mixed, Source
+from domain_pretrain.data.trace.windows import Span, Windows
+from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.hosts.reads import Reads, quiet, written
+from domain_pretrain.process import notice
+from domain_pretrain.records.journal import Start
+
+
+class Built:
+    """A run's training data, built again.
+
+    Args:
+        reads: what the run has told.
+        start: that told it.
+        cache: of index files, in place of the run's own.
+
+    Raises:
+        ConfigError: data files are missing, or have changed.
+        UnsupportedError: there is no Megatron here.
+    """
+
+    def __init__(self, reads: Reads, start: Start, cache: Path | None = None) -> None:
+        _check_unchanged(reads, start)
+        plan = None
+        if reads.plan is not None:
+            plan = TypeAdapter(Plan).validate_python(reads.plan)
+        with quiet(), _inside(reads.folder):
+            train = _build(reads, plan, cache)
+        self._sets = getattr(train, "datasets", [train])
+        self.source: Source = _source(train, plan)
+
+    def windows(self, prefix: int) -> Windows:
+        """Of a prefix, by its number in the blend."""
+        data = self._sets[prefix]
+        return Windows(
+            data.document_index,
+            data.sample_index,
+            data.shuffle_index,
+            data.dataset.sequence_lengths,
+            int(getattr(data.config, "add_extra_token_to_sequence", True)),
+        )
+
+    def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
+        """Ids of a part of a document, ``[tokens]``."""
+        low = self._sets[prefix].dataset
+        return np.asarray(low.get(span.index, offset=span.first, length=span.tokens))
+
+
+def _build(reads: Reads, plan: Plan | None, cache: Path | None) -> Any:
+    try:
+        from megatron.core.datasets.blended_megatron_dataset_builder import (
+            BlendedMegatronDatasetBuilder,
+        )
+        from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+        from domain_pretrain.hosts import stream
+    except ImportError as error:
+        raise UnsupportedError(
+            f"a trace builds the index of the data with Megatron, which cannot be imported here "
+            f"({error}): pip install megatron-core, or name a Megatron-LM checkout: "
+            "MEGATRON_LM_PATH=/path/to/Megatron-LM"
+        ) from error
+    assert reads.data is not None
+    given: dict[str, Any] = {
+        **reads.data.config,
+        # Neither is part of the hash; all is here to be looked at.
+        "defer_npy_index_mmap": False,
+        "fast_cache_load": False,
+        "mmap_bin_files": True,
+        "tokenizer": SimpleNamespace(eod=None, pad=None, **reads.data.tokenizer),
+        **({} if cache is None else {"path_to_cache": str(cache)}),
+    }
+    known = {field.name for field in fields(GPTDatasetConfig) if field.init}
+    config = GPTDatasetConfig(**{name: given[name] for name in given if name in known})
+    builder = BlendedMegatronDatasetBuilder(GPTDataset, reads.data.sizes, lambda: True, config)
+    if plan is None:
+        return builder.build()[0]
+    return stream.build(BlendedMegatronDatasetBuilder.build, builder, plan)[0]
+
+
+def _source(train: Any, plan: Plan | None) -> Source:
+    if plan is not None:
+        return Mixed(train.locator)
+    if hasattr(train, "dataset_index"):
+        return HostsBlend(train.dataset_index, train.dataset_sample_index)
+    return Source()
+
+
+def _check_unchanged(reads: Reads, start: Start) -> None:
+    """What the run has read must be there still.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    entries = start.order["data"][0] or ()
+    found = check_files(prefix for prefix, *_ in entries)
+    for (prefix, _, sequences, tokens), then in zip(entries, reads.written, strict=True):
+        index = found.get(prefix)
+        if index is None or None in (sequences, tokens):
+            continue
+        if (index.sequences, index.tokens) != (sequences, tokens):
+            raise ConfigError(
+                f"{prefix!r} has changed since the run read it: {tokens:,} → {index.tokens:,} "
+                f"tokens in {sequences:,} → {index.sequences:,} documents; put the old files back"
+            )
+        now = written(prefix)
+        if then is not None and now is not None and now != then:
+            notice(
+                f"{prefix!r} was written again since the run began (as many documents and tokens): "
+                "what the trace shows of it may be other text than the run has read"
+            )
+
+
+@contextmanager
+def _inside(folder: str) -> Iterator[None]:
+    """In the folder of the run, to which paths may be relative; here, where it is gone."""
+    kept = os.getcwd()
+    try:
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        yield
+    finally:
+        os.chdir(kept)
