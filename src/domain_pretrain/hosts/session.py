@@ -7,20 +7,25 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.content import check_content
+from domain_pretrain.data.mix.blocks import Block, Blocks
 from domain_pretrain.data.mix.describe import describe, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import PluginArgs
+from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.mixing import Mixing
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
@@ -39,7 +44,7 @@ from domain_pretrain.hosts.support import (
 )
 from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
-from domain_pretrain.records.journal import decide
+from domain_pretrain.records.journal import decide, tell_block
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
@@ -88,6 +93,12 @@ class Session:
             files=not facts.on("sft") and not facts.on("mock_data"),
         )
         self.plan = self._check_mix()
+        self.mixing = self._check_dynamic()
+        # Before any worker is forked. Of the stream, once it is built: samples of every prefix.
+        self.board = self.mixing and Board(
+            len(self.mixing.plan.prefixes), Blocks.most_readable(self.mixing.plan)
+        )
+        self.lengths: Sequence[int] = ()
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -142,6 +153,26 @@ class Session:
         self.catalog = self.catalog.with_ids("train")  # also where the host would blend nothing
         return plan
 
+    def _check_dynamic(self) -> Mixing | None:
+        """What decides the shares of the stream; None: nothing does."""
+        dynamic = self.config.mix.dynamic
+        if self.plan is None or dynamic is None:
+            return None
+        if self.reweighting is not None:
+            raise ConfigError(
+                "mix.dynamic and reweight both follow the losses, and their effects on a domain "
+                "would multiply: take one out (--domain-reweight none leaves the second out)"
+            )
+        return Mixing.check(
+            dynamic,
+            self.plan,
+            self.catalog.names,
+            self.catalog.prefixes,
+            pinned=[name for name, domain in self.config.domains.items() if domain.pinned],
+            average=self.config.channel_loss.average,
+            batch=getattr(self.facts.flags, "global_batch_size", None),
+        )
+
     def build(
         self,
         tensorboard: Any,
@@ -181,6 +212,11 @@ class Session:
                 others=self._exporters,
             )
             atexit.register(publisher.close)
+        mixer = None
+        if self.mixing is not None and self.board is not None and after_iteration is not None:
+            assert self.lengths, "the data are built before the first step"
+            tell = None if publisher is None else self._tell_block
+            mixer = self.mixing.start(self.lengths, self.board, device, tell)
         step = Step(
             self.catalog.names,
             groups,
@@ -197,6 +233,7 @@ class Session:
                 order,
             ),
             allow_domain_change=self.options.allow_domain_change,
+            mixing=mixer,
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)
@@ -208,7 +245,19 @@ class Session:
             )
         if publisher is not None and order is not None and self.facts.log_dir is not None:
             decide(self.facts.log_dir, after_iteration or 0, consumed_samples, order.dump())
+        if mixer is not None:
+            mixer.begin(after_iteration or 0, consumed_samples)
         return step
+
+    def _tell_block(
+        self, iteration: int, consumed_samples: int, block: Block, shares: Mapping[str, float]
+    ) -> None:
+        """On the rank that writes."""
+        if self.facts.log_dir is not None and self.plan is not None:
+            counts = dict(zip(self.plan.prefixes, block.counts.tolist(), strict=True))
+            tell_block(
+                self.facts.log_dir, iteration, consumed_samples, block.number, shares, counts
+            )
 
     def _agreed(self) -> str:
         """What decides whose a token is and what it weighs: it must be the same on every rank.
@@ -220,7 +269,8 @@ class Session:
         channel_loss = self.config.channel_loss.model_dump()
         watch = self.config.watch.model_dump()
         mix = None if self.plan is None else self.plan.dump()
-        return repr((self.catalog.splits, reweighting, channel_loss, watch, mix))
+        dynamic = None if self.mixing is None else self.mixing.agreed()
+        return repr((self.catalog.splits, reweighting, channel_loss, watch, mix, dynamic))
 
     def validation_domains(self) -> tuple[int, ...]:
         """Domain index of every prefix of the validation blend, in its order."""

@@ -14,7 +14,7 @@ JOURNAL_FILE = "domain_journal.jsonl"
 
 
 def decide(log_dir: Path, iteration: int, consumed_samples: int, order: Mapping[str, Any]) -> None:
-    """Append what orders the samples from here on, unless the journal's last line says the same.
+    """Append what orders the samples from here on, unless the journal's last such line says it.
 
     Nothing is cut when a run resumes before a decision: a later line holds from its own iteration
     on, and overrides earlier lines from there.
@@ -30,8 +30,40 @@ def decide(log_dir: Path, iteration: int, consumed_samples: int, order: Mapping[
     """
     path = log_dir / JOURNAL_FILE
     line = {"iteration": iteration, "consumed_samples": consumed_samples, "order": order}
-    if _last(path).get("order") == json.loads(json.dumps(order)):
-        return
+    if _last_order(path) != json.loads(json.dumps(order)):
+        _append(path, line)
+
+
+def tell_block(
+    log_dir: Path,
+    iteration: int,
+    consumed_samples: int,
+    number: int,
+    shares: Mapping[str, float],
+    counts: Mapping[str, int],
+) -> None:
+    """Append what a block of the stream has been decided to be.
+
+    A run that resumes decides the blocks after its checkpoint again, and the same.
+
+    Args:
+        log_dir: its folder.
+        iteration, consumed_samples: after which it was decided.
+        number: of the block.
+        shares: that were wanted, by domain.
+        counts: samples by prefix.
+
+    Raises:
+        LogFolderError: it cannot be written.
+    """
+    told = {"block": number, "shares": shares, "counts": counts}
+    _append(
+        log_dir / JOURNAL_FILE,
+        {"iteration": iteration, "consumed_samples": consumed_samples, **told},
+    )
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
     try:
         file = LinesFile(path)
     except OSError as error:
@@ -40,17 +72,17 @@ def decide(log_dir: Path, iteration: int, consumed_samples: int, order: Mapping[
     file.close()
 
 
-def _last(path: Path) -> Mapping[str, Any]:
-    """The last line that is whole; empty where there is none."""
-    found: Mapping[str, Any] = {}
+def _last_order(path: Path) -> Any:
+    """That of the last whole line that has one; None where there is none."""
+    found = None
     try:
         for line in path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError):
                 continue  # torn by a crash of the machine
-            if isinstance(entry, dict):
-                found = entry
+            if isinstance(entry, dict) and "order" in entry:
+                found = entry["order"]
     except OSError:
         pass
     return found
