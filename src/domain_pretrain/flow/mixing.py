@@ -203,7 +203,7 @@ class Mixer:
     def _sign(self) -> None:
         """Put a digest of all decisions in force: words that fp32 holds exactly."""
         self._signed = self.blocks.next
-        digest = hashlib.sha256(json.dumps(self.blocks.decisions()).encode()).digest()
+        digest = hashlib.sha256(json.dumps(self.blocks.account()).encode()).digest()
         words = [int.from_bytes(digest[3 * k : 3 * k + 3], "big") for k in range(WORDS)]
         self.in_force.copy_(torch.tensor(words, dtype=torch.float32))
 

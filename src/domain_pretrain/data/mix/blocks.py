@@ -159,16 +159,15 @@ class Blocks:
                 "epochs, find more data, or train on less"
             )
 
+    def account(self) -> list[Any]:
+        """What all decisions so far have come to, JSON values; without paths, which may differ by
+        node, and without what is forgotten when."""
+        return [self.next, self.taken.tolist(), self._owed.tolist()]
+
     def dump(self) -> dict[str, Any]:
         """For a checkpoint, JSON values."""
         return {
             "prefixes": [normalise(prefix) for prefix in self.plan.prefixes],
-            **self.decisions(),
-        }
-
-    def decisions(self) -> dict[str, Any]:
-        """The same without paths, which may differ by node."""
-        return {
             "size": self.size,
             "next": self.next,
             "taken": self.taken.tolist(),
