@@ -348,9 +348,9 @@ def test_a_run_goes_on_with_what_decides(followed: Path, blend: list[str], tmp_p
     """Another strategy from here on is told; another way to the stream is refused."""
     load = ["--load", followed / "checkpoints", "--ckpt-step", "6"]
     other = {**DYNAMIC, "temperature": 5.0}
-    run = start(tmp_path, blend, {"dynamic": other, "skip": CUTS}, *load, iterations=7)
+    run = start(tmp_path, blend, {"dynamic": other, "skip": CUTS}, *load)
     assert "another config: mix.dynamic.temperature 0.5 → 5.0" in run.output
-    assert in_turn(tmp_path) == in_turn(followed)[48:56]
+    assert in_turn(tmp_path)[:8] == in_turn(followed)[48:56]
     for mix, says in (
         ({"skip": CUTS}, "mix.dynamic in blocks of 16 → none"),
         ({"dynamic": {**DYNAMIC, "block": 32}, "skip": CUTS}, "in blocks of 16 → 32"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.mix.blocks import Block, Blocks
 from domain_pretrain.data.mix.decide import UNIT, due, handed_out, held
 from domain_pretrain.data.mix.locate import Locator
@@ -479,6 +483,15 @@ def test_resumed_from_its_state(stop: int) -> None:
     assert [(i, c, b.number, s) for i, c, b, s in told[1]] == [
         (i, c, b.number, s) for i, c, b, s in told[0][done:]
     ]
+
+
+def test_the_page_shows_configs_that_load() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "mixing.md").read_text("utf-8")
+    shown = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    whole = [parse(DomainConfig, one) for one in shown if isinstance(one, dict)]
+    assert any(one.mix.dynamic for one in whole)
+    assert any(one.mix.schedule for one in whole)
+    assert any(one.mix.skip for one in whole)
 
 
 def test_what_is_refused() -> None:

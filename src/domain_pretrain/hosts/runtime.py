@@ -191,7 +191,8 @@ class Runtime:
         if session.board is None:
             return stream.build(build, builder, session.plan)
         built = stream.build(build, builder, session.plan, session.board.wait)
-        session.lengths = stream.lengths_of(built[0])
+        # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
+        session.lengths = stream.lengths_of(built[0]) or session.lengths
         return built
 
     def check_stream(self, training_data: Any) -> None:
