@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -312,7 +314,24 @@ def test_a_block_that_never_comes() -> None:
     with pytest.raises(IntegrityError, match=says):
         board.wait(0)  # the process that decides does not wait for itself
     with pytest.raises(Exception, match=r"block \d of the stream is not decided"):
-        next(loaded(board, plan, "fork"))
+        next(loaded(board, plan, "spawn"))
+
+
+def test_no_worker_outlives_the_process_that_decides() -> None:
+    """Killed while they wait; the output ends when the last of them has."""
+    code = (
+        "import os, signal, sys\n"
+        f"sys.path[:0] = {sys.path!r}\n"
+        "from unit import test_mix_dynamic as here\n"
+        "plan = here.Plan(here.PREFIXES, (here.Stage(None, here.WEIGHTS),), 48, (), 8)\n"
+        "batches = here.loaded(here.Board(4, 3), plan, 'fork')\n"
+        "print('waiting', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tests, stdout=subprocess.PIPE, timeout=300)
+    assert done.stdout == b"waiting\n"
 
 
 def test_a_row_that_is_being_written_is_not_read() -> None:
@@ -495,9 +514,7 @@ def test_the_page_shows_configs_that_load() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"block: 16 samples are less than .*-size 17: the losses"
-    ):
+    with pytest.raises(ConfigError, match=r"block: 16 samples are less than .* is 17: the losses"):
         mixing(batch=17)
     mixing(batch=16)
     with pytest.raises(ConfigError, match=r"data, 1 domain may change its share: it takes two"):

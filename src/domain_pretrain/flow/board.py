@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import time
 import zlib
 
@@ -65,7 +65,7 @@ class Board:
         """
         alone = torch.utils.data.get_worker_info() is None
         patience = 0.0 if alone else self._patience
-        parent, since = os.getppid(), time.monotonic()
+        parent, since = multiprocessing.parent_process(), time.monotonic()
         while (found := self.read(number)) is None:
             if time.monotonic() - since >= patience:
                 there = sorted(int(row) for row in self._rows[:, 0] if row >= 0)
@@ -75,7 +75,7 @@ class Board:
                     "script reads further ahead than a step; please report it, and leave "
                     "mix.dynamic out until then"
                 )
-            if os.getppid() != parent:
+            if parent is not None and not parent.is_alive():
                 raise IntegrityError("the process that trains has ended")
             time.sleep(_NAP)
         return found

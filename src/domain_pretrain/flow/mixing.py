@@ -90,9 +90,9 @@ class Mixing:
         assert plan.block is not None and plan.stages[0].weights is not None
         if batch is not None and batch > plan.block:
             raise ConfigError(
-                f"mix.dynamic.block: {plan.block:,} samples are less than a step reads, "
-                f"--global-batch-size {batch:,}: the losses of a step cannot decide what is in it; "
-                "make the block as large, or larger"
+                f"mix.dynamic.block: {plan.block:,} samples are less than a step reads, which is "
+                f"{batch:,}: the losses of a step cannot decide what is in it; make the block as "
+                "large, or larger"
             )
         owners = np.array([names.index(domain_of[normalise(one)]) for one in plan.prefixes])
         base = np.bincount(owners, shares_of(plan.stages[0].weights), len(names))

@@ -20,7 +20,7 @@ from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.continuity import Meaning
@@ -95,9 +95,10 @@ class Session:
         self.plan = self._check_mix()
         self.mixing = self._check_dynamic()
         # Before any worker is forked. Of the stream, once it is built: samples of every prefix.
-        self.board = self.mixing and Board(
-            len(self.mixing.plan.prefixes), Blocks.most_readable(self.mixing.plan)
-        )
+        self.board: Board | None = None
+        if self.mixing is not None:
+            plan = self.mixing.plan
+            self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
         self.lengths: Sequence[int] = ()
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
@@ -170,7 +171,7 @@ class Session:
             self.catalog.prefixes,
             pinned=[name for name, domain in self.config.domains.items() if domain.pinned],
             average=self.config.channel_loss.average,
-            batch=getattr(self.facts.flags, "global_batch_size", None),
+            batch=self.facts.largest_batch,
         )
 
     def build(
@@ -214,7 +215,11 @@ class Session:
             atexit.register(publisher.close)
         mixer = None
         if self.mixing is not None and self.board is not None and after_iteration is not None:
-            assert self.lengths, "the data are built before the first step"
+            if not self.lengths:
+                raise UnsupportedError(
+                    "mix.dynamic: training begins before Megatron's BlendedMegatronDatasetBuilder "
+                    "has built the data; leave it out of the config"
+                )
             tell = None if publisher is None else self._tell_block
             mixer = self.mixing.start(self.lengths, self.board, device, tell)
         step = Step(
@@ -246,6 +251,11 @@ class Session:
         if publisher is not None and order is not None and self.facts.log_dir is not None:
             decide(self.facts.log_dir, after_iteration or 0, consumed_samples, order.dump())
         if mixer is not None:
+            if consumed_samples and "mix" not in (state or {}):
+                notice(
+                    "WARNING: the checkpoint does not say what mix.dynamic had decided: it goes on "
+                    "as if the shares had been those of the blend, and may read samples again"
+                )
             mixer.begin(after_iteration or 0, consumed_samples)
         return step
 

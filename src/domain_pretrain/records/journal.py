@@ -63,7 +63,7 @@ def tell_block(
     )
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
+def _append(path: Path, line: dict[str, Any]) -> None:
     try:
         file = LinesFile(path)
     except OSError as error:

@@ -159,7 +159,8 @@ def make_plan(
     else:
         stages = (Stage(None, tuple(proportions)),)
     cuts = union(cut.samples for cut in mix.skip)
-    plan = Plan(tuple(prefixes), stages, samples, cuts, mix.dynamic and mix.dynamic.block)
+    block = None if mix.dynamic is None else mix.dynamic.block
+    plan = Plan(tuple(prefixes), stages, samples, cuts, block)
     left_out = plan.passed(samples) - samples
     if left_out > MOST_CUT * samples:
         raise ConfigError(
