@@ -217,14 +217,25 @@ def test_a_prefix_is_paced_to_its_epochs() -> None:
 
 
 def test_epochs_that_are_not_enough() -> None:
-    plan = Plan(PREFIXES, (Stage(None, WEIGHTS),), 800, (), 40)
+    plan = Plan(PREFIXES, (Stage(None, WEIGHTS),), 790, (), 40)
+    with pytest.raises(
+        ConfigError, match=r"data have 799 samples left in 1 epoch, .* takes 800 of"
+    ):
+        make_blocks(plan, [400, 199, 100, 100], 1).check_room()
     with pytest.raises(ConfigError, match=r"the pinned domain 'general' has 200 samples left in 1"):
         make_blocks(plan, [100, 100, 800, 800], 1).check_room()
-    with pytest.raises(
-        ConfigError, match=r"not pinned have 300 samples .*, takes 400 of them: all"
-    ):
+    with pytest.raises(ConfigError, match=r"are not pinned have 300 samples left in 2 epochs, .*"):
         make_blocks(plan, [800, 800, 100, 50], 2).check_room()
-    make_blocks(plan, [800, 800, 100, 100], 2).check_room()
+
+
+def test_just_enough_epochs() -> None:
+    """To the last sample of everything, block by block."""
+    plan = Plan(PREFIXES, (Stage(None, WEIGHTS),), 790, (), 40)
+    blocks = make_blocks(plan, [300, 100, 390, 10], 1)
+    for consumed in range(0, 791, 10):
+        blocks.check_room()
+        blocks.advance(consumed, BASE)
+    assert blocks.taken.tolist() == [300, 100, 390, 10]
 
 
 def test_cuts_may_change_where_the_run_has_not_been() -> None:

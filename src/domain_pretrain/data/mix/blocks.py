@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -144,20 +143,14 @@ class Blocks:
             return
         rest = max(self._end - self.next, 0) * self.size
         room = np.bincount(self._owners, self._limits - self.taken, len(self.names))
+        _check("the training data have", room.sum(), rest, self._epochs)
+        wanted = self.base * rest - len(self.taken)  # every prefix is near its share, not on it
         for domain in np.flatnonzero(self._pinned):
-            self._check(f"the pinned domain {self.names[domain]!r} has", room, [domain], rest)
-        others = np.flatnonzero(~self._pinned & (self.base > 0))
-        self._check("the domains that are not pinned have", room, others, rest)
-
-    def _check(self, who: str, room: Array, domains: Any, rest: int) -> None:
-        found = int(math.fsum(room[domains]))
-        wanted = math.ceil(math.fsum(self.base[domains]) * rest)
-        if wanted > found + len(self.taken):  # each is within a sample of its share
-            raise ConfigError(
-                f"mix.dynamic.epochs: {who} {found:,} samples left in {self._epochs} epochs, and "
-                f"the rest of the run, in whole blocks, takes {wanted:,} of them: allow more "
-                "epochs, find more data, or train on less"
-            )
+            who = f"the pinned domain {self.names[domain]!r} has"
+            _check(who, room[domain], wanted[domain], self._epochs)
+        free = ~self._pinned
+        who = "the domains that are not pinned have"
+        _check(who, room[free].sum(), wanted[free].sum(), self._epochs)
 
     def account(self) -> list[Any]:
         """What all decisions so far have come to, JSON values; without paths, which may differ by
@@ -198,3 +191,12 @@ class Blocks:
             number: Block(number, ours(start), ours(counts))
             for number, start, counts in saved["blocks"]
         }
+
+
+def _check(who: str, found: float, wanted: float, epochs: int) -> None:
+    if wanted > found:
+        raise ConfigError(
+            f"mix.dynamic.epochs: {who} {found:,.0f} samples left in {epochs} "
+            f"epoch{'s' * (epochs != 1)}, and the rest of the run, in whole blocks, takes "
+            f"{wanted:,.0f} of them: allow more epochs, find more data, or train on less"
+        )

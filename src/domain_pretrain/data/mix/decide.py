@@ -91,6 +91,7 @@ def handed_out(owed: Counts, samples: int, room: Counts) -> Counts:
     while left := samples - int(counts.sum()):
         if left > 0:
             some = np.flatnonzero(counts < room)
+            assert len(some), "there is no room for the block"
             order = np.argsort((counts * UNIT - owed)[some], kind="stable")
             counts[some[order[:left]]] += 1
         else:  # of those that were ahead, nothing can be taken back
