@@ -269,6 +269,31 @@ def test_other_prefixes_lay_all_blocks_out_anew() -> None:
         assert other.live[4].start.sum() == 40
 
 
+def test_cuts_that_bring_a_run_back_lay_all_blocks_out_anew() -> None:
+    """Where that was allowed: the sample after 100 is at position 100 instead of 140."""
+    cut = Plan(PREFIXES, (Stage(None, WEIGHTS),), 200, ((20, 60),), 10)
+    blocks = make_blocks(cut, [99] * 4, None)
+    blocks.advance(100, BASE)
+    whole = make_blocks(Plan(PREFIXES, cut.stages, 200, (), 10), [99] * 4, None)
+    whole.load(blocks.dump())
+    assert [block.number for block in whole.advance(100, BASE)] == [9, 10, 11]
+    assert [block.number for block in whole.readable(100)] == [9, 10, 11]
+
+
+def test_a_resumed_run_may_allow_fewer_epochs() -> None:
+    """What has had more than those gets nothing from here on."""
+    plan = Plan(PREFIXES, (Stage(None, WEIGHTS),), 400, (), 40)
+    blocks = make_blocks(plan, [90, 90, 200, 20], 9)
+    blocks.advance(200, np.array([0.5, 0.0, 0.5]))
+    assert blocks.taken[3] > 40
+    fewer = make_blocks(plan, [200, 200, 200, 20], 2)
+    fewer.load(blocks.dump())
+    fewer.check_room()
+    fewer.advance(390, np.array([0.5, 0.0, 0.5]))
+    later = fewer.taken - blocks.taken  # of the last three of ten blocks
+    assert [int(later[:2].sum()), *later[2:].tolist()] == [60, 60, 0]
+
+
 # --- from the process that decides to those that read --------------------------------------------
 
 

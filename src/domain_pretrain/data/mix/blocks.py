@@ -65,10 +65,18 @@ class Blocks:
         most = np.full(len(base), _ENDLESS) if epochs is None else lengths * epochs
         self._limits: Counts = np.where(base > 0, most, 0)
         self._epochs = epochs
+        self._begin()
+
+    def _begin(self) -> None:
         self.next = 0
-        self.taken = np.zeros(len(base), np.int64)
-        self._owed = np.zeros(len(base), np.int64)
+        self.taken: Counts = np.zeros(len(self._owners), np.int64)
+        self._owed: Counts = np.zeros(len(self._owners), np.int64)
         self.live: dict[int, Block] = {}
+
+    @property
+    def _room(self) -> Counts:
+        """``[n]``, samples that every prefix may still give; a resumed run may allow fewer."""
+        return np.maximum(self._limits - self.taken, 0)
 
     @property
     def _end(self) -> int:
@@ -78,9 +86,9 @@ class Blocks:
     def window(self, consumed: int) -> tuple[int, int]:
         """First and last block that matter to a run after ``consumed`` samples: from that of the
         sample before to that of the last one that its next step may read."""
-        last = self.plan.samples - 1
-        before, after = max(min(consumed, last + 1) - 1, 0), min(consumed + self.size, last)
-        return tuple(self.plan.position(i) // self.size for i in (before, after))  # type: ignore[return-value]
+        samples = self.plan.samples
+        before, after = max(min(consumed, samples), 1) - 1, min(consumed + self.size, samples - 1)
+        return self.plan.position(before) // self.size, self.plan.position(after) // self.size
 
     def advance(self, consumed: int, shares: Array) -> list[Block]:
         """Decide what the next step may read, and forget what is read.
@@ -93,6 +101,8 @@ class Blocks:
             The new blocks, of which some may lie in a cut.
         """
         first, last = self.window(consumed)
+        if not self.live.keys() >= {*range(first, min(self.next, last + 1))}:
+            self._begin()  # a resumed run that was allowed to go back to before other cuts
         new = []
         while self.next <= last:
             new.append(self._decide(shares))
@@ -101,7 +111,7 @@ class Blocks:
         return [block for block in new if block.number >= first]
 
     def _decide(self, shares: Array) -> Block:
-        room = self._limits - self.taken
+        room = self._room
         most = np.full(len(room), np.inf)
         if self._epochs is not None:
             most = room / (max(self._end - self.next, 1) * self.size)
@@ -142,7 +152,7 @@ class Blocks:
         if self._epochs is None:
             return
         rest = max(self._end - self.next, 0) * self.size
-        room = np.bincount(self._owners, self._limits - self.taken, len(self.names))
+        room = np.bincount(self._owners, self._room, len(self.names))
         _check("the training data have", room.sum(), rest, self._epochs)
         wanted = self.base * rest - len(self.taken)  # every prefix is near its share, not on it
         for domain in np.flatnonzero(self._pinned):
