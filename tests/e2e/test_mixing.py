@@ -7,9 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support.corpora import DOMAINS
+from support.corpora import DOMAINS, SHARES
 from support.launch import Run, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
@@ -247,3 +249,112 @@ def test_data_of_a_splits_own(corpora: Path, tmp_path: Path) -> None:
     assert ids[:10] == [1] * 10
     assert sorted(ids[10:]) == [0, 0, 0, 1, 1, 1]
     assert all(entry["domains"].keys() == {"general"} for entry in run.metrics("valid"))
+
+
+# --- shares that follow the losses ---------------------------------------------------------------
+
+DYNAMIC = {
+    "strategy": "linupper",
+    "temperature": 0.5,
+    "warmup_steps": 1,
+    "clip": [0.1, 8.0],
+    "block": 16,  # two steps
+}
+FOLLOWING = {"dynamic": DYNAMIC, "skip": CUTS}
+
+
+def blocks(folder: Path) -> dict[int, dict[str, Any]]:
+    """By number, what the journal says last of every block."""
+    lines = [json.loads(line) for line in (folder / "domain_journal.jsonl").open()]
+    return {line["block"]: line for line in lines if "block" in line}
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Path:
+    """One process whose own thread reads the data: it never waits for what it decides itself."""
+    folder = tmp_path_factory.mktemp("dynamic")
+    board = ["--tensorboard-dir", folder / "board"]
+    run = start(folder, blend, FOLLOWING, *saving(folder), *board, "--num-workers", "0")
+    assert "mix: dynamic: decided for 16 samples at a time, at first: finance 12.99%" in run.output
+    return folder
+
+
+def test_the_losses_decide_what_is_read(followed: Path) -> None:
+    """The rows are what the journal says; shares are in the metrics and on the board."""
+    found = blocks(followed)
+    assert [found[number]["consumed_samples"] for number in sorted(found)] == [0, 0, 16, 24, 40, 56]
+    assert list(found) == list(range(6))
+    first, last = found[0]["shares"], found[5]["shares"]
+    assert first == pytest.approx(dict(zip(DOMAINS, np.array(SHARES) / sum(SHARES), strict=True)))
+    assert sum(last.values()) == pytest.approx(1)
+    assert max(abs(last[name] - first[name]) for name in DOMAINS) > 0.05, "losses differ"
+    ids = Counter(number for rows in read(followed, "DP1") for number, _ in rows)
+    # All of block 3 was read, position 48 to 63; cuts took 5 of block 0 and 7 of 2.
+    plan = Plan(tuple(DOMAINS), (Stage(None, SHARES),), SAMPLES, ((10, 15), (40, 47)), 16)
+    taken = {number: list(line["counts"].values()) for number, line in found.items()}
+
+    def read_block(number: int) -> tuple[Any, Any]:
+        before = [taken[earlier] for earlier in range(number)]
+        return np.sum([[0] * 5, *before], axis=0), np.array(taken[number])
+
+    locator = Locator(plan, [10**6] * 5, 1234, read_block=read_block)
+    assert ids == Counter(locator.locate(i).prefix for i in range(SAMPLES))
+    lines = [json.loads(text) for text in (followed / "domain_metrics.jsonl").open()]
+    (line,) = [one for one in lines if one.get("iteration") == 5 and "split" in one]
+    assert plan.position(39) // 16 == 3
+    for name, entry in line["domains"].items():
+        assert entry["mix"] == taken[3][DOMAINS.index(name)] / 16
+    events = EventAccumulator(str(followed / "board")).Reload()
+    assert {f"channel-mix/{name}" for name in line["domains"]} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("layout", ["DP2, two workers", "PP2 x VPP2"])
+def test_every_layout_decides_the_same(
+    layout: str, followed: Path, blend: list[str], tmp_path: Path
+) -> None:
+    nproc, flags = LAYOUTS[layout]
+    start(tmp_path, blend, FOLLOWING, *flags, nproc=nproc)
+    assert read(tmp_path, layout) == read(followed, "DP1")
+    found, expected = blocks(tmp_path), blocks(followed)
+    assert list(found) == list(expected)
+    for number, line in found.items():
+        assert line["counts"] == expected[number]["counts"]
+        # Gradients are added in another order, and the shares rounded.
+        assert line["shares"] == pytest.approx(expected[number]["shares"], abs=1e-5)
+
+
+def test_killed_within_a_block_and_resumed(
+    followed: Path, blend: list[str], tmp_path: Path
+) -> None:
+    """After a checkpoint within block 1, in another layout, with other workers."""
+    nproc, flags = LAYOUTS["DP2, two workers"]
+    flags = [*flags, *map(str, saving(tmp_path))]
+    how: dict[str, Any] = {"nproc": nproc, "expect": None, "env": {"KILL_IN_STEP": "6"}}
+    killed = start(tmp_path, blend, FOLLOWING, *flags, **how)
+    assert killed.returncode != 0
+    resumed = tmp_path / "resumed"
+    load = ["--load", tmp_path / "checkpoints", "--num-workers", "1"]
+    start(resumed, blend, FOLLOWING, *load)
+    ranks = steps(resumed)
+    assert sorted(ranks) == list(range(4, STEPS + 1))
+    assert [sorted(rows) for _, (rows,) in sorted(ranks.items())] == read(followed, "DP1")[3:]
+    expected = blocks(followed)
+    assert {number: line["counts"] for number, line in blocks(resumed).items()} == {
+        number: line["counts"] for number, line in expected.items() if line["iteration"] > 3
+    }, "what the checkpoint held is not decided again"
+
+
+def test_a_run_goes_on_with_what_decides(followed: Path, blend: list[str], tmp_path: Path) -> None:
+    """Another strategy from here on is told; another way to the stream is refused."""
+    load = ["--load", followed / "checkpoints", "--ckpt-step", "6"]
+    other = {**DYNAMIC, "temperature": 5.0}
+    run = start(tmp_path, blend, {"dynamic": other, "skip": CUTS}, *load)
+    assert "another config: mix.dynamic.temperature 0.5 → 5.0" in run.output
+    assert in_turn(tmp_path)[:8] == in_turn(followed)[48:56]
+    for mix, says in (
+        ({"skip": CUTS}, "mix.dynamic in blocks of 16 → none"),
+        ({"dynamic": {**DYNAMIC, "block": 32}, "skip": CUTS}, "in blocks of 16 → 32"),
+    ):
+        run = start(tmp_path, blend, mix, *load, expect=2)
+        assert says in run.output
+        assert "Traceback" not in run.output

@@ -220,8 +220,9 @@ def test_a_rank_that_rounds_differently_stops_the_run(
     """In the first step that trains with other multipliers, before its checkpoint is written."""
     save = ["--save", tmp_path / "checkpoints", "--save-interval", "1"]
     run = train(tmp_path, *start, *layout, *save, nproc=2, script="rounding_gpt.py", expect=1)
-    assert "the ranks do not agree on what is in force (multipliers, config): rank 1 differs" in (
-        run.output
+    assert (
+        "the ranks do not agree on what is in force (multipliers, mix, config): rank 1 differs"
+        in (run.output)
     )
     assert [entry["iteration"] for entry in run.metrics()] == [1, 2]  # the warm-up
     assert not (tmp_path / "checkpoints" / "iter_0000003").exists()

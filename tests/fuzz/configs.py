@@ -129,7 +129,7 @@ def _valid(rng: random.Random) -> Config:
         config["watch"] = {"alarms": {"nonfinite": {}}}
     if rng.random() < 0.4:
         config["mix"] = _mix(rng, names)
-    if rng.random() < 0.6:
+    if "dynamic" not in config.get("mix", ()) and rng.random() < 0.6:
         config["reweight"] = _reweight(rng, names)
         if "scope" not in config["reweight"]:
             first = config["domains"][names[0]]
@@ -148,13 +148,30 @@ def _mix(rng: random.Random, names: list[str]) -> Config:
     if rng.random() < 0.5:
         del stages[-1][next(iter(lengths))]
     cuts = [{"samples": [start, start + 7]} for start in rng.sample(range(200), 2)]
-    return rng.choice(({"schedule": stages}, {"skip": cuts}, {"schedule": stages, "skip": cuts}))
+    both = {"schedule": stages, "skip": cuts}
+    dynamic = {"dynamic": _dynamic(rng, names)}
+    return rng.choice(
+        ({"schedule": stages}, {"skip": cuts}, both, dynamic, {**dynamic, "skip": cuts})
+    )
+
+
+def _dynamic(rng: random.Random, names: list[str]) -> Config:
+    options = {
+        "block": rng.choice((1, 16, 2**20)),
+        "floor": rng.choice((0, 0.01, 1, {names[0]: 0}, {})),
+        "epochs": rng.choice((1, 100)),
+    }
+    return {**_step_rule(rng, names), **{k: v for k, v in options.items() if rng.random() < 0.5}}
 
 
 def _reweight(rng: random.Random, names: list[str]) -> Config:
     if rng.random() < 0.2:
         unit = rng.choice(("domain", "sample"))
         return {"scope": "microbatch", "unit": unit, "strategy": "linupper", "temperature": 0.7}
+    return _step_rule(rng, names)
+
+
+def _step_rule(rng: random.Random, names: list[str]) -> Config:
     strategy = rng.choice(list(STRATEGIES))
     section: Config = {"strategy": strategy, **copy.deepcopy(STRATEGIES[strategy])}
     losses = {name: round(rng.uniform(0.1, 9), 3) for name in names}
@@ -208,8 +225,32 @@ def wrong_mix(rng: random.Random, config: Config) -> None:
         {"skip": [{"samples": rng.choice(([3, 3], [3, 1], [-1, 4], [1], [1, 2, 3], 7, "1-3"))}]},
         {"skip": [{"samples": [5, 10**12]}]},
         {"skip": [{}]},
+        {"dynamic": rng.choice(({}, {"strategy": "liniupper"}, 1, [], {"block": 16}))},
+        {"dynamic": {"strategy": "uniform"}, "schedule": [stage]},
+        *(
+            {"dynamic": {"strategy": "uniform", **one}}
+            for one in (
+                {"block": rng.choice((0, -1, 2.5, True, "x", 2**20 + 1))},
+                {"floor": rng.choice((-0.1, 1.1, True, "x", [0.1], float("nan"), {name: 2}))},
+                {"floor": rng.choice(({name: 1}, {"nobody": 0.1}))},
+                {"epochs": rng.choice((0, 1.5, True, "x"))},
+                {"scope": "global_batch"},
+                {"temperature": 1},
+            )
+        ),
     )
     config["mix"] = rng.choice(wrong)
+
+
+def mixed_and_reweighted(rng: random.Random, config: Config) -> None:
+    config["mix"], config["reweight"] = {"dynamic": {"strategy": "uniform"}}, {}
+
+
+def nothing_to_mix(rng: random.Random, config: Config) -> None:
+    config["mix"] = {"dynamic": {"strategy": "uniform"}}
+    config.pop("reweight", None)
+    for domain in list(config["domains"].values())[1:]:
+        domain["pinned"] = True
 
 
 def wrong_data(rng: random.Random, config: Config) -> None:
@@ -329,6 +370,7 @@ BROKEN: tuple[Callable[[random.Random, Config], None], ...] = (
     *(unknown_key, wrong_data, no_such_data, data_of_two_domains, wrong_weight),
     *(a_weight_is_missing, wrong_pin_or_floor, wrong_name, unquoted_name, wrong_section),
     *(wrong_choice, unknown_rule, wrong_option, idle_domain_key, wrong_mix),
+    *(mixed_and_reweighted, nothing_to_mix),
 )
 
 

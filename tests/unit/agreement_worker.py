@@ -52,7 +52,7 @@ def agree(section: dict[str, Any]) -> None:
 def differ(section: dict[str, Any], rank: int, fault: Any, **changed: Any) -> None:
     with (
         fault,
-        pytest.raises(IntegrityError, match=rf"\(multipliers, config\): rank {ODD} differs"),
+        pytest.raises(IntegrityError, match=rf"\(multipliers, mix, config\): rank {ODD} differs"),
     ):
         train({**section, **changed}, 3)
 

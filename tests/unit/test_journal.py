@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.journal import JOURNAL_FILE, note_start, read_starts
+from domain_pretrain.records.journal import (
+    JOURNAL_FILE,
+    note_start,
+    read_blocks,
+    read_starts,
+    tell_block,
+)
 
 ORDER = {"--seed": 1}
 READS = {"domains": ["web"]}
@@ -49,6 +55,23 @@ def test_a_later_start_overrides_what_comes_after_it(tmp_path: Path) -> None:
     assert [start.iteration for start in read_starts(tmp_path)] == [0, 4, 6]
     note(tmp_path, 0)
     assert [start.iteration for start in read_starts(tmp_path)] == [0]
+
+
+def test_blocks_stand_between_starts(tmp_path: Path) -> None:
+    note(tmp_path, 0)
+    tell_block(tmp_path, 0, 0, 0, {"finance": 0.25}, {"f": 0, "g": 0}, {"f": 4, "g": 12})
+    note(tmp_path, 4)
+    tell_block(tmp_path, 4, 16, 1, {"finance": 0.5}, {"f": 4, "g": 12}, {"f": 8, "g": 8})
+    found = [json.loads(line) for line in lines(tmp_path)]
+    assert [entry.get("block", "order") for entry in found] == ["order", 0, "order", 1]
+    assert found[3]["counts"] == {"f": 8, "g": 8}
+    assert (found[3]["iteration"], found[3]["consumed_samples"]) == (4, 16)
+    assert [start.iteration for start in read_starts(tmp_path)] == [0, 4]
+    tell_block(tmp_path, 2, 8, 1, {"finance": 0.0}, {"f": 4, "g": 12}, {"f": 0, "g": 16})
+    (tmp_path / JOURNAL_FILE).open("ab").write(b'{"block": 2, "sta')
+    blocks = read_blocks(tmp_path)
+    assert blocks.keys() == {0, 1}
+    assert blocks[1].starts == {"f": 4, "g": 12} and blocks[1].counts == {"f": 0, "g": 16}
 
 
 @pytest.mark.parametrize("torn", [b'{"iterat', b"\xff", b'{"order": ' + b"[" * 100_000], ids=len)

@@ -62,7 +62,7 @@ def test_what_is_asked_of_the_host() -> None:
 
 def test_data_that_does_not_come_from_the_hosts_builder() -> None:
     """A schedule must not be ignored in silence; ranks that read nothing have nothing to show."""
-    runtime = Runtime(None, SimpleNamespace(plan=PLAN))  # type: ignore[arg-type]
+    runtime = Runtime(None, SimpleNamespace(plan=PLAN, board=None))  # type: ignore[arg-type]
     runtime.check_stream(None)
     with pytest.raises(UnsupportedError, match="training data, a list, does not come from Megatro"):
         runtime.check_stream([1])

@@ -195,6 +195,40 @@ def test_another_schedule_is_refused(now: list[Any]) -> None:
     assert said.startswith("mix.schedule [300 samples at 37.5:12.5:50, 300 samples at 0:0:100 (li")
 
 
+def test_the_way_to_a_dynamic_mix() -> None:
+    """Its options may change, since they hold for what is not decided yet; its blocks may not."""
+    dynamic = {"dynamic": {"strategy": "linupper", "block": 64}}
+    found = plan(dynamic)
+    assert found.block == 64
+    assert found.stages[0].weights == (3.0, 1.0, 4.0)
+    assert not found.is_hosts_blend, "though its weights are those of the blend, and stay"
+    by_size = plan(dynamic, blend=(BLEND[0], None))
+    assert by_size.stages[0].weights == (6000, 2000, 1000)
+    domain_of = {normalise(prefix): name for prefix, name in OWNERS.items()}
+    assert list(describe(found, domain_of)) == [
+        ("dynamic", "decided for 64 samples at a time, at first: general 50.00%, code 50.00%")
+    ]
+    assert samples_of(found, [300, 100, 50]) == [375, 125, 500]
+    before = order(dynamic)
+    other = {"dynamic": {"strategy": "bandit", "block": 64, "epochs": 3}}
+    assert not broken(before, order(other), 50)
+    assert not broken(before, order({**other, "skip": [{"samples": [60, 64]}]}, 2000), 50)
+    for now, says in (
+        (order({"dynamic": {"strategy": "linupper"}}), "in blocks of 64 → 4096"),
+        (order(None), "in blocks of 64 → none"),
+        (order({"skip": [{"samples": [60, 64]}]}), "in blocks of 64 → none"),
+        (order(cut()), "mix.schedule [the rest at 37.5:12.5:50] → [300 samples"),
+    ):
+        (said,) = broken(before, now, 50)
+        assert says in said
+    (said,) = broken(order(None), before, 0)
+    assert said == "mix.dynamic in blocks of none → 64"
+    store: Blend = (["s3://x/web", "s3://x/code"], None)
+    owners = {"s3://x/web": "general", "s3://x/code": "code"}
+    with pytest.raises(ConfigError, match=r"^mix\.dynamic: .*not all on this disk.*give the data"):
+        plan(dynamic, blend=store, **owners)
+
+
 def test_cuts_may_change_from_where_the_run_is() -> None:
     before = order(cut((5, 9), (100, 200)))
     assert not broken(before, order(cut((5, 9), (54, 60))), 50), "the next sample is at 54"

@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain import file_lock
 from domain_pretrain.errors import ConfigError, WriterError
+from domain_pretrain.records.charts import charts
 from domain_pretrain.records.compact import WIDE_UP_TO
 from domain_pretrain.records.console import say
 from domain_pretrain.records.exporter import Publisher
@@ -28,6 +29,7 @@ from domain_pretrain.records.metrics_file import metrics_entry
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_events, read_metrics
 from domain_pretrain.records.record import Event, Record
+from domain_pretrain.records.scalars import scalar_values
 from domain_pretrain.records.writer import DISCARDED_FILE, LinesFile, check_log_dir
 from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.watch import Reading, Watch
@@ -530,6 +532,21 @@ def test_train_tags_and_values(tmp_path: Path) -> None:
         "channel-consumed/finance": [(10, 640.0)],
         "channel-consumed/general": [(10, 320.0)],
     }
+
+
+def test_shares_of_the_stream_are_told_where_the_losses_decide(tmp_path: Path) -> None:
+    window = record(10, mix={"finance": 0.25, "general": 0.5, "absent": 0.25})
+    (entry,) = written(tmp_path, window)
+    assert {name: found["mix"] for name, found in entry["domains"].items()} == {
+        "finance": 0.25,
+        "general": 0.5,
+    }
+    told = {tag: v for tag, v in scalar_values(window, "token").items() if "-mix" in tag}
+    assert told == {"channel-mix/finance": 0.25, "channel-mix/general": 0.5}
+    assert not [tag for tag in scalar_values(record(10), "token") if "-mix" in tag]
+    tag = ["Multiline", ["channel-mix/.*"]]
+    assert tag in charts(weights=False, mix=True)["data"].values()
+    assert tag not in charts(weights=False)["data"].values()
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

@@ -8,13 +8,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.flags import FLAG, OF_SCRIPTS, assert_exist, named, parser_of
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend
-from domain_pretrain.errors import LogFolderError, UnsupportedError
+from domain_pretrain.errors import ConfigError, LogFolderError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.hosts import support
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
@@ -28,6 +29,7 @@ from domain_pretrain.hosts.support import (
     check_flags,
     check_version,
 )
+from domain_pretrain.section import parse
 
 PRELUDE = """
 import sys
@@ -262,7 +264,9 @@ AB: Blend = ([A, B], [1.0, 1.0])
 GRAPH = {"cuda_graph_impl": "full_iteration"}
 
 
-def start(per_split: list[Blend] | None, blend: Blend = None, **flags: object) -> None:
+def start(
+    per_split: list[Blend] | None, blend: Blend = None, config: Any = None, **flags: object
+) -> Session:
     facts = RunFacts(
         core_version="0.19.2",
         flags=SimpleNamespace(
@@ -274,7 +278,7 @@ def start(per_split: list[Blend] | None, blend: Blend = None, **flags: object) -
         micro_batch_size=1,
         log_dir=None,
     )
-    Session(facts, PluginArgs(channel_loss=True), DomainConfig())
+    return Session(facts, PluginArgs(channel_loss=True), parse(DomainConfig, config or {}))
 
 
 @pytest.mark.parametrize(
@@ -308,3 +312,27 @@ def test_a_tensorboard_folder_that_cannot_be_one(tmp_path: Path) -> None:
     start(None, AB, tensorboard_dir=str(tmp_path / "new"))
     start(None, AB, tensorboard_dir="s3://bucket/tensorboard")
     start(None, AB, tensorboard_dir=None)
+
+
+DYNAMIC = {"mix": {"dynamic": {"strategy": "linupper", "block": 16}}}
+
+
+def test_a_dynamic_mix_is_held_against_the_run() -> None:
+    run = {"train_samples": 80, "global_batch_size": 16}
+    session = start(None, AB, DYNAMIC, **run)
+    assert session.mixing is not None
+    assert session.board is not None
+    with pytest.raises(ConfigError, match=r"block: 16 samples are less than .*, which is 24"):
+        start(None, AB, DYNAMIC, **{**run, "global_batch_size": 24})
+    with pytest.raises(ConfigError, match=r"less than a step reads, which is 32:"):
+        start(None, AB, DYNAMIC, step_batch_size_schedule="0:8 1K:32 2K:16", **run)
+    with pytest.raises(ConfigError, match=r"mix\.dynamic and reweight both follow the losses"):
+        start(None, AB, {**DYNAMIC, "reweight": {}}, **run)
+    assert start(None, AB, DYNAMIC, skip_train=True, **run).mixing is None
+
+
+def test_every_rank_must_have_read_the_same_options() -> None:
+    run = {"train_samples": 80, "global_batch_size": 16}
+    other = {"mix": {"dynamic": {**DYNAMIC["mix"]["dynamic"], "temperature": 2}}}
+    agreed = [start(None, AB, config, **run)._agreed() for config in (DYNAMIC, DYNAMIC, other)]
+    assert agreed[0] == agreed[1] != agreed[2]

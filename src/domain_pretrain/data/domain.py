@@ -36,7 +36,8 @@ class Domain(Section):
     )
     pinned: bool = Field(
         False,
-        description="Never reweighted: its multiplier is 1 (replay data, say).",
+        description="Never reweighted: its multiplier is 1, its share that of the blend (replay, "
+        "say).",
     )
     floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,

@@ -49,9 +49,9 @@ def check_agreement(own: Sequence[int] | None, sums: Sequence[int], groups: Grou
 
 def _disagreement(who: str) -> IntegrityError:
     return IntegrityError(
-        f"the ranks do not agree on what is in force (multipliers, config): {who} differs from the "
-        "others. Nodes with different processors or library versions round differently, and every "
-        "rank works the multipliers out for itself: train on nodes of one kind with the same "
+        f"the ranks do not agree on what is in force (multipliers, mix, config): {who} differs "
+        "from the others. Nodes with different processors or library versions round differently, "
+        "and every rank works these out for itself: train on nodes of one kind with the same "
         "versions of numpy and torch, and give every rank the same config and flags"
     )
 

@@ -161,13 +161,9 @@ class Reweighting:
 
     def agreed(self) -> str:
         """What every rank must have read alike; without paths, which may differ by node."""
-        rule = self.rule
-        if not isinstance(rule, Reweighter):
-            return repr((rule.model_dump(), sorted(self.pinned)))
-        common = {key: getattr(rule.options, key) for key in type(rule.options).model_fields}
-        strategy = rule.strategy.options.model_dump()  # with the losses that a file was read for
-        bounds = (rule.bounds.low.tolist(), rule.bounds.high.tolist())
-        return repr((rule.strategy.name, strategy, common, bounds, rule.horizon))
+        if isinstance(self.rule, Reweighter):
+            return self.rule.agreed()
+        return repr((self.rule.model_dump(), sorted(self.pinned)))
 
     def start(self, groups: Groups, device: torch.device, backend: Backend | None) -> Steering:
         """Before the first step.

@@ -18,6 +18,7 @@ from domain_pretrain.flow.evaluation import Evaluation
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
+from domain_pretrain.flow.mixing import Mixer
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import Source
@@ -43,7 +44,8 @@ class Step:
     batches and losses, and only the rank that owns the host's writers has a publisher.
 
     Args:
-        agreed: what must be the same on every rank, besides the names and the multipliers.
+        agreed: what must be the same on every rank, besides the names and what is in force.
+        mixing: decides what the next steps read; None: nothing of it follows the losses.
         meaning: goes into the state, to be compared when a run resumes from it.
         allow_domain_change: load state of another meaning, by name.
     """
@@ -61,6 +63,7 @@ class Step:
         agreed: str = "",
         meaning: Meaning | None = None,
         allow_domain_change: bool = False,
+        mixing: Mixer | None = None,
     ) -> None:
         self.names = names
         self.groups = groups
@@ -68,6 +71,7 @@ class Step:
         self.publisher = publisher
         self.steering = steering
         self.watch = watch
+        self.mixing = mixing
         weighted = steering is not None
         derived = steering is not None and steering.step_multipliers is not None
         self.windows = Windows(names, device, layers=1 + weighted, host_repeats=groups.host_repeats)
@@ -119,6 +123,8 @@ class Step:
             self._read()
         microbatches = moment.microbatches * self.groups.dp_cp_size
         self._commit(microbatches, moment.batch_tokens, skipped=moment.skipped)
+        if self.mixing is not None:  # a skipped step has read its samples all the same
+            self.mixing.commit(None if moment.skipped else self._read(), moment)
         if moment.log or moment.scalars or not self._proven:
             # Also of the steps that nobody read: what is published must be whole.
             self.windows.check()
@@ -158,8 +164,10 @@ class Step:
 
     def _reduce(self) -> None:
         """Make the step's sums global, with a digest of what was in force."""
-        steering, ledger = self.steering, self._train.ledger
-        ledger.sign(self._digest.of(None if steering is None else steering.in_force))
+        ledger, deciders = self._train.ledger, (self.steering, self.mixing)
+        found = [one.in_force for one in deciders if one is not None]
+        in_force = [one for one in found if one is not None]
+        ledger.sign(self._digest.of(torch.cat(in_force) if in_force else None))
         ledger.reduce()
         self._stats = None
 
@@ -191,7 +199,7 @@ class Step:
         record = Record("train", moment.iteration, moment.consumed_samples, stats, tokens, samples)
         if self.steering is not None:
             record = reweighted(record, weighted[0], self.steering.diagnostics(stats))
-        return record
+        return record if self.mixing is None else replace(record, mix=self.mixing.shares)
 
     def _host(self, moment: Moment) -> dict[str, float]:
         """The host's numbers, and the seconds since the last line: the sums are here, so no device
@@ -218,6 +226,7 @@ class Step:
             **self._meaning.dump(),
             **self.windows.state_dict(),
             **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
+            **({} if self.mixing is None else {"mix": self.mixing.state_dict()}),
             **({"watch": watched} if watched else {}),
         }
 
@@ -249,5 +258,7 @@ class Step:
         self.windows.load_state_dict(state)
         if self.steering is not None and "reweight" in state:
             self.steering.load_state_dict(state["reweight"])
+        if self.mixing is not None and "mix" in state:
+            self.mixing.load_state_dict(state["mix"])
         if self.watch is not None:
             self.watch.load_state_dict(state.get("watch", {}))

@@ -7,9 +7,10 @@ so a trace reads the very files that the run reads. No process group, no device.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import check_files
 from domain_pretrain.data.trace.source import HostsBlend, Mixed, Source
@@ -25,7 +27,7 @@ from domain_pretrain.data.trace.windows import Span, Windows
 from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.hosts.reads import Reads, quiet, written
 from domain_pretrain.process import notice
-from domain_pretrain.records.journal import Start
+from domain_pretrain.records.journal import Block, Start
 
 
 class Built:
@@ -35,19 +37,26 @@ class Built:
         reads: what the run has told.
         start: that told it.
         cache: of index files, in place of the run's own.
+        blocks: that the run has decided, where it decides on the way.
 
     Raises:
         ConfigError: data files are missing, or have changed.
         UnsupportedError: there is no Megatron here.
     """
 
-    def __init__(self, reads: Reads, start: Start, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        start: Start,
+        cache: Path | None = None,
+        blocks: Mapping[int, Block] | None = None,
+    ) -> None:
         _check_unchanged(reads, start)
         plan = None
         if reads.plan is not None:
             plan = TypeAdapter(Plan).validate_python(reads.plan)
         with quiet(), _inside(reads.folder):
-            train = _build(reads, plan, cache)
+            train = _build(reads, plan, cache, blocks or {})
         self._sets = getattr(train, "datasets", [train])
         self.source: Source = _source(train, plan)
 
@@ -68,7 +77,7 @@ class Built:
         return np.asarray(low.get(span.index, offset=span.first, length=span.tokens))
 
 
-def _build(reads: Reads, plan: Plan | None, cache: Path | None) -> Any:
+def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[int, Block]) -> Any:
     try:
         from megatron.core.datasets.blended_megatron_dataset_builder import (
             BlendedMegatronDatasetBuilder,
@@ -97,7 +106,28 @@ def _build(reads: Reads, plan: Plan | None, cache: Path | None) -> Any:
     builder = BlendedMegatronDatasetBuilder(GPTDataset, reads.data.sizes, lambda: True, config)
     if plan is None:
         return builder.build()[0]
-    return stream.build(BlendedMegatronDatasetBuilder.build, builder, plan)[0]
+    read_block = partial(_read_block, plan, blocks)
+    return stream.build(BlendedMegatronDatasetBuilder.build, builder, plan, read_block)[0]
+
+
+def _read_block(plan: Plan, blocks: Mapping[int, Block], number: int) -> tuple[Counts, Counts]:
+    """As the stream takes it.
+
+    Raises:
+        ConfigError: the journal does not tell it.
+    """
+    block = blocks.get(number)
+    if block is None or not block.counts.keys() == block.starts.keys() == set(plan.prefixes):
+        assert plan.block is not None
+        raise ConfigError(
+            f"the journal does not tell of block {number} of mix.dynamic, from sample "
+            f"{number * plan.block:,} on: the losses decide it shortly before it is read"
+        )
+    starts, counts = (
+        np.array([of[prefix] for prefix in plan.prefixes], np.int64)
+        for of in (block.starts, block.counts)
+    )
+    return starts, counts
 
 
 def _source(train: Any, plan: Plan | None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,13 @@ class RunFacts:
         flags = self.flags
         batch, steps = (getattr(flags, name, None) for name in ("global_batch_size", "train_iters"))
         return getattr(flags, "train_samples", None) or (steps * batch if steps and batch else None)
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Samples of a step, at most; None where the flags do not say."""
+        schedule = getattr(self.flags, "step_batch_size_schedule", None) or ""
+        sizes = [int(size) for size in re.findall(r":\s*(\d+)", schedule)]
+        return max([*sizes, getattr(self.flags, "global_batch_size", None) or 0]) or None
 
     def order(self, reading: Reading, plan: Plan | None = None) -> Order:
         """Which sample of ``reading`` comes when; by ``plan``, where there is one."""

@@ -194,9 +194,15 @@ class Runtime:
         """In place of the host's ``build`` of ``builder``; see :func:`.stream.build`."""
         from domain_pretrain.hosts import stream
 
-        assert self._session is not None and self._session.plan is not None
+        session = self._session
+        assert session is not None and session.plan is not None
         self._streams += 1
-        return stream.build(build, builder, self._session.plan)
+        if session.board is None:
+            return stream.build(build, builder, session.plan)
+        built = stream.build(build, builder, session.plan, session.board.wait)
+        # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
+        session.lengths = stream.lengths_of(built[0]) or session.lengths
+        return built
 
     def check_stream(self, training_data: Any) -> None:
         """After the host has built its data: what it trains on must have become the stream.

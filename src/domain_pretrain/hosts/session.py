@@ -7,22 +7,26 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
+from domain_pretrain.data.mix.blocks import Block, Blocks
 from domain_pretrain.data.mix.describe import describe, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
+from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.mixing import Mixing
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
@@ -42,7 +46,7 @@ from domain_pretrain.hosts.support import (
 )
 from domain_pretrain.process import notice, rank
 from domain_pretrain.records.exporter import Publisher, configured
-from domain_pretrain.records.journal import note_start
+from domain_pretrain.records.journal import note_start, tell_block
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
@@ -94,6 +98,13 @@ class Session:
         self._watch = Watch(config.watch, names)
         self._exporters = configured(config.exporters, names)
         self.plan = self._check_mix()
+        self.mixing = self._check_dynamic()
+        # Before any worker is forked. Of the stream, once it is built: samples of every prefix.
+        self.board: Board | None = None
+        if self.mixing is not None:
+            plan = self.mixing.plan
+            self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
+        self.lengths: Sequence[int] = ()
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -155,6 +166,26 @@ class Session:
         self.catalog = self.catalog.with_ids("train")  # also where the host would blend nothing
         return plan
 
+    def _check_dynamic(self) -> Mixing | None:
+        """What decides the shares of the stream; None: nothing does."""
+        dynamic = self.config.mix.dynamic
+        if self.plan is None or dynamic is None:
+            return None
+        if self.reweighting is not None:
+            raise ConfigError(
+                "mix.dynamic and reweight both follow the losses, and their effects on a domain "
+                "would multiply: take one out (--domain-reweight none leaves the second out)"
+            )
+        return Mixing.check(
+            dynamic,
+            self.plan,
+            self.catalog.names,
+            self.catalog.prefixes,
+            pinned=[name for name, domain in self.config.domains.items() if domain.pinned],
+            average=self.config.channel_loss.average,
+            batch=self.facts.largest_batch,
+        )
+
     def build(
         self,
         tensorboard: Any,
@@ -196,6 +227,15 @@ class Session:
                 others=self._exporters,
             )
             atexit.register(publisher.close)
+        mixer = None
+        if self.mixing is not None and self.board is not None and after_iteration is not None:
+            if not self.lengths:
+                raise UnsupportedError(
+                    "mix.dynamic: training begins before Megatron's BlendedMegatronDatasetBuilder "
+                    "has built the data; leave it out of the config"
+                )
+            tell = None if publisher is None else self._tell_block
+            mixer = self.mixing.start(self.lengths, self.board, device, tell)
         step = Step(
             self.catalog.names,
             groups,
@@ -212,6 +252,7 @@ class Session:
                 order,
             ),
             allow_domain_change=self.options.allow_domain_change,
+            mixing=mixer,
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)
@@ -232,7 +273,26 @@ class Session:
             )
             start = after_iteration or 0
             note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)
+        if mixer is not None:
+            if consumed_samples and "mix" not in (state or {}):
+                notice(
+                    "WARNING: the checkpoint does not say what mix.dynamic had decided: it goes on "
+                    "as if the shares had been those of the blend, and may read samples again"
+                )
+            mixer.begin(after_iteration or 0, consumed_samples)
         return step
+
+    def _tell_block(
+        self, iteration: int, consumed_samples: int, block: Block, shares: Mapping[str, float]
+    ) -> None:
+        """On the rank that writes."""
+        if self.facts.log_dir is not None and self.plan is not None:
+            starts, counts = (
+                dict(zip(self.plan.prefixes, numbers.tolist(), strict=True))
+                for numbers in (block.start, block.counts)
+            )
+            told = (block.number, shares, starts, counts)
+            tell_block(self.facts.log_dir, iteration, consumed_samples, *told)
 
     def _agreed(self) -> str:
         """What decides whose a token is and what it weighs: it must be the same on every rank.
@@ -244,7 +304,8 @@ class Session:
         channel_loss = self.config.channel_loss.model_dump()
         watch = self.config.watch.model_dump()
         mix = None if self.plan is None else self.plan.dump()
-        return repr((self.catalog.splits, reweighting, channel_loss, watch, mix))
+        dynamic = None if self.mixing is None else self.mixing.agreed()
+        return repr((self.catalog.splits, reweighting, channel_loss, watch, mix, dynamic))
 
     def validation_domains(self) -> tuple[int, ...]:
         """Domain index of every prefix of the validation blend, in its order."""

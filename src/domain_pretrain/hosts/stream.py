@@ -22,7 +22,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from domain_pretrain.data.mix.apportion import Counts
-from domain_pretrain.data.mix.locate import Locator
+from domain_pretrain.data.mix.locate import Locator, ReadBlock
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.tap import DATASET_ID
@@ -36,9 +36,10 @@ class Stream(torch.utils.data.Dataset[dict[str, Any]]):
     Args:
         built: the host's training data, every prefix once.
         plan: of the stream.
+        read_block: see :class:`.Locator`.
     """
 
-    def __init__(self, built: Any, plan: Plan) -> None:
+    def __init__(self, built: Any, plan: Plan, read_block: ReadBlock | None = None) -> None:
         self.datasets = list(getattr(built, "datasets", [built]))
         self.config = built.config
         self.split = self.datasets[0].index_split
@@ -47,6 +48,7 @@ class Stream(torch.utils.data.Dataset[dict[str, Any]]):
             [len(one) for one in self.datasets],
             self.config.random_seed,
             _Cached(self.config.path_to_cache),
+            read_block,
         )
 
     def __len__(self) -> int:
@@ -57,7 +59,12 @@ class Stream(torch.utils.data.Dataset[dict[str, Any]]):
         return {DATASET_ID: np.int16(place.prefix), **self.datasets[place.prefix][place.window]}
 
 
-def build(original: Callable[[Any], list[Any]], builder: Any, plan: Plan) -> list[Any]:
+def build(
+    original: Callable[[Any], list[Any]],
+    builder: Any,
+    plan: Plan,
+    read_block: ReadBlock | None = None,
+) -> list[Any]:
     """What ``BlendedMegatronDatasetBuilder.build`` returns, with the stream as training data.
 
     Every rank calls it, as it calls the original.
@@ -66,6 +73,7 @@ def build(original: Callable[[Any], list[Any]], builder: Any, plan: Plan) -> lis
         original: the method.
         builder: whose it is.
         plan: of the stream.
+        read_block: see :class:`.Locator`.
 
     Returns:
         The stream, and the host's own validation and test data; None each that is not read here.
@@ -97,12 +105,24 @@ def build(original: Callable[[Any], list[Any]], builder: Any, plan: Plan) -> lis
     (built, *_) = _build_with(original, builder, once, {**ours, "split_matrix": [part, None, None]})
     stream = None
     if built is not None and _rank() == 0:
-        stream = Stream(built, plan)
+        stream = Stream(built, plan, read_block)
     if dist.is_initialized():
         dist.barrier()  # the world, no payload: rank 0 writes the index that the others read
     if built is not None and stream is None:
-        stream = Stream(built, plan)
+        stream = Stream(built, plan, read_block)
     return [stream, *rest[1:]]
+
+
+def lengths_of(stream: Stream | None) -> tuple[int, ...]:
+    """Samples that one epoch of every prefix has, also on ranks that read no data.
+
+    Every rank calls it. One broadcast from rank 0, which always reads, over the world: a few bytes
+    a prefix, once.
+    """
+    found = [() if stream is None else stream.locator.lengths]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def _build_with(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def charts(*, weights: bool) -> dict[str, dict[str, list[Any]]]:
+def charts(*, weights: bool, mix: bool = False) -> dict[str, dict[str, list[Any]]]:
     """The layout as ``SummaryWriter.add_custom_scalars`` takes it.
 
     Tags are given as patterns (TensorBoard matches them as regular expressions, from the start
@@ -13,6 +13,7 @@ def charts(*, weights: bool) -> dict[str, dict[str, list[Any]]]:
 
     Args:
         weights: whether multipliers are in force; without them their chart would stay empty.
+        mix: the same, of shares that follow the losses.
     """
     layout = {
         "channel loss": {"train": "channel-loss", "validation": "channel-loss-valid"},
@@ -27,18 +28,20 @@ def charts(*, weights: bool) -> dict[str, dict[str, list[Any]]]:
             "multiplier": "channel-weight",
             "share of the weighted tokens": "channel-share",
         }
+    if mix:
+        layout["data"] = {**layout["data"], "share of the stream": "channel-mix"}
     return {
         category: {title: ["Multiline", [f"{tag}/.*"]] for title, tag in content.items()}
         for category, content in layout.items()
     }
 
 
-def add_layout(writer: Any, *, weights: bool) -> str | None:
+def add_layout(writer: Any, *, weights: bool, mix: bool = False) -> str | None:
     """Write the layout into the event file of ``writer``; TensorBoard reads the first one only.
 
     Args:
         writer: the host's writer: ``torch.utils.tensorboard`` or ``tensorboardX``.
-        weights: see :func:`charts`.
+        weights, mix: see :func:`charts`.
 
     Returns:
         None, or a note for the console where the writer cannot carry a layout.
@@ -49,5 +52,5 @@ def add_layout(writer: Any, *, weights: bool) -> str | None:
             "add_custom_scalars, so TensorBoard's Custom Scalars page stays empty; every domain's "
             "curves are under Scalars"
         )
-    writer.add_custom_scalars(charts(weights=weights))
+    writer.add_custom_scalars(charts(weights=weights, mix=mix))
     return None

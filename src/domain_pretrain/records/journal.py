@@ -53,19 +53,69 @@ def note_start(
     Raises:
         LogFolderError: it cannot be written.
     """
-    path = log_dir / JOURNAL_FILE
+    line = {"iteration": iteration, "consumed_samples": consumed_samples}
+    _append(log_dir / JOURNAL_FILE, {**line, "order": order, "reads": reads})
+
+
+def tell_block(
+    log_dir: Path,
+    iteration: int,
+    consumed_samples: int,
+    number: int,
+    shares: Mapping[str, float],
+    starts: Mapping[str, int],
+    counts: Mapping[str, int],
+) -> None:
+    """Append what a block of the stream has been decided to be.
+
+    A run that resumes decides the blocks after its checkpoint again, and the same.
+
+    Args:
+        log_dir: its folder.
+        iteration, consumed_samples: after which it was decided.
+        number: of the block.
+        shares: that were wanted, by domain.
+        starts: samples of each prefix in the blocks before it.
+        counts: samples of each prefix in it.
+
+    Raises:
+        LogFolderError: it cannot be written.
+    """
+    line = {"iteration": iteration, "consumed_samples": consumed_samples}
+    told = {"block": number, "shares": shares, "starts": starts, "counts": counts}
+    _append(log_dir / JOURNAL_FILE, {**line, **told})
+
+
+class Block(BaseModel):
+    """A block as :func:`tell_block` has told it."""
+
+    block: _Count
+    starts: dict[str, _Count]
+    counts: dict[str, _Count]
+
+
+def read_blocks(log_dir: Path) -> dict[int, Block]:
+    """The blocks that have been told, by number; of one that was decided again, the last line.
+
+    Raises:
+        ConfigError: there is no journal.
+    """
+    found = {}
+    for line in _lines(log_dir / JOURNAL_FILE):
+        try:
+            block = Block.model_validate_json(line)
+        except ValidationError:
+            continue
+        found[block.block] = block
+    return found
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
     try:
         file = LinesFile(path)
     except OSError as error:
         raise LogFolderError(f"cannot write to {path}: {error.strerror}") from error
-    file.append(
-        {
-            "iteration": iteration,
-            "consumed_samples": consumed_samples,
-            "order": order,
-            "reads": reads,
-        }
-    )
+    file.append(line)
     file.close()
 
 
@@ -80,13 +130,7 @@ def read_starts(log_dir: Path) -> list[Start]:
     path = log_dir / JOURNAL_FILE
     starts: list[Start] = []
     torn = 0
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}. A run with --channel-loss writes it beside its "
-            "metrics file, from version 0.2 on"
-        ) from error
+    lines = _lines(path)
     for line in lines:
         try:
             entry = json.loads(line)
@@ -103,3 +147,13 @@ def read_starts(log_dir: Path) -> list[Start]:
     if torn:
         notice(f"{path}: {torn} of {len(lines)} lines cannot be read and are left out")
     return starts
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}. A run with --channel-loss writes it beside its "
+            "metrics file, from version 0.2 on"
+        ) from error

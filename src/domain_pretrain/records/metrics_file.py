@@ -109,6 +109,8 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
             domain["weight"] = _finite(record.weights[name])
         if record.shares is not None:
             domain["share"] = _finite(record.shares[name])
+        if record.mix is not None:
+            domain["mix"] = record.mix[name]
         if record.consumed_tokens is not None:
             domain["consumed_tokens"] = _count(record.consumed_tokens[name])
         if record.consumed_domain_samples is not None:

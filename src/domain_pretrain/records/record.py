@@ -28,6 +28,8 @@ class Record:
         reweighting: numbers about all of them by name, ``weighted_loss`` (nats, beside the raw
             loss) among them; None without reweighting.
         shares: each domain's part of the weighted tokens; None without reweighting.
+        mix: each domain's part of the block of the stream that the last sample was read from; None
+            where it does not follow the losses.
         host: numbers of the host at that iteration by name; None for an evaluation.
         final: an evaluation after the end of training, hence after the last checkpoint: a run
             that resumes at this iteration does not keep it.
@@ -42,6 +44,7 @@ class Record:
     weights: Mapping[str, float] | None = None
     reweighting: Mapping[str, float] | None = None
     shares: Mapping[str, float] | None = None
+    mix: Mapping[str, float] | None = None
     host: Mapping[str, float] | None = None
     final: bool = False
 

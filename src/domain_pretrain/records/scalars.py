@@ -29,7 +29,9 @@ class TensorBoard(Exporter):
     def scalars(self, record: Record) -> None:
         """Points, and before the first of them the layout of the charts."""
         if not self._layout_written:
-            note = add_layout(self._writer, weights=record.weights is not None)
+            note = add_layout(
+                self._writer, weights=record.weights is not None, mix=record.mix is not None
+            )
             if note:
                 self._out(note)
             self._layout_written = True
@@ -76,6 +78,8 @@ def scalar_values(record: Record, average: Average) -> dict[str, float]:
             values[f"channel-weight/{name}"] = record.weights[name]
         if record.shares is not None:
             values[f"channel-share/{name}"] = record.shares[name]
+        if record.mix is not None:
+            values[f"channel-mix/{name}"] = record.mix[name]
         if record.consumed_tokens is not None:
             values[f"channel-consumed/{name}"] = record.consumed_tokens[name]
     for name, totals in record.stats.parents():

@@ -6,8 +6,9 @@ step, on the host: sums → ``ema`` → ``observation`` → a rule, one file eac
 scope ``microbatch``, on the device: sums → ``shapes`` → ``microbatch``, the only file with torch.
 
 Everything is a pure function: what is remembered goes in and comes out. Used by ``flow``, which
-brings the sums and applies the multipliers, and by ``config``, which reads the section. Imports
-``rules``, and of ``records`` the reader of metrics files; nothing of ``flow``.
+brings the sums and applies the multipliers, to losses or to the shares of the stream; by ``config``
+and ``data``, which read the sections. Imports ``rules``, and of ``records`` the reader of metrics
+files; nothing of ``flow``.
 """
 
 from domain_pretrain.rules.options import Options

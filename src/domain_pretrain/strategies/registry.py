@@ -51,10 +51,13 @@ class Strategy(Configured[Rule]):
 
 
 def build(
-    name: str, given: Mapping[str, Any], names: tuple[str, ...], *, also: tuple[str, ...] = ()
+    name: str,
+    given: Mapping[str, Any],
+    names: tuple[str, ...],
+    *,
+    where: str = "reweight",
+    also: tuple[str, ...] = (),
 ) -> Strategy:
     """A strategy with its options, checked for these domains: see :meth:`.Registry.build`."""
-    found = STRATEGIES.build(
-        name, given, names, key="reweight.strategy", where="reweight", also=also
-    )
+    found = STRATEGIES.build(name, given, names, key=f"{where}.strategy", where=where, also=also)
     return Strategy(found.name, found.rule, found.options)

@@ -14,7 +14,7 @@ from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import Strategy, build
-from domain_pretrain.strategies.section import LaggedReweight
+from domain_pretrain.strategies.section import StepRule
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,28 @@ class Reweighter:
         options: the config's section.
         bounds: of the multipliers.
         horizon: of the EMA, in tokens of a domain; None: it follows the size of each step.
+        share: ``[D]``, of the tokens, where the multipliers are made for fixed ones; None: for
+            those that are measured.
     """
 
     names: tuple[str, ...]
     strategy: Strategy
-    options: LaggedReweight
+    options: StepRule
     bounds: Bounds
     horizon: float | None
+    share: Array | None = None
 
     @classmethod
     def build(
         cls,
-        options: LaggedReweight,
+        options: StepRule,
         names: tuple[str, ...],
         *,
         horizon: float | None = None,
         pinned: Collection[str] = (),
         floor: Mapping[str, float] | None = None,
+        share: Array | None = None,
+        where: str = "reweight",
     ) -> Reweighter:
         """Check everything at start-up.
 
@@ -72,6 +77,8 @@ class Reweighter:
             horizon: tokens, where the options leave it open; None: that of each step's batch.
             pinned: domains left as they are: multiplier 1, and no say in the others' weights.
             floor: smallest multipliers, by domain.
+            share: see the attributes.
+            where: path of the options in the config, for messages.
 
         Raises:
             ConfigError: names the key.
@@ -79,10 +86,13 @@ class Reweighter:
         known = tuple(type(options).model_fields)
         return cls(
             names=names,
-            strategy=build(options.strategy, options.model_extra or {}, names, also=known),
+            strategy=build(
+                options.strategy, options.model_extra or {}, names, where=where, also=known
+            ),
             options=options,
             bounds=Bounds.build(names, options.clip, pinned, floor),
             horizon=options.ema_tokens or horizon,
+            share=share,
         )
 
     def start(self) -> Memory:
@@ -118,9 +128,17 @@ class Reweighter:
         )
         weights, state = self.strategy(seen, memory.state)
         weights = mixed(weights, seen.active, self.options.uniform_part)
-        scaled = multipliers(weights, seen.active, ema.share, self.bounds, self.options.objective)
+        share = ema.share if self.share is None else self.share
+        scaled = multipliers(weights, seen.active, share, self.bounds, self.options.objective)
         in_force = np.ones_like(scaled) if seen.warming else scaled
         return Memory(memory.step + 1, ema, state, weights, in_force)
+
+    def agreed(self) -> str:
+        """What every rank must have read alike; without paths, which may differ by node."""
+        common = {key: getattr(self.options, key) for key in type(self.options).model_fields}
+        strategy = self.strategy.options.model_dump()  # with the losses that a file was read for
+        bounds = (self.bounds.low.tolist(), self.bounds.high.tolist())
+        return repr((self.strategy.name, strategy, common, bounds, self.horizon))
 
     def dump(self, memory: Memory) -> dict[str, Any]:
         """For a checkpoint: Python primitives, per-domain values by name."""

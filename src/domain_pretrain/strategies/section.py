@@ -51,11 +51,8 @@ def _has_a_shape(strategy: str) -> str:
     )
 
 
-class LaggedReweight(MultiplierOptions):
-    """Scope ``global_batch``: weights of all steps so far, in force in the next one.
-
-    Further keys are the strategy's own options.
-    """
+class StepRule(MultiplierOptions):
+    """A strategy that is asked once a step; further keys are its own options."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,6 +61,11 @@ class LaggedReweight(MultiplierOptions):
         default=None,
         description="Horizon of the loss estimates, in tokens of a domain; none: 16 steps' worth.",
     )
+
+
+class LaggedReweight(StepRule):
+    """Scope ``global_batch``: weights of all steps so far, in force in the next one."""
+
     scope: Annotated[Literal["global_batch"], BeforeValidator(_known_scope)] = Field(
         default="global_batch",
         description="What the weights are made of: all steps so far, or this very microbatch.",

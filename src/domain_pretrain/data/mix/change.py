@@ -25,6 +25,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], consumed: int) ->
     if not same:
         yield f"mix.schedule {_told(old_stages)} → {_told(new_stages)}"
         return
+    old_block, new_block = before.get("block"), now.get("block")
+    if old_block != new_block:
+        yield f"mix.dynamic in blocks of {old_block or 'none'} → {new_block or 'none'}"
+        return
     old, new = (tuple((first, stop) for first, stop in one["cuts"]) for one in (before, now))
     passed = Plan((), (), 0, old).passed(consumed)
     old_passed, new_passed = (_below(passed, cuts) for cuts in (old, new))

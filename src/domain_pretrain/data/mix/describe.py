@@ -28,7 +28,10 @@ def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, st
             shares[name] = shares.get(name, 0.0) + float(share)
         mixed = ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share)
         how = "" if stage.shape == "constant" else f", {stage.shape}"
-        yield f"stage {number}", f"samples {start:,} to {stop:,}{how}: {mixed or 'by size'}"
+        where, what = f"stage {number}", f"samples {start:,} to {stop:,}"
+        if plan.block is not None:
+            where, what = "dynamic", f"decided for {plan.block:,} samples at a time, at first"
+        yield where, f"{what}{how}: {mixed or 'by size'}"
     if plan.cuts:
         cuts = ", ".join(f"{first:,} to {stop:,}" for first, stop in plan.cuts)
         yield "skipped", f"positions {cuts} of the stream"
@@ -47,13 +50,13 @@ def samples_of(plan: Plan, lengths: Sequence[int]) -> list[int]:
     """Samples that the run reads of every prefix.
 
     Exact for stages; of one blend all along, within a few, for its own order is laid out one by
-    one.
+    one. Where the losses decide, as if they changed nothing.
 
     Args:
         plan: of the stream.
         lengths: samples that one epoch of every prefix has.
     """
-    if not plan.is_hosts_blend:
+    if len(plan.stages) > 1:
         return Locator(plan, lengths, 0).counts()
     (stage,) = plan.stages
     shares = shares_of(lengths if stage.weights is None else stage.weights)

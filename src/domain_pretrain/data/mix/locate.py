@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,14 @@ from domain_pretrain.errors import ConfigError
 # Weights and a number of samples → for each sample the prefix, and which of its samples.
 BuildBlend = Callable[[Sequence[float], int], tuple[NDArray[np.int16], Counts]]
 
+# The number of a block → samples of every prefix before it, and in it; waits until it is decided.
+ReadBlock = Callable[[int], tuple[Counts, Counts]]
+
 _KEPT = 2  # chunks: a worker reads on, and rarely goes back
+
+
+T = TypeVar("T")
+Order: TypeAlias = tuple[NDArray[np.int16], Counts]  # of :func:`.ordered`
 
 
 class Place(NamedTuple):
@@ -50,6 +57,7 @@ class Locator:
         lengths: samples that one epoch of every prefix has.
         seed: of the shuffles.
         build_blend: for a plan with one blend all along, the host's own order.
+        read_block: for a plan of blocks.
 
     Raises:
         ConfigError: a prefix has less than one sample.
@@ -61,6 +69,7 @@ class Locator:
         lengths: Sequence[int],
         seed: int,
         build_blend: BuildBlend = greedy,
+        read_block: ReadBlock | None = None,
     ) -> None:
         for prefix, length in zip(plan.prefixes, lengths, strict=True):
             if length < 1:
@@ -70,11 +79,14 @@ class Locator:
                 )
         self.plan, self.lengths, self._seed = plan, tuple(lengths), seed
         length = plan.passed(plan.samples)
-        self._way: _Blend | _Chunks = (
-            _Blend(plan.stages[0], lengths, length, build_blend)
-            if plan.is_hosts_blend
-            else _Chunks(plan, lengths, length)
-        )
+        self._way: _Blend | _Chunks | _Decided
+        if plan.block is not None:
+            assert read_block is not None
+            self._way = _Decided(plan.block, read_block)
+        elif plan.is_hosts_blend:
+            self._way = _Blend(plan.stages[0], lengths, length, build_blend)
+        else:
+            self._way = _Chunks(plan, lengths, length)
 
     def locate(self, consumed: int) -> Place:
         """The sample that the run reads after ``consumed`` others, 0 ≤ consumed < samples."""
@@ -92,6 +104,11 @@ class Locator:
             prefix: its number in the plan.
             window: which of the samples that one epoch of the prefix has.
         """
+        if isinstance(self._way, _Decided):
+            raise ConfigError(
+                "the losses decide which samples come (mix.dynamic), so it is not known when one "
+                "is read: ask for iterations instead"
+            )
         end, length = self.plan.passed(self.plan.samples), self.lengths[prefix]
         given = int(self._way.before(end)[prefix])
         for epoch in range(-(-given // length)):
@@ -102,7 +119,8 @@ class Locator:
                     yield position
 
     def counts(self) -> list[int]:
-        """Samples of every prefix that the run reads."""
+        """Samples of every prefix that the run reads; not where they are decided on the way."""
+        assert not isinstance(self._way, _Decided)
         total, first = np.zeros(len(self.lengths), np.int64), 0
         end = self.plan.passed(self.plan.samples)
         for start, stop in (*self.plan.cuts, (end, end)):
@@ -157,7 +175,7 @@ class _Chunks:
             ends.append(ends[-1][-1] + stage_ends[1:])
             counts.append(counts[-1][-1] + stage_counts[1:])
         self._ends, self._counts = np.concatenate(ends), np.concatenate(counts)
-        self._orders: dict[int, tuple[NDArray[np.int16], Counts]] = {}
+        self._orders: dict[int, Order] = {}
 
     def find(self, position: int) -> tuple[int, int]:
         chunk = int(np.searchsorted(self._ends, position, side="right")) - 1
@@ -181,12 +199,35 @@ class _Chunks:
             counts += np.bincount(prefixes, minlength=len(counts))
         return counts
 
-    def _order(self, chunk: int) -> tuple[NDArray[np.int16], Counts]:
+    def _order(self, chunk: int) -> Order:
         if chunk not in self._orders:
-            if len(self._orders) >= _KEPT:
-                del self._orders[next(iter(self._orders))]
-            self._orders[chunk] = ordered(self._counts[chunk + 1] - self._counts[chunk])
+            counts = self._counts[chunk + 1] - self._counts[chunk]
+            _keep(self._orders, chunk, ordered(counts))
         return self._orders[chunk]
+
+
+class _Decided:
+    """Blocks as they are decided: a function of what each is decided to be."""
+
+    def __init__(self, size: int, read_block: ReadBlock) -> None:
+        self._size, self._read = size, read_block
+        self._orders: dict[int, tuple[Counts, Order]] = {}
+
+    def find(self, position: int) -> tuple[int, int]:
+        block, place = divmod(position, self._size)
+        if block not in self._orders:
+            start, counts = self._read(block)
+            _keep(self._orders, block, (start, ordered(counts)))
+        start, (prefixes, samples) = self._orders[block]
+        prefix = int(prefixes[place])
+        return prefix, int(samples[place] + start[prefix])
+
+
+def _keep(kept: dict[int, T], key: int, value: T) -> None:
+    """And let the oldest go."""
+    if len(kept) >= _KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = value
 
 
 def _stages(plan: Plan, length: int) -> Iterator[tuple[Counts, Counts]]:

@@ -45,17 +45,20 @@ class Plan:
         stages: one after the other.
         samples: that the run trains on.
         cuts: half-open ranges of positions that are not read; ascending and apart.
+        block: where the losses decide, samples for which they do at a time; the one stage then
+            has the weights that they start from.
     """
 
     prefixes: tuple[str, ...]
     stages: tuple[Stage, ...]
     samples: int
     cuts: tuple[tuple[int, int], ...] = ()
+    block: int | None = None
 
     @property
     def is_hosts_blend(self) -> bool:
         """Whether one blend holds all along: then the host's own order does."""
-        return len(self.stages) == 1
+        return len(self.stages) == 1 and self.block is None
 
     def position(self, consumed: int) -> int:
         """Where in the stream the sample lies that comes after ``consumed`` others."""
@@ -80,6 +83,10 @@ class Plan:
         """Those that the run ends before."""
         return [cut for cut in self.cuts if cut[0] >= self.passed(self.samples)]
 
+    def reads(self, first: int, stop: int) -> bool:
+        """Whether anything of these positions is read: one cut may hold all of them."""
+        return not any(start <= first and stop <= end for start, end in self.cuts)
+
     def starts(self) -> list[int]:
         """Where each stage begins in the stream."""
         places = [0]
@@ -89,12 +96,13 @@ class Plan:
         return places
 
     def dump(self) -> dict[str, Any]:
-        """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``, and cuts."""
+        """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``; cuts; block."""
         stages = [
             [one.samples, None if one.weights is None else _shares(one.weights), one.shape]
             for one in self.stages
         ]
-        return {"stages": stages, "cuts": [list(cut) for cut in self.cuts]}
+        block = {} if self.block is None else {"block": self.block}
+        return {"stages": stages, "cuts": [list(cut) for cut in self.cuts], **block}
 
 
 def make_plan(
@@ -140,16 +148,25 @@ def make_plan(
             f"mix: the training data name {most!r} {times} times, so its samples would come as "
             "often: name it once, with the sum of its weights"
         )
+    proportions = weights or _sizes(prefixes, reading.indices)
     if mix.schedule:
-        proportions = weights or _sizes(prefixes, reading.indices)
         lengths = _lengths(mix.schedule, samples, seq_length)
         stages = tuple(
             Stage(length, _by_prefix(number, one, prefixes, proportions, domain_of), one.shape)
             for number, (one, length) in enumerate(zip(mix.schedule, lengths, strict=True), start=1)
         )
-    else:
+    elif mix.dynamic is None:
         stages = (Stage(None, None if weights is None else tuple(weights)),)
-    plan = Plan(tuple(prefixes), stages, samples, union(cut.samples for cut in mix.skip))
+    elif proportions is None:
+        raise ConfigError(
+            "mix.dynamic: the prefixes are not all on this disk, so that their sizes cannot give "
+            "the shares to start from: give the data flag weights"
+        )
+    else:
+        stages = (Stage(None, tuple(proportions)),)
+    cuts = union(cut.samples for cut in mix.skip)
+    block = None if mix.dynamic is None else mix.dynamic.block
+    plan = Plan(tuple(prefixes), stages, samples, cuts, block)
     left_out = plan.passed(samples) - samples
     if left_out > MOST_CUT * samples:
         raise ConfigError(

@@ -6,12 +6,15 @@ import math
 import sys
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic.types import Strict
 from pydantic_core import PydanticCustomError
 
 from domain_pretrain.data.mix.apportion import Shape
+from domain_pretrain.data.mix.decide import LARGEST_BLOCK
 from domain_pretrain.errors import shorten
 from domain_pretrain.section import Section
+from domain_pretrain.strategies.section import StepRule
 
 Weights = dict[str, float | dict[str, float]]
 
@@ -94,11 +97,44 @@ class Cut(Section):
     )
 
 
+def _check_floor(given: Any) -> Any:
+    shares = given.values() if isinstance(given, dict) else [given]
+    if not all(_is_weight(share) and share <= 1 for share in shares):
+        raise PydanticCustomError(
+            "floor", "should be a share, 0 to 1, or a mapping of domains to such shares"
+        )
+    return given
+
+
+class Dynamic(StepRule):
+    """Shares of the stream that follow the losses: the blend's, times a strategy's multipliers.
+
+    What an option of ``reweight`` does to a domain's loss, it does here to its share.
+    """
+
+    strategy: str = Field(description="The rule (docs/strategies.md); its options stand beside it.")
+    block: Annotated[int, Strict(), Field(gt=0, le=LARGEST_BLOCK)] = Field(
+        default=4096, description="Samples for which the shares are decided at a time."
+    )
+    floor: Annotated[float | dict[str, float], BeforeValidator(_check_floor)] = Field(
+        default=0.0,
+        description="Smallest share: of every domain (or its share of the blend, where that is "
+        "less), or by domain.",
+    )
+    epochs: Annotated[int, Strict(), Field(gt=0)] | None = Field(
+        default=None, description="How often the run may read a prefix; absent: as it comes."
+    )
+
+
 class Mix(Section):
     """Which training sample comes when."""
 
     schedule: list[Stage] = Field(
         default=[], description="Stages of the blend, one after the other. Empty: one blend."
+    )
+    dynamic: Dynamic | None = Field(
+        default=None,
+        description="Shares of the domains that follow their losses; absent: those of the blend.",
     )
     skip: list[Cut] = Field(
         default=[], description="Cuts in the stream: training goes on with what comes after."
@@ -107,7 +143,16 @@ class Mix(Section):
     @property
     def asked_for(self) -> bool:
         """Whether the stream takes the place of the host's blend."""
-        return bool(self.schedule or self.skip)
+        return bool(self.schedule or self.skip or self.dynamic)
+
+    @model_validator(mode="after")
+    def _one_decides(self) -> Mix:
+        if self.schedule and self.dynamic:
+            raise PydanticCustomError(
+                "both",
+                "schedule and dynamic both say how much of a domain comes when: take one out",
+            )
+        return self
 
     @model_validator(mode="after")
     def _stages_follow_each_other(self) -> Mix:
