@@ -56,6 +56,8 @@ class DomainConfig(Section):
             return self
         if self.channel_loss.average == "sample":
             reason = "channel_loss.average: sample, since a sample may have several of them"
+        elif self.mix.dynamic is not None:
+            reason = "mix.dynamic, which decides how many samples a domain gives"
         elif self.evaluate.samples is not None:
             reason = "evaluate.samples, which takes so many samples of each domain"
         elif self.reweight is not None and self.reweight.scope == "microbatch":

@@ -126,6 +126,23 @@ def test_the_hosts_blend(own: tuple[Path, list[str]], tmp_path: Path) -> None:
     assert cached(cache, corpora) == kept, "the run's own index files are read"
 
 
+def test_shares_that_the_losses_decide(own: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """By the blocks that the journal tells; what has not been decided yet is not known."""
+    corpora, blend = own
+    dynamic = {"strategy": "linupper", "temperature": 0.5, "warmup_steps": 1, "block": 16}
+    mix = {"dynamic": {**dynamic, "clip": [0.1, 8.0]}, "skip": CUTS}
+    save = ["--save", tmp_path / "checkpoints", "--save-interval", "5", "--ckpt-format", "torch"]
+    start(tmp_path, blend, mix, *save, "--exit-interval", "7", iterations=30)
+    trace = open_trace(tmp_path)
+    assert traced(trace.iterations(1, 8)) == fed(tmp_path)
+    with pytest.raises(ConfigError, match="does not tell of block .* of mix.dynamic"):
+        list(trace.iterations(20, 21))
+    with pytest.raises(ConfigError, match="ask for iterations instead"):
+        list(trace.document(str(corpora / "general"), 3))
+    start(tmp_path, blend, mix, *save, "--load", tmp_path / "checkpoints", iterations=30, nproc=2)
+    check(tmp_path, 30)
+
+
 def test_a_schedule_with_cuts(
     own: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
