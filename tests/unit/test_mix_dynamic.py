@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -353,19 +356,38 @@ def test_a_block_that_never_comes() -> None:
         next(loaded(board, plan, "spawn"))
 
 
-def test_no_worker_outlives_the_process_that_decides() -> None:
-    """Killed while they wait; the output ends when the last of them has."""
-    code = (
-        "import os, signal, sys\n"
-        f"sys.path[:0] = {sys.path!r}\n"
-        "from unit import test_mix_dynamic as here\n"
-        "plan = here.Plan(here.PREFIXES, (here.Stage(None, here.WEIGHTS),), 48, (), 8)\n"
-        "batches = here.loaded(here.Board(4, 3), plan, 'fork')\n"
-        "print('waiting', flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+class Told(Samples):
+    """Tells that a worker is about to read: before, PyTorch itself may not notice what happens."""
+
+    def __init__(self, board: Board, plan: Plan, reading: Any) -> None:
+        super().__init__(board, plan)
+        self.reading = reading
+
+    def __getitem__(self, index: int) -> int:
+        self.reading.release()
+        return super().__getitem__(index)
+
+
+def leave_two_workers_waiting() -> None:
+    """Kill this process, without a chance to end them."""
+    plan = Plan(PREFIXES, (Stage(None, WEIGHTS),), 48, (), 8)
+    reading = multiprocessing.get_context("fork").Semaphore(0)
+    told = Told(Board(4, 3), plan, reading)
+    batches = iter(
+        torch.utils.data.DataLoader(told, 4, num_workers=2, multiprocessing_context="fork")
     )
+    reading.acquire()
+    reading.acquire()  # each waits within its first
+    print("waiting", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+    del batches
+
+
+def test_no_worker_outlives_the_process_that_decides() -> None:
+    """The output ends when the last of them has."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from unit import test_mix_dynamic as here; "
+    command = [sys.executable, "-c", f"{code}here.leave_two_workers_waiting()"]
     tests = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tests, stdout=subprocess.PIPE, timeout=300)
     assert done.stdout == b"waiting\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 import zlib
 
@@ -65,7 +66,7 @@ class Board:
         """
         alone = torch.utils.data.get_worker_info() is None
         patience = 0.0 if alone else self._patience
-        parent, since = multiprocessing.parent_process(), time.monotonic()
+        parent, above, since = multiprocessing.parent_process(), os.getppid(), time.monotonic()
         while (found := self.read(number)) is None:
             if time.monotonic() - since >= patience:
                 there = sorted(int(row) for row in self._rows[:, 0] if row >= 0)
@@ -75,7 +76,9 @@ class Board:
                     "script reads further ahead than a step; please report it, and leave "
                     "mix.dynamic out until then"
                 )
-            if parent is not None and not parent.is_alive():
+            # A forked worker that lives keeps its elder siblings from seeing the parent's end,
+            # and one whose parent ended before has no other to compare with.
+            if os.getppid() != above or (parent is not None and not parent.is_alive()):
                 raise IntegrityError("the process that trains has ended")
             time.sleep(_NAP)
         return found
