@@ -25,7 +25,6 @@ MACHINE = (
     "cuda.bindings",
     "numpy",
     "packaging",
-    "setuptools",
     "yaml",
     "rich",
     "pyarrow",
