@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,13 +41,18 @@ def main() -> int:
     os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}
     if options.rehearse:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Ended by somebody else's time limit, it ends its step and makes the page of what is there.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = False
-    for step in chosen(options.piece):
-        print(f"{step.name}: {step.title} (at most {step.limit} s)", flush=True)
-        record = run(step, folder, rehearse=options.rehearse, machine=machine)
-        print(f"{step.name}: {record['state']} {record['reason']}".rstrip(), flush=True)
-        failed |= record["state"] in ("failed", "timed out")
-        page.write(folder)  # whatever happens to this process, there is a page of what is there
+    try:
+        for step in chosen(options.piece):
+            print(f"{step.name}: {step.title} (at most {step.limit} s)", flush=True)
+            record = run(step, folder, rehearse=options.rehearse, machine=machine)
+            print(f"{step.name}: {record['state']} {record['reason']}".rstrip(), flush=True)
+            failed |= record["state"] in ("failed", "timed out")
+            page.write(folder)
+    finally:
+        page.write(folder)
     print(f"gpu_day: {folder / page.NAME}")
     return int(failed)
 

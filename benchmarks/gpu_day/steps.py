@@ -15,7 +15,7 @@ FULL = (
 )
 TINY = (
     "--num-layers 2 --hidden-size 128 --num-attention-heads 4 --seq-length 128 "
-    "--max-position-embeddings 128"
+    "--max-position-embeddings 128 --recompute-granularity selective"
 )
 TESTS = "-m pytest -q -rs -p no:cacheprovider -p gpu_day.outcomes --outcomes {out} tests/gpu -k"
 
@@ -47,19 +47,19 @@ class Step:
 
 
 STEPS = (
-    Step("tests", "Are the kernels right?", "1", 240, f"{TESTS} 'not sanitizer'"),
+    Step("tests", "Are the kernels right?", "1", 260, f"{TESTS} 'not sanitizer'"),
     Step(
         "launches",
         "What does a microbatch launch?",
         "1",
-        60,
+        40,
         "benchmarks/gpu_day/launch_counts.py --out {out}",
     ),
     Step(
         "kernels",
         "How fast are the kernels?",
         "1",
-        200,
+        220,
         "benchmarks/domain_reduce/run.py --quick --out {out}",
     ),
     Step(
@@ -75,7 +75,7 @@ STEPS = (
         "What does channel loss cost a step?",
         "2",
         150,
-        f"benchmarks/step_time/run.py --steps 60 {FULL} --out {{out}}",
+        f"benchmarks/step_time/run.py --steps 40 {FULL} --out {{out}}",
         f"benchmarks/step_time/run.py --steps 4 {TINY} --out {{out}}",
     ),
     Step(
@@ -83,7 +83,7 @@ STEPS = (
         "What does reweighting cost a step?",
         "2",
         150,
-        f"benchmarks/step_time/run.py --steps 60 --reweight linupper {FULL} --out {{out}}",
+        f"benchmarks/step_time/run.py --steps 40 --reweight linupper {FULL} --out {{out}}",
         f"benchmarks/step_time/run.py --steps 4 --reweight linupper {TINY} --out {{out}}",
     ),
     Step(
@@ -101,7 +101,7 @@ STEPS = (
         160,
         "benchmarks/gpu_day/graph.py --work {work} --out {out}",
     ),
-    Step("sanitizer", "Does compute-sanitizer find anything?", "3", 200, f"{TESTS} sanitizer"),
+    Step("sanitizer", "Does compute-sanitizer find anything?", "3", 190, f"{TESTS} sanitizer"),
 )
 PIECES = tuple(dict.fromkeys(step.piece for step in STEPS))
 

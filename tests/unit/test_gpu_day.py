@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -24,12 +25,31 @@ import written  # noqa: E402
 from gpu_day import graph, needs, page, runner  # noqa: E402
 from gpu_day import run as day  # noqa: E402
 from gpu_day.steps import PIECE_LIMIT, PIECES, STEPS, Step, chosen  # noqa: E402
+from support.pages import text  # noqa: E402
 
 MACHINE = {"gpu": "A Card", "commit": "abc1234", "torch": "2.11", "python": "3.12", "date": "today"}
 
 
 def step(name: str, code: str, limit: int = 600) -> Step:
     return Step(name, f"Why {name}?", "1", limit, shlex.join(["-c", code]).replace("{", "{{"))
+
+
+def run_day(steps: tuple[Step, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a day of these steps, on a machine with a GPU."""
+    for module, name, value in (
+        (day, "chosen", lambda names: steps),
+        (page, "STEPS", steps),
+        (day, "describe", lambda: MACHINE),
+    ):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(folder)])
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return day.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
@@ -41,16 +61,7 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
         step("kernels", "print('no device'); raise SystemExit(77)"),
         step("demo", "print('fine')"),
     )
-    for module, name, value in (
-        (day, "chosen", lambda names: steps),
-        (page, "STEPS", steps),
-        (day, "describe", lambda: MACHINE),
-    ):
-        monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path)])
-    monkeypatch.setenv("PYTHONPATH", "")
-    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    assert day.main() == 1
+    assert run_day(steps, tmp_path, monkeypatch) == 1
     records = [page.read(runner.record_of(each, tmp_path)) for each in steps]
     assert [record["state"] for record in records] == ["failed", "timed out", "not run", "passed"]
     made = (tmp_path / page.NAME).read_text("utf-8")
@@ -62,6 +73,16 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
         "| passed |",
     ):
         assert said in made
+
+
+def test_a_day_that_is_ended_ends_its_step_and_makes_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(3600)"
+    with pytest.raises(SystemExit, match="143"):
+        run_day((step("demo", kill), step("graph", "")), tmp_path, monkeypatch)
+    made = (tmp_path / page.NAME).read_text("utf-8")
+    assert "| cut off: it began" in made and "| not run: it was not asked for |" in made
 
 
 def test_nothing_of_an_older_run_is_taken_for_this_one(tmp_path: Path) -> None:
@@ -405,3 +426,11 @@ def test_the_scripts_ask_pip_for_no_more_than_the_wheels(tmp_path: Path) -> None
     assert target and not Path(target[1]).exists(), "it goes at the end"
     assert look.startswith(f"{target[1]}:mine: ") and look.endswith("needs.py")
     assert run.startswith(f"{target[1]}:mine: ") and run.endswith(" ".join(given))
+
+
+def test_the_page_about_it_names_every_step() -> None:
+    shown = text("docs/kernels.md")
+    for each in STEPS:
+        assert re.search(
+            rf"^\| {each.piece} \| `{each.name}` \| .* \| {each.limit} \|$", shown, re.M
+        )
