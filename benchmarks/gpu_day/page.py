@@ -29,11 +29,17 @@ def write(folder: Path) -> None:
 def render(folder: Path) -> str:
     """The page of a folder of results."""
     records = {step.name: read(folder / f"{step.name}.run.json") for step in STEPS}
-    rehearsal = any((record or {}).get("rehearsal") for record in records.values())
+    rehearsal = True in kinds(folder)
     parts = [heading(records, rehearsal), summary(records, rehearsal)]
     for step in STEPS:
         parts.append(section(step, records[step.name], read(folder / f"{step.name}.json")))
     return "\n\n".join(parts) + "\n"
+
+
+def kinds(folder: Path) -> set[bool]:
+    """Whether the steps in a folder were rehearsed."""
+    records = (read(folder / f"{step.name}.run.json") for step in STEPS)
+    return {record["rehearsal"] for record in records if record}
 
 
 def read(path: Path) -> Any:
@@ -97,7 +103,8 @@ def section(step: Step, record: dict[str, Any] | None, data: Any) -> str:
     """What a step was, how it ended, and its numbers as far as it came."""
     parts = [f"## {step.name}", f"{step.title} **{outcome(record)}**"]
     if record is not None:
-        parts.append(f"`{record['command']}`")
+        where = "" if record["rehearsal"] else f" on {record['gpu']}, commit {record['commit']}"
+        parts.append(f"`{record['command']}`{where}")
     if data is not None:
         number = numbers((record or {}).get("rehearsal", False))
         try:

@@ -36,6 +36,13 @@ def main() -> int:
         print("gpu_day: no git here: say what is measured, COMMIT=hash", file=sys.stderr)
         return 2
     folder = options.out.resolve()
+    if (not options.rehearse) in page.kinds(folder):
+        print(
+            f"gpu_day: --out {options.out}: a rehearsal and a GPU's results do not share a folder; "
+            "name another",
+            file=sys.stderr,
+        )
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
     paths = [ROOT / "src", BENCHMARKS, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}

@@ -261,6 +261,17 @@ def test_it_says_what_it_cannot_do(
     assert said in capsys.readouterr().err
 
 
+def test_a_rehearsal_is_not_mixed_with_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path, "demo", rehearsal=True)
+    steps = (step("demo", ""),)
+    assert run_day(steps, tmp_path, monkeypatch) == 2
+    assert "name another" in capsys.readouterr().err
+    record(tmp_path, "demo", rehearsal=False)
+    assert run_day(steps, tmp_path, monkeypatch) == 0
+
+
 PINS = {
     requirement.name: requirement
     for line in (BENCHMARKS / "gpu_day" / "wheels.txt").read_text().splitlines()
