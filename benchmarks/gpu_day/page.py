@@ -111,7 +111,7 @@ def section(step: Step, record: dict[str, Any] | None, data: Any) -> str:
             parts.append(BODIES[step.name](data, number))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             parts.append(f"{step.name}.json is not what this page reads: {error!r}")
-    if record is not None and record.get("tail"):
+    if record is not None and record.get("tail") and record["state"] != "not run":
         parts.append("\n".join(["```text", *record["tail"], "```"]))
     return "\n\n".join(part for part in parts if part)
 
