@@ -1,4 +1,4 @@
-# Each target sets up .venv first, once. ARGS passes further words on: make test ARGS="-k ledger -x"
+# Each target but gpu sets up .venv first, once. ARGS passes further words on: make test ARGS="-k ledger -x"
 BIN := .venv/bin
 ARGS ?=
 # Test files that run at a time. Each end-to-end run has up to four processes of its own.
@@ -7,7 +7,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 # A Megatron-LM checkout compiles its helper with the python3 that comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test fuzz check hosts
+.PHONY: help setup demo test fuzz check hosts gpu
 
 help:
 	@echo "make demo    train on several domains and show each domain's loss (CPU or GPU)"
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz    throw malformed input at everything that reads some"
 	@echo "make check   ruff and mypy"
 	@echo "make hosts   CHECKOUTS=dir: run the same tests on every Megatron-LM checkout in dir"
+	@echo "make gpu     WHEELS=dir: measure on a GPU all that waits for one, without network"
 	@echo "make setup   only make .venv"
 
 setup:
@@ -36,3 +37,7 @@ check: setup
 
 hosts: setup
 	@PYTHON=$(abspath $(BIN)/python) scripts/test_hosts.sh
+
+# No setup: a GPU machine has its own PyTorch, and may have no network.
+gpu:
+	@scripts/gpu_day.sh $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)

@@ -76,3 +76,13 @@ class EmptyKernel:
 
     def __call__(self, *arguments: torch.Tensor) -> None:
         self._ours(*(tensor[:0] for tensor in arguments))
+
+
+class Copy:
+    """A copy of the losses and of the mask: what reading them costs at the least, and writing."""
+
+    name = "copy"
+    graphable = True
+
+    def __call__(self, losses, mask, ids, inverse, row_tokens):  # type: ignore[no-untyped-def]
+        return losses.clone(), mask.clone()

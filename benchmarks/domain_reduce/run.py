@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "unit"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "unit"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parent))
 
 import timing  # noqa: E402
 import torch  # noqa: E402
-from baselines import Bincount, EmptyKernel, IndexAdd, Ours  # noqa: E402
+from baselines import Bincount, Copy, EmptyKernel, IndexAdd, Ours  # noqa: E402
 from domain_reduce_cases import Case, make_case, oracle, oracle_loss  # noqa: E402
+from written import commit, git, write_json  # noqa: E402
 
 from domain_pretrain.kernels.domain_reduce import select  # noqa: E402
 
@@ -46,11 +48,11 @@ def main() -> None:
         row = {"b": shape[0], "s": shape[1], "D": shape[2], "ids": shape[3], **row}
         print_row(row, header=not result["rows"])
         result["rows"].append(row)
+        write_json(options.out, result)
     if device == "cuda":
         result["bandwidth"] = bandwidth()
         print(result["bandwidth"])
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.out, result)
 
 
 CHECKED = list(product((False, True), (False, True), (1, 130, 4096), (1, 8, 300)))
@@ -124,6 +126,7 @@ def measure_cuda(b: int, s: int, domains: int, ids: str) -> dict[str, float]:
         Ours(domains, "cuda", "reference"),
         Ours(domains, "cuda", "reference", inductor=True),
         EmptyKernel(domains, "cuda"),
+        Copy(),
     ):
         calls = [partial(function, *a) for a in rotated]
         row[function.name] = timing.device(calls[0])
@@ -168,15 +171,9 @@ def base_of(key: str, ours: str, row: dict[str, Any]) -> str:
     return ours
 
 
-def git(*arguments: str) -> str:
-    """What git says of this checkout."""
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
 def machine(device: str) -> dict[str, Any]:
     """Where the numbers come from."""
-    commit = git("rev-parse", "--short", "HEAD")
+    made_from = commit()
     if git(
         "status",
         "--porcelain",
@@ -185,12 +182,12 @@ def machine(device: str) -> dict[str, Any]:
         "src/domain_pretrain/kernels",
         "benchmarks/domain_reduce",
     ):
-        commit += " and uncommitted changes"
+        made_from += " and uncommitted changes"
     info: dict[str, Any] = {
         "command": " ".join(
             ["python", "benchmarks/domain_reduce/" + Path(sys.argv[0]).name, *sys.argv[1:]]
         ),
-        "commit": commit,
+        "commit": made_from,
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -20,13 +20,18 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+from written import commit, write_json  # noqa: E402
 
 CPU_MODEL = (
     "--num-layers 4 --hidden-size 256 --num-attention-heads 4 --seq-length 256 "
@@ -42,12 +47,18 @@ COMMON = (
     "--rerun-mode disabled"
 )
 WARM_UP = 10  # pairs that are not counted
+SAVED = 10  # pairs after which the file is written anew
 
 
 class Pairs:
-    """Runs neighbouring steps with and without the plugin and keeps their times."""
+    """Runs neighbouring steps with and without the plugin and keeps their times.
 
-    def __init__(self) -> None:
+    Args:
+        after_pair: called with their number, outside what is timed.
+    """
+
+    def __init__(self, after_pair: Callable[[int], None]) -> None:
+        self._after_pair = after_pair
         self.wall: list[dict[bool, float]] = []
         self.cpu: list[dict[bool, float]] = []
         self.syncs: list[dict[bool, float]] = []
@@ -63,10 +74,10 @@ class Pairs:
                 for series in (self.wall, self.cpu, self.syncs):
                     series.append({})
             plugin = self._order.pop()
-            step = train_step if plugin else train_step.__wrapped__
             if not plugin:
-                # The schedule, which train() fetched through our seam, is one of the arguments.
-                args = tuple(getattr(a, "__wrapped__", a) if callable(a) else a for a in args)
+                step, args = without_plugin(train_step, args)
+            else:
+                step = train_step
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 _count_syncs(True)
@@ -78,9 +89,18 @@ class Pairs:
                 self.cpu[-1][plugin] = time.process_time() - cpu
                 _count_syncs(False)
             self.syncs[-1][plugin] = sum("synchroniz" in str(w.message) for w in caught)
+            if not self._order:
+                self._after_pair(len(self.wall))
             return result
 
         return timed
+
+
+def without_plugin(train_step: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The host's own ``train_step``, and its arguments with the host's own schedule."""
+    # The schedule, which train() fetched through our seam, is one of the arguments.
+    own = tuple(getattr(a, "__wrapped__", a) if callable(a) else a for a in args)
+    return train_step.__wrapped__, own
 
 
 def _synchronise() -> None:
@@ -116,11 +136,8 @@ def machine() -> dict[str, str]:
     """Where and on what the figure was measured."""
     import torch
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
-    return {"device": device, "commit": commit, "torch": torch.__version__}
+    return {"device": device, "commit": commit(), "torch": torch.__version__}
 
 
 def _cpu() -> str:
@@ -152,54 +169,72 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="pairs of steps")
     parser.add_argument("--reweight", default="none", help="strategy to measure with")
     parser.add_argument("--out", type=Path, help="JSON file (default: print only)")
-    options, megatron_flags = parser.parse_known_args()
+    options, flags = parser.parse_known_args()
 
-    from domain_pretrain import enable
+    def save(number: int) -> None:
+        if number > WARM_UP and number % SAVED == 0:
+            write_json(options.out, result(pairs, options.reweight, flags))
+
+    pairs = Pairs(save)
+    train(pairs.wrap, 2 * (options.steps + WARM_UP), options.reweight, flags)
+    if int(os.environ["RANK"]) == 0:
+        found = result(pairs, options.reweight, flags)
+        print(json.dumps(found, indent=2))
+        write_json(options.out, found)
+
+
+def result(pairs: Pairs, reweight: str, flags: list[str]) -> dict[str, Any]:
+    """What the pairs so far say."""
+    return {
+        "what": f"step time with / without the plugin, reweight {reweight}",
+        **machine(),
+        "flags": " ".join([*model(), *flags]),
+        "wall": ratio(pairs.wall),
+        "cpu": ratio(pairs.cpu),
+        "host_syncs": {
+            name: statistics.median(pair[plugin] for pair in pairs.syncs if len(pair) == 2)
+            for name, plugin in (("with", True), ("without", False))
+        },
+    }
+
+
+def model() -> list[str]:
+    """Megatron's flags for the model, on this machine."""
+    import torch
+
     from domain_pretrain.backends.local_layers import gpu_flags
 
+    if torch.cuda.is_available():
+        return [*GPU_MODEL.split(), *gpu_flags()]
+    return CPU_MODEL.split()
+
+
+def train(wrap: Callable[[Any], Any], iterations: int, reweight: str, flags: list[str]) -> None:
+    """Train with real Megatron, its ``train_step``, with our seam on it, replaced by ``wrap``'s."""
+    from domain_pretrain import enable
+    from domain_pretrain.process import SINGLE_PROCESS
+
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+    for key, value in SINGLE_PROCESS.items():
         os.environ.setdefault(key, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "0")
     enable()
 
-    import torch
     from megatron.training import training
 
     from domain_pretrain.hosts.gpt import entry as gpt
 
-    pairs = Pairs()
-    training.train_step = pairs.wrap(training.train_step)
-    model = CPU_MODEL
-    if torch.cuda.is_available():
-        model = " ".join([GPU_MODEL, *gpu_flags()])
+    training.train_step = wrap(training.train_step)
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = [
             sys.argv[0],
-            *f"{model} {COMMON}".split(),
+            *model(),
+            *COMMON.split(),
             *make_corpora(Path(folder)),
-            *("--train-iters", str(2 * (options.steps + WARM_UP))),
-            *("--channel-loss", "--domain-log-dir", folder, "--domain-reweight", options.reweight),
-            *megatron_flags,
+            *("--train-iters", str(iterations)),
+            *("--channel-loss", "--domain-log-dir", folder, "--domain-reweight", reweight),
+            *flags,
         ]
         gpt.main()
-    if int(os.environ["RANK"]) == 0:
-        result = {
-            "what": f"step time with / without the plugin, reweight {options.reweight}",
-            **machine(),
-            "flags": f"{model} {' '.join(megatron_flags)}".strip(),
-            "wall": ratio(pairs.wall),
-            "cpu": ratio(pairs.cpu),
-            "host_syncs": {
-                name: statistics.median(pair[plugin] for pair in pairs.syncs if len(pair) == 2)
-                for name, plugin in (("with", True), ("without", False))
-            },
-        }
-        text = json.dumps(result, indent=2)
-        print(text)
-        if options.out:
-            options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

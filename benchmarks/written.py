@@ -1,0 +1,35 @@
+"""What a benchmark writes: JSON that is whole at any moment, and the commit it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Replace ``path``, if there is one: a reader sees the old content or the new, never half."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def git(*arguments: str) -> str:
+    """What git says of this checkout; nothing where there is no git, or no checkout."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """Short hash of this checkout; of a copy without git, what the variable COMMIT says."""
+    return git("rev-parse", "--short", "HEAD") or os.environ.get("COMMIT") or "unknown"
