@@ -63,6 +63,24 @@ def test_says_where_it_runs_and_what_to_look_at(demo: tuple[Path, str]) -> None:
 
 
 @pytest.mark.megatron
+def test_ends_with_the_documents_of_the_dirty_domain(demo: tuple[Path, str]) -> None:
+    out, printed = demo
+    last = re.search(
+        r"documents dirty, last read in iteration (\d+): domain-pretrain trace", printed
+    )
+    assert last is not None, printed
+    iteration = int(last[1])
+    entries = [e for e in read_metrics(out / "continued") if e["split"] == "train"]
+    read = [entry["iteration"] for entry in entries if "dirty" in entry["domains"]]
+    assert read[-1] == iteration <= 18, "none of the last stage's"
+    samples = re.findall(r"sample (\d+), document (\d+) from token (\d+)", printed)
+    dirty = next(e["domains"]["dirty"] for e in entries if e["iteration"] == iteration)
+    assert len(samples) == dirty["samples"]
+    consumed = 16 * (iteration - 1)
+    assert all(consumed <= int(sample) < consumed + 16 for sample, *_ in samples)
+
+
+@pytest.mark.megatron
 def test_shows_progress_with_losses(demo: tuple[Path, str]) -> None:
     _, printed = demo
     assert re.search(r"base +12/12  general \d\.\d\d", printed)

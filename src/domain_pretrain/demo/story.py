@@ -17,6 +17,7 @@ from domain_pretrain.demo.corpora import Corpus, build
 from domain_pretrain.demo.launch import PhaseProgress, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import Phase
+from domain_pretrain.demo.traced import last_iteration
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.picture import loss_picture
 from domain_pretrain.report.table import loss_table, summarise
@@ -53,6 +54,7 @@ class Story:
         self._train(self.continued, corpora, "--load", str(checkpoint), "--finetune")
         self._show_tables()
         self._show_picture()
+        self._show_trace()
         minutes, seconds = divmod(int(time.monotonic() - started), 60)
         self._say("done", f"in {minutes} min {seconds} s")
 
@@ -104,6 +106,20 @@ class Story:
         self._say("charts", f"{tensorboard} --logdir {_short(self.out / 'tensorboard')}")
         logs = (_short(self.out / phase.name / "train.log") for phase in phases)
         self._say("logs", " ".join(logs))
+
+    def _show_trace(self) -> None:
+        folder = self.out / self.continued.name
+        found = last_iteration(folder, "dirty")
+        if found is None:
+            return
+        iteration, samples = found
+        command = f"domain-pretrain trace {_short(folder)} --iteration {iteration} --domain dirty"
+        self._say("documents", f"dirty, last read in iteration {iteration}: {command}")
+        for sample in samples:
+            spans = ", ".join(
+                f"{one['index']} from token {one['first']}" for one in sample["documents"]
+            )
+            self._say("", f"sample {sample['sample']}, document {spans}: {sample['text']!r}")
 
 
 def _device(layout: Layout) -> str:
