@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).parents[1]
+from written import ROOT, git
+from written import commit as commit_of_checkout
 
 
 def provenance(script: str) -> dict[str, str]:
@@ -20,7 +19,9 @@ def provenance(script: str) -> dict[str, str]:
         script: ``__file__`` of the benchmark.
     """
     return {
-        "command": " ".join(["python", str(Path(script).relative_to(ROOT)), *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", str(Path(script).resolve().relative_to(ROOT)), *sys.argv[1:]]
+        ),
         "commit": commit(),
         "date": date.today().isoformat(),
         "python": platform.python_version(),
@@ -31,8 +32,8 @@ def provenance(script: str) -> dict[str, str]:
 
 def commit() -> str:
     """The commit of this checkout; says so if its files are not the commit's."""
-    changed = _git("status", "--porcelain", "-uno", "--", "src", "benchmarks")
-    return _git("rev-parse", "--short", "HEAD") + (" and uncommitted changes" if changed else "")
+    changed = git("status", "--porcelain", "-uno", "--", "src", "benchmarks")
+    return commit_of_checkout() + (" and uncommitted changes" if changed else "")
 
 
 def processor() -> str:
@@ -41,8 +42,3 @@ def processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
