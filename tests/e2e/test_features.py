@@ -77,7 +77,7 @@ def samples_of_steps(folder: Path, cp: int) -> list[list[dict[str, np.ndarray]]]
     """For every step, its samples: losses, mask and tokens, each ``[s]``."""
     files = sorted(folder.glob("rank*.npz"))
     ranks = [np.load(file) for file in files]
-    microbatches = len(ranks[0].files) // 3
+    microbatches = sum(name.startswith("losses") for name in ranks[0].files)
     per_step = microbatches // 3
     steps: list[list[dict[str, np.ndarray]]] = [[] for _ in range(3)]
     for first in range(0, len(ranks), cp):
