@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -103,17 +104,21 @@ class DomainStats:
 
     def parents(self) -> Iterator[tuple[str, DomainTotals]]:
         """(name, totals) of what domains with a ``/`` in their names are part of: ``a/b/c`` of
-        ``a`` and of ``a/b``. In the order in which they first appear.
+        ``a`` and of ``a/b``, if another domain is, too. In the order in which they first appear.
 
         A sample may be in several of them, so ``samples`` may be more than there are.
         """
         rows: dict[str, np.ndarray] = {}
+        parts_of: Counter[str] = Counter()
         for name, row in zip(self.names, self.sums, strict=False):
             parts = name.split("/")
             for depth in range(1, len(parts)):
                 parent = "/".join(parts[:depth])
                 rows[parent] = rows[parent] + row if parent in rows else row
+                parts_of[parent] += 1
         for name, row in rows.items():
+            if parts_of[name] < 2:  # it says the same as its one part
+                continue
             if row[Column.TOKENS] > 0 or row[Column.NONFINITE] > 0:
                 yield name, self._totals(row)
 

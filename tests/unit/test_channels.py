@@ -135,7 +135,7 @@ def test_channels_become_domains_where_their_domain_stood(prefix: str) -> None:
     [
         ({"channel_loss": {"average": "sample"}}, "channel_loss.average: sample"),
         ({"evaluate": {"samples": 8}}, "evaluate.samples"),
-        ({"mix": {"dynamic": {}}}, "mix.dynamic"),
+        ({"mix": {"dynamic": {"strategy": "linupper"}}}, "mix.dynamic"),
         ({"reweight": {"scope": "microbatch"}}, "reweight.scope: microbatch"),
     ],
 )
