@@ -141,20 +141,20 @@ def plan_tokens(
         catalog: whose it is.
         mix: the plugin's stream; None: the host's own blend.
     """
-    prefixes = () if mix is None else tuple(_prefixes(mix, reading, seq_length))
+    corpora = training_corpora(reading, seq_length)
+    prefixes = () if mix is None else tuple(_prefixes(mix, corpora, seq_length))
     weights = [float(prefix.samples) for prefix in prefixes] or None
     return TokenPlan(
         batch * seq_length,
         iterations,
-        tuple(_domains(reading, catalog, batch * iterations, seq_length, weights)),
+        tuple(_domains(reading, corpora, catalog, batch * iterations, seq_length, weights)),
         prefixes,
         () if mix is None else tuple(describe(mix, catalog.prefixes)),
         () if mix is None else tuple(warn_of_idle(mix)),
     )
 
 
-def _prefixes(mix: Plan, reading: Reading, seq_length: int) -> Iterator[PrefixPlan]:
-    corpora = training_corpora(reading, seq_length)
+def _prefixes(mix: Plan, corpora: Mapping[str, Corpus], seq_length: int) -> Iterator[PrefixPlan]:
     if not all(prefix in corpora for prefix in mix.prefixes):
         return
     own = [corpora[prefix] for prefix in mix.prefixes]
@@ -197,18 +197,17 @@ def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str,
     Returns:
         Without the domains of which it is not known: in an object store, say.
     """
-    corpora = _corpora_of_domains(reading, domain_of, seq_length=1)
+    corpora = _corpora_of_domains(reading, training_corpora(reading, seq_length=1), domain_of)
     return {name: corpus.tokens for name, corpus in corpora.items()}
 
 
 def _corpora_of_domains(
-    reading: Reading, domain_of: Mapping[str, str], seq_length: int
+    reading: Reading, of_prefix: Mapping[str, Corpus], domain_of: Mapping[str, str]
 ) -> dict[str, Corpus]:
     """Of the domains all of whose training prefixes are on this disk; each prefix once."""
-    blend, part = reading.blends[0], reading.parts[0]
-    if blend is None or part is None:
+    blend = reading.blends[0]
+    if blend is None:
         return {}
-    of_prefix = training_corpora(reading, seq_length)
     corpora: defaultdict[str, Corpus] = defaultdict(lambda: Corpus(0, 0))
     unknown = set()
     for key, prefix in {normalise(prefix): prefix for prefix in blend[0]}.items():
@@ -221,6 +220,7 @@ def _corpora_of_domains(
 
 def _domains(
     reading: Reading,
+    of_prefix: Mapping[str, Corpus],
     catalog: Catalog,
     total: int,
     seq_length: int,
@@ -233,11 +233,10 @@ def _domains(
     prefixes, weights = blend
     weights = mixed or weights
     if weights is None:  # then Megatron takes one epoch of each
-        of_prefix = training_corpora(reading, seq_length)
         # At least 1: a single prefix may be shorter than that.
         weights = [max(of_prefix[one].samples, 1.0) for one in prefixes if one in of_prefix]
     owners = [catalog.prefixes[normalise(prefix)] for prefix in prefixes]
-    corpora = _corpora_of_domains(reading, catalog.prefixes, seq_length)
+    corpora = _corpora_of_domains(reading, of_prefix, catalog.prefixes)
     for name in catalog.names:
         corpus = corpora.get(name)
         if corpus is None or not corpus.tokens:
