@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from support.prefixes import write_prefix
 
 from domain_pretrain.config import DomainConfig
+from domain_pretrain.data import channels
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import (
     Channels,
@@ -71,10 +73,6 @@ def test_channels_that_do_not_fit_are_errors(prefix: str) -> None:
     refused(r"holds int16 \[4\], and the data has 5 documents: it is of other data")
     np.save(numbers, np.array([0, 1, 0, 2, 1], np.int64))
     refused(r"holds int64 \[5\]")
-    np.save(numbers, np.array([0, 1, 0, 3, 1], np.int16))
-    refused("has the numbers 0 to 3, and .* has 3 channels")
-    np.save(numbers, np.array([0, 1, -1, 2, 1], np.int16))
-    refused("has the numbers -1 to 2")
     numbers.write_bytes(b"not an array")
     refused("cannot be read")
     numbers.unlink()
@@ -88,6 +86,20 @@ def test_channels_that_do_not_fit_are_errors(prefix: str) -> None:
     refused("has no 'channels' with a name each")
     manifest.unlink()
     refused("manifest.json' is not there")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(3, "has the numbers 0 to 3, and .* has 3 channels"), (-1, "has the numbers -1 to 2")],
+)
+def test_numbers_of_no_channel_are_errors(prefix: str, wrong: int, message: str) -> None:
+    read(prefix).check_numbers()
+    other = f"{prefix}2"
+    write_prefix(other, [8, 3, 5, 2, 9])
+    shutil.copy(f"{prefix}.manifest.json", f"{other}.manifest.json")
+    np.save(f"{other}.channels.npy", np.array([0, 1, wrong, 2, 1], np.int16))
+    with pytest.raises(ConfigError, match=message):
+        read(other).check_numbers()
 
 
 def test_only_domains_that_ask_for_it_have_channels(prefix: str) -> None:
@@ -192,7 +204,7 @@ def test_every_target_has_the_domain_of_its_document(
     windows = Windows("x", lengths, seq_length, seed)
     table = np.arange(len(lengths)) % 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(np, "load", lambda path, mmap_mode: table.astype(np.int16))
+        patch.setattr(channels, "_mapped", lambda path: table.astype(np.int16))
         found = WithDomains(windows, DocumentDomains(Path("x.npy"), (7, 5, 9)))
         for index in range(len(found)):
             expected = [(7, 5, 9)[table[document]] for document in windows.targets(index)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,27 @@ class Channels:
                 f"{str(path)!r} holds {numbers.dtype} {list(numbers.shape)}, and the data has "
                 f"{index.sequences:,} documents: it is of other data; prepare both again"
             )
-        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(names):
-            raise ConfigError(
-                f"{str(path)!r} has the numbers {numbers.min()} to {numbers.max()}, and "
-                f"{str(manifest)!r} has {len(names)} channels"
-            )
         return cls(path, names)
+
+    def check_numbers(self) -> None:
+        """Read all of them, once a run.
+
+        Raises:
+            ConfigError: one is no channel's.
+        """
+        numbers = _mapped(self.path)
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(self.names):
+            raise ConfigError(
+                f"{str(self.path)!r} has the numbers {numbers.min()} to {numbers.max()}, and the "
+                f"manifest beside it has {len(self.names)} channels"
+            )
+
+
+@cache
+def _mapped(path: Path) -> NDArray[np.int16]:
+    """The numbers, for as long as the process lives: it looks them up for every sample."""
+    found: NDArray[np.int16] = np.load(path, mmap_mode="r")
+    return found
 
 
 def _names(manifest: Any) -> tuple[str, ...] | None:
@@ -104,13 +120,14 @@ class DocumentDomains:
 
     def of(self, documents: NDArray[np.int64]) -> NDArray[np.int16]:
         """Domain index of each of the documents, int16 of the same shape."""
-        table = np.array(self.domains, np.int16)
         if self.path is None:
-            return np.full(documents.shape, table[0])
-        # Mapped anew in each process: what is mapped cannot be sent to one.
-        numbers = np.load(self.path, mmap_mode="r")
-        found: NDArray[np.int16] = table[numbers[documents]]
+            return np.full(documents.shape, self.domains[0], np.int16)
+        found: NDArray[np.int16] = self._table[_mapped(self.path)[documents]]
         return found
+
+    @cached_property
+    def _table(self) -> NDArray[np.int16]:
+        return np.array(self.domains, np.int16)
 
 
 def read_channels(

@@ -111,6 +111,8 @@ class Session:
             check_flags(facts.flags, REFUSED_WITH_FIXED_SET)
         if rank() == 0:
             check_content(self.reading, facts.flags)
+            for one in channels.values():
+                one.check_numbers()
         if owns_writers():
             if facts.log_dir is not None:
                 check_log_dir(facts.log_dir)

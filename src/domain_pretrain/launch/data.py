@@ -85,7 +85,8 @@ def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
         catalog.prefixes,
         files=True,
     )
-    read_channels(domains, catalog.prefixes, reading.indices)
+    for channels in read_channels(domains, catalog.prefixes, reading.indices).values():
+        channels.check_numbers()
     check_content(reading, flags)
     check_evaluations(flags, reading)
     return reading, catalog
