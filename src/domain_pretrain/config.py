@@ -14,10 +14,9 @@ from domain_pretrain.data.mix.section import Mix
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.section import Evaluating
 from domain_pretrain.kernels.section import ChannelLoss
-from domain_pretrain.section import Section, parse
+from domain_pretrain.section import Section, read_section
 from domain_pretrain.strategies.section import Reweight, parse_reweight
 from domain_pretrain.watch.section import Watching
-from domain_pretrain.yaml_file import read_yaml
 
 
 class DomainConfig(Section):
@@ -81,18 +80,7 @@ class DomainConfig(Section):
             ConfigError: the file cannot be read, is not a YAML mapping, or breaks the schema; the
                 message lists every offending key by its path.
         """
-        content = read_yaml(path)
-        if not isinstance(content, dict):
-            found = "is empty" if content is None else f"holds a {type(content).__name__}"
-            raise ConfigError(
-                f"domain config {str(path)!r} {found}: it must be a mapping with the keys "
-                f"{', '.join(cls.model_fields)}"
-            )
-        try:
-            return parse(cls, content)
-        except ConfigError as error:
-            lines = [f"domain config {str(path)!r} is wrong:", *str(error).split("\n")]
-            raise ConfigError("\n  ".join(lines)) from None
+        return read_section(cls, path, "domain config")
 
     def reweighting(self, strategy: str | None) -> Reweight | None:
         """The ``reweight`` section as it holds with ``--domain-reweight``; None: no reweighting.

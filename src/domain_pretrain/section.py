@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import reprlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.suggest import did_you_mean
+from domain_pretrain.yaml_file import read_yaml
 
 _BRIEF = reprlib.Repr()  # also of a value that YAML's aliases blow up, or that holds itself
 _BRIEF.maxstring = _BRIEF.maxother = 80
@@ -75,6 +77,32 @@ def parse(
     except ValidationError as error:
         lines = [_describe(problem, model, where, also) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def read_section(model: type[SectionT], path: str | Path, what: str) -> SectionT:
+    """Read a YAML file and validate it.
+
+    Args:
+        model: what its mapping must fit.
+        path: of the file.
+        what: it is, for messages.
+
+    Raises:
+        ConfigError: it cannot be read, is not a YAML mapping, or breaks the schema; the message
+            lists every offending key by its path.
+    """
+    content = read_yaml(path, what)
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise ConfigError(
+            f"{what} {str(path)!r} {found}: it must be a mapping with the keys "
+            f"{', '.join(model.model_fields)}"
+        )
+    try:
+        return parse(model, content)
+    except ConfigError as error:
+        lines = [f"{what} {str(path)!r} is wrong:", *str(error).split("\n")]
+        raise ConfigError("\n  ".join(lines)) from None
 
 
 def _describe(problem: Any, model: type[Section], where: str, also: tuple[str, ...]) -> str:

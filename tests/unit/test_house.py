@@ -14,7 +14,8 @@ PACKAGE = SOURCE / "domain_pretrain"
 # From the ground up. A module imports from its own room and from floors below, nothing else.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "paths", "process", "stats", "suggest", "version", "zigzag"),
-    ("file_lock", "flags", "json_file", "section", "yaml_file"),
+    ("file_lock", "flags", "json_file", "yaml_file"),
+    ("section",),
     ("rules",),
     ("records", "seams"),
     ("kernels", "prepare", "strategies"),

@@ -12,10 +12,8 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from domain_pretrain.data.domain import NAME
 from domain_pretrain.data.splits import parse_split
-from domain_pretrain.errors import ConfigError
 from domain_pretrain.planning.numbers import MOST, Given, amount, by_name, problem, ratio
-from domain_pretrain.section import Section, parse
-from domain_pretrain.yaml_file import read_yaml
+from domain_pretrain.section import Section, read_section
 
 SPLIT = "99,1,0"
 
@@ -188,13 +186,4 @@ class PlanFile(Section):
             ConfigError: it cannot be read, is not a YAML mapping, or breaks the schema; the message
                 lists every offending key by its path.
         """
-        content = read_yaml(path, "plan")
-        if not isinstance(content, dict):
-            raise ConfigError(
-                f"plan {str(path)!r} must be a mapping with the keys {', '.join(cls.model_fields)}"
-            )
-        try:
-            return parse(cls, content)
-        except ConfigError as error:
-            lines = [f"plan {str(path)!r} is wrong:", *str(error).split("\n")]
-            raise ConfigError("\n  ".join(lines)) from None
+        return read_section(cls, path, "plan")
