@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.corpora import DOMAINS, SHARES
-from support.launch import Run, train
+from support.launch import Run
+from support.streams import recorded_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from domain_pretrain.data.mix.locate import Locator
@@ -40,6 +42,7 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "CP2": (2, ["--context-parallel-size", "2"]),
 }
 Rows = list[tuple[int, str]]
+start = partial(recorded_run, iterations=STEPS)
 
 
 def steps(folder: Path) -> dict[int, list[Rows]]:
@@ -67,19 +70,6 @@ def read(folder: Path, layout: str) -> list[Rows]:
             assert ranks[0] == ranks[1]
             whole.append(sorted(ranks[0]))
     return whole
-
-
-def start(
-    folder: Path, blend: list[str], mix: dict[str, Any] | None, *flags: str | Path, **how: Any
-) -> Run:
-    folder.mkdir(exist_ok=True)
-    words: list[str | Path] = [*blend, *flags]
-    if mix is not None:
-        (folder / "mix.yaml").write_text(json.dumps({"mix": mix}), encoding="utf-8")
-        words += ["--domain-config", folder / "mix.yaml"]
-    env = {"RECORD_DIR": str(folder), **how.pop("env", {})}
-    how = {"iterations": STEPS, "script": "stream_gpt.py", **how}
-    return train(folder, *words, env=env, **how)
 
 
 @pytest.fixture(scope="module")

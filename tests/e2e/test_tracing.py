@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from packaging.version import Version
 from support.corpora import DOMAINS, write_corpora
-from support.launch import MODEL, SCRIPTS, Run, train
+from support.launch import MODEL, SCRIPTS
 from support.launch import start as launch
 from support.ramps import ramped
+from support.streams import recorded_run as start
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.commands.trace import open_trace
@@ -35,18 +36,6 @@ SCHEDULE = [
 ]
 CUTS = [{"samples": [10, 15]}, {"samples": [58, 71]}]
 Rows = dict[int, list[tuple[int, str]]]
-
-
-def start(
-    folder: Path, blend: list[str], mix: dict[str, Any] | None, *flags: str | Path, **how: Any
-) -> Run:
-    folder.mkdir(exist_ok=True)
-    words: list[str | Path] = [*blend, *flags]
-    if mix is not None:
-        (folder / "mix.yaml").write_text(json.dumps({"mix": mix}), encoding="utf-8")
-        words += ["--domain-config", folder / "mix.yaml"]
-    how = {"script": "stream_gpt.py", "env": {"RECORD_DIR": str(folder)}, **how}
-    return train(folder, *words, **how)
 
 
 def fed(folder: Path) -> Rows:
