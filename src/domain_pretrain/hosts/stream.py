@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from domain_pretrain.data.mix.locate import Locator, ReadBlock
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.tap import DATASET_ID
+from domain_pretrain.whole_file import whole_file
 
 
 class Stream(torch.utils.data.Dataset[dict[str, Any]]):
@@ -161,8 +160,11 @@ class _Cached:
         ]
         if not all(path.is_file() for path in paths):
             prefixes, numbers = build_blending_indices(weights, samples)
-            _save(paths[0], prefixes)
-            _save(paths[1], numbers)
+            Path(self._folder).mkdir(parents=True, exist_ok=True)
+            values: tuple[NDArray[Any], ...] = (prefixes, numbers)
+            for path, own in zip(paths, values, strict=True):
+                with whole_file(path) as file:
+                    np.save(file, own)
             return prefixes, numbers
         return np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r")
 
@@ -177,16 +179,6 @@ def build_blending_indices(
     shares = np.array(weights, np.float64)
     helpers.build_blending_indices(prefixes, numbers, shares, len(shares), samples, False)
     return prefixes, numbers
-
-
-def _save(path: Path, values: NDArray[Any]) -> None:
-    """Whole, or not at all: others may be looking."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, values)
-    os.chmod(name, 0o644)  # as the host's own index files, which other users may read
-    os.replace(name, path)
 
 
 def _rank() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from domain_pretrain.data.blend import check_data_path
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.json_file import read_json
 from domain_pretrain.planning.plan import Plan, PrefixPlan
+from domain_pretrain.whole_file import whole_file
 from domain_pretrain.yaml_file import read_yaml
 
 PLAN, CONFIG = "plan.json", "domains.yaml"
@@ -164,15 +164,11 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
     content = yaml.safe_dump(config_of(plan), allow_unicode=True, sort_keys=False)
     found = plan_json(plan, config)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(target, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    _replace(config, head + content)
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    for path, written in ((target, text), (config, head + content)):
+        with whole_file(path) as file:
+            file.write(written.encode("utf-8"))
     return list(found["flags"])
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def flags_of(path: str | Path) -> list[str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
+from domain_pretrain.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -139,14 +139,8 @@ def _read(entry: Path) -> bytes | None:
 
 def _write(entry: Path, code: bytes) -> None:
     try:
-        handle, temporary = tempfile.mkstemp(dir=entry.parent, prefix=f".{entry.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(code).digest() + code)
-            os.replace(temporary, entry)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with whole_file(entry) as file:
+            file.write(hashlib.sha256(code).digest() + code)
     except OSError as error:
         logger.warning("cannot keep the compiled kernel in %s: %s", entry.parent, error)
 
