@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from support.flags import FLAG, OF_SCRIPTS, assert_exist, named, parser_of
+from support.prefixes import write_prefix
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend
@@ -336,3 +339,21 @@ def test_every_rank_must_have_read_the_same_options() -> None:
     other = {"mix": {"dynamic": {**DYNAMIC["mix"]["dynamic"], "temperature": 2}}}
     agreed = [start(None, AB, config, **run)._agreed() for config in (DYNAMIC, DYNAMIC, other)]
     assert agreed[0] == agreed[1] != agreed[2]
+
+
+def test_every_rank_must_have_read_the_same_channels(tmp_path: Path) -> None:
+    """The names may be the same, and the numbers of one file mean others."""
+    prefixes = [str(tmp_path / name) for name in ("a", "b")]
+    config = {"domains": {"mixed": {"data": prefixes, "channels": True}}}
+
+    def agreed(*of_b: str) -> str:
+        for prefix, names in zip(prefixes, [("x", "y"), of_b], strict=True):
+            manifest = {"channels": [{"name": name} for name in names]}
+            Path(f"{prefix}.manifest.json").write_text(json.dumps(manifest), "utf-8")
+            write_prefix(prefix, [8] * 20)
+            np.save(f"{prefix}.channels.npy", np.zeros(20, np.int16))
+        session = start(None, (prefixes, [1.0, 1.0]), config)
+        assert session.catalog.names == ("mixed/x", "mixed/y")
+        return session._agreed()
+
+    assert agreed("x", "y") == agreed("x", "y") != agreed("y", "x")

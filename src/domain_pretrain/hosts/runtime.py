@@ -217,13 +217,13 @@ class Runtime:
                 "place; leave mix out of the config"
             )
 
-    # The fixed validation set, in place of what the host happens to read.
-
     def with_channels(self, built: Any) -> Any:
         """The host's data sets, with a domain for each token where the data has channels."""
         assert self._session is not None
         documents = self._session.catalog.documents
         return with_domains(built, documents) if documents else built
+
+    # The fixed validation set, in place of what the host happens to read.
 
     def keep_validation(self, dataset: Any) -> None:
         """After the host has built the data of a model chunk; None: this rank reads none."""

@@ -307,7 +307,9 @@ class Session:
         watch = self.config.watch.model_dump()
         mix = None if self.plan is None else self.plan.dump()
         dynamic = None if self.mixing is None else self.mixing.agreed()
-        return repr((self.catalog.splits, reweighting, channel_loss, watch, mix, dynamic))
+        documents = [one.domains for one in self.catalog.documents.values()]
+        of_tokens = (self.catalog.splits, documents)
+        return repr((of_tokens, reweighting, channel_loss, watch, mix, dynamic))
 
     def validation_domains(self) -> tuple[int, ...]:
         """Domain index of every prefix of the validation blend, in its order."""
