@@ -82,7 +82,7 @@ def test_the_page_shows_every_file_of_the_package() -> None:
     assert set(FILES) == {
         "pyproject.toml",
         "domains.yaml",
-        *(f"my_rules/{name}.py" for name in ("steep", "forgetting", "rank", "csv_file")),
+        *(f"my_rules/{name}.py" for name in ("steep", "relapse", "rank", "csv_file")),
     }
 
 
@@ -114,7 +114,7 @@ def test_alarm() -> None:
     """It finds what it is for, nothing in training, and remembers by name across a resume."""
     space = alarm_space()
     finding, watch, stats = space["finding"], space["watch"], space["stats"]
-    assert (finding.rule, finding.domain, finding.iteration) == ("forgetting", "general", 200)
+    assert (finding.rule, finding.domain, finding.iteration) == ("relapse", "general", 200)
     assert finding.evidence == {"loss": pytest.approx(1.9), "best": pytest.approx(1.8)}
     assert f"# {finding.message}\n" in PAGE
     assert not watch.read(Reading("train", 300, stats(9.0, 9.0)))

@@ -15,7 +15,7 @@ from domain_pretrain.kernels.exactness.device_check import require_device
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.stats import Average, Column, DomainStats
 from domain_pretrain.strategies.section import parse_reweight
-from domain_pretrain.watch import Watch
+from domain_pretrain.watch import Known, Watch
 from domain_pretrain.watch.section import Watching
 
 
@@ -73,7 +73,7 @@ class DomainStep(Step):
             device,
             publisher,
             steering,
-            watch=Watch(Watching(), names),
+            watch=Watch(Watching(), names, Known(average=average, pinned=frozenset(pinned))),
             agreed=agreed,
             allow_domain_change=allow_domain_change,
         )

@@ -141,7 +141,9 @@ class Step:
                 if self.publisher is not None:
                     record = self._record(window, moment)
                     self.publisher.line(replace(record, host=self._host(moment)))
-                self._look(window[0], "train", moment.iteration)
+                if self.watch is not None:
+                    numbers = (moment.iteration, moment.consumed_samples, window[0], moment.host)
+                    self._look(self.watch, self.watch.window(*numbers))
             self.windows.restart(Windows.LOG)
 
     def close_evaluation(
@@ -155,7 +157,8 @@ class Step:
             record = Record(split, iteration, consumed_samples, stats, final=final)
             self.publisher.scalars(record)
             self.publisher.line(record)
-        self._look(stats, split, iteration)
+        if self.watch is not None:
+            self._look(self.watch, self.watch.evaluation(split, iteration, stats))
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
@@ -208,12 +211,16 @@ class Step:
         self._logged_at = now
         return {**moment.host, **({} if last is None else {"seconds": now - last})}
 
-    def _look(self, stats: DomainStats, split: Split, iteration: int) -> None:
-        """Ask the alarms, on every rank; the publisher's rank tells what they found."""
-        if self.watch is None:
-            return
-        for finding in self.watch.read(Reading(split, iteration, stats)):
-            if self.publisher is not None:
+    def _look(self, watch: Watch, seen: Reading) -> None:
+        """Ask the alarms, on every rank; the publisher's rank tells what they found.
+
+        What they found is in force from here on: the ranks prove in the next step that all did.
+        """
+        found = watch.read(seen)
+        if found:
+            self._digest.note(json.dumps([[one.rule, one.domain, one.cause] for one in found]))
+        if self.publisher is not None:
+            for finding in found:
                 self.publisher.finding(finding)
 
     # Checkpoints.
@@ -261,4 +268,5 @@ class Step:
         if self.mixing is not None and "mix" in state:
             self.mixing.load_state_dict(state["mix"])
         if self.watch is not None:
+            self.watch.begin(iteration, consumed_samples)
             self.watch.load_state_dict(state.get("watch", {}))

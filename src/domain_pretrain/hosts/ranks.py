@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,8 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.kernels import domain_reduce
 from domain_pretrain.kernels.exactness.device_check import adds_int64, require_device
 from domain_pretrain.process import notice, rank, world_size
+
+T = TypeVar("T")
 
 
 def owns_writers() -> bool:
@@ -92,6 +95,19 @@ def groups_of(micro_batch_size: int, device: torch.device) -> Groups:
         # Core 0.12 reduces loss and tokens over CP inside loss_func; later versions do not.
         host_repeats=cp_size if Version(version) < Version("0.13.0.dev0") else 1,
     )
+
+
+def from_first_rank(make: Callable[[], T]) -> T:
+    """What rank 0 makes, on every rank; called by all of them.
+
+    Args:
+        make: called on rank 0 alone; must not raise, since the others wait.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return make()
+    box = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
 
 
 def _unless_alone(group: Any) -> Any:

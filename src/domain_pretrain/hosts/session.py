@@ -7,7 +7,8 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
@@ -16,12 +17,14 @@ from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.mix.blocks import Block, Blocks
 from domain_pretrain.data.mix.describe import describe, warn_of_idle
-from domain_pretrain.data.mix.plan import Plan, make_plan
+from domain_pretrain.data.mix.plan import Plan, Stage, make_plan
+from domain_pretrain.data.mix.planned import planned_shares
 from domain_pretrain.data.origin import Constant, Sets
-from domain_pretrain.data.plan import training_tokens
+from domain_pretrain.data.plan import training_corpora, training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.data.told import read_manifests
+from domain_pretrain.errors import ConfigError, UnsupportedError, shorten
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.continuity import Meaning
@@ -33,7 +36,13 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
 from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.ownership import own_folder
-from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
+from domain_pretrain.hosts.ranks import (
+    device_of,
+    from_first_rank,
+    groups_of,
+    kernels_of,
+    owns_writers,
+)
 from domain_pretrain.hosts.reads import tell_run
 from domain_pretrain.hosts.support import (
     REFUSALS,
@@ -50,7 +59,8 @@ from domain_pretrain.records.journal import note_start, tell_block
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
-from domain_pretrain.watch import Watch
+from domain_pretrain.watch import Known, Watch
+from domain_pretrain.watch.command import Command, check_command
 
 
 class Session:
@@ -114,6 +124,7 @@ class Session:
             for one in channels.values():
                 one.check_numbers()
         if owns_writers():
+            check_command(config.watch.command)
             if facts.log_dir is not None:
                 check_log_dir(facts.log_dir)
             check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")
@@ -214,6 +225,8 @@ class Session:
         if owns_writers() and after_iteration is not None:
             # Not before: a preflight starts as a run does, perhaps beside the run that trains.
             self._owned = own_folder(getattr(self.facts.flags, "save", None))
+        self._watch.known = self._known()
+        self._watch.begin(after_iteration or 0, consumed_samples)
         device = device_of(self.options.domain_backend, reweighting=self.reweighting is not None)
         groups: Groups = groups_of(self.facts.micro_batch_size, device)
         backend = kernels_of(self.config.channel_loss.kernels, device)
@@ -227,6 +240,7 @@ class Session:
                 after_iteration=after_iteration,
                 corpus_tokens=training_tokens(self.reading, self.catalog.prefixes),
                 others=self._exporters,
+                more=[Command(self.config.watch.command)] if self.config.watch.command else (),
             )
             atexit.register(publisher.close)
         mixer = None
@@ -283,6 +297,63 @@ class Session:
                 )
             mixer.begin(after_iteration or 0, consumed_samples)
         return step
+
+    def _known(self) -> Known:
+        """What the alarms know of the data; all ranks call this together.
+
+        Manifests are read by one rank for all: nodes may not see the same files.
+        """
+        blend, names = self.reading.blends[0], self.catalog.names
+        prefixes = () if blend is None or not self.reading.indices else tuple(blend[0])
+        domain_of = self.catalog.prefixes
+        told, tokens, sizes = from_first_rank(
+            lambda: (
+                read_manifests(prefixes, domain_of),
+                training_tokens(self.reading, domain_of),
+                self._sizes(),
+            )
+        )
+        without = [name for name in dict.fromkeys(domain_of.values()) if name not in told.entropy]
+        if without and {"dirty", "too_low"} & set(self._watch.names):
+            notice(
+                f"watch: the data of {shorten(', '.join(without), 200)} has no manifest (`prepare` "
+                "writes one), so the alarms dirty and too_low have no yardstick for it"
+            )
+        return Known(
+            average=self.config.channel_loss.average,
+            entropy=told.entropy,
+            tokens=tokens,
+            documents=told.documents,
+            duplicates=told.duplicates,
+            pinned=frozenset(
+                leaf
+                for name, domain in self.config.domains.items()
+                if domain.pinned
+                for leaf in leaves_of(name, names)
+            ),
+            shares=self._planned_shares(sizes),
+        )
+
+    def _sizes(self) -> list[float] | None:
+        """Samples that one epoch of every prefix has, where all are on this disk."""
+        blend = self.reading.blends[0]
+        prefixes = () if blend is None else blend[0]
+        corpora = training_corpora(self.reading, getattr(self.facts.flags, "seq_length", 1))
+        known = bool(prefixes) and all(prefix in corpora for prefix in prefixes)
+        return [max(float(corpora[one].samples), 1.0) for one in prefixes] if known else None
+
+    def _planned_shares(
+        self, sizes: list[float] | None
+    ) -> Callable[[int, int], dict[str, float]] | None:
+        """Of the blend, or of ``mix``; None where the losses decide, or nothing is planned."""
+        blend = self.reading.blends[0]
+        if blend is None or self.mixing is not None or not self.catalog.prefixes:
+            return None
+        prefixes, weights = blend
+        owners = [self.catalog.prefixes[normalise(prefix)] for prefix in prefixes]
+        all_along = Stage(None, None if weights is None else tuple(weights))
+        plan = self.plan or Plan(tuple(prefixes), (all_along,), 0)
+        return partial(planned_shares, plan, sizes, owners, self.catalog.names)
 
     def _tell_block(
         self, iteration: int, consumed_samples: int, block: Block, shares: Mapping[str, float]

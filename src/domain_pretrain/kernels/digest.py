@@ -26,10 +26,24 @@ class Digest:
     """
 
     def __init__(self, constants: str, device: torch.device) -> None:
-        digest = hashlib.sha256(constants.encode(errors="surrogatepass")).digest()
-        salt = [int.from_bytes(digest[4 * k : 4 * k + 4], "big") % PRIME for k in range(WORDS)]
-        self._salt = torch.tensor(salt, device=device)
+        self._constants = hashlib.sha256(constants.encode(errors="surrogatepass"))
+        self._device = device
+        self._salt = self._made()
         self._coefficients = torch.empty(0)
+
+    def note(self, text: str) -> None:
+        """Add to what must be the same, from now on; rare, unlike what is in force.
+
+        Args:
+            text: any.
+        """
+        self._constants.update(text.encode(errors="surrogatepass"))
+        self._salt = self._made()
+
+    def _made(self) -> torch.Tensor:
+        digest = self._constants.digest()
+        salt = [int.from_bytes(digest[4 * k : 4 * k + 4], "big") % PRIME for k in range(WORDS)]
+        return torch.tensor(salt, device=self._device)
 
     def of(self, in_force: torch.Tensor | None) -> torch.Tensor:
         """int64 ``[WORDS]``, each in [0, PRIME).

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Finding, Record
@@ -49,10 +50,21 @@ class Console(Exporter):
         self._found[finding.rule, finding.iteration] += 1
         count = self._found[finding.rule, finding.iteration]
         if count <= SHOWN:
-            cause = f" ({finding.cause})" if finding.cause else ""
+            cause = f"; likely cause: {finding.cause}" if finding.cause else ""
             self._out(f"channel loss | {finding.severity.upper()}: {finding.message}{cause}")
+            if finding.advice:
+                self._out(f"channel loss |   {finding.advice}")
         elif count == SHOWN + 1:
             self._out(f"channel loss | … more of {finding.rule} at iteration {finding.iteration}")
+
+    def traced(self, finding: Finding) -> None:
+        """The worst documents, a line each."""
+        if not finding.documents:
+            return
+        what = f"{finding.rule} in {finding.domain} at iteration {finding.iteration}"
+        self._out(f"channel loss | documents behind {what}, the worst first:")
+        for one in finding.documents:
+            self._out(f"channel loss |   {document_line(one)}")
 
     def train_line(
         self,
@@ -113,6 +125,20 @@ class Console(Exporter):
     def _remember(self, split: str, stats: DomainStats) -> None:
         for name, totals in stats:
             self._previous[split, name] = totals.loss(self._average)
+
+
+def document_line(one: Mapping[str, Any]) -> str:
+    """A document of a finding, for a person: where it is, how odd, and how it begins."""
+    measures = [
+        f"{one[key]:.2f} nats/token {words}"
+        for key, words in (("surprise", "surprise"), ("entropy", "entropy"))
+        if isinstance(one.get(key), (int, float))
+    ]
+    if one.get("copies", 0) > 1:
+        measures.append(f"{one['copies']} times")
+    text = f": {one['text']!r}" if one.get("text") else ""
+    about = f" ({', '.join(measures)})" if measures else ""
+    return f"document {one.get('document')} of {one.get('prefix')}{about}{text}"
 
 
 def _summary(numbers: Mapping[str, float]) -> str:

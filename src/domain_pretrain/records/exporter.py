@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from domain_pretrain.records.record import Event, Finding, Record
 from domain_pretrain.rules.registry import Configured, Registry
@@ -37,6 +37,12 @@ class Exporter:
 
     def finding(self, finding: Finding) -> None:
         """What an alarm has found, right after the line of the window it was found in."""
+
+    def traced(self, finding: Finding) -> None:
+        """The same once more, later perhaps: with its documents, or with none where none are known.
+
+        Called once for each finding.
+        """
 
     def event(self, event: Event) -> None:
         """What happened to the run, when it happens."""
@@ -83,14 +89,33 @@ def configured(
     ]
 
 
+class Tracer(Protocol):
+    """Finds the documents behind findings, while training goes on."""
+
+    def start(self, finding: Finding) -> None:
+        """Take one on."""
+
+    def done(self, *, wait: bool) -> list[Finding]:
+        """Those that have become known, in order, with their documents or without.
+
+        Args:
+            wait: for all of them, though not for ever.
+        """
+
+
 class Publisher(Exporter):
     """Hands everything on to several exporters.
 
     Lives on the one rank that owns the host's writers, from the moment its checkpoint is loaded.
+
+    Args:
+        exporters: in the order in which they are called.
+        tracer: of the documents behind findings; None: they are not looked for.
     """
 
-    def __init__(self, exporters: Iterable[Exporter]) -> None:
+    def __init__(self, exporters: Iterable[Exporter], tracer: Tracer | None = None) -> None:
         self.exporters = tuple(exporters)
+        self._tracer = tracer
 
     def scalars(self, record: Record) -> None:
         """See :class:`Exporter`."""
@@ -101,11 +126,25 @@ class Publisher(Exporter):
         """See :class:`Exporter`."""
         for exporter in self.exporters:
             exporter.line(record)
+        self._tell_traced(wait=False)
 
     def finding(self, finding: Finding) -> None:
         """See :class:`Exporter`."""
         for exporter in self.exporters:
             exporter.finding(finding)
+        if self._tracer is None:
+            self.traced(finding)
+        else:
+            self._tracer.start(finding)
+
+    def traced(self, finding: Finding) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.traced(finding)
+
+    def _tell_traced(self, *, wait: bool) -> None:
+        for finding in [] if self._tracer is None else self._tracer.done(wait=wait):
+            self.traced(finding)
 
     def event(self, event: Event) -> None:
         """See :class:`Exporter`."""
@@ -114,6 +153,7 @@ class Publisher(Exporter):
 
     def close(self) -> None:
         """See :class:`Exporter`."""
+        self._tell_traced(wait=True)
         for exporter in self.exporters:
             try:
                 exporter.close()

@@ -8,7 +8,8 @@ from typing import Any
 
 from domain_pretrain.errors import WriterError
 from domain_pretrain.records.console import Console, say
-from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher, Start
+from domain_pretrain.records.events_file import EventsFile
+from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher, Start, Tracer
 from domain_pretrain.records.metrics_file import MetricsFile
 from domain_pretrain.records.scalars import TensorBoard, WandB
 from domain_pretrain.rules.registry import Configured
@@ -25,6 +26,8 @@ def open_publisher(
     after_iteration: int | None,
     corpus_tokens: Mapping[str, float] | None = None,
     others: Iterable[Configured[MakeExporter]] = (),
+    more: Iterable[Exporter] = (),
+    tracer: Tracer | None = None,
 ) -> Publisher:
     """Open everything that a run writes to.
 
@@ -37,6 +40,8 @@ def open_publisher(
         after_iteration: where this run starts, as :meth:`LinesFile.open` takes it.
         corpus_tokens: tokens of each domain's training data, as far as they are known.
         others: exporters of other packages.
+        more: further exporters, called last.
+        tracer: of the documents behind findings.
 
     Raises:
         WriterError: ``log_dir`` cannot be used, or an exporter cannot be opened.
@@ -45,7 +50,7 @@ def open_publisher(
     if tensorboard is not None:
         exporters.append(TensorBoard(tensorboard, average, out))
     if wandb is not None:
-        exporters.append(WandB(wandb, average))
+        exporters.append(WandB(wandb, average, out))
     if log_dir is not None:
         # Before the console: what a person has read is in the file.
         exporters.append(
@@ -56,6 +61,7 @@ def open_publisher(
                 corpus_tokens=corpus_tokens or {},
             )
         )
+        exporters.append(EventsFile(log_dir, after_iteration))
     exporters.append(Console(average, out))
     start = Start(after_iteration, log_dir, average)
     for one in others:
@@ -65,4 +71,4 @@ def open_publisher(
             raise WriterError(
                 f"exporters.{one.name} cannot be opened: {type(error).__name__}: {error}"
             ) from error
-    return Publisher(exporters)
+    return Publisher([*exporters, *more], tracer)

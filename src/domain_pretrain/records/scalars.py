@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from domain_pretrain.records.charts import add_layout
+from domain_pretrain.records.console import document_line
 from domain_pretrain.records.exporter import Exporter
-from domain_pretrain.records.record import Record
+from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.stats import Average
 
 
@@ -40,6 +41,16 @@ class TensorBoard(Exporter):
         if record.final:  # the host may end before the writer's own thread gets to it
             self._writer.flush()
 
+    def finding(self, finding: Finding) -> None:
+        """A text, under the tag of its rule."""
+        self._writer.add_text(f"alarms/{finding.rule}", as_text(finding), finding.iteration)
+        self._writer.flush()
+
+    def traced(self, finding: Finding) -> None:
+        """The text again, with the documents."""
+        if finding.documents:
+            self.finding(finding)
+
 
 class WandB(Exporter):
     """Writes into the host's own run.
@@ -47,17 +58,43 @@ class WandB(Exporter):
     Args:
         wandb: the host's ``wandb`` module.
         average: whether a domain's loss is the mean over tokens or over samples.
+        out: takes a note for the console.
     """
 
-    def __init__(self, wandb: Any, average: Average) -> None:
+    def __init__(
+        self, wandb: Any, average: Average, out: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._wandb = wandb
         self._average = average
+        self._out = out
 
     def scalars(self, record: Record) -> None:
         """Points."""
         values = scalar_values(record, self._average)
         if values:
             self._wandb.log(values, step=record.iteration)
+
+    def finding(self, finding: Finding) -> None:
+        """An alert, which W&B sends on as the user has asked it to."""
+        if not hasattr(self._wandb, "alert"):  # what takes its place may have none
+            return
+        where = "all domains" if finding.domain is None else finding.domain
+        level = {"info": "INFO", "warning": "WARN", "error": "ERROR"}[finding.severity]
+        try:
+            self._wandb.alert(title=f"{finding.rule}: {where}", text=as_text(finding), level=level)
+        except Exception as error:  # no alarm ends a run
+            self._out(f"channel loss | wandb.alert failed: {type(error).__name__}: {error}")
+
+
+def as_text(finding: Finding) -> str:
+    """A finding as Markdown: what, why, what to try, and which documents."""
+    lines = [f"**{finding.severity}**, iteration {finding.iteration}: {finding.message}"]
+    if finding.cause:
+        lines.append(f"Likely cause: {finding.cause}.")
+    if finding.advice:
+        lines.append(finding.advice)
+    documents = [f"* {document_line(one)}" for one in finding.documents]
+    return "\n\n".join([*lines, *(["\n".join(documents)] if documents else [])])
 
 
 def scalar_values(record: Record, average: Average) -> dict[str, float]:

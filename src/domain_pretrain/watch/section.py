@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,13 @@ from domain_pretrain.section import Section
 class Watching(Section):
     """What is looked for while training."""
 
-    alarms: dict[str, dict[str, Any]] = Field(
+    alarms: dict[str, Literal[False] | dict[str, Any]] = Field(
         default_factory=dict,
-        description="Further alarms by name, each with its options; `nonfinite` is always on.",
+        description="Alarms by name, each with its options; `false` turns one off "
+        "(docs/alarms.md).",
+    )
+    command: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="A program and its arguments, started for each finding, which it reads as "
+        "JSON on its standard input.",
     )
