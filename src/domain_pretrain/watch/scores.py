@@ -1,7 +1,8 @@
 """How far a number is from where it was heading: a robust score, for every domain at once.
 
 Of a domain's last 16 losses, a line through the medians (Theil–Sen) tells where the next was
-heading: a loss that falls is no anomaly. The scatter comes from the differences between neighbours,
+heading: a loss that falls is no anomaly. Where a loss has just come to another level, the line
+tilts for a while, so the median of the last 9 is taken if it is nearer. The scatter comes from the differences between neighbours,
 each over the samples that it rests on: else a domain with two samples a window would alarm all the
 time. Medians all along: what is far off does not spoil the measure of the next.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 KEPT = 64  # windows of a domain
 LINE = 16  # of them, that the line goes through
+PLAIN = 9  # of them, that the plain median is of
 GRACE = 32  # windows before a domain has a score
 _TO_DEVIATION = 1.4826  # of a median of absolute values, for a normal distribution
 # Of a line through 16 points, one step further on: its variance, in that of a point.
@@ -95,7 +97,10 @@ class Scores:
         slopes = (recent[:, _LATER] - recent[:, _EARLIER]) / (time[_LATER] - time[_EARLIER])
         slope = np.median(slopes, axis=1)
         level = np.median(recent - slope[:, None] * time, axis=1)
-        expected = level + slope * LINE
+        line = level + slope * LINE
+        plain = np.median(self._values[rows, -PLAIN:], axis=1)
+        nearer = np.abs(value - line) < np.abs(value - plain)
+        expected = np.where(nearer, line, plain)
         usual = np.median(self._samples[rows, -LINE:], axis=1)
         one = self._deviation(rows)
         deviation = one * np.sqrt(1.0 / samples + _LINE_ERROR / usual)
