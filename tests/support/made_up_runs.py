@@ -91,9 +91,7 @@ class MadeUpRun:
         self.iteration += 1
         count = {**SAMPLES, **(samples or {})}
         self.consumed += sum(count.values())
-        noise = {
-            name: self._rng.normal(0, NOISE / np.sqrt(max(count[name], 1))) for name in NAMES
-        }
+        noise = {name: self._rng.normal(0, NOISE / np.sqrt(max(count[name], 1))) for name in NAMES}
         grad = grad_norm * float(np.exp(self._rng.normal(0, 0.1)))
         wanted = {**self.expected(), **(losses or {})}
         got = {name: wanted[name] + noise[name] + (add or {}).get(name, 0.0) for name in NAMES}

@@ -659,11 +659,11 @@ def test_a_nan_domain_is_named_first_and_loudly() -> None:
     watch = Watch(Watching(), window.names)
     for finding in watch.read(Reading("train", 30, window)):
         publish.finding(finding)
-    line, warning = out
+    line, warning, _ = out
     assert line.startswith("channel loss | bad NaN | d19 19.000 | ")
     assert warning == (
-        "channel loss | WARNING: NaN or infinite loss (train, iteration 30) "
-        "in domain bad (3 tokens)"
+        "channel loss | ERROR: NaN or infinite loss (train, iteration 30) "
+        "in domain bad (3 tokens); likely cause: data"
     )
 
 

@@ -372,3 +372,55 @@ def test_wrong_words(words: str, ask: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
         ask(*words.split())
     assert stopped.value.code == 2
+
+
+# The worst documents.
+
+
+@pytest.fixture
+def odd_run(tmp_path: Path) -> Path:
+    """Ten tokens in the text; document 5 has others, 7 has one alone, and 11 is document 10."""
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 10, 40).tolist() for _ in range(60)]
+    texts[5] = list(range(200, 240))
+    texts[7] = [3] * 40
+    texts[11] = texts[10]
+    prefix, folder = tmp_path / "texts", tmp_path / "log"
+    folder.mkdir()
+    write_documents(prefix, texts)
+    note(folder, {str(prefix): "text"}, 30, cache=str(tmp_path / "cache"))
+    write_metrics(folder, ["text"], 30)
+    return folder
+
+
+@pytest.mark.parametrize(("order", "expected"), [("odd", 5), ("monotonous", 7), ("copied", 10)])
+def test_the_worst_document_comes_first(
+    order: str, expected: int, odd_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        str(odd_run),
+        "--iteration",
+        "1:31",
+        "--worst",
+        order,
+        "--text",
+        "--tokenizer",
+        "bytes",
+    ]
+    assert main(["trace", *words, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(found) == 5
+    assert len({one["document"] for one in found}) == 5
+    first = found[0]
+    if order == "copied":
+        assert {one["document"] for one in found[:2]} == {10, 11}
+        assert first["copies"] == found[1]["copies"] == 2 > found[2]["copies"]
+    else:
+        assert first["document"] == expected
+        assert first["copies"] == 1
+    assert first["domain"] == "text"
+    assert first["text"]
+    assert main(["trace", *words]) == 0
+    table = capsys.readouterr().out
+    assert f" {first['document']} " in table
+    assert "surprise" in table

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.text import Text
 from domain_pretrain.commands.report import find_metrics
 from domain_pretrain.data.trace.timeline import Mark, stretches
 from domain_pretrain.data.trace.trace import Part, Sample, Trace
+from domain_pretrain.data.trace.worst import ORDERS, Worst, worst
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.hosts.built import Built
 from domain_pretrain.hosts.reads import Reads
@@ -28,6 +30,7 @@ from domain_pretrain.records.journal import Block, Start, read_blocks, read_star
 from domain_pretrain.records.reader import stream_lines
 
 CHARACTERS = 300
+WORST = 5  # documents
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,6 +67,12 @@ def add_parser(subparsers: Any) -> None:
         help="show the text, of each sample so much (%(const)s)",
     )
     parser.add_argument(
+        "--worst",
+        choices=ORDERS,
+        help="in place of the samples, the five documents that are most out of the ordinary: odd "
+        "(tokens that are rare in the domain), monotonous (that repeat), or copied",
+    )
+    parser.add_argument(
         "--tokenizer",
         metavar="NAME",
         help="for --text: 'bytes', a tokenizer.json, a sentencepiece .model, or their folder (what "
@@ -97,17 +106,28 @@ def run(args: argparse.Namespace) -> int:
         if args.domain is not None:
             trace.check_domain(args.domain)
         samples = list(_asked_for(trace, args))
+        if args.worst is not None:
+            found = worst(samples, args.worst, WORST)
+            told = [one for one, *_ in found]
+            samples = [replace(sample, documents=(span,)) for _, sample, span in found]
         texts = None if args.text is None else list(_texts(samples, args.tokenizer, args.text))
     if not samples:
         print(f"domain-pretrain trace: {_nothing(args)}", file=sys.stderr)
         return 1
-    if args.json:
+    if args.worst is not None and not args.json:
+        _print(_worst_table(told, texts))
+    elif args.json:
         for number, sample in enumerate(samples):
             text = {} if texts is None else {"text": texts[number]}
-            print(json.dumps({**sample.dump(), **text}, ensure_ascii=False))
+            dump = sample.dump() if args.worst is None else told[number].dump()
+            print(json.dumps({**dump, **text}, ensure_ascii=False))
     else:
-        Console(highlight=False, markup=False, soft_wrap=True).print(_table(samples, texts))
+        _print(_table(samples, texts))
     return 0
+
+
+def _print(table: Table) -> None:
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
 
 
 def open_trace(folder: Path, cache: Path | None = None) -> Trace:
@@ -198,6 +218,27 @@ def _table(samples: Sequence[Sample], texts: Sequence[str] | None) -> Table:
             sample.domain,
             sample.part.prefixes[sample.prefix].removeprefix(folder),
             " ".join(spans),
+            *([] if texts is None else [texts[number]]),
+        ]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _worst_table(found: Sequence[Worst], texts: Sequence[str] | None) -> Table:
+    table = Table(caption="surprise, entropy: nats a token", caption_justify="left")
+    for name in ("prefix", "document", "tokens", "iteration", "surprise", "entropy", "copies"):
+        table.add_column(name, justify="left" if name == "prefix" else "right", overflow="fold")
+    if texts is not None:
+        table.add_column("text", overflow="fold")
+    for number, one in enumerate(found):
+        cells = [
+            one.prefix,
+            str(one.document),
+            f"{one.tokens:,}",
+            f"{one.iteration:,}",
+            f"{one.surprise:.2f}",
+            f"{one.entropy:.2f}",
+            f"{one.copies:,}",
             *([] if texts is None else [texts[number]]),
         ]
         table.add_row(*map(Text, cells))

@@ -61,6 +61,7 @@ from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
 from domain_pretrain.watch import Known, Watch
 from domain_pretrain.watch.command import Command, check_command
+from domain_pretrain.watch.documents import Documents
 
 
 class Session:
@@ -240,6 +241,7 @@ class Session:
                 after_iteration=after_iteration,
                 corpus_tokens=training_tokens(self.reading, self.catalog.prefixes),
                 others=self._exporters,
+                tracer=self._tracer(),
                 more=[Command(self.config.watch.command)] if self.config.watch.command else (),
             )
             atexit.register(publisher.close)
@@ -333,6 +335,11 @@ class Session:
             ),
             shares=self._planned_shares(sizes),
         )
+
+    def _tracer(self) -> Documents | None:
+        """Of the documents behind findings, where the run leaves what a trace needs."""
+        folder = self.facts.log_dir
+        return None if folder is None or not self.reading.indices else Documents(folder)
 
     def _sizes(self) -> list[float] | None:
         """Samples that one epoch of every prefix has, where all are on this disk."""

@@ -2,9 +2,10 @@
 
 Of a domain's last 16 losses, a line through the medians (Theil–Sen) tells where the next was
 heading: a loss that falls is no anomaly. Where a loss has just come to another level, the line
-tilts for a while, so the median of the last 9 is taken if it is nearer. The scatter comes from the differences between neighbours,
-each over the samples that it rests on: else a domain with two samples a window would alarm all the
-time. Medians all along: what is far off does not spoil the measure of the next.
+tilts for a while, so the median of the last 9 is taken if it is nearer. The scatter comes from the
+differences between neighbours, each over the samples that it rests on: else a domain with two
+samples a window would alarm all the time. Medians all along: what is far off does not spoil the
+measure of the next.
 """
 
 from __future__ import annotations
