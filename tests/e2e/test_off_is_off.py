@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from support.launch import CPU_FLAGS
 from support.observe import (
     STEPS,
@@ -16,7 +18,7 @@ from support.observe import (
     observe,
 )
 
-from domain_pretrain.records.reader import read_metrics
+from domain_pretrain.records.reader import read_findings, read_metrics
 
 pytestmark = pytest.mark.megatron
 
@@ -34,8 +36,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Observe
 
 
 def test_channel_loss(alone: Observed, blend: list[str], tmp_path: Path) -> None:
-    with_plugin = observe(tmp_path, *blend, *SINGLE, nproc=1)
+    """Alarms that find something, trace it and tell a program of it are part of that."""
+    watch = {"alarms": {"starved": {"samples": 1, "share": 1.0}}, "command": [sys.executable, "-V"]}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"watch": watch}), encoding="utf-8")
+    with_plugin = observe(tmp_path, *blend, *SINGLE, "--domain-config", config, nproc=1)
     assert len(with_plugin.run.metrics()) == STEPS
+    assert any(one.documents for one in read_findings(tmp_path))
     assert_same_training(with_plugin, alone)
     # No forward pass more; and in a process of its own there is nobody to talk to.
     assert alone.steps()[0][1]["forward"] == 8
@@ -46,7 +53,7 @@ def test_channel_loss(alone: Observed, blend: list[str], tmp_path: Path) -> None
 def test_installed_but_not_asked_for(alone: Observed, blend: list[str], tmp_path: Path) -> None:
     idle = observe(tmp_path, *blend, *SINGLE, nproc=1, plugin=False)
     assert_same_training(idle, alone)
-    assert not list(tmp_path.glob("domain_metrics*"))
+    assert not list(tmp_path.glob("domain_*"))
 
 
 def test_disabled(alone: Observed, blend: list[str], tmp_path: Path) -> None:

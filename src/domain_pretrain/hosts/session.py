@@ -315,7 +315,8 @@ class Session:
                 self._sizes(),
             )
         )
-        without = [name for name in dict.fromkeys(domain_of.values()) if name not in told.entropy]
+        owners = dict.fromkeys(domain_of[normalise(prefix)] for prefix in prefixes)
+        without = [name for name in owners if name not in told.entropy]
         if without and {"dirty", "too_low"} & set(self._watch.names):
             notice(
                 f"watch: the data of {shorten(', '.join(without), 200)} has no manifest (`prepare` "

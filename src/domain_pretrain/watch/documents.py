@@ -26,6 +26,7 @@ from domain_pretrain.records.record import Finding
 TEXT = 80  # characters of each
 MOST = 4  # findings of one rule and iteration whose documents are looked for
 TIMEOUT = 120.0  # seconds, of one trace
+AT_THE_END = 60.0  # seconds that a run waits for its traces
 # The numbers of torchrun's process would make the trace one of the run's ranks.
 _OF_THE_RUN = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC")
 # What is out of the ordinary in a document, by where the loss went.
@@ -45,51 +46,53 @@ class Documents:
         self, log_dir: Path, out: Callable[[str], None] = say, timeout: float = TIMEOUT
     ) -> None:
         self._log_dir, self._out, self._timeout = log_dir, out, timeout
-        self._waiting: SimpleQueue[Finding] = SimpleQueue()
-        self._done: SimpleQueue[Finding] = SimpleQueue()
-        self._open = 0
+        self._waiting: SimpleQueue[tuple[int, Finding]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, Finding]] = SimpleQueue()
+        self._open: dict[int, Finding] = {}
+        self._count = 0
         self._taken: Counter[tuple[str, int]] = Counter()
         self._thread: threading.Thread | None = None
         self._told = False
 
     def start(self, finding: Finding) -> None:
         """Take a finding on; what cannot be traced is done at once."""
-        self._open += 1
+        self._count += 1
+        self._open[self._count] = finding
         key = (finding.rule, finding.iteration)
         self._taken[key] += 1
         if "iterations" not in finding.evidence or self._taken[key] > MOST:
-            self._done.put(finding)
+            self._done.put((self._count, finding))
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
-        self._waiting.put(finding)
+        self._waiting.put((self._count, finding))
 
     def done(self, *, wait: bool) -> list[Finding]:
-        """Those that are done by now; or all, for which two traces' time is waited at most."""
+        """Those that are done by now; or all, after a while as they are."""
         found: list[Finding] = []
-        until = time.monotonic() + 2 * self._timeout
+        until = time.monotonic() + (AT_THE_END if wait else 0)
         while self._open:
             try:
-                left = until - time.monotonic()
-                found.append(self._done.get(timeout=left) if wait and left > 0 else self._next())
+                number, finding = self._done.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
                 break
-            self._open -= 1
+            del self._open[number]
+            found.append(finding)
+        if wait:
+            found += self._open.values()
+            self._open.clear()
         return found
-
-    def _next(self) -> Finding:
-        return self._done.get_nowait()
 
     def _work(self) -> None:
         while True:
-            finding = self._waiting.get()
+            number, finding = self._waiting.get()
             try:
                 rows = self._trace(finding)
             except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
                 rows = ()
                 self._tell(f"{type(error).__name__}: {error}")
-            self._done.put(replace(finding, documents=rows))
+            self._done.put((number, replace(finding, documents=rows)))
 
     def _trace(self, finding: Finding) -> tuple[dict[str, Any], ...]:
         done = subprocess.run(
