@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 AT = 300  # the step of what happens at a step
 STEPS = 600
-
-# The defaults, but for one: a domain of these runs has some 100,000 tokens, not a million.
-ALARMS: dict[str, Any] = {"dirty": {"tokens": 30_000}}
 
 WEIGHTS = {"general": 4.0, "code": 2.0, "maths": 2.0, "logs": 2.0}
 

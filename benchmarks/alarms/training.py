@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from data import FLAGS, spoil
-from faults import ALARMS, AT, KINDS, STEPS, Kind
+from faults import AT, KINDS, STEPS, Kind
 
 from domain_pretrain.data.trace.windows import Span
 
@@ -76,11 +76,11 @@ def _config(kind: Kind, data: Path) -> dict[str, Any]:
         }
         for name, weight in kind.weights.items()
     }
-    return {"domains": domains, "watch": {"alarms": ALARMS}}
+    return {"domains": domains}
 
 
 def _flags(kind: Kind, root: Path, folder: Path, data: Path, seed: int) -> list[str]:
-    words: list[Any] = ["--seed", seed, "--data-cache-path", data / "cache", *kind.flags]
+    words: list[Any] = ["--seed", seed + 1, "--data-cache-path", data / "cache", *kind.flags]
     words += ["--domain-config", folder / "domains.yaml", "--domain-log-dir", folder]
     if kind.saves:
         words += ["--save", folder / "checkpoint", "--save-interval", STEPS]

@@ -119,17 +119,24 @@ def test_cause(zs: list[float], grad_z: float | None, expected: str) -> None:
 
 
 def test_dirty() -> None:
-    run = MadeUpRun(only("dirty", dirty={"tokens": 1e5}), KNOWN)
+    run = MadeUpRun(only("dirty"), KNOWN)
     found = run.steps(400, losses={"code": 4.9})
     assert told(found) == [("dirty", "code")]
-    assert found[0].iteration == 200
+    assert found[0].iteration == 313, "a million tokens, of which 160,000 are of code"
     assert found[0].cause == cause.DATA
     assert found[0].evidence["ratio"] > 0.9
 
 
-def test_dirty_waits_for_tokens() -> None:
+def test_dirty_waits() -> None:
+    """For steps, for tokens of the run, and for some of the domain."""
+    high, many = {"losses": {"rare": 4.9}}, {"general": 10_000}
+    run = MadeUpRun(only("dirty", dirty={"tokens": 1e9}), KNOWN)
+    assert not run.steps(400, **high)
     run = MadeUpRun(only("dirty"), KNOWN)
-    assert not run.steps(400, losses={"code": 4.9}), "400 windows have 204,800 tokens of it"
+    assert not run.steps(199, **high, samples=many)
+    assert told(run.steps(1, **high, samples=many)) == [("dirty", "rare")]
+    run = MadeUpRun(only("dirty", dirty={"tokens": 1e7}), KNOWN)
+    assert not run.steps(400, **high, samples=many), "51,200 tokens of it"
 
 
 def test_newlines_only() -> None:

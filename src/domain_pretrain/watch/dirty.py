@@ -21,7 +21,7 @@ IN_A_ROW = 3  # windows: one alone is noise
 
 
 class DirtyOptions(Options):
-    """Options of ``dirty``."""
+    """Options of ``dirty``; ``tokens``: of all domains, a hundredth of it from this one."""
 
     ratio: Positive = 0.9
     steps: Steps = 200
@@ -37,7 +37,7 @@ def dirty(seen: Reading, state: State, options: DirtyOptions) -> tuple[list[Find
     losses, zeros = seen.losses, np.zeros(len(seen.rows))
     keys = ("tokens", "high", "active", "empty")
     tokens, high, active, empty = (column(state, key, zeros) for key in keys)
-    found = []
+    found, total = [], float(state.get("total", 0.0)) + seen.stats.total.tokens
     for name, totals in seen.totals.items():
         entropy = seen.known.entropy.get(name)
         if entropy is None or name not in losses:
@@ -50,10 +50,12 @@ def dirty(seen: Reading, state: State, options: DirtyOptions) -> tuple[list[Find
             continue
         ratio = losses[name] / entropy
         high[row] = high[row] + 1 if ratio > options.ratio else 0.0
-        trained = seen.iteration >= options.steps and tokens[row] >= options.tokens
+        trained = min(total, 100 * tokens[row]) >= options.tokens
+        trained = trained and seen.iteration >= options.steps
         if onset(trained and high[row] >= IN_A_ROW, high[row] == 0, active, row):
             found.append(_unlearnt(seen, name, losses[name], entropy, tokens[row]))
-    return found, {"tokens": tokens, "high": high, "active": active, "empty": empty}
+    rows = {"tokens": tokens, "high": high, "active": active, "empty": empty}
+    return found, {"total": total, **rows}
 
 
 def _empty(seen: Reading, name: str, entropy: float) -> Finding:
@@ -82,7 +84,7 @@ def _unlearnt(seen: Reading, name: str, loss: float, entropy: float, tokens: flo
         iteration=seen.iteration,
         severity="warning",
         message=(
-            f"{name} is not learnt: after {tokens:,.0f} tokens its loss is {loss:.3f}, "
+            f"{name} is not learnt: after {tokens:,.0f} tokens of it, its loss is {loss:.3f}, "
             f"{loss / entropy:.0%} of the entropy of its token ids ({entropy:.3f})"
         ),
         cause=cause.DATA,
