@@ -186,6 +186,8 @@ def test_starved() -> None:
     found = run.steps(200, samples={"code": 2})
     assert told(found) == [("starved", "code")]
     assert "plan" in found[0].message
+    first, stop = found[0].evidence["iterations"]
+    assert (stop, stop - first) == (found[0].iteration + 1, 8), "8 · 0.16 · 44 are 56 samples"
     assert not run.steps(40)
     assert told(run.steps(200, samples={"code": 0})) == [("starved", "code")]
 

@@ -424,3 +424,16 @@ def test_the_worst_document_comes_first(
     table = capsys.readouterr().out
     assert f" {first['document']} " in table
     assert "surprise" in table
+
+
+def test_documents_without_a_tokenizer_have_no_text(
+    odd_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["trace", str(odd_run), "--iteration", "1:31", "--text", "--json"]
+    assert main([*words, "--worst", "odd"]) == 0
+    out, err = capsys.readouterr()
+    first = json.loads(out.splitlines()[0])
+    assert first["document"] == 5
+    assert "text" not in first
+    assert "the tokenizer of" in err
+    assert main(words) == 2

@@ -26,6 +26,7 @@ from domain_pretrain.hosts.built import Built
 from domain_pretrain.hosts.reads import Reads
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
 from domain_pretrain.prepare.tokenize import Tokenizer, load_tokenizer
+from domain_pretrain.process import notice
 from domain_pretrain.records.journal import Block, Start, read_blocks, read_starts
 from domain_pretrain.records.reader import stream_lines
 
@@ -110,7 +111,13 @@ def run(args: argparse.Namespace) -> int:
             found = worst(samples, args.worst, WORST)
             told = [one for one, *_ in found]
             samples = [replace(sample, documents=(span,)) for _, sample, span in found]
-        texts = None if args.text is None else list(_texts(samples, args.tokenizer, args.text))
+        try:
+            texts = None if args.text is None else list(_texts(samples, args.tokenizer, args.text))
+        except ConfigError as error:
+            if args.worst is None or args.tokenizer is not None:
+                raise
+            notice(str(error))  # which documents it is can be told all the same
+            texts = None
     if not samples:
         print(f"domain-pretrain trace: {_nothing(args)}", file=sys.stderr)
         return 1

@@ -28,24 +28,34 @@ def starved(seen: Reading, state: State, options: StarvedOptions) -> tuple[list[
         return [], state
     zeros = np.zeros(len(seen.rows))
     due, came, active = (column(state, key, zeros) for key in ("due", "came", "active"))
+    # Where the comparison began: first iteration, and samples before it; -1: nowhere yet.
+    begun = column(state, "begun", np.full((len(zeros), 2), -1.0))
+    where = seen.where()
     samples = {name: totals.samples for name, totals in seen.totals.items()}
     # Of those that came: an update that is skipped leaves its samples out of the window.
     total = sum(samples.get(name, 0) for name in seen.shares) / math.fsum(seen.shares.values())
     found = []
     for name, share in seen.shares.items():
         row = seen.rows[name]
+        if begun[row, 0] < 0 and where:
+            begun[row] = where["iterations"][0], where["samples"][0]
         due[row] += share * total
         came[row] += samples.get(name, 0)
         if due[row] < options.samples:
             continue
         few = came[row] < options.share * due[row]
         if onset(few, not few, active, row):
-            found.append(_finding(seen, name, came[row], due[row]))
-        due[row] = came[row] = 0.0
-    return found, {"due": due, "came": came, "active": active}
+            found.append(_finding(seen, name, came[row], due[row], begun[row].astype(int).tolist()))
+        due[row], came[row], begun[row] = 0.0, 0.0, -1.0
+    return found, {"due": due, "came": came, "active": active, "begun": begun}
 
 
-def _finding(seen: Reading, name: str, came: float, due: float) -> Finding:
+def _finding(seen: Reading, name: str, came: float, due: float, begun: list[int]) -> Finding:
+    # All of the time: the domain may not be in the last window at all.
+    where = {
+        key: [first, last[1]]
+        for first, (key, last) in zip(begun, seen.where().items(), strict=False)
+    }
     return Finding(
         rule="starved",
         domain=name,
@@ -56,7 +66,7 @@ def _finding(seen: Reading, name: str, came: float, due: float) -> Finding:
             f"plan has {due:.0f}"
         ),
         cause=cause.DATA,
-        evidence={**seen.where(), "came": came, "due": due},
+        evidence={**where, "came": float(came), "due": float(due)},
         advice=(
             "Are its tokens masked out (--eod-mask-loss, --sft, padding), or does the script read "
             "other data than the plan?"
