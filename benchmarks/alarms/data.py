@@ -72,7 +72,8 @@ def spoil(source: Path, target: Path, name: str, spans: Iterable[Span], seed: in
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("cache", "*.jsonl"))
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-    starts = IndexedDataset(str(source / name)).index.sequence_pointers // 2
+    index = IndexedDataset(str(source / name))  # which owns the memory that it shows
+    starts = index.index.sequence_pointers // 2
     tokens = np.fromfile(target / f"{name}.bin", np.uint16)
     random = np.random.default_rng(seed)
     for span in spans:

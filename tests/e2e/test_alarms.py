@@ -25,7 +25,7 @@ LAYOUTS = {
     "cp2": "--context-parallel-size 2",
 }
 # Counts of samples that are compared exactly; a jump that is far beyond any rounding.
-WATCH = {"alarms": {"starved": {"samples": 1, "share": 1.0}, "spike": {"nats": 2.0}}}
+WATCH = {"alarms": {"starved": {"samples": 40, "share": 1.0}, "spike": {"nats": 2.0}}}
 
 
 def watched(folder: Path, *flags: str | Path, watch: Any = WATCH, **how: Any) -> Run:

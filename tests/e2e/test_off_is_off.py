@@ -37,7 +37,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Observe
 
 def test_channel_loss(alone: Observed, blend: list[str], tmp_path: Path) -> None:
     """Alarms that find something, trace it and tell a program of it are part of that."""
-    watch = {"alarms": {"starved": {"samples": 1, "share": 1.0}}, "command": [sys.executable, "-V"]}
+    watch = {
+        "alarms": {"starved": {"samples": 10, "share": 1.0}},
+        "command": [sys.executable, "-V"],
+    }
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"watch": watch}), encoding="utf-8")
     with_plugin = observe(tmp_path, *blend, *SINGLE, "--domain-config", config, nproc=1)

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty, PriorityQueue, SimpleQueue
 from typing import Any
 
 from domain_pretrain.errors import shorten
@@ -29,12 +29,13 @@ TIMEOUT = 120.0  # seconds, of one trace
 AT_THE_END = 60.0  # seconds that a run waits for its traces
 # The numbers of torchrun's process would make the trace one of the run's ranks.
 _OF_THE_RUN = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC")
+_URGENCY = {"error": 0, "warning": 1, "info": 2}
 # What is out of the ordinary in a document, by where the loss went.
 _ORDERS = {"down": "monotonous", "repeated": "copied"}
 
 
 class Documents:
-    """Traces findings one after the other, in a thread that waits for each.
+    """Traces findings one after the other, errors first, in a thread that waits for each.
 
     Args:
         log_dir: of the run.
@@ -46,7 +47,7 @@ class Documents:
         self, log_dir: Path, out: Callable[[str], None] = say, timeout: float = TIMEOUT
     ) -> None:
         self._log_dir, self._out, self._timeout = log_dir, out, timeout
-        self._waiting: SimpleQueue[tuple[int, Finding]] = SimpleQueue()
+        self._waiting: PriorityQueue[tuple[int, int, Finding]] = PriorityQueue()
         self._done: SimpleQueue[tuple[int, Finding]] = SimpleQueue()
         self._open: dict[int, Finding] = {}
         self._count = 0
@@ -66,7 +67,7 @@ class Documents:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
-        self._waiting.put((self._count, finding))
+        self._waiting.put((_URGENCY[finding.severity], self._count, finding))
 
     def done(self, *, wait: bool) -> list[Finding]:
         """Those that are done by now; or all, after a while as they are."""
@@ -86,7 +87,7 @@ class Documents:
 
     def _work(self) -> None:
         while True:
-            number, finding = self._waiting.get()
+            _, number, finding = self._waiting.get()
             try:
                 rows = self._trace(finding)
             except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
