@@ -23,7 +23,10 @@ FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][a-zA-Z0-9-]*")
 # Whose texts are about command lines that are not Megatron's, as a test of theirs checks.
 _OTHERS = ("commands", "demo", "kernels", "prepare", "hosts/mindspeed_support.py")
 _OF_TORCHRUN = {"--max-restarts", "--log-dir"}
-_OF_COMMANDS = {"--by", "--channel-key", "--document", "--domain", "--host", "--output", "--prefix"}
+_OF_COMMANDS = {
+    *("--by", "--channel-key", "--document", "--domain", "--host", "--output", "--prefix"),
+    *("--iteration", "--json", "--text", "--worst"),  # of `trace`
+}
 
 # Flags of single scripts, by the file of a checkout that adds them; no wheel holds it.
 OF_SCRIPTS = {

@@ -15,6 +15,8 @@ from domain_pretrain.flow.microbatch import Microbatch
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.tap import Rows
 from domain_pretrain.strategies.section import parse_reweight
+from domain_pretrain.watch import Watch
+from domain_pretrain.watch.section import Watching
 
 NAMES = tuple(f"d{i}" for i in range(6))  # "d5" is always absent
 B, S, CP = 3, 16, 2
@@ -175,7 +177,8 @@ def one_process(section: dict[str, Any]) -> DomainStep:
         parse_reweight(section), NAMES, average="token", tokens_per_step=2 * 4 * B * S
     )
     reweighting = checked.start(Groups(), torch.device("cpu"), None)
-    step = DomainStep(NAMES, Groups(), torch.device("cpu"), None, reweighting)
+    watch = Watch(Watching(), NAMES)
+    step = DomainStep(NAMES, Groups(), torch.device("cpu"), None, reweighting, watch=watch)
     for number in range(4):
         step.open()
         for seed in range(8 * number, 8 * number + 8):

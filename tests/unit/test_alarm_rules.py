@@ -96,6 +96,16 @@ def test_all_domains_jump() -> None:
     assert found[0].evidence["learning_rate"] == 1e-3
 
 
+def test_what_follows_when_all_have_moved_is_no_news() -> None:
+    run = MadeUpRun(only("spike"), KNOWN)
+    run.steps(SETTLED)
+    assert not run.step(add=dict.fromkeys(NAMES, 2.0))
+    assert not run.steps(8)
+    assert not run.step(add={"code": 3.0})
+    run.steps(16)
+    assert told(run.step(add={"code": 3.0})) == [("spike", "code")]
+
+
 @pytest.mark.parametrize(
     ("zs", "grad_z", "expected"),
     [

@@ -12,7 +12,7 @@ from domain_pretrain.rules.state import State
 from domain_pretrain.watch import cause
 from domain_pretrain.watch.alarm import Reading, register
 from domain_pretrain.watch.memory import column
-from domain_pretrain.watch.scores import Score
+from domain_pretrain.watch.scores import LINE, Score
 
 CALM = 3.0  # standard deviations: a window that can be trusted
 AFTER, STAYS = 5, 3  # of the next 5 windows, 3 that are off as well
@@ -30,7 +30,8 @@ class SpikeOptions(Options):
 def spike(seen: Reading, state: State, options: SpikeOptions) -> tuple[list[Finding], State]:
     """One finding at the jump, one more where it stays; none where all domains moved.
 
-    Those are for ``all_moved`` to tell. ``onset`` in the evidence is the last logged iteration
+    Those are for ``all_moved`` to tell, and what follows while they find their way back is no news.
+    ``onset`` in the evidence is the last logged iteration
     before it at which the domain's loss was where it was heading.
     """
     if seen.split != "train":
@@ -41,6 +42,7 @@ def spike(seen: Reading, state: State, options: SpikeOptions) -> tuple[list[Find
     calm, since, off = (column(state, key, zeros) for key in ("calm", "since", "off"))
     told = column(state, "told", zeros - 1)
     why = cause.likely(seen.scores, seen.grad_z)
+    shaken = LINE if why == cause.OPTIMIZER else max(0, int(state.get("shaken", 0)) - 1)
     found = []
     for name in seen.losses.keys() - seen.scores.keys():
         calm[seen.rows[name]] = seen.iteration  # nothing is known to the contrary
@@ -54,12 +56,12 @@ def spike(seen: Reading, state: State, options: SpikeOptions) -> tuple[list[Find
                 off[row] = AFTER + 1  # once
             elif since[row] >= AFTER and abs(score.z) <= CALM:
                 told[row] = -1
-        elif _jumps(score, options) and why != cause.OPTIMIZER:
+        elif _jumps(score, options) and not shaken:
             found.append(_finding(seen, name, score, why, int(calm[row])))
             told[row], since[row], off[row] = calm[row], 0, 0
         if abs(score.z) <= CALM:
             calm[row] = seen.iteration
-    return found, {"calm": calm, "told": told, "since": since, "off": off}
+    return found, {"calm": calm, "told": told, "since": since, "off": off, "shaken": shaken}
 
 
 def _jumps(score: Score, options: SpikeOptions) -> bool:
