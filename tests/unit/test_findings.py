@@ -26,6 +26,8 @@ from domain_pretrain.watch.documents import Documents, trace_command
 DOCUMENT = {
     "prefix": "data/code",
     "document": 17,
+    "first": 40,
+    "tokens": 89,
     "surprise": 7.25,
     "entropy": 3.5,
     "copies": 1,
@@ -85,7 +87,7 @@ def test_the_console_tells_cause_advice_and_documents() -> None:
         "channel loss | WARNING: loss of code jumps up; likely cause: data",
         "channel loss |   Read them.",
         "channel loss | documents behind spike in code at iteration 30, the worst first:",
-        "channel loss |   document 17 of data/code (7.25 nats/token surprise, 3.50 nats/token "
+        "channel loss |   document 17[40:129] of data/code (7.25 nats/token surprise, 3.50 nats/token "
         "entropy): '\\x00ÿ'",
     ]
 
@@ -99,7 +101,7 @@ def test_tensorboard_has_a_text() -> None:
     board.traced(TRACED)
     assert [(tag, iteration) for tag, _, iteration in texts] == [("alarms/spike", 30)] * 2
     assert "loss of code jumps up" in texts[0][1]
-    assert "document 17 of data/code" in texts[1][1]
+    assert "document 17[40:129] of data/code" in texts[1][1]
 
 
 def test_wandb_has_an_alert() -> None:

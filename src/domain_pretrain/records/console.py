@@ -128,7 +128,7 @@ class Console(Exporter):
 
 
 def document_line(one: Mapping[str, Any]) -> str:
-    """A document of a finding, for a person: where it is, how odd, and how it begins."""
+    """A document of a finding, for a person: which tokens of it, how odd, and how they begin."""
     measures = [
         f"{one[key]:.2f} nats/token {words}"
         for key, words in (("surprise", "surprise"), ("entropy", "entropy"))
@@ -138,7 +138,9 @@ def document_line(one: Mapping[str, Any]) -> str:
         measures.append(f"{one['copies']} times")
     text = f": {one['text']!r}" if one.get("text") else ""
     about = f" ({', '.join(measures)})" if measures else ""
-    return f"document {one.get('document')} of {one.get('prefix')}{about}{text}"
+    first, tokens = one.get("first"), one.get("tokens")
+    part = f"[{first}:{first + tokens}]" if isinstance(first, int) and tokens else ""
+    return f"document {one.get('document')}{part} of {one.get('prefix')}{about}{text}"
 
 
 def _summary(numbers: Mapping[str, float]) -> str:
