@@ -29,12 +29,13 @@ DATA_SEEDS = 3
 
 
 def main() -> None:
-    """Train what is missing, and write the table after every run."""
+    """Train what is missing, and write the table."""
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="of every fault (%(default)s)")
     parser.add_argument("--clean", type=int, default=10, help="clean runs (%(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--table", action="store_true", help="of the runs that are done; no others")
     parser.add_argument("--runs", type=Path, default=Path("runs/alarms"))
     parser.add_argument("--results", type=Path, default=here / "results")
     args = parser.parse_args()
@@ -43,12 +44,14 @@ def main() -> None:
         for kind in args.kinds:
             if seed >= (args.clean if kind == "clean" else args.seeds):
                 continue
+            if args.table and not (args.runs / f"{kind}-{seed}" / "done.json").exists():
+                continue
             corpora = args.runs.resolve() / "corpora"
             write(corpora / str(seed % DATA_SEEDS), seed % DATA_SEEDS)
             done = run(args.runs.resolve(), corpora, kind, seed, seed % DATA_SEEDS)
             runs[kind].append({**done, "seed": seed})
             print(f"{kind} {seed}: {done['seconds']} s", flush=True)
-            _write(args.results, runs)
+    _write(args.results, runs)
     print(markdown(runs))
 
 

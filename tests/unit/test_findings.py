@@ -87,8 +87,8 @@ def test_the_console_tells_cause_advice_and_documents() -> None:
         "channel loss | WARNING: loss of code jumps up; likely cause: data",
         "channel loss |   Read them.",
         "channel loss | documents behind spike in code at iteration 30, the worst first:",
-        "channel loss |   document 17[40:129] of data/code (7.25 nats/token surprise, 3.50 nats/token "
-        "entropy): '\\x00ÿ'",
+        "channel loss |   document 17[40:129] of data/code (7.25 nats/token surprise, "
+        "3.50 nats/token entropy): '\\x00ÿ'",
     ]
 
 
