@@ -13,8 +13,17 @@ import torch
 import torch.distributed as dist
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.flow.agreement import known_everywhere
 from domain_pretrain.flow.domain_step import DomainStep
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.moment import Moment
+from domain_pretrain.records.record import Finding
+from domain_pretrain.rules.options import Options
+from domain_pretrain.rules.state import State
 from domain_pretrain.strategies import loss_shape
+from domain_pretrain.watch import Reading, Watch
+from domain_pretrain.watch.alarm import ALARMS
+from domain_pretrain.watch.section import Watching
 
 ODD = 1
 NAMES = ("finance", "general", "rare")
@@ -31,8 +40,32 @@ def run(rank: int, folder: str) -> None:
     differ(LAGGED, rank, last_bit_of_a_library(rank))
     differ(WITHIN, rank, last_bit_of_a_device(rank))
     differ(LAGGED, rank, mock.MagicMock(), temperature=1.5 if rank == ODD else 1.0)
+    find(rank, differently=False)
+    with pytest.raises(IntegrityError, match=rf"rank {ODD} differs"):
+        find(rank, differently=True)
+    numbers = ["grad_norm"] if rank == ODD else ["learning_rate", "grad_norm"]
+    world = Groups(model_parallel=dist.group.WORLD)
+    assert known_everywhere(numbers, world) == {"grad_norm"}
+    assert known_everywhere(numbers, Groups()) == set(numbers)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def find(rank: int, *, differently: bool) -> None:
+    """Two logged steps; in the first, an alarm finds something, on one rank perhaps another."""
+
+    def alarm(seen: Reading, state: State, options: Options) -> Any:
+        domain = "rare" if differently and rank == ODD else "general"
+        found = [Finding("loud", domain, seen.iteration, "warning", "loud")]
+        return (found if seen.iteration == 1 else []), state
+
+    step = DomainStep.create(NAMES, tokens_per_step=48)
+    with mock.patch.dict(ALARMS._rules, {"loud": (alarm, Options)}):
+        step.watch = Watch(Watching(alarms={"loud": {}}), NAMES)
+    for number in (1, 2):
+        step.open()
+        step.loss(torch.ones(4, 4), torch.ones(4, 4), torch.tensor([0, 1, 2, 1]))
+        step.close(Moment(number, 12 * number, log=True, scalars=False, microbatches=1))
 
 
 def train(section: dict[str, Any], steps: int) -> None:

@@ -16,7 +16,7 @@ has no effect.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch.distributed as dist
 
@@ -45,6 +45,22 @@ def check_agreement(own: Sequence[int] | None, sums: Sequence[int], groups: Grou
         ranks * word != total for word, total in zip(own, first, strict=True)
     ):
         raise _disagreement(f"rank {rank()}")
+
+
+def known_everywhere(names: Collection[str], groups: Groups) -> frozenset[str]:
+    """Those that every stage and tensor rank names; all of them call this together.
+
+    Args:
+        names: that this rank has a number for. A stage without a parameter of its own has no
+            learning rate.
+        groups: where this rank stands.
+    """
+    group = groups.model_parallel
+    if group is None:
+        return frozenset(names)
+    everyone: list[Collection[str]] = [()] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, sorted(names), group=group)
+    return frozenset.intersection(*map(frozenset, everyone))
 
 
 def _disagreement(who: str) -> IntegrityError:

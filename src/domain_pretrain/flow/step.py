@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from domain_pretrain.errors import ConfigError, IntegrityError
-from domain_pretrain.flow.agreement import check_agreement
+from domain_pretrain.flow.agreement import check_agreement, known_everywhere
 from domain_pretrain.flow.conservation import check_conservation
 from domain_pretrain.flow.continuity import Meaning, check_continuity
 from domain_pretrain.flow.evaluation import Evaluation
@@ -90,6 +90,7 @@ class Step:
         self._proven = False
         self._attempts = 0
         self._stats: DomainStats | None = None  # of the step that ended last, once read
+        self._known_everywhere: frozenset[str] | None = None  # numbers of the host
         self._logged_at: float | None = None  # seconds, of a clock with no particular start
 
     # A training step: open → microbatches → close.
@@ -142,8 +143,7 @@ class Step:
                     record = self._record(window, moment)
                     self.publisher.line(replace(record, host=self._host(moment)))
                 if self.watch is not None:
-                    numbers = (moment.iteration, moment.consumed_samples, window[0], moment.host)
-                    self._look(self.watch, self.watch.window(*numbers))
+                    self._look(self.watch, self._window(self.watch, window[0], moment))
             self.windows.restart(Windows.LOG)
 
     def close_evaluation(
@@ -210,6 +210,13 @@ class Step:
         now, last = time.perf_counter(), self._logged_at
         self._logged_at = now
         return {**moment.host, **({} if last is None else {"seconds": now - last})}
+
+    def _window(self, watch: Watch, stats: DomainStats, moment: Moment) -> Reading:
+        """What the alarms see of a logged window: the same on every rank."""
+        if self._known_everywhere is None:  # once, by the first logged step
+            self._known_everywhere = known_everywhere(moment.host, self.groups)
+        host = {name: one for name, one in moment.host.items() if name in self._known_everywhere}
+        return watch.window(moment.iteration, moment.consumed_samples, stats, host)
 
     def _look(self, watch: Watch, seen: Reading) -> None:
         """Ask the alarms, on every rank; the publisher's rank tells what they found.
