@@ -18,7 +18,7 @@ class Kind:
     Attributes:
         weights: the blend, by domain.
         flags: more of Megatron's.
-        fault: of script.py.
+        fault: of faulty_gpt.py.
         pinned: domains to keep.
         base: the kind whose checkpoint it starts from.
         spoiled: the domain in which the batch of step :data:`AT` is garbage.

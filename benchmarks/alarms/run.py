@@ -15,11 +15,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import write
 from faults import FAULTS, KINDS
+from judgement import judge, markdown, others
+from planted_data import write
+from planted_run import run
 from provenance import provenance
-from table import judge, markdown, others
-from training import run
 from written import write_json
 
 from domain_pretrain.records.events_file import plain

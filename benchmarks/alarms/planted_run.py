@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from data import FLAGS, spoil
 from faults import AT, KINDS, STEPS, Kind
+from planted_data import FLAGS, spoil
 
 from domain_pretrain.data.trace.windows import Span
 
@@ -90,7 +90,7 @@ def _flags(kind: Kind, root: Path, folder: Path, data: Path, seed: int) -> list[
 
 
 def _train(folder: Path, words: list[str], kind: Kind) -> None:
-    script = Path(__file__).with_name("script.py")
+    script = Path(__file__).with_name("faulty_gpt.py")
     command = [sys.executable, "-m", "domain_pretrain", str(script), *words]
     env = {"OMP_NUM_THREADS": "1", **os.environ, "FAULT": kind.fault, "AT": str(AT)}
     log = folder / "train.log"
