@@ -28,6 +28,11 @@ from pathlib import Path
 from typing import Any
 
 TABS = ("timeseries", "hparams", "text", "custom_scalars")
+# Of tabs in which Megatron has much, what is the plugin's.
+OURS = {
+    "timeseries": "?tagFilter=channel#timeseries",
+    "text": "#text&tagFilter=domain_pretrain",
+}
 # TensorBoard's page is a tree of shadow roots, which querySelectorAll does not enter.
 HELPERS = """
 const all = (selector, root = document) => [
@@ -216,8 +221,9 @@ def wait_until_still(browser: Browser, tab: str, timeout_s: float = 60) -> str:
         before = picture
 
 
-def screenshot(logdir: Path, png: Path, tab: str | None, width: int, height: int) -> str:
+def screenshot(logdir: Path, png: Path, tab: str | None) -> str:
     """Write the picture; returns what is in it."""
+    width, height = 1400, 640 if tab in ("hparams", "text") else 1250
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
@@ -228,9 +234,7 @@ def screenshot(logdir: Path, png: Path, tab: str | None, width: int, height: int
         if tab is None:
             layout = _answer(address, "plugin/custom_scalars/layout")
             tab = "custom_scalars" if layout else "timeseries"
-        # Of the ordinary tab, the domains' charts only.
-        words = "?tagFilter=channel" if tab == "timeseries" else ""
-        browser.call("Page.navigate", url=f"{address}/{words}#{tab}")
+        browser.call("Page.navigate", url=f"{address}/{OURS.get(tab, '#' + tab)}")
         if tab == "custom_scalars":
             seen = wait_until_drawn(browser)
         else:
@@ -251,7 +255,7 @@ def main() -> int:
     parser.add_argument("tab", nargs="?", choices=TABS, metavar="TAB")
     args = parser.parse_args()
     try:
-        seen = screenshot(args.logdir, args.png, args.tab, width=1400, height=1250)
+        seen = screenshot(args.logdir, args.png, args.tab)
     except Failure as failure:
         print(f"tensorboard_screenshot: {failure}", file=sys.stderr)
         return 1
