@@ -68,6 +68,7 @@ def open_publisher(
                 average,
                 after_iteration=after_iteration,
                 corpus_tokens=corpus_tokens or {},
+                train_iters=(hyperparameters or {}).get("train_iters"),
             )
         )
     exporters.append(Console(average, out))
