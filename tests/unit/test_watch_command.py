@@ -281,6 +281,8 @@ def test_once_prints_a_frame_and_ends(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / METRICS_FILE).write_bytes(encode(start("a"), window(1, a=1.5)) + b'{"iterat')
     assert main(["watch", str(tmp_path), "--once"]) == 0
     printed = capsys.readouterr().out
+    assert main(["watch", str(tmp_path / METRICS_FILE), "--once"]) == 0
+    assert capsys.readouterr().out == printed
     assert row(printed, "a")[1] == "1.500"
     assert "\x1b" not in printed and "ago" not in printed, "plain, where it is no terminal"
 

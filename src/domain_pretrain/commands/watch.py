@@ -15,6 +15,8 @@ from domain_pretrain.records.reader import METRICS_FILE
 from domain_pretrain.report.frame import frame, waiting
 from domain_pretrain.report.live import Follower
 
+EVERY_S = 1.0  # between two looks at the files
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``watch`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
@@ -33,20 +35,13 @@ def add_parser(subparsers: Any) -> None:
         help=f"folder with {METRICS_FILE}; the run may be yet to start",
     )
     parser.add_argument("--once", action="store_true", help="print one frame, and end")
-    parser.add_argument(
-        "--interval",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="seconds between two looks at the files (%(default)s)",
-    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show frames until the user has seen enough."""
     console = Console(highlight=False, markup=False)
-    follower = Follower(args.folder)
+    follower = Follower(args.folder.parent if args.folder.is_file() else args.folder)
     follower.read()
     if args.once:
         if follower.run is None:
@@ -58,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     try:
         if console.is_terminal:
-            _redraw(follower, console, args.interval)
+            _redraw(follower, console)
         else:
-            _append(follower, console, args.interval)
+            _append(follower, console)
     except KeyboardInterrupt:
         pass
     finally:
@@ -68,23 +63,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _redraw(follower: Follower, console: Console, interval: float) -> None:
+def _redraw(follower: Follower, console: Console) -> None:
     """On a terminal: one frame in place, and the last one stays when it ends."""
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 live.update(_screen(follower, console), refresh=True)
-                time.sleep(interval)
+                time.sleep(EVERY_S)
                 follower.read()
     finally:
         console.print(_screen(follower, console))
 
 
-def _append(follower: Follower, console: Console, interval: float) -> None:
+def _append(follower: Follower, console: Console) -> None:
     """Anywhere else: a frame below the other, whenever there is something new."""
     console.print(_screen(follower, console))
     while True:
-        time.sleep(interval)
+        time.sleep(EVERY_S)
         if follower.read():
             console.print(_screen(follower, console))
 
