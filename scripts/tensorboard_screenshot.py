@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Open a log folder in a real TensorBoard and a real browser, and save what they show.
 
-    python scripts/tensorboard_screenshot.py LOGDIR OUT.png
+    python scripts/tensorboard_screenshot.py LOGDIR OUT.png [TAB]
 
-Starts TensorBoard on a free loopback port, opens its Custom Scalars page in headless Chromium
-(Debian: apt-get install chromium), waits until every chart has drawn its lines, opens the legends
-and writes a PNG. Exits with 1 and a message when there is nothing to see.
+Starts TensorBoard on a free loopback port, opens a tab in headless Chromium (Debian: apt-get
+install chromium), waits until every chart has drawn its lines, and writes a PNG. TAB is timeseries
+(the default), hparams, text, or custom_scalars (the default where a run has more than 50 domains).
+Exits with 1 and a message when there is nothing to see.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+TABS = ("timeseries", "hparams", "text", "custom_scalars")
+# Of tabs in which Megatron has much, what is the plugin's.
+OURS = {
+    "timeseries": "?tagFilter=channel#timeseries",
+    "text": "#text&tagFilter=domain_pretrain",
+}
 # TensorBoard's page is a tree of shadow roots, which querySelectorAll does not enter.
 HELPERS = """
 const all = (selector, root = document) => [
@@ -33,6 +40,24 @@ const all = (selector, root = document) => [
   ...[...root.querySelectorAll('*')].filter(e => e.shadowRoot)
     .flatMap(e => all(selector, e.shadowRoot))];
 const cards = () => all('tf-custom-scalar-multi-line-chart-card');
+"""
+# Without the settings, which take a fifth of the page.
+HIDE_SETTINGS = "all('button.settings-button.checked').forEach(button => button.click());"
+# The legend of each chart that is in view; hparams and text have rows of other kinds.
+LEGENDS = """
+return all('card-view').map(card => all('tb-data-table-content-row', card).length)
+  .filter(rows => rows);
+"""
+ROWS = """
+return all('vaadin-grid-cell-content, tf-markdown-view')
+  .map(cell => (cell.shadowRoot || cell).textContent.trim()).filter(text => text);
+"""
+# The middle of the loss chart, for the pointer: TensorBoard then says which curve is which.
+MIDDLE = """
+const card = all('card-view').find(card => card.querySelector('[title="channel/loss"]'));
+if (!card) return null;
+const box = all('line-chart', card)[0].getBoundingClientRect();
+return [box.x + box.width / 2, box.y + box.height / 2];
 """
 # The first chart large, its legend open, and no curve cut off as an outlier.
 ARRANGE = """
@@ -69,13 +94,10 @@ def tensorboard(logdir: Path, timeout_s: float = 60) -> Iterator[str]:
         try:
             address = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + timeout_s
-            while not _has_layout(address):
+            while not _answer(address, "runs"):
                 if server.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
-                    raise Failure(
-                        f"TensorBoard does not show a custom-scalars layout of {logdir}; it said:\n"
-                        f"{log.read()}"
-                    )
+                    raise Failure(f"TensorBoard shows no run in {logdir}; it said:\n{log.read()}")
                 time.sleep(0.5)
             yield address
         finally:
@@ -83,13 +105,14 @@ def tensorboard(logdir: Path, timeout_s: float = 60) -> Iterator[str]:
             server.wait()
 
 
-def _has_layout(address: str) -> bool:
+def _answer(address: str, what: str) -> Any:
+    """What TensorBoard says; None: nothing yet."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(f"{address}/data/plugin/custom_scalars/layout", timeout=5) as reply:
-            return bool(json.load(reply))
+        with direct.open(f"{address}/data/{what}", timeout=5) as reply:
+            return json.load(reply)
     except (OSError, ValueError):
-        return False
+        return None
 
 
 class Browser:
@@ -148,6 +171,10 @@ class Browser:
             raise Failure(f"TensorBoard's page is not as expected: {reply['exceptionDetails']}")
         return reply["result"].get("value")
 
+    def picture(self) -> str:
+        """What is in the window, a PNG in base64."""
+        return str(self.call("Page.captureScreenshot", format="png")["data"])
+
     def close(self) -> None:
         """End the browser and forget its profile."""
         os.close(self._write)
@@ -157,8 +184,8 @@ class Browser:
         self._profile.cleanup()
 
 
-def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> list[list[int]]:
-    """Until every chart that has series shows curves, and nothing changes any more."""
+def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> str:
+    """Until every custom chart that has series shows curves, and nothing changes any more."""
     deadline = time.monotonic() + timeout_s
     before: list[list[int]] = []
     while True:
@@ -167,7 +194,7 @@ def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> list[list[int]]
         charts: list[list[int]] = browser.run(CHARTS)
         drawn = all(curves > 0 for series, curves in charts if series)
         if drawn and charts == before and any(curves for _, curves in charts):
-            return charts
+            return f"{len(charts)} charts, {sum(curves for _, curves in charts)} curves drawn"
         if time.monotonic() > deadline:
             raise Failure(
                 f"after {timeout_s:.0f} s the charts are not drawn; (series, curves) of each: "
@@ -176,8 +203,27 @@ def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> list[list[int]]
         before = charts
 
 
-def screenshot(logdir: Path, png: Path, width: int = 1400, height: int = 1250) -> list[list[int]]:
-    """Write the picture; returns (series, curves) of every chart in it."""
+def wait_until_still(browser: Browser, tab: str, timeout_s: float = 60) -> str:
+    """Until there is something in the tab, and the picture does not change any more."""
+    deadline = time.monotonic() + timeout_s
+    before = ""
+    while True:
+        time.sleep(2)
+        browser.run(HIDE_SETTINGS)
+        found = browser.run(LEGENDS if tab == "timeseries" else ROWS)
+        picture = browser.picture()
+        if found and picture == before:
+            if tab != "timeseries":
+                return f"{len(found)} cells"
+            return f"{len(found)} charts in view, with {sum(found)} curves"
+        if time.monotonic() > deadline:
+            raise Failure(f"after {timeout_s:.0f} s the tab {tab} is empty, or still changing")
+        before = picture
+
+
+def screenshot(logdir: Path, png: Path, tab: str | None) -> str:
+    """Write the picture; returns what is in it."""
+    width, height = 1400, 640 if tab in ("hparams", "text") else 1250
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
@@ -185,24 +231,35 @@ def screenshot(logdir: Path, png: Path, width: int = 1400, height: int = 1250) -
         tensorboard(logdir) as address,
         contextlib.closing(Browser(chromium, width, height)) as browser,
     ):
-        browser.call("Page.navigate", url=f"{address}/#custom_scalars")
-        charts = wait_until_drawn(browser)
-        picture = browser.call("Page.captureScreenshot", format="png")["data"]
-    png.write_bytes(base64.b64decode(picture))
-    return charts
+        if tab is None:
+            layout = _answer(address, "plugin/custom_scalars/layout")
+            tab = "custom_scalars" if layout else "timeseries"
+        browser.call("Page.navigate", url=f"{address}/{OURS.get(tab, '#' + tab)}")
+        if tab == "custom_scalars":
+            seen = wait_until_drawn(browser)
+        else:
+            seen = wait_until_still(browser, tab)
+            middle = browser.run(MIDDLE)
+            if middle is not None:
+                x, y = middle
+                browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+                time.sleep(1)
+        png.write_bytes(base64.b64decode(browser.picture()))
+    return seen
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("logdir", type=Path, metavar="LOGDIR")
     parser.add_argument("png", type=Path, metavar="OUT.png")
+    parser.add_argument("tab", nargs="?", choices=TABS, metavar="TAB")
     args = parser.parse_args()
     try:
-        charts = screenshot(args.logdir, args.png)
+        seen = screenshot(args.logdir, args.png, args.tab)
     except Failure as failure:
         print(f"tensorboard_screenshot: {failure}", file=sys.stderr)
         return 1
-    print(f"{args.png}: {len(charts)} charts, {sum(curves for _, curves in charts)} curves drawn")
+    print(f"{args.png}: {seen}")
     return 0
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(1, str(ROOT / "tests"))
 
+from support import board  # noqa: E402
 from support.fork_server import Job, fork_ranks, preload  # noqa: E402
 from support.metrics import METRICS, counted  # noqa: E402
 
@@ -184,13 +185,9 @@ def crash(folder: Path, dice: random.Random) -> str | None:
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Our TensorBoard points, the last one written of each step."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
     return {
-        tag: sorted({event.step: event.value for event in events.Scalars(tag)}.items())
-        for tag in events.Tags()["scalars"]
+        tag: sorted(dict(curve).items())
+        for tag, curve in board.points(folder / "tensorboard").items()
         if tag.startswith(("channel-", "reweighting"))
     }
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.board import points
 from support.corpora import DOMAINS, SHARES
 from support.launch import Run
 from support.streams import recorded_run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
@@ -294,8 +294,7 @@ def test_the_losses_decide_what_is_read(followed: Path) -> None:
     assert plan.position(39) // 16 == 3
     for name, entry in line["domains"].items():
         assert entry["mix"] == taken[3][DOMAINS.index(name)] / 16
-    events = EventAccumulator(str(followed / "board")).Reload()
-    assert {f"channel-mix/{name}" for name in line["domains"]} <= set(events.Tags()["scalars"])
+    assert {f"channel-mix/{name}" for name in line["domains"]} <= points(followed / "board").keys()
 
 
 @pytest.mark.parametrize("layout", ["DP2, two workers", "PP2 x VPP2"])

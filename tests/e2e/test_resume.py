@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import board
 from support.corpora import DOMAINS
 from support.launch import Run, train
 from support.metrics import METRICS, counted
@@ -35,14 +36,8 @@ def run(folder: Path, *flags: str | Path, checkpoints: Path, **how: Any) -> Run:
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """Our TensorBoard points: tag → step → value."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {
-        tag: {event.step: event.value for event in events.Scalars(tag)}
-        for tag in events.Tags()["scalars"]
-        if tag.startswith("channel-")
-    }
+    found = board.points(folder / "tensorboard")
+    return {tag: dict(curve) for tag, curve in found.items() if tag.startswith("channel-")}
 
 
 def consumed(entry: dict[str, Any]) -> dict[str, tuple[int, int]]:

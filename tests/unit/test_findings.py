@@ -19,7 +19,8 @@ from domain_pretrain.records.events_file import EventsFile
 from domain_pretrain.records.exporter import Exporter, Publisher
 from domain_pretrain.records.reader import EVENTS_FILE, read_findings
 from domain_pretrain.records.record import Event, Finding
-from domain_pretrain.records.scalars import TensorBoard, WandB
+from domain_pretrain.records.scalars import WandB
+from domain_pretrain.records.tensorboard import TensorBoard
 from domain_pretrain.watch.command import Command, check_command
 from domain_pretrain.watch.documents import Documents, trace_command
 
@@ -95,7 +96,7 @@ def test_the_console_tells_cause_advice_and_documents() -> None:
 def test_tensorboard_has_a_text() -> None:
     texts: list[tuple[Any, ...]] = []
     writer = SimpleNamespace(add_text=lambda *given: texts.append(given), flush=lambda: None)
-    board = TensorBoard(writer, "token", print)
+    board = TensorBoard(writer, "token", print, after_iteration=0, hyperparameters={}, config={})
     board.finding(FINDING)
     board.traced(FINDING)
     board.traced(TRACED)

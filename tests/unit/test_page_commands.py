@@ -30,7 +30,7 @@ SHOWN = sorted({command for page in PAGES for command in commands(page)})
 RUN = (
     r"domain-pretrain prepare .*",
     r"domain-pretrain plan .*",
-    r"domain-pretrain trace .*",
+    r"domain-pretrain (trace|watch) .*",
     r"domain-pretrain doctor( --host /path/to/Megatron-LM)?",
     r"(sbatch|kubectl) .*",  # stand-ins, which look at what they are given
     r"([A-Z_]+=\S+ )*scripts/pretrain_[gn]pu\.sh .*",  # as --dry-run
@@ -67,6 +67,7 @@ LISTED = {
     "scripts/gpu_day.sh --piece demo --piece graph": "it needs a GPU",
     "scripts/gpu_day.sh --rehearse --out rehearsal": "it trains for minutes; test_gpu_day.py",
     "make hosts CHECKOUTS=../checkouts": HOURS,
+    "domain-pretrain watch runs/finance": "it goes on until Ctrl-C; with --once it is run",
     "make demo": "it makes an environment first; the demo is run",
     "domain-pretrain demo": "the same with a layout is run",
     "pip install /path/to/this/clone": NETWORK,
@@ -185,7 +186,7 @@ def write_run() -> None:
 def test_it_does_as_shown(command: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.startswith("domain-pretrain"):
         pytest.importorskip("megatron.core")
-    if "trace" in command:
+    if "trace" in command or "watch" in command:
         monkeypatch.chdir(clone)
         write_run()
     if "prepare" in command or "trace" in command:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.board import points
 from support.metrics import counted, windows
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain import file_lock
@@ -492,12 +492,6 @@ def test_an_unusable_log_dir_is_an_error_at_start_up(tmp_path: Path, kind: str) 
 # --- TensorBoard and W&B ----------------------------------------------------------------------
 
 
-def events(log_dir: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(log_dir), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return accumulator
-
-
 def test_train_tags_and_values(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     publish, _ = publisher(tensorboard=writer)
@@ -509,13 +503,9 @@ def test_train_tags_and_values(tmp_path: Path) -> None:
         )
     )
     publish.scalars(record(20, stats=stats(finance=(1.5, 64), general=(0, 0), absent=(0, 0))))
+    publish.close()
     writer.close()
-    found = events(tmp_path)
-    points = {
-        tag: [(event.step, event.value) for event in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
-    }
-    assert points == {
+    assert points(tmp_path) == {
         "channel-loss/finance": [(10, 2.0), (20, 1.5)],
         "channel-loss/general": [(10, 1.0)],
         "channel-ppl/finance": [
@@ -554,8 +544,9 @@ def test_an_evaluation_has_loss_and_ppl_only(tmp_path: Path, split: str) -> None
     writer = SummaryWriter(str(tmp_path))
     publish, _ = publisher(tensorboard=writer)
     publish.scalars(record(10, split=split))
+    publish.close()
     writer.close()
-    assert sorted(events(tmp_path).Tags()["scalars"]) == [
+    assert sorted(points(tmp_path)) == [
         f"channel-{metric}-{split}/{domain}"
         for metric in ("loss", "ppl")
         for domain in ("finance", "general")
@@ -567,7 +558,8 @@ def test_the_last_evaluation_is_on_disk_at_once(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path), flush_secs=3600)
     publish, _ = publisher(tensorboard=writer)
     publish.scalars(record(10, split="valid", final=True))
-    assert "channel-loss-valid/finance" in events(tmp_path).Tags()["scalars"]
+    assert "channel-loss-valid/finance" in points(tmp_path)
+    publish.close()
     writer.close()
 
 
@@ -575,10 +567,11 @@ def test_a_nan_domain_is_a_nan_point_and_the_others_are_not_touched(tmp_path: Pa
     writer = SummaryWriter(str(tmp_path))
     publish, _ = publisher(tensorboard=writer)
     publish.scalars(record(1, stats=stats(good=(1.0, 16), bad=(2.0, 32, 3))))
+    publish.close()
     writer.close()
-    found = events(tmp_path)
-    assert math.isnan(found.Scalars("channel-loss/bad")[0].value)
-    assert found.Scalars("channel-loss/good")[0].value == 1.0
+    found = points(tmp_path)
+    assert math.isnan(found["channel-loss/bad"][0][1])
+    assert found["channel-loss/good"] == [(1, 1.0)]
 
 
 class RecordingWandb:

@@ -28,6 +28,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import METRICS_FILE, MetricsTail, read_metrics
 from domain_pretrain.records.record import Record
+from domain_pretrain.records.tensorboard import RUNS_UP_TO
 from domain_pretrain.report.curves import domains_of, moving_average, place
 from domain_pretrain.report.history import History, read_history
 from domain_pretrain.report.palette import COLOURS, colour
@@ -161,10 +162,11 @@ def custom_scalars(logdir: Path) -> tuple[CustomScalarsPlugin, RequestContext]:
 
 
 def publish(logdir: Path, weights: dict[str, float] | None) -> None:
-    sums = np.zeros((3, len(Column)), dtype=np.int64)
+    names = ("finance", "general", *(f"d{number}" for number in range(RUNS_UP_TO - 1)))
+    sums = np.zeros((len(names) + 1, len(Column)), dtype=np.int64)
     sums[:2, Column.LOSS] = [2 * SCALE[Column.LOSS], 3 * SCALE[Column.LOSS]]
     sums[:2, Column.TOKENS] = SCALE[Column.TOKENS]
-    stats = DomainStats(("finance", "general"), sums)
+    stats = DomainStats(names, sums)
     consumed = {"finance": 1.0, "general": 1.0}
     writer = SummaryWriter(str(logdir))
     publisher = open_publisher(None, writer, None, "token", after_iteration=0)

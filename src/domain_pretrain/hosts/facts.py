@@ -20,6 +20,13 @@ from domain_pretrain.process import notice
 # What orders the samples besides the data, as any of the hosts calls it.
 _ORDERING = ("seed", "random_seed", "seq_length", "dataloader_type")
 _SURPLUS = 0.005  # that the host builds of every prefix, where no flag says
+# What one compares runs by, beside their data.
+_HYPERPARAMETERS = (
+    *("num_layers", "hidden_size", "num_attention_heads", "num_experts", "seq_length"),
+    *("train_iters", "train_samples", "global_batch_size", "micro_batch_size", "seed"),
+    *("optimizer", "lr", "min_lr", "lr_decay_style", "lr_warmup_fraction", "lr_warmup_iters"),
+    *("lr_warmup_samples", "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,12 @@ class RunFacts:
         schedule = getattr(self.flags, "step_batch_size_schedule", None) or ""
         sizes = [int(size) for size in re.findall(r":\s*(\d+)", schedule)]
         return max([*sizes, getattr(self.flags, "global_batch_size", None) or 0]) or None
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What one compares runs by, as far as this host has it, by the flag's name."""
+        found = {name: getattr(self.flags, name, None) for name in _HYPERPARAMETERS}
+        return {name: value for name, value in found.items() if value is not None}
 
     def order(self, reading: Reading, plan: Plan | None = None) -> Order:
         """Which sample of ``reading`` comes when; by ``plan``, where there is one."""

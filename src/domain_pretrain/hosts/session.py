@@ -240,6 +240,8 @@ class Session:
                 self.config.channel_loss.average,
                 after_iteration=after_iteration,
                 corpus_tokens=training_tokens(self.reading, self.catalog.prefixes),
+                hyperparameters=self.facts.hyperparameters,
+                config=self.config.settings(self.options.domain_reweight),
                 others=self._exporters,
                 tracer=self._tracer(),
                 more=[Command(self.config.watch.command)] if self.config.watch.command else (),

@@ -23,6 +23,7 @@ class MetricsFile(Exporter):
         average: whether a domain's loss is the mean over tokens or over samples.
         after_iteration: where this run starts, as :meth:`LinesFile.open` takes it.
         corpus_tokens: tokens of each domain's training data, as far as they are known.
+        train_iters: at which iteration training ends; None where that is not known.
 
     Raises:
         LogFolderError: the folder cannot be used.
@@ -35,11 +36,13 @@ class MetricsFile(Exporter):
         *,
         after_iteration: int | None,
         corpus_tokens: Mapping[str, float],
+        train_iters: int | None = None,
     ) -> None:
         check_log_dir(log_dir)
         self._average = average
         self._after_iteration = after_iteration
         self._corpus_tokens = corpus_tokens
+        self._train_iters = train_iters
         self._names: tuple[str, ...] | None = None  # of the header
         self._file = LinesFile.open(log_dir / METRICS_FILE, after_iteration)
 
@@ -50,7 +53,7 @@ class MetricsFile(Exporter):
             start = self._after_iteration
             at = record.iteration if start is None else start
             event = Event("resume" if start else "start", at)
-            self._file.append(header(event, names, self._corpus_tokens))
+            self._file.append(header(event, names, self._corpus_tokens, self._train_iters))
             self._names = names
         entry = metrics_entry(record, self._average)
         if len(names) > WIDE_UP_TO:
@@ -73,7 +76,10 @@ def event_entry(event: Event) -> dict[str, Any]:
 
 
 def header(
-    event: Event, names: Sequence[str], corpus_tokens: Mapping[str, float]
+    event: Event,
+    names: Sequence[str],
+    corpus_tokens: Mapping[str, float],
+    train_iters: int | None = None,
 ) -> dict[str, Any]:
     """The event that a run starts, with what holds for all lines behind it.
 
@@ -81,12 +87,14 @@ def header(
         event: the start.
         names: the domains, to which compact lines refer by their place.
         corpus_tokens: tokens of each domain's training data; a domain may be missing.
+        train_iters: at which iteration training ends; None where that is not known.
     """
     sizes = [corpus_tokens.get(name) for name in names]
     return {
         **event_entry(event),
         "domains": list(names),
         **({"corpus_tokens": sizes} if corpus_tokens else {}),
+        **({} if train_iters is None else {"train_iters": train_iters}),
     }
 
 

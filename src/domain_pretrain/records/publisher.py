@@ -11,7 +11,8 @@ from domain_pretrain.records.console import Console, say
 from domain_pretrain.records.events_file import EventsFile
 from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher, Start, Tracer
 from domain_pretrain.records.metrics_file import MetricsFile
-from domain_pretrain.records.scalars import TensorBoard, WandB
+from domain_pretrain.records.scalars import WandB
+from domain_pretrain.records.tensorboard import TensorBoard
 from domain_pretrain.rules.registry import Configured
 from domain_pretrain.stats import Average
 
@@ -25,6 +26,8 @@ def open_publisher(
     *,
     after_iteration: int | None,
     corpus_tokens: Mapping[str, float] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     others: Iterable[Configured[MakeExporter]] = (),
     more: Iterable[Exporter] = (),
     tracer: Tracer | None = None,
@@ -39,6 +42,8 @@ def open_publisher(
         out: takes the console's text.
         after_iteration: where this run starts, as :meth:`LinesFile.open` takes it.
         corpus_tokens: tokens of each domain's training data, as far as they are known.
+        hyperparameters: of the host, by name.
+        config: what the plugin's config says, by dotted key.
         others: exporters of other packages.
         more: further exporters, called last.
         tracer: of the documents behind findings.
@@ -48,7 +53,16 @@ def open_publisher(
     """
     exporters: list[Exporter] = []
     if tensorboard is not None:
-        exporters.append(TensorBoard(tensorboard, average, out))
+        exporters.append(
+            TensorBoard(
+                tensorboard,
+                average,
+                out,
+                after_iteration=after_iteration,
+                hyperparameters=hyperparameters or {},
+                config=config or {},
+            )
+        )
     if wandb is not None:
         exporters.append(WandB(wandb, average, out))
     if log_dir is not None:
@@ -59,6 +73,7 @@ def open_publisher(
                 average,
                 after_iteration=after_iteration,
                 corpus_tokens=corpus_tokens or {},
+                train_iters=(hyperparameters or {}).get("train_iters"),
             )
         )
         exporters.append(EventsFile(log_dir, after_iteration))

@@ -15,6 +15,7 @@ from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.compact import expand
 from domain_pretrain.records.record import Event, Finding, Severity
+from domain_pretrain.records.tail import Tail
 from domain_pretrain.stats import Split
 
 METRICS_FILE = "domain_metrics.jsonl"
@@ -76,6 +77,7 @@ class _Event(BaseModel):
     event: str
     iteration: _Iteration
     detail: str
+    train_iters: _Iteration | None = None
     domains: list[str] | None = None
     corpus_tokens: list[_Count | None] | None = None
 
@@ -252,22 +254,15 @@ class MetricsTail:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / METRICS_FILE
-        self._read = 0
+        self._tail = Tail(folder / METRICS_FILE)
         self._lines = Lines()
 
     def read(self) -> list[dict[str, Any]]:
-        """Windows and evaluations that are whole by now; a torn last line waits for its end."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                added = file.read()
-        except FileNotFoundError:
-            return []
-        whole = added[: added.rfind(b"\n") + 1]
-        self._read += len(whole)
+        """Windows and evaluations that are whole by now; all of them again after a resume."""
+        if self._tail.replaced():
+            self._lines = Lines()
         entries = []
-        for line in whole.split(b"\n"):
+        for line in self._tail.lines():
             try:
                 entries.append(self._lines.entry(line))
             except ValueError:

@@ -1,55 +1,14 @@
-"""A record as points of TensorBoard and W&B, and the exporters that write them."""
+"""A record as the points of curves, and the exporter that gives them to W&B."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from domain_pretrain.records.charts import add_layout
 from domain_pretrain.records.console import document_line
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.stats import Average
-
-
-class TensorBoard(Exporter):
-    """Writes into the host's own event file.
-
-    Args:
-        writer: the host's ``SummaryWriter``.
-        average: whether a domain's loss is the mean over tokens or over samples.
-        out: takes a note for the console.
-    """
-
-    def __init__(self, writer: Any, average: Average, out: Callable[[str], None]) -> None:
-        self._writer = writer
-        self._average = average
-        self._out = out
-        self._layout_written = False
-
-    def scalars(self, record: Record) -> None:
-        """Points, and before the first of them the layout of the charts."""
-        if not self._layout_written:
-            note = add_layout(
-                self._writer, weights=record.weights is not None, mix=record.mix is not None
-            )
-            if note:
-                self._out(note)
-            self._layout_written = True
-        for tag, value in scalar_values(record, self._average).items():
-            self._writer.add_scalar(tag, value, record.iteration)
-        if record.final:  # the host may end before the writer's own thread gets to it
-            self._writer.flush()
-
-    def finding(self, finding: Finding) -> None:
-        """A text, under the tag of its rule."""
-        self._writer.add_text(f"alarms/{finding.rule}", as_text(finding), finding.iteration)
-        self._writer.flush()
-
-    def traced(self, finding: Finding) -> None:
-        """The text again, with the documents."""
-        if finding.documents:
-            self.finding(finding)
 
 
 class WandB(Exporter):
@@ -98,32 +57,49 @@ def as_text(finding: Finding) -> str:
 
 
 def scalar_values(record: Record, average: Average) -> dict[str, float]:
-    """``tag → value``; an absent domain has no tag, a non-finite one NaN (docs/metrics.md)."""
+    """``tag → value`` of all there is, ``channel-loss/finance`` and so on (docs/metrics.md)."""
+    domains = domain_values(record, average)
+    values = {
+        f"channel-{metric}/{name}": value
+        for name, own in domains.items()
+        for metric, value in own.items()
+    }
+    return values | overall_values(record)
+
+
+def overall_values(record: Record) -> dict[str, float]:
+    """``tag → value`` of what is about no single domain."""
+    return {
+        f"reweighting/{name.replace('_', '-')}": value
+        for name, value in (record.reweighting or {}).items()
+    }
+
+
+def domain_values(record: Record, average: Average) -> dict[str, dict[str, float]]:
+    """``domain → metric → value``, domains first, then what several are parts of.
+
+    An absent domain has no entry, a non-finite one NaN.
+    """
     train = record.split == "train"
     suffix = "" if train else f"-{record.split}"
     window_tokens = record.stats.total.tokens
-    values: dict[str, float] = {}
-    for name, totals in record.stats:
-        values[f"channel-loss{suffix}/{name}"] = totals.loss(average)
-        values[f"channel-ppl{suffix}/{name}"] = totals.ppl(average)
-        if not train:
-            continue
-        if window_tokens:
-            values[f"channel-tokens/{name}"] = totals.tokens / window_tokens
-        values[f"channel-samples/{name}"] = totals.samples
-        if record.weights is not None:
-            values[f"channel-weight/{name}"] = record.weights[name]
-        if record.shares is not None:
-            values[f"channel-share/{name}"] = record.shares[name]
-        if record.mix is not None:
-            values[f"channel-mix/{name}"] = record.mix[name]
-        if record.consumed_tokens is not None:
-            values[f"channel-consumed/{name}"] = record.consumed_tokens[name]
-    for name, totals in record.stats.parents():
-        values[f"channel-loss{suffix}/{name}"] = totals.loss(average)
-        values[f"channel-ppl{suffix}/{name}"] = totals.ppl(average)
+    values: dict[str, dict[str, float]] = {}
+    for name, totals in (*record.stats, *record.stats.parents()):
+        own = values[name] = {
+            f"loss{suffix}": totals.loss(average),
+            f"ppl{suffix}": totals.ppl(average),
+        }
         if train and window_tokens:
-            values[f"channel-tokens/{name}"] = totals.tokens / window_tokens
-    for name, value in (record.reweighting or {}).items():
-        values[f"reweighting/{name.replace('_', '-')}"] = value
+            own["tokens"] = totals.tokens / window_tokens
+    if not train:
+        return values
+    more = {
+        "weight": record.weights,
+        "share": record.shares,
+        "mix": record.mix,
+        "consumed": record.consumed_tokens,
+    }
+    for name, totals in record.stats:
+        values[name]["samples"] = totals.samples
+        values[name] |= {metric: given[name] for metric, given in more.items() if given is not None}
     return values

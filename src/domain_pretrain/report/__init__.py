@@ -1,10 +1,12 @@
-"""After a run: what became of every domain, from nothing but its metrics file.
+"""What becomes of every domain, from nothing but a run's files: after it, and while it trains.
 
 ``history`` reads the file once, line by line, into ``series``: curves in bounded memory. ``table``
 sums them up, a row for each domain; ``curves`` puts runs on one axis of tokens or iterations, and
 ``picture`` draws them (with ``palette``, ``fonts``, and ``spread`` for labels that would cover each
 other).
 
-Imported by ``commands.report`` and ``demo``. What happens during a run does not import it: the
-format of the file belongs to ``records``.
+``live`` follows the files as they grow, and ``frame`` shows them as one screen.
+
+Imported by ``commands.report``, ``commands.watch`` and ``demo``. What happens during a run does not
+import it: the format of the file belongs to ``records``.
 """

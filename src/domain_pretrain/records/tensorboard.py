@@ -1,0 +1,221 @@
+"""TensorBoard: it gives a colour, a name and a switch to each *run*, so each domain is one.
+
+Beside the host's event file, ``domains/<domain>`` has one for each domain, all with the same tags:
+a tag is a chart, a domain a curve in it. Where that cannot be (too many domains, a writer that is
+not PyTorch's own), all of them go into the host's file, under tags with their names.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from domain_pretrain.records.charts import add_layout
+from domain_pretrain.records.exporter import Exporter
+from domain_pretrain.records.record import Finding, Record
+from domain_pretrain.records.scalars import (
+    as_text,
+    domain_values,
+    overall_values,
+    scalar_values,
+)
+from domain_pretrain.stats import Average
+
+FOLDER = "domains"
+SECTION = "channel"  # of TensorBoard's page, in which all charts stand side by side
+RUNS_UP_TO = 50  # domains: each has a file, a thread that writes it, and a row in the list of runs
+
+
+class TensorBoard(Exporter):
+    """Writes beside the host's event file, or into it.
+
+    Args:
+        writer: the host's ``SummaryWriter``.
+        average: whether a domain's loss is the mean over tokens or over samples.
+        out: takes a note for the console.
+        after_iteration: where this run starts, as :class:`.Start` has it.
+        hyperparameters: of the host, by name.
+        config: what the plugin's config says, by dotted key; JSON values.
+    """
+
+    def __init__(
+        self,
+        writer: Any,
+        average: Average,
+        out: Callable[[str], None],
+        *,
+        after_iteration: int | None,
+        hyperparameters: Mapping[str, Any],
+        config: Mapping[str, Any],
+    ) -> None:
+        self._writer = writer
+        self._average = average
+        self._out = out
+        self._after_iteration = after_iteration
+        self._runs: DomainRuns | None = None
+        self._begun = False
+        if after_iteration is not None and _is_pytorchs(writer):
+            _add_settings(writer, after_iteration, hyperparameters, config)
+
+    def scalars(self, record: Record) -> None:
+        """Points."""
+        if not self._begun:
+            self._begin(record)
+        values = scalar_values(record, self._average)
+        if self._runs is not None:
+            values = overall_values(record)
+            for name, own in domain_values(record, self._average).items():
+                self._runs.add(name, own, record.iteration)
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, record.iteration)
+        if record.final:  # the host may end before the writers' own threads get to it
+            self._writer.flush()
+            if self._runs is not None:
+                self._runs.flush()
+
+    def finding(self, finding: Finding) -> None:
+        """A text, under the tag of its rule."""
+        self._writer.add_text(f"alarms/{finding.rule}", as_text(finding), finding.iteration)
+        self._writer.flush()
+
+    def traced(self, finding: Finding) -> None:
+        """The text again, with the documents."""
+        if finding.documents:
+            self.finding(finding)
+
+    def close(self) -> None:
+        """Close what the host does not know of."""
+        if self._runs is not None:
+            self._runs.close()
+
+    def _begin(self, record: Record) -> None:
+        """With the first points: the domains' runs, or the layout of the charts."""
+        self._begun = True
+        names = record.stats.names
+        if len(names) <= RUNS_UP_TO and _is_pytorchs(self._writer) and not _is_mirrored():
+            self._runs = DomainRuns(self._writer, names, self._after_iteration)
+            return
+        weights, mix = record.weights is not None, record.mix is not None
+        note = add_layout(self._writer, weights=weights, mix=mix)
+        if note:
+            self._out(note)
+
+
+class DomainRuns:
+    """A writer for each domain, opened with its first point: a domain without tokens has none.
+
+    Args:
+        host: the host's writer; the folders are in its own.
+        names: the domains.
+        after_iteration: where this run starts; of what earlier ones wrote, TensorBoard then shows
+            what is in force, as the metrics file does.
+    """
+
+    def __init__(self, host: Any, names: Iterable[str], after_iteration: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._host = host
+        self._make = SummaryWriter
+        self._folders = folders(names)
+        # At 0 there is no checkpoint, and nothing stays.
+        self._purge_step = after_iteration + 1 if after_iteration else after_iteration
+        self._writers: dict[str, Any] = {}
+
+    def add(self, name: str, values: Mapping[str, float], step: int) -> None:
+        """Points of a domain, or of what several are parts of: metric → value."""
+        if name not in self._writers:
+            self._writers[name] = self._make(
+                os.path.join(self._host.log_dir, FOLDER, self._folders[name]),
+                purge_step=self._purge_step,
+                max_queue=self._host.max_queue,
+                flush_secs=self._host.flush_secs,
+            )
+        for metric, value in values.items():
+            self._writers[name].add_scalar(f"{SECTION}/{metric}", value, step)
+
+    def flush(self) -> None:
+        """To the disk, now."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Close all; a point after that opens its file again."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def folders(names: Iterable[str]) -> dict[str, str]:
+    """name → relative folder, for the domains and for what they are parts of.
+
+    A name is kept where any file system can have it, also one that does not tell ``Code`` from
+    ``code``; ``/`` parts folders.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(path for one in names for path in _with_parents(one)):
+        # 60 characters are 240 bytes at most, which every file system takes.
+        safe = "/".join(re.sub(r"^\.|[^\w.-]|^$", "_", part)[:60] for part in name.split("/"))
+        folder, number = safe, 1
+        while _folded(folder) in taken:
+            number += 1
+            folder = f"{safe}~{number}"
+        taken.add(_folded(folder))
+        found[name] = folder
+    return found
+
+
+def _with_parents(name: str) -> Iterable[str]:
+    parts = name.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _folded(folder: str) -> str:
+    return unicodedata.normalize("NFKC", folder).casefold()
+
+
+def _is_pytorchs(writer: Any) -> bool:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # without tensorboard, the host's writer is something else
+        return False
+    return isinstance(writer, SummaryWriter)
+
+
+def _is_mirrored() -> bool:
+    """Whether somebody listens at the class: he would not know a domain's curve from another's.
+
+    ``swanlab.sync_tensorboard_torch()`` does, which takes the tag as the name of a curve.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    add = SummaryWriter.add_scalar
+    return hasattr(add, "__wrapped__") or add.__module__ != SummaryWriter.__module__
+
+
+def _add_settings(
+    writer: Any, step: int, hyperparameters: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """The tabs HParams and Text."""
+    from torch.utils.tensorboard.summary import hparams
+
+    given = (*hyperparameters.items(), *config.items())
+    values = {name: value for name, value in given if _is_number_or_word(value)}
+    if values:
+        # Without a list of metrics, TensorBoard offers all there are, of every domain.
+        _, started, _ = hparams(values, {})
+        writer.file_writer.add_summary(started)
+    if config:
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        writer.add_text("domain_pretrain", f"```yaml\n{text}```", step)
+
+
+def _is_number_or_word(value: Any) -> bool:
+    return isinstance(value, (bool, int, str)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
