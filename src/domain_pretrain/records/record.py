@@ -81,7 +81,10 @@ class Finding:
         severity: how bad it is.
         message: one sentence for a person, which names domain and numbers.
         cause: the likely cause, in a few words; empty where there is none to tell.
-        evidence: the numbers behind it, by name.
+        evidence: the numbers behind it, by name; JSON takes all of them.
+        documents: those behind it, the worst first, each by name of its facts: ``prefix``,
+            ``document`` and so on; JSON takes them. Empty where none could be told.
+        advice: what to try, a sentence or two; empty where there is nothing to say.
     """
 
     rule: str
@@ -91,6 +94,8 @@ class Finding:
     message: str
     cause: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    documents: tuple[Mapping[str, Any], ...] = ()
+    advice: str = ""
 
 
 @dataclass(frozen=True)
