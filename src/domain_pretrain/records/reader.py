@@ -1,4 +1,6 @@
-"""``domain_metrics.jsonl`` as it is read: one JSON object per line, the last one possibly torn."""
+"""``domain_metrics.jsonl`` and ``domain_events.jsonl`` as they are read: one JSON object per line,
+the last one possibly torn.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.compact import expand
-from domain_pretrain.records.record import Event
+from domain_pretrain.records.record import Event, Finding, Severity
 from domain_pretrain.stats import Split
 
 METRICS_FILE = "domain_metrics.jsonl"
+EVENTS_FILE = "domain_events.jsonl"
 
 # No sum of a run comes near it; what is larger would overflow in a reader's own sums.
 _LARGEST = 1e30
@@ -77,6 +80,18 @@ class _Event(BaseModel):
     corpus_tokens: list[_Count | None] | None = None
 
 
+class _Finding(BaseModel):
+    finding: str
+    domain: str | None
+    iteration: _Iteration
+    severity: Severity
+    message: str
+    cause: str = ""
+    evidence: dict[str, Any] = {}
+    documents: tuple[dict[str, Any], ...] = ()
+    advice: str = ""
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """One line of the file, as it stands there; None where it is torn or foreign."""
     try:
@@ -104,6 +119,8 @@ def _parse(line: bytes) -> dict[str, Any]:
 def _kind(entry: Any) -> type[BaseModel]:
     if not isinstance(entry, dict):
         return _Wide
+    if "finding" in entry:
+        return _Finding
     return _Event if "event" in entry else _Compact if "columns" in entry else _Wide
 
 
@@ -195,6 +212,36 @@ def read_events(path: str | Path) -> list[Event]:
 def event_of(entry: Mapping[str, Any]) -> Event:
     """The event that a line tells."""
     return Event(entry["event"], entry["iteration"], entry["detail"])
+
+
+def read_findings(path: str | Path) -> list[Finding]:
+    """What the alarms of a run found, in order; each with its documents, where they are known.
+
+    Args:
+        path: ``domain_events.jsonl``, or the folder that holds it; a run that wrote none found
+            nothing.
+    """
+    path = Path(path)
+    path = path / EVENTS_FILE if path.is_dir() else path
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"cannot read {shorten(str(path))}: {error.strerror}") from error
+    found: dict[tuple[Any, ...], Finding] = {}
+    for entry in map(parse_line, lines):
+        if entry is not None and "finding" in entry:
+            one = finding_of(entry)
+            # Told at once, and again with its documents.
+            found[one.rule, one.domain, one.iteration, one.message] = one
+    return list(found.values())
+
+
+def finding_of(entry: Mapping[str, Any]) -> Finding:
+    """The finding that a line of ``domain_events.jsonl`` tells."""
+    told = _Finding.model_validate(entry)
+    return Finding(rule=told.finding, **told.model_dump(exclude={"finding"}))
 
 
 class MetricsTail:
