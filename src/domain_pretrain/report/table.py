@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -104,19 +104,16 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
 
 
 # Name in the file → name for a person, and how it is written.
-_HOST = {
+HOST = {
     "learning_rate": ("learning rate", ".3g"),
     "grad_norm": ("gradient norm", ".3f"),
     "tokens_per_second": ("tokens per second", ",.0f"),
 }
 
 
-def host_table(history: History) -> Table | None:
-    """The host's numbers over the run; None where the file has none."""
-    table = Table()
-    for title in ("", "start", "end", "least", "largest"):
-        table.add_column(title, justify="right" if title else "left")
-    for name, (title, spec) in _HOST.items():
+def host_rows(history: History) -> Iterator[tuple[str, ...]]:
+    """Of each of the host's numbers that the file has: title, start, end, least, largest."""
+    for name, (title, spec) in HOST.items():
         if name in history.host:
             start, end = (mean.value for mean in history.host.ends(name, PART))
             curve = history.host.curve(name)
@@ -124,7 +121,16 @@ def host_table(history: History) -> Table | None:
                 start, end = float(curve.mean[0]), history.host.last(name)
             known = [float(x) for x in (*curve.low, *curve.high) if math.isfinite(x)]
             least, largest = (min(known), max(known)) if known else (math.nan, math.nan)
-            table.add_row(title, *(_number(x, spec) for x in (start, end, least, largest)))
+            yield title, *(_number(x, spec) for x in (start, end, least, largest))
+
+
+def host_table(history: History) -> Table | None:
+    """The host's numbers over the run; None where the file has none."""
+    table = Table()
+    for title in ("", "start", "end", "least", "largest"):
+        table.add_column(title, justify="right" if title else "left")
+    for row in host_rows(history):
+        table.add_row(*row)
     return table if table.row_count else None
 
 
