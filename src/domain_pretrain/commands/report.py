@@ -10,11 +10,17 @@ from typing import Any
 from rich.console import Console
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import METRICS_FILE
+from domain_pretrain.records.reader import METRICS_FILE, read_findings
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.page.write import write_page
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.table import event_lines, host_table, loss_table, summarise
+from domain_pretrain.report.table import (
+    event_lines,
+    finding_lines,
+    host_table,
+    loss_table,
+    summarise,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,15 +73,15 @@ def run(args: argparse.Namespace) -> int:
         numbers = host_table(history)
         if numbers is not None:
             console.print(numbers)
-        for line in event_lines(history):
+        for line in [*event_lines(history), *finding_lines(read_findings(path.parent))]:
             console.print(line)
         histories.append(history)
     if args.html is not None:
         # Beside the metrics, whose folder is the run's own.
-        called = [name for name in run_names([path.parent for path in files])]
+        folders = [path.parent for path in files]
         size = write_page(
-            list(zip(called, histories, strict=True)),
-            [path.parent for path in files],
+            list(zip(run_names(folders), histories, strict=True)),
+            folders,
             args.html,
             x=args.x,
             compare=args.compare,

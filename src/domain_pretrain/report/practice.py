@@ -223,7 +223,7 @@ def rising(history: History, domains: Sequence[_Domain]) -> Check | None:
 def _stays(curve: Curve, start: float) -> bool:
     last = curve.mean[-max(1, len(curve.mean) // 3) :]
     finite = last[np.isfinite(last)]
-    return bool(finite.size) and float(np.median(finite)) > start
+    return bool(finite.size) and float(np.median(finite)) - start > RISES * abs(start)
 
 
 def not_few_fold(domains: Sequence[_Domain]) -> Check:
@@ -283,9 +283,8 @@ def decay(rate: Curve) -> Check | None:
     least, most = (
         1 - float(rate.iteration[one] / rate.iteration[-1]) for one in (min(at + 1, last), at)
     )
-    return _share(
-        "Decay", "falls over {:.1%} of the run" if at < last else "has no decay", least, most
-    )
+    says = "falls over {:.1%} of the run" if at < last else "has no decay"
+    return _share("Decay", says, least, most)
 
 
 def _share(what: str, does: str, least: float, most: float) -> Check | None:

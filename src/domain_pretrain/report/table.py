@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from domain_pretrain.records.console import SHOWN
+from domain_pretrain.records.reader import EVENTS_FILE
+from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
 from domain_pretrain.report.series import Mean
 from domain_pretrain.stats import perplexity
@@ -145,6 +148,16 @@ def event_lines(history: History) -> list[str]:
             detail = f": {event.detail}" if event.detail else ""
             lines.append(f"after iteration {event.iteration}: {event.name}{detail}")
     return lines
+
+
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """What the alarms found: a line each, of no more than a person reads."""
+    lines = [
+        f"{one.severity} at iteration {one.iteration}, {one.rule}: {one.message}"
+        for one in findings[:SHOWN]
+    ]
+    rest = len(findings) - SHOWN
+    return [*lines, f"… {rest} more in {EVENTS_FILE}"] if rest > 0 else lines
 
 
 def _mean(mean: Mean | None) -> str:

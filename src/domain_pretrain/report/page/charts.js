@@ -140,7 +140,7 @@ function marks(u, chart, ratio) {
       const label = mark.kind === "resume" ? "" : mark.text.split(":")[0].slice(0, 40);
       if (!label || x < labelled) continue;
       ctx.textAlign = x + ctx.measureText(label).width > left + width ? "right" : "left";
-      ctx.fillText(label, x + (ctx.textAlign === "left" ? 4 : -4) * ratio, top + 12 * ratio);
+      ctx.fillText(label, x + (ctx.textAlign === "left" ? 4 : -4) * ratio, top + bottom - 5 * ratio);
       labelled = x + ctx.measureText(label).width + 12 * ratio;
     }
     ctx.setLineDash([]);
@@ -150,7 +150,7 @@ function marks(u, chart, ratio) {
       if (!mark.number) continue;
       const x = u.valToPos(mark.at, "x", true), size = 5 * ratio;
       const on = height(u, chart, mark);
-      const y = on === null ? top + 20 * ratio : Math.max(top + 20 * ratio, on - 5 * ratio);
+      const y = on === null ? top + 24 * ratio : Math.max(top + 24 * ratio, on - 4 * ratio);
       ctx.strokeStyle = ctx.fillStyle = chart.colours[mark.kind];
       if (on === null) {
         ctx.globalAlpha = 0.5;
@@ -160,7 +160,7 @@ function marks(u, chart, ratio) {
       ctx.beginPath();
       ctx.moveTo(x, y); ctx.lineTo(x - size, y - 1.6 * size); ctx.lineTo(x + size, y - 1.6 * size);
       ctx.fill();
-      if (x - near > 14 * ratio) { ctx.fillText(mark.number, x, y - 2.2 * size); near = x; }
+      if (x - near > 14 * ratio) { ctx.fillText(mark.number, x, y - 2.4 * size); near = x; }
     }
   });
 }

@@ -42,9 +42,8 @@ def numbers(
     runs = axes["tokens"]
     domains = domains_of(runs)
     places = {name: number for number, name in enumerate(domains)}
-    trained = [name for name in domains if any(name in run.history.train for run in runs)]
     told = {one.domain for found in findings for one in found}
-    chosen = shown(runs, trained) | {name for name in trained if name in told}
+    chosen = shown(runs, domains) | {name for name in domains if name in told}
     return {
         "x": x,
         "compare": compare,

@@ -20,6 +20,9 @@ from domain_pretrain.report.table import ERRORS, PART, Summary, host_rows, summa
 MOST = 200  # findings on the page
 OPEN = 3  # of them, shown in full from the start
 FEW = 12  # domains of a check, shown from the start
+FOLDED = 100  # more of them, behind a click
+LONG = 100  # rows of a table that may wait
+LINE = 34  # pixels of a row
 NONE = "–"
 
 
@@ -184,7 +187,10 @@ def _check(one: Check, places: Mapping[str, int]) -> Markup:
         rest = element(
             "details",
             element("summary", f"{len(rows) - FEW:,} more domains"),
-            element("ul", *rows[FEW:]),
+            element("ul", *rows[FEW : FEW + FOLDED]),
+            element("p", f"… and {len(rows) - FEW - FOLDED:,} more: see the table")
+            if len(rows) > FEW + FOLDED
+            else None,
         )
     words = {"good": "as hoped", "note": "to know", "warning": "look at it"}
     return element(
@@ -257,7 +263,7 @@ def _domain_table(caption: str, head: Sequence[Markup], rows: Sequence[Markup]) 
         element("tbody", *rows),
         class_="domains sortable",
     )
-    return _scrolling(caption, table)
+    return _scrolling(caption, table, rows=len(rows))
 
 
 def _head(name: str) -> Markup:
@@ -404,6 +410,11 @@ def _section(name: str, title: str, *content: Markup | None) -> Markup:
     return element("section", head, *content, id=name, aria_labelledby=f"{name}-title")
 
 
-def _scrolling(label: str, table: Markup) -> Markup:
+def _scrolling(label: str, table: Markup, rows: int = 0) -> Markup:
     """A table that is wider than a phone scrolls by itself, also by keyboard."""
-    return element("div", table, class_="scrolling", tabindex="0", role="region", aria_label=label)
+    # A browser lays out a long one when it comes into sight, and until then needs its height.
+    style = f"contain-intrinsic-size:auto {LINE * rows}px" if rows > LONG else None
+    name = "scrolling long" if rows > LONG else "scrolling"
+    return element(
+        "div", table, class_=name, style=style, tabindex="0", role="region", aria_label=label
+    )
