@@ -5,5 +5,5 @@ which no text can become an element; ``numbers`` packs (``packing``) what the cu
 The rest is for the browser: ``page.html``, ``page.css``, ``decode.js`` unpacks, ``charts.js`` draws
 with uPlot, ``page.js`` turns switches into drawings.
 
-Imported by ``commands.report`` alone.
+Imported by ``commands.report`` and ``demo``.
 """

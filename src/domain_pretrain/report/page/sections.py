@@ -49,29 +49,30 @@ class Told:
 
 def tiles(runs: Sequence[Told]) -> Markup:
     """The few numbers to begin with."""
-    return element("dl", *(_tile(*one) for one in _glance(runs)), class_="tiles")
+    return element("dl", *_glance(runs), class_="tiles")
 
 
-def _tile(term: str, value: str, more: str, link: str | None) -> Markup:
-    shown = element("a", value, href=link) if link else value
-    return element("div", element("dt", term), element("dd", shown, element("small", more)))
+def _tile(term: str, values: Sequence[str], more: str = "", link: str | None = None) -> Markup:
+    """One value, or one of each run below the other."""
+    shown = [element("span", value) for value in values]
+    content = [element("a", *shown, href=link)] if link else shown
+    return element("div", element("dt", term), element("dd", *content, element("small", more)))
 
 
-def _glance(runs: Sequence[Told]) -> Iterator[tuple[str, str, str, str | None]]:
+def _glance(runs: Sequence[Told]) -> Iterator[Markup]:
     histories = [run.history for run in runs]
     if len(runs) > 1:
-        yield "Runs", str(len(runs)), "", None
-    yield "Domains", f"{len(runs[0].places):,}", "", None
-    yield "Iterations", " / ".join(f"{one.end_iteration:,}" for one in histories), "", None
-    tokens = " / ".join(short(one.end_tokens) for one in histories)
-    yield "Training tokens", tokens, "", None
-    losses = [_ends(one) for one in histories if "lm_loss" in one.host]
-    if losses:
-        yield "lm loss", " / ".join(losses), "all domains together, nats", None
+        yield _tile("Runs", [run.name for run in runs])
+    yield _tile("Domains", [f"{len(runs[0].places):,}"])
+    yield _tile("Iterations", [f"{one.end_iteration:,}" for one in histories])
+    yield _tile("Training tokens", [short(one.end_tokens) for one in histories])
+    losses = [_ends(one) if "lm_loss" in one.host else NONE for one in histories]
+    if set(losses) != {NONE}:
+        yield _tile("lm loss, start → end", losses, "all domains together, nats")
     found = [one for run in runs for one in run.findings]
     errors = sum(one.severity == "error" for one in found)
-    more = f"{errors} of them errors" if errors else ""
-    yield "Alarms", f"{len(found):,}", more, "#alarms" if found else None
+    more = f"{errors:,} of them errors" if errors else ""
+    yield _tile("Alarms", [f"{len(found):,}"], more, "#alarms" if found else None)
 
 
 def _ends(history: History) -> str:
