@@ -16,6 +16,7 @@ from domain_pretrain.report.series import Mean
 from domain_pretrain.stats import perplexity
 
 PART = 0.05  # of a domain's windows, at the start and at the end, whose mean is shown
+NONE = "–"
 ERRORS = 2  # a change of fewer standard errors may be chance
 
 
@@ -96,13 +97,13 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
     for summary in summaries:
         cells = [summary.domain, f"{summary.tokens:,.0f}"]
         if epochs:
-            cells.append(_number(summary.epochs, ",.2f"))
+            cells.append(written(summary.epochs, ",.2f"))
         arrow = "≈" if summary.unchanged else "→"
-        cells.append(f"{_mean(summary.start)} {arrow} {_mean(summary.end)}")
+        cells.append(f"{written_mean(summary.start)} {arrow} {written_mean(summary.end)}")
         if valid:
-            cells.append(_number(summary.valid))
+            cells.append(written(summary.valid))
         shown = None if valid and summary.valid is None else summary.ppl
-        table.add_row(*cells, _number(shown, ",.2f"))
+        table.add_row(*cells, written(shown, ",.2f"))
     return table
 
 
@@ -124,7 +125,7 @@ def host_rows(history: History) -> Iterator[tuple[str, ...]]:
                 start, end = float(curve.mean[0]), history.host.last(name)
             known = [float(x) for x in (*curve.low, *curve.high) if math.isfinite(x)]
             least, largest = (min(known), max(known)) if known else (math.nan, math.nan)
-            yield title, *(_number(x, spec) for x in (start, end, least, largest))
+            yield title, *(written(x, spec) for x in (start, end, least, largest))
 
 
 def host_table(history: History) -> Table | None:
@@ -160,13 +161,15 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
     return [*lines, f"… {rest} more in {EVENTS_FILE}"] if rest > 0 else lines
 
 
-def _mean(mean: Mean | None) -> str:
+def written_mean(mean: Mean | None) -> str:
+    """For a person, with its error where that is known."""
     if mean is None:
-        return "–"
-    return _number(mean.value) + ("" if mean.error is None else f" ± {mean.error:.3f}")
+        return NONE
+    return written(mean.value) + ("" if mean.error is None else f" ± {mean.error:.3f}")
 
 
-def _number(value: float | None, spec: str = ".3f") -> str:
+def written(value: float | None, spec: str = ".3f") -> str:
+    """For a person: what is not known, and what is not finite, too."""
     if value is None:
-        return "–"
+        return NONE
     return "NaN" if math.isnan(value) else format(value, spec)

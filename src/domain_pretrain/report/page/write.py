@@ -11,11 +11,11 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.reader import read_findings
 from domain_pretrain.report.curves import XAxis
 from domain_pretrain.report.history import History
-from domain_pretrain.report.page import sections
+from domain_pretrain.report.page import sections, tables
 from domain_pretrain.report.page.markup import Markup, data, element, join
 from domain_pretrain.report.page.numbers import numbers
 from domain_pretrain.report.page.packing import Packing
-from domain_pretrain.report.page.sections import Told
+from domain_pretrain.report.page.parts import Told
 from domain_pretrain.report.planned import read_planned
 from domain_pretrain.report.practice import check
 from domain_pretrain.version import __version__
@@ -73,8 +73,8 @@ def write_page(
         "figures": _figures(named),
         "alarms": sections.alarms(runs) or Markup(),
         "checks": sections.checks(runs),
-        "tables": sections.tables(runs),
-        "comparison": (sections.comparison(runs) if compare else None) or Markup(),
+        "tables": tables.tables(runs),
+        "comparison": (tables.comparison(runs) if compare else None) or Markup(),
         "version": join(__version__),
         "data": data(drawn),
         "packed": packing.text(),
