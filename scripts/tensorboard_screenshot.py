@@ -15,8 +15,6 @@ import argparse
 import base64
 import contextlib
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,6 +24,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from browser import Browser, Failure, chromium
 
 TABS = ("timeseries", "hparams", "text", "custom_scalars")
 # Of tabs in which Megatron has much, what is the plugin's.
@@ -74,10 +74,6 @@ return cards().map(card => [
 """
 
 
-class Failure(Exception):
-    """Said to the user without a traceback."""
-
-
 @contextlib.contextmanager
 def tensorboard(logdir: Path, timeout_s: float = 60) -> Iterator[str]:
     """Serve ``logdir`` on loopback; yields the address."""
@@ -115,73 +111,14 @@ def _answer(address: str, what: str) -> Any:
         return None
 
 
-class Browser:
-    """Headless Chromium, driven over its debugging pipe (messages end with a NUL byte)."""
+def run(browser: Browser, script: str) -> Any:
+    """Run JavaScript in TensorBoard's page; the value it returns."""
+    return browser.evaluate(f"(() => {{ {HELPERS} {script} }})()")
 
-    def __init__(self, executable: str, width: int, height: int) -> None:
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
-        flags = "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --no-proxy-server"
-        # Chromium reads the pipe at file descriptor 3 and answers at 4.
-        self._process = subprocess.Popen(
-            [
-                *("bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash"),
-                *(executable, *flags.split(), "--remote-debugging-pipe"),
-                *(f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}"),
-            ],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        self._buffer = b""
-        self._id = 0
-        self._session: str | None = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the DevTools protocol, and its result."""
-        self._id += 1
-        message: dict[str, Any] = {"id": self._id, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            while b"\0" not in self._buffer:
-                chunk = os.read(self._read, 1 << 16)
-                if not chunk:
-                    raise Failure(f"Chromium ended during {method}; does it start here by hand?")
-                self._buffer += chunk
-            answer, self._buffer = self._buffer.split(b"\0", 1)
-            reply = json.loads(answer)
-            if reply.get("id") == self._id:
-                if "error" in reply:
-                    raise Failure(f"Chromium refused {method}: {reply['error']['message']}")
-                return dict(reply["result"])
-
-    def run(self, script: str) -> Any:
-        """Run JavaScript in the page; the value it returns."""
-        body = f"(() => {{ {HELPERS} {script} }})()"
-        reply = self.call("Runtime.evaluate", expression=body, returnByValue=True)
-        if "exceptionDetails" in reply:
-            raise Failure(f"TensorBoard's page is not as expected: {reply['exceptionDetails']}")
-        return reply["result"].get("value")
-
-    def picture(self) -> str:
-        """What is in the window, a PNG in base64."""
-        return str(self.call("Page.captureScreenshot", format="png")["data"])
-
-    def close(self) -> None:
-        """End the browser and forget its profile."""
-        os.close(self._write)
-        self._process.terminate()
-        self._process.wait()
-        os.close(self._read)
-        self._profile.cleanup()
+def picture(browser: Browser) -> str:
+    """What is in the window, a PNG in base64."""
+    return str(browser.call("Page.captureScreenshot", format="png")["data"])
 
 
 def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> str:
@@ -190,8 +127,8 @@ def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> str:
     before: list[list[int]] = []
     while True:
         time.sleep(1.5)
-        browser.run(ARRANGE)
-        charts: list[list[int]] = browser.run(CHARTS)
+        run(browser, ARRANGE)
+        charts: list[list[int]] = run(browser, CHARTS)
         drawn = all(curves > 0 for series, curves in charts if series)
         if drawn and charts == before and any(curves for _, curves in charts):
             return f"{len(charts)} charts, {sum(curves for _, curves in charts)} curves drawn"
@@ -209,27 +146,27 @@ def wait_until_still(browser: Browser, tab: str, timeout_s: float = 60) -> str:
     before = ""
     while True:
         time.sleep(2)
-        browser.run(HIDE_SETTINGS)
-        found = browser.run(LEGENDS if tab == "timeseries" else ROWS)
-        picture = browser.picture()
-        if found and picture == before:
+        run(browser, HIDE_SETTINGS)
+        found = run(browser, LEGENDS if tab == "timeseries" else ROWS)
+        shown = picture(browser)
+        if found and shown == before:
             if tab != "timeseries":
                 return f"{len(found)} cells"
             return f"{len(found)} charts in view, with {sum(found)} curves"
         if time.monotonic() > deadline:
             raise Failure(f"after {timeout_s:.0f} s the tab {tab} is empty, or still changing")
-        before = picture
+        before = shown
 
 
 def screenshot(logdir: Path, png: Path, tab: str | None) -> str:
     """Write the picture; returns what is in it."""
     width, height = 1400, 640 if tab in ("hparams", "text") else 1250
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    executable = chromium()
+    if executable is None:
         raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
     with (
         tensorboard(logdir) as address,
-        contextlib.closing(Browser(chromium, width, height)) as browser,
+        contextlib.closing(Browser(executable, width, height)) as browser,
     ):
         if tab is None:
             layout = _answer(address, "plugin/custom_scalars/layout")
@@ -239,12 +176,12 @@ def screenshot(logdir: Path, png: Path, tab: str | None) -> str:
             seen = wait_until_drawn(browser)
         else:
             seen = wait_until_still(browser, tab)
-            middle = browser.run(MIDDLE)
+            middle = run(browser, MIDDLE)
             if middle is not None:
                 x, y = middle
                 browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
                 time.sleep(1)
-        png.write_bytes(base64.b64decode(browser.picture()))
+        png.write_bytes(base64.b64decode(picture(browser)))
     return seen
 
 
