@@ -15,6 +15,7 @@ from support.launch import Run
 from support.streams import recorded_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
 
@@ -174,6 +175,35 @@ def test_a_cut_may_be_added_before_it_is_reached(
     assert found[:2] == before[:2]
     assert found[2:20] == before[6:], "positions 66 to 83"
     assert len(found) == 24
+
+
+def test_documents_are_left_out_from_here_on(
+    unbroken: Path, blend: list[str], corpora: Path, tmp_path: Path
+) -> None:
+    """By what they hold, in every position of their prefix; the others' rows are as they were."""
+    before = in_turn(unbroken)[48:]
+    first = next(iter(open_trace(unbroken).positions(61, 62)))
+    prefix = first.part.prefixes[first.prefix]
+    content = [entry["content"] for entry in first.dump()["documents"]]
+    mix = {"schedule": SCHEDULE, "skip": [*CUTS, {"content": content[:1]}]}
+    run = resume(unbroken, tmp_path, blend, mix)
+    assert "another config: mix.skip" in run.output
+    assert f"of {prefix} hold a token of 1 document, and are left out after " in run.output
+    found = in_turn(tmp_path)
+    assert [number for number, _ in found] == [number for number, _ in before]
+    number = list(DOMAINS).index(first.domain)
+    own, old = ([text for n, text in rows if n == number] for rows in (found, before))
+    others, kept = ([row for row in rows if row[0] != number] for rows in (found, before))
+    assert others == kept
+    assert before[1] == (number, old[(before[0][0] == number)])
+    assert before[1] not in found
+    gone = next(iter(first.documents)).index
+    for sample in open_trace(tmp_path).iterations(7, STEPS + 1):
+        spans = [span.index for span in sample.documents]
+        assert sample.part.prefixes[sample.prefix] != prefix or gone not in spans
+    rest = iter(old)
+    assert all(text in rest for text in own[: len(set(own) & set(old))]), "in the order of before"
+    assert len(set(old) - set(own)) >= 1
 
 
 def test_the_part_behind_a_run_may_not_change(

@@ -94,14 +94,14 @@ def test_the_documents_of_a_window(lengths: list[int]) -> None:
         assert tokens == row[window * 8 : window * 8 + 9]
         for index in {span.index for span in spans}:
             holding.setdefault(index, []).append(number)
-    assert {one: windows.holding(one) for one in holding} == holding
-    assert windows.holding(len(lengths)) == []
+    assert {one: windows.holding([one]) for one in holding} == holding
+    assert windows.holding([len(lengths)]) == []
 
 
 def test_a_document_without_tokens_is_in_no_window() -> None:
     windows = windows_of([4, 0, 30], [0, 1, 2], 8)
     assert 1 not in {span.index for number in range(4) for span in windows.spans(number)}
-    assert windows.holding(1) == []
+    assert windows.holding([1]) == []
 
 
 def start_at(iteration: int, consumed: int, samples: Any = 1000) -> Start:
@@ -185,7 +185,9 @@ def test_one_object_per_sample(ask: Any) -> None:
         assert list(row) == ["iteration", "sample", "domain", "prefix", "documents"]
         assert row["domain"] == {"web": "web", "maths": "sums"}[Path(row["prefix"]).name]
         assert sum(span["tokens"] for span in row["documents"]) == 17
-        assert all(list(span) == ["index", "first", "tokens"] for span in row["documents"])
+        assert all(
+            list(span) == ["index", "first", "tokens", "content"] for span in row["documents"]
+        )
 
 
 def test_the_text_is_the_documents(ask: Any, run: Path) -> None:

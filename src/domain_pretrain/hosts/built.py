@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from domain_pretrain.data.documents import content_of
 from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import check_files
@@ -59,22 +60,19 @@ class Built:
             train = _build(reads, plan, cache, blocks or {})
         self._sets = getattr(train, "datasets", [train])
         self.source: Source = _source(train, plan)
+        self.content = lru_cache(1 << 16)(self._content)  # samples share documents
 
     def windows(self, prefix: int) -> Windows:
         """Of a prefix, by its number in the blend."""
-        data = self._sets[prefix]
-        return Windows(
-            data.document_index,
-            data.sample_index,
-            data.shuffle_index,
-            data.dataset.sequence_lengths,
-            int(getattr(data.config, "add_extra_token_to_sequence", True)),
-        )
+        return Windows.of(self._sets[prefix])
 
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
         low = self._sets[prefix].dataset
         return np.asarray(low.get(span.index, offset=span.first, length=span.tokens))
+
+    def _content(self, prefix: int, document: int) -> str:
+        return content_of(self._sets[prefix].dataset.get(document))
 
 
 def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[int, Block]) -> Any:
@@ -107,7 +105,9 @@ def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[
     if plan is None:
         return builder.build()[0]
     read_block = partial(_read_block, plan, blocks)
-    return stream.build(BlendedMegatronDatasetBuilder.build, builder, plan, read_block)[0]
+    built = stream.build(BlendedMegatronDatasetBuilder.build, builder, plan, read_block)[0]
+    built.omit(plan.omissions)
+    return built
 
 
 def _read_block(plan: Plan, blocks: Mapping[int, Block], number: int) -> tuple[Counts, Counts]:

@@ -9,6 +9,8 @@ from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 
+MOST_TOLD = 8  # documents
+
 
 def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Rows of a table: each stage and its shares by domain; the cuts.
@@ -35,6 +37,12 @@ def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, st
     if plan.cuts:
         cuts = ", ".join(f"{first:,} to {stop:,}" for first, stop in plan.cuts)
         yield "skipped", f"positions {cuts} of the stream"
+    for omission in plan.omissions[-1:]:
+        for prefix, numbers in zip(plan.prefixes, omission.documents, strict=True):
+            if numbers:
+                told = ", ".join(f"{number:,}" for number in numbers[:MOST_TOLD])
+                more = f" and {len(numbers) - MOST_TOLD} more" if numbers[MOST_TOLD:] else ""
+                yield "left out", f"samples with a token of document {told}{more} of {prefix}"
 
 
 def warn_of_idle(plan: Plan) -> Iterator[str]:
@@ -44,6 +52,21 @@ def warn_of_idle(plan: Plan) -> Iterator[str]:
             f"mix.skip [{first}, {stop}] has no effect: the run ends at position "
             f"{plan.passed(plan.samples):,} of the stream"
         )
+
+
+def tell_left_out(locator: Locator) -> Iterator[str]:
+    """How many samples of each prefix the documents cost that are left out."""
+    for omission in locator.plan.omissions[-1:]:
+        told = (locator.plan.prefixes, omission.documents, omission.since, locator.left_out())
+        for (prefix, documents, since, gone), length in zip(
+            zip(*told, strict=True), locator.lengths, strict=True
+        ):
+            if documents:
+                yield (
+                    f"mix.skip: {gone:,} of {length:,} samples of {prefix} hold a token of "
+                    f"{len(documents):,} document{'s' * (len(documents) != 1)}, and are left out "
+                    f"after {since:,} samples of it"
+                )
 
 
 def samples_of(plan: Plan, lengths: Sequence[int]) -> list[int]:

@@ -32,6 +32,9 @@ class Data(Protocol):
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
 
+    def content(self, prefix: int, document: int) -> str:
+        """What a document holds; see :func:`.content_of`."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -79,13 +82,16 @@ class Sample:
         return self.part.domains[self.prefix]
 
     def dump(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """As a JSON object; reads the documents."""
         return {
             "iteration": self.iteration,
             "sample": self.position,
             "domain": self.domain,
             "prefix": self.part.prefixes[self.prefix],
-            "documents": [asdict(span) for span in self.documents],
+            "documents": [
+                {**asdict(span), "content": self.part.data.content(self.prefix, span.index)}
+                for span in self.documents
+            ],
         }
 
 
@@ -182,7 +188,7 @@ class Trace:
             data = part.data  # an error where it is not known what this start has read
             for number in numbers:
                 self._check_document(part, number, document)
-                for window in data.windows(number).holding(document):
+                for window in data.windows(number).holding([document]):
                     consumed += data.source.find(number, window)
             yield from self._taken(part, sorted(consumed))
 
