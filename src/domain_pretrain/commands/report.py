@@ -13,7 +13,13 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.reader import METRICS_FILE
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.table import event_lines, host_table, loss_table, summarise
+from domain_pretrain.report.table import (
+    event_lines,
+    host_table,
+    loss_table,
+    summarise,
+    summarise_parents,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -56,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         history = read_history(path)
         if not history.domains:
             raise ConfigError(f"{path} has no lines yet: is the run still starting?")
-        console.print(loss_table(summarise(history), title=str(path.parent)))
+        parents = summarise_parents(history)
+        console.print(loss_table(summarise(history), str(path.parent), parents))
         numbers = host_table(history)
         if numbers is not None:
             console.print(numbers)
