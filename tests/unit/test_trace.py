@@ -280,6 +280,52 @@ def test_no_sample_of_a_domain(ask: Any) -> None:
         assert "none of the samples is of sums" in err
 
 
+def test_domains_within_a_file(ask: Any, run: Path) -> None:
+    """A sample is of the channels whose documents it holds, and of all that they are part of."""
+    web = str(run.parent / "web")
+    numbers = np.arange(20, dtype=np.int16) // 7
+    names = ["news/daily", "chats", "news/weekly"]
+    np.save(f"{web}.channels.npy", numbers)
+    manifest = {"channels": [{"name": name} for name in names]}
+    Path(f"{web}.manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (run / JOURNAL_FILE).unlink()
+    begin(run, channels={web: [f"web/{name}" for name in names]})
+
+    def asked(*words: str) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for line in ask("--iteration", "1:13", "--json", *words)[1].splitlines()
+        ]
+
+    whole = asked()
+    asked_for = ("web", "web/news", "web/chats", "web/news/daily", "sums")
+    own: dict[str, list[Any]] = {name: [] for name in asked_for}
+    mixed = 0
+    for row in whole:
+        found = {"sums"}
+        if row["prefix"] == web:
+            leaves = {f"web/{names[numbers[one['index']]]}" for one in row["documents"]}
+            assert [one["domain"] for one in row["documents"]] == [
+                f"web/{names[numbers[one['index']]]}" for one in row["documents"]
+            ]
+            found = {"web", *leaves, *(leaf.rpartition("/")[0] for leaf in leaves)}
+            mixed += len(leaves) > 1
+        else:
+            assert all("domain" not in one for one in row["documents"])
+        for name in own.keys() & found:
+            own[name].append(row)
+    assert mixed, "a sample of several"
+    for name, rows in own.items():
+        assert rows
+        assert asked("--domain", name) == rows
+    _, out, _ = ask("--iteration", "1:13")
+    assert "web/chats, web/news" in out or "web/news/daily, web/chats" in out
+    assert "did you mean 'web/chats'" in ask("--iteration", "1", "--domain", "web/chat")[2]
+    manifest["channels"][1]["name"] = "talks"
+    Path(f"{web}.manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert "has other channels than the run read" in ask("--iteration", "1")[2]
+
+
 def test_missing_files(ask: Any, run: Path) -> None:
     (run.parent / "web.bin").rename(run.parent / "moved.bin")
     code, _, err = ask("--iteration", "1")

@@ -54,7 +54,9 @@ def add_parser(subparsers: Any) -> None:
         "--document", type=int, metavar="D", help="when it is read: its number in --prefix, from 0"
     )
     parser.add_argument("--prefix", metavar="P", help="data prefix of --document")
-    parser.add_argument("--domain", metavar="NAME", help="only the samples of this domain")
+    parser.add_argument(
+        "--domain", metavar="NAME", help="only the samples of this domain, or of those below it"
+    )
     parser.add_argument(
         "--text",
         type=int,
@@ -130,7 +132,9 @@ def open_trace(folder: Path, cache: Path | None = None) -> Trace:
         start = stretch.start
         told = start.reads or {}  # an older start is an error where its samples are asked for
         prefixes, domains = (tuple(told.get(name, ())) for name in ("prefixes", "domains"))
-        parts.append(Part(stretch, prefixes, domains, partial(_build, start, cache, blocks)))
+        channels = tuple(map(tuple, told.get("channels", ())))
+        load = partial(_build, start, cache, blocks)
+        parts.append(Part(stretch, prefixes, domains, channels, load))
     return Trace(parts)
 
 
@@ -158,7 +162,7 @@ def _asked_for(trace: Trace, args: argparse.Namespace) -> Iterator[Sample]:
         samples = trace.positions(*args.samples)
     else:
         samples = trace.document(args.prefix, args.document)
-    return (sample for sample in samples if args.domain in (None, sample.domain))
+    return (one for one in samples if args.domain is None or one.is_of(args.domain))
 
 
 def _nothing(args: argparse.Namespace) -> str:
@@ -195,7 +199,7 @@ def _table(samples: Sequence[Sample], texts: Sequence[str] | None) -> Table:
         cells = [
             f"{sample.iteration:,}",
             f"{sample.position:,}",
-            sample.domain,
+            ", ".join(sample.domains),
             sample.part.prefixes[sample.prefix].removeprefix(folder),
             " ".join(spans),
             *([] if texts is None else [texts[number]]),

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from domain_pretrain.data.channels import Channels
 from domain_pretrain.data.documents import content_of
+from domain_pretrain.data.index import Index
 from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import check_files
@@ -59,12 +61,20 @@ class Built:
         with quiet(), _inside(reads.folder):
             train = _build(reads, plan, cache, blocks or {})
         self._sets = getattr(train, "datasets", [train])
+        self._channels = _channels(reads, start)
         self.source: Source = _source(train, plan)
         self.content = lru_cache(1 << 16)(self._content)  # samples share documents
 
     def windows(self, prefix: int) -> Windows:
         """Of a prefix, by its number in the blend."""
         return Windows.of(self._sets[prefix])
+
+    def channel(self, prefix: int, document: int) -> str | None:
+        """The domain of a document, where a file holds those of several."""
+        if prefix not in self._channels:
+            return None
+        names, numbers = self._channels[prefix]
+        return names[int(numbers[document])]
 
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
@@ -136,6 +146,28 @@ def _source(train: Any, plan: Plan | None) -> Source:
     if hasattr(train, "dataset_index"):
         return HostsBlend(train.dataset_index, train.dataset_sample_index)
     return Source()
+
+
+def _channels(reads: Reads, start: Start) -> dict[int, tuple[tuple[str, ...], NDArray[Any]]]:
+    """Of every prefix that has channels: their domains, and the channel of each document.
+
+    Raises:
+        ConfigError: they are not there any more, or others.
+    """
+    found = {}
+    for number, names in enumerate(reads.channels):
+        if not names:
+            continue
+        prefix = start.order["data"][0][number][0]
+        own = Channels.read(prefix, Index.read(prefix))
+        own.check_numbers()
+        if tuple(f"{reads.domains[number]}/{name}" for name in own.names) != names:
+            raise ConfigError(
+                f"{prefix!r} has other channels than the run read: {', '.join(names)}; put the old "
+                "files back"
+            )
+        found[number] = (names, np.load(own.path, mmap_mode="r"))
+    return found
 
 
 def _check_unchanged(reads: Reads, start: Start) -> None:

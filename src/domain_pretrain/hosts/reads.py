@@ -60,6 +60,7 @@ def tell_run(
     domain_of: Mapping[str, str],
     plan: Plan | None,
     data: Mapping[str, Any] | None,
+    channels: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """What it takes to find a run's samples again; JSON values.
 
@@ -70,6 +71,7 @@ def tell_run(
         domain_of: data prefix, normalised → name of its domain.
         plan: of the plugin's stream.
         data: of :func:`tell_data`; None: the host has built its data where nobody saw it.
+        channels: data prefix, normalised → the domains of its channels, where it has some.
     """
     prefixes = () if blend is None else blend[0]
     return {
@@ -77,6 +79,7 @@ def tell_run(
         "folder": os.getcwd(),
         "prefixes": list(prefixes),
         "domains": [domain_of[normalise(prefix)] for prefix in prefixes],
+        "channels": [list((channels or {}).get(normalise(prefix), ())) for prefix in prefixes],
         "written": [written(prefix) for prefix in prefixes],
         "phases": bool(getattr(flags, "phase_transition_iterations", None)),
         "batch": {name: getattr(flags, name, None) for name in _BATCH},
@@ -109,6 +112,7 @@ class Reads(BaseModel):
     folder: str
     prefixes: tuple[str, ...]
     domains: tuple[str, ...]
+    channels: tuple[tuple[str, ...], ...] = ()  # an older start does not tell them
     written: list[float | None]
     phases: bool
     batch: _Batch

@@ -313,6 +313,7 @@ class Session:
                 self.catalog.prefixes,
                 self.plan,
                 data,
+                self.catalog.channels(),
             )
             start = after_iteration or 0
             note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)

@@ -32,6 +32,9 @@ class Data(Protocol):
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
 
+    def channel(self, prefix: int, document: int) -> str | None:
+        """The domain of a document, where a file holds those of several."""
+
     def content(self, prefix: int, document: int) -> str:
         """What a document holds; see :func:`.content_of`."""
 
@@ -44,12 +47,14 @@ class Part:
         stretch: its iterations.
         prefixes: of its training blend, as the data flag spells them.
         domains: whose each of them is.
+        channels: the domains within each, where there are some.
         load: builds its data again.
     """
 
     stretch: Stretch
     prefixes: tuple[str, ...]
     domains: tuple[str, ...]
+    channels: tuple[tuple[str, ...], ...]
     load: Callable[[], Data]
 
     @cached_property
@@ -78,8 +83,21 @@ class Sample:
 
     @property
     def domain(self) -> str:
-        """Whose it is."""
+        """Whose it is, by its prefix."""
         return self.part.domains[self.prefix]
+
+    @property
+    def domains(self) -> list[str]:
+        """Whose its documents are: several where the prefix has channels."""
+        return list(dict.fromkeys(self._channel(span) or self.domain for span in self.documents))
+
+    def is_of(self, name: str) -> bool:
+        """Whether a document of it is of a domain, or of one below it."""
+        own = (self.domain, *self.domains)
+        return any(one == name or one.startswith(f"{name}/") for one in own)
+
+    def _channel(self, span: Span) -> str | None:
+        return self.part.data.channel(self.prefix, span.index)
 
     def dump(self) -> dict[str, Any]:
         """As a JSON object; reads the documents."""
@@ -89,7 +107,11 @@ class Sample:
             "domain": self.domain,
             "prefix": self.part.prefixes[self.prefix],
             "documents": [
-                {**asdict(span), "content": self.part.data.content(self.prefix, span.index)}
+                {
+                    **asdict(span),
+                    "content": self.part.data.content(self.prefix, span.index),
+                    **({"domain": channel} if (channel := self._channel(span)) else {}),
+                }
                 for span in self.documents
             ],
         }
@@ -198,8 +220,15 @@ class Trace:
         Raises:
             ConfigError: with the nearest that it has.
         """
-        known = list(dict.fromkeys(name for part in self._parts for name in part.domains))
-        if name not in known and self._is_known:
+        known = list(
+            dict.fromkeys(
+                name
+                for part in self._parts
+                for name in (*part.domains, *(one for own in part.channels for one in own))
+            )
+        )
+        is_above = any(one.startswith(f"{name}/") for one in known)
+        if name not in known and not is_above and self._is_known:
             raise ConfigError(
                 f"--domain {name!r} is no domain of the training data{did_you_mean(name, known)} "
                 f"(domains: {', '.join(known)})"
