@@ -18,6 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.records.reader import read_events
+from domain_pretrain.records.record import Event
 
 pytestmark = pytest.mark.megatron
 
@@ -101,6 +103,10 @@ def test_the_stages_are_what_was_asked_for(unbroken: Path) -> None:
     for line, own in zip(lines, ids, strict=True):
         counts = {name: entry["samples"] for name, entry in line["domains"].items()}
         assert counts == {DOMAINS[number]: count for number, count in Counter(own).items()}
+    assert [(event.iteration, event.detail[:35]) for event in stages_of(unbroken)] == [
+        (2, "stage 2 of mix.schedule: samples 20"),  # after 15 samples and a cut of 5
+        (6, "stage 3 of mix.schedule: samples 56"),
+    ]
     # Stage 1 has three domains; stage 3, from position 56 on, two: by the cuts, sample 44.
     assert {number for own in ids[:1] for number in own} == {1, 2, 3}
     assert {number for own in ids[6:] for number in own} == {0, 4}
@@ -149,6 +155,12 @@ def test_killed_and_resumed(unbroken: Path, blend: list[str], tmp_path: Path) ->
     ranks = steps(resumed)
     assert sorted(ranks) == list(range(4, STEPS + 1))
     assert [sorted(rows) for _, (rows,) in sorted(ranks.items())] == expected[3:]
+    assert stages_of(resumed) == stages_of(unbroken)[1:], "what begins after the checkpoint"
+
+
+def stages_of(folder: Path) -> list[Event]:
+    """What is told of the stages that begin."""
+    return [event for event in read_events(folder) if event.name == "stage"]
 
 
 def in_turn(folder: Path) -> Rows:

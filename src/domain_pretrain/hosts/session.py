@@ -7,8 +7,9 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
@@ -16,7 +17,7 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.mix.blocks import Block, Blocks, given_before
-from domain_pretrain.data.mix.describe import describe, warn_of_idle
+from domain_pretrain.data.mix.describe import describe, tell_begun, warn_of_idle
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.omit import Omission, continued, saved_omissions
 from domain_pretrain.data.mix.plan import Plan, make_plan
@@ -296,6 +297,8 @@ class Session:
             ),
             allow_domain_change=self.options.allow_domain_change,
             mixing=mixer,
+            begun=self._begun(),
+            consumed_samples=consumed_samples,
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)
@@ -325,6 +328,12 @@ class Session:
                 )
             mixer.begin(after_iteration or 0, consumed_samples)
         return step
+
+    def _begun(self) -> Callable[[int, int], Iterable[str]] | None:
+        """Tells the stages of the stream that begin on the way; None where there is only one."""
+        if self.plan is None or len(self.plan.stages) == 1:
+            return None
+        return partial(tell_begun, self.plan, self.catalog.prefixes)
 
     def _tell_block(
         self, iteration: int, consumed_samples: int, block: Block, shares: Mapping[str, float]

@@ -45,6 +45,23 @@ def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, st
                 yield "left out", f"samples with a token of document {told}{more} of {prefix}"
 
 
+def tell_begun(plan: Plan, domain_of: Mapping[str, str], before: int, after: int) -> Iterator[str]:
+    """The stages, but for the first, that a run has come to: it reads on in them.
+
+    Args:
+        plan: of the stream.
+        domain_of: data prefix, normalised → name of its domain.
+        before, after: samples that it had consumed, and has now.
+    """
+    starts = plan.starts()
+    stops = [*starts[1:], plan.passed(plan.samples)]
+    first, last = plan.position(before), plan.position(after)
+    for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        if first < start <= last and start < stop and plan.reads(start, stop):
+            where, what = list(describe(plan, domain_of))[number]
+            yield f"{where} of mix.schedule: {what}"
+
+
 def warn_of_idle(plan: Plan) -> Iterator[str]:
     """Of cuts that change nothing: a position may have been mistyped."""
     for first, stop in plan.idle_cuts:
