@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from domain_pretrain.data.mix.permutation import permuted, restored
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.data.trace.timeline import Mark, Step, Stretch, stretches
 from domain_pretrain.data.trace.windows import Windows
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.hosts.reads import Reads
 from domain_pretrain.records.journal import JOURNAL_FILE, Start
 from domain_pretrain.records.reader import METRICS_FILE
 
@@ -420,3 +422,62 @@ def test_wrong_words(words: str, ask: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
         ask(*words.split())
     assert stopped.value.code == 2
+
+
+# --- batches that grow ----------------------------------------------------------------------------
+
+
+def batch_at(core_version: str = "0.19.2", **given: Any) -> Any:
+    """Of a run with these flags."""
+    batch = {"global_batch_size": 8, "micro_batch_size": 1, "data_parallel_size": 2, **given}
+    told = {"core_version": core_version, "folder": "", "prefixes": [], "domains": []}
+    data = {"kind": "GPTDataset", "sizes": [], "config": {}, "tokenizer": {}}
+    more = {"written": [], "phases": False, "batch": batch, "plan": None, "data": data}
+    start = Start(iteration=0, consumed_samples=0, order={}, reads={**told, **more})
+    return Reads.of(start).batch_at()
+
+
+def test_growing_batches_are_those_of_the_hosts_calculator() -> None:
+    """Of two starts by turns, though a process has one calculator."""
+    host = pytest.importorskip("megatron.core.num_microbatches_calculator")
+    if (
+        "step_batch_size_schedule"
+        not in signature(host.init_num_microbatches_calculator).parameters
+    ):
+        with pytest.raises(UnsupportedError, match="know yet: trace it with the run's own"):
+            batch_at(step_batch_size_schedule="0:4 320:8", seq_length=16)(0)
+        return
+    schedules = ["0:4 320:8 640:16", "0:2 64:6 6400:8"]
+    both = [batch_at(step_batch_size_schedule=one, seq_length=16) for one in schedules]
+    found = [[one(consumed) for one in both] for consumed in range(0, 600, 2)]
+    for schedule, own in zip(schedules, zip(*found, strict=True), strict=True):
+        host.unset_num_microbatches_calculator()
+        host.init_num_microbatches_calculator(
+            rank=1,
+            global_batch_size=8,
+            micro_batch_size=1,
+            data_parallel_size=2,
+            step_batch_size_schedule=schedule,
+            seq_length=16,
+        )
+        expected = []
+        for consumed in range(0, 600, 2):
+            host.update_num_microbatches(consumed, consistency_check=True)
+            expected.append(2 * host.get_num_microbatches())
+        assert list(own) == expected
+        assert len(set(expected)) == 3
+    host.unset_num_microbatches_calculator()
+
+
+def test_a_ramp_by_the_megatron_that_has_it() -> None:
+    """Megatron takes the flag from 0.18 on, and does not heed it: nor does the trace."""
+    host = pytest.importorskip("megatron.core.num_microbatches_calculator")
+    ramp = {"rampup_batch_size": ["4", "4", "16"]}  # as a start tells it
+    assert [batch_at("0.18.0", **ramp)(consumed) for consumed in (0, 100)] == [8, 8]
+    if hasattr(host, "RampupBatchsizeNumMicroBatchesCalculator"):
+        assert [batch_at("0.16.1", **ramp)(n) for n in (0, 12, 16, 20)] == [4, 4, 8, 8]
+    else:
+        with pytest.raises(
+            UnsupportedError, match=r"under megatron-core 0\.16\.1, which that inst"
+        ):
+            batch_at("0.16.1", **ramp)(0)

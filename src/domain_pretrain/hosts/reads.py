@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from inspect import signature
 from typing import Any
 
+from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
 from domain_pretrain.data.blend import Blend
@@ -22,6 +23,7 @@ from domain_pretrain.paths import is_remote
 from domain_pretrain.records.journal import Start
 
 _KIND = "GPTDataset"
+_NO_RAMP = (0, 18)  # from here on, Megatron takes --rampup-batch-size and does nothing with it
 # Of the flags, those that decide how many samples a step takes.
 _BATCH = (
     "global_batch_size",
@@ -192,7 +194,14 @@ class _Growing:
         known = signature(host.init_num_microbatches_calculator).parameters
         given = batch.model_dump(exclude_none=True)
         self._given = {name: value for name, value in given.items() if name in known}
-        if batch.rampup_batch_size and self(0) != batch.rampup_batch_size[0]:
+        if batch.step_batch_size_schedule and "step_batch_size_schedule" not in known:
+            raise UnsupportedError(
+                f"the run has --step-batch-size-schedule under megatron-core {core_version}, which "
+                "that installed here does not know yet: trace it with the run's own Megatron"
+            )
+        if Version(core_version).release >= _NO_RAMP:  # there, the run itself has not heeded it
+            self._given |= {name: None for name in known if name == "rampup_batch_size"}
+        elif batch.rampup_batch_size and self(0) != batch.rampup_batch_size[0]:
             raise UnsupportedError(
                 f"the run has --rampup-batch-size under megatron-core {core_version}, which that "
                 "installed here does not know any more: trace it with the run's own Megatron"
