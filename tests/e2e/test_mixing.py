@@ -293,7 +293,13 @@ DYNAMIC = {
     "clip": [0.1, 8.0],
     "block": 16,  # two steps
 }
-FOLLOWING = {"dynamic": DYNAMIC, "skip": CUTS}
+
+
+def following(blend: list[str], **changes: Any) -> dict[str, Any]:
+    """And documents that are left out."""
+    (prefix,) = (word for word in blend if word.endswith("/general"))
+    without = {"documents": [1, 5, 30], "prefix": prefix}
+    return {"dynamic": {**DYNAMIC, **changes}, "skip": [*CUTS, without]}
 
 
 def blocks(folder: Path) -> dict[int, dict[str, Any]]:
@@ -307,8 +313,12 @@ def followed(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Path
     """One process whose own thread reads the data: it never waits for what it decides itself."""
     folder = tmp_path_factory.mktemp("dynamic")
     board = ["--tensorboard-dir", folder / "board"]
-    run = start(folder, blend, FOLLOWING, *saving(folder), *board, "--num-workers", "0")
+    run = start(folder, blend, following(blend), *saving(folder), *board, "--num-workers", "0")
     assert "mix: dynamic: decided for 16 samples at a time, at first: finance 12.99%" in run.output
+    samples = list(open_trace(folder).iterations(1, STEPS + 1))
+    held = {one.index for s in samples if s.domain == "general" for one in s.documents}
+    assert len(held) > 10
+    assert not held & {1, 5, 30}
     return folder
 
 
@@ -346,7 +356,7 @@ def test_every_layout_decides_the_same(
     layout: str, followed: Path, blend: list[str], tmp_path: Path
 ) -> None:
     nproc, flags = LAYOUTS[layout]
-    start(tmp_path, blend, FOLLOWING, *flags, nproc=nproc)
+    start(tmp_path, blend, following(blend), *flags, nproc=nproc)
     assert read(tmp_path, layout) == read(followed, "DP1")
     found, expected = blocks(tmp_path), blocks(followed)
     assert list(found) == list(expected)
@@ -363,11 +373,11 @@ def test_killed_within_a_block_and_resumed(
     nproc, flags = LAYOUTS["DP2, two workers"]
     flags = [*flags, *map(str, saving(tmp_path))]
     how: dict[str, Any] = {"nproc": nproc, "expect": None, "env": {"KILL_IN_STEP": "6"}}
-    killed = start(tmp_path, blend, FOLLOWING, *flags, **how)
+    killed = start(tmp_path, blend, following(blend), *flags, **how)
     assert killed.returncode != 0
     resumed = tmp_path / "resumed"
     load = ["--load", tmp_path / "checkpoints", "--num-workers", "1"]
-    start(resumed, blend, FOLLOWING, *load)
+    start(resumed, blend, following(blend), *load)
     ranks = steps(resumed)
     assert sorted(ranks) == list(range(4, STEPS + 1))
     assert [sorted(rows) for _, (rows,) in sorted(ranks.items())] == read(followed, "DP1")[3:]
@@ -380,13 +390,12 @@ def test_killed_within_a_block_and_resumed(
 def test_a_run_goes_on_with_what_decides(followed: Path, blend: list[str], tmp_path: Path) -> None:
     """Another strategy from here on is told; another way to the stream is refused."""
     load = ["--load", followed / "checkpoints", "--ckpt-step", "6"]
-    other = {**DYNAMIC, "temperature": 5.0}
-    run = start(tmp_path, blend, {"dynamic": other, "skip": CUTS}, *load)
+    run = start(tmp_path, blend, following(blend, temperature=5.0), *load)
     assert "another config: mix.dynamic.temperature 0.5 → 5.0" in run.output
     assert in_turn(tmp_path)[:8] == in_turn(followed)[48:56]
     for mix, says in (
         ({"skip": CUTS}, "mix.dynamic in blocks of 16 → none"),
-        ({"dynamic": {**DYNAMIC, "block": 32}, "skip": CUTS}, "in blocks of 16 → 32"),
+        (following(blend, block=32), "in blocks of 16 → 32"),
     ):
         run = start(tmp_path, blend, mix, *load, expect=2)
         assert says in run.output

@@ -23,7 +23,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][a-zA-Z0-9-]*")
 # Whose texts are about command lines that are not Megatron's, as a test of theirs checks.
 _OTHERS = ("commands", "demo", "kernels", "prepare", "hosts/mindspeed_support.py")
 _OF_TORCHRUN = {"--max-restarts", "--log-dir"}
-_OF_COMMANDS = {"--by", "--channel-key", "--document", "--domain", "--host", "--output", "--prefix"}
+_OF_COMMANDS = {"--by", "--channel-key", "--document", "--domain", "--host", "--json", "--output"}
+_OF_COMMANDS |= {"--prefix"}
 
 # Flags of single scripts, by the file of a checkout that adds them; no wheel holds it.
 OF_SCRIPTS = {
@@ -50,6 +51,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
         "--dataloader-fast-cache-load": ">=0.16",
         "--phase-transition-iterations": ">=0.16",
         "--enable-msc": ">=0.18",
+        "--step-batch-size-schedule": ">=0.18",
         "--validation-set-names": ">=0.18",
         "--dataloader-inter-document-masking": ">=0.19",
         "--freeze-all-layers": ">=0.19",
