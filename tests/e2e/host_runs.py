@@ -54,6 +54,14 @@ SCHEDULE = [
     {"weights": {"finance": 1, "rare": 1}},
 ]
 CUT = (10, 15)
+# Blocks of a step.
+DYNAMIC = {
+    "strategy": "linupper",
+    "temperature": 0.5,
+    "warmup_steps": 0,
+    "clip": [0.1, 8.0],
+    "block": 8,
+}
 FIXED = 3  # validation samples of every domain
 # Dropout, so that a random number too many would show.
 PLAIN = shlex.split("--attention-dropout 0.1 --hidden-dropout 0.1 --save-interval 100")
@@ -121,13 +129,16 @@ class Host:
         return self._start("resumed", layout, *words, plugin=not late)
 
     def ramped(self, layout: str) -> Observed:
-        """Dynamically reweighted training, with batches that grow."""
+        """Dynamically reweighted training, with batches that grow; of several ranks, recorded."""
         log = self.folder / f"ramped-{layout}"
         config = self.folder / "ramped.yaml"
         config.write_text(json.dumps({"reweight": RULE}))
         plugin = ["--domain-config", config, "--domain-log-dir", log]
         words = ramped([*self.common, *self.blend, *plugin, *ONE_BY_ONE], self.version)
-        return self._start("ramped", layout, *self.script, *words, plugin=True)
+        if layout == "one":
+            return self._start("ramped", layout, *self.script, *words, plugin=True)
+        words = [SCRIPTS / "host_gpt.py", *words]
+        return self._start("ramped", layout, *words, plugin=True, RECORD_DIR=str(log))
 
     def mixed(self, layout: str) -> Observed:
         """A blend that changes on the way, with a cut in it, read by a worker."""
@@ -138,6 +149,15 @@ class Host:
         words = [*self.common, *self.blend, *ONE_BY_ONE, "--num-workers", "1"]
         words += ["--domain-config", config, "--domain-log-dir", log]
         return self._start("mixed", layout, *self.script, *words, plugin=True)
+
+    def followed(self, layout: str) -> Observed:
+        """Shares of the stream that follow the losses, read by a worker."""
+        log = self.folder / f"followed-{layout}"
+        config = self.folder / "followed.yaml"
+        config.write_text(json.dumps({"mix": {"dynamic": DYNAMIC}}))
+        words = [*self.common, *self.blend, *ONE_BY_ONE, "--num-workers", "1"]
+        words += ["--domain-config", config, "--domain-log-dir", log]
+        return self._start("followed", layout, *self.script, *words, plugin=True)
 
     def _plain(self, name: str, layout: str) -> list[str | Path]:
         # Upstream cannot run a blend under CP since 0.18: the host alone gets a single corpus.
@@ -168,6 +188,7 @@ RUNS = {
     "counted": Host.counted,
     "ramped": Host.ramped,
     "mixed": Host.mixed,
+    "followed": Host.followed,
 }
 
 

@@ -7,6 +7,7 @@ and outcomes of its tests: ``test_CHECK[LAYOUT]``.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -34,10 +35,13 @@ from support.observe import STEPS, assert_same_checkpoint, assert_same_training
 from support.ramps import assert_ramped
 
 from domain_pretrain.backends import cpu
+from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.data.trace.trace import Sample
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.versions import host_version
+from domain_pretrain.records.journal import JOURNAL_FILE
 from domain_pretrain.seams.seam import check
 
 HOST = Path(os.environ.get("MEGATRON_LM_PATH", ""))
@@ -153,6 +157,38 @@ def test_batch_schedule(layout: str, host: Host) -> None:
     assert_ramped(host.run("ramped", layout).run)
 
 
+@pytest.mark.parametrize("layout", ["one", "DP2"])
+def test_batch_schedule_traced(layout: str, host: Host) -> None:
+    """What a trace says of each step, by the host's own count of microbatches, was read there."""
+    run = host.run("ramped", layout).run
+    trace = open_trace(run.log_dir)
+    entries = run.metrics()
+    steps = [list(trace.iterations(n, n + 1)) for n in range(1, len(entries) + 1)]
+    assert [len(step) for step in steps] == [4, 4, 8, 8, 8]
+    for entry, step in zip(entries, steps, strict=True):
+        found = Counter(sample.domain for sample in step)
+        assert found == {name: domain["samples"] for name, domain in entry["domains"].items()}
+    if layout == "DP2":
+        assert [sorted(map(labels_of, step)) for step in steps] == recorded(run.log_dir)
+
+
+def labels_of(sample: Sample) -> list[int]:
+    """The tokens that a row has to predict."""
+    data = sample.part.data
+    spans = [data.tokens(sample.prefix, span) for span in sample.documents]
+    return [int(token) for span in spans for token in span][1:]
+
+
+def recorded(folder: Path) -> list[list[list[int]]]:
+    """By step, the same as the ranks have seen it."""
+    steps: dict[int, list[list[int]]] = {}
+    for file in sorted(folder.glob("records*.npz")):
+        record = np.load(file)
+        for step, labels in zip(record["step"].tolist(), record["labels"], strict=True):
+            steps.setdefault(step, []).extend(labels.tolist())
+    return [sorted(rows) for _, rows in sorted(steps.items())]
+
+
 # --- a blend that changes ----------------------------------------------------------------------
 
 
@@ -174,6 +210,32 @@ def test_mixing(layout: str, host: Host) -> None:
     planned = [DOMAINS[locator.locate(place).prefix] for place in range(8 * STEPS)]
     assert samples == [Counter(planned[8 * step : 8 * step + 8]) for step in range(STEPS)]
     assert_close(entries, host.run("mixed", "one").run.metrics())
+
+
+@each_layout
+def test_dynamic_mixing(layout: str, host: Host) -> None:
+    """All layouts decide the same blocks from their losses, and read the same samples."""
+    run, alone = (host.run("followed", one).run for one in (layout, "one"))
+    found, expected = blocks(run.log_dir), blocks(alone.log_dir)
+    assert len(expected) == STEPS
+    assert list(found) == list(expected)
+    for number, block in expected.items():
+        assert found[number]["counts"] == block["counts"]
+        # Gradients are added in another order, and the shares rounded.
+        assert found[number]["shares"] == pytest.approx(block["shares"], abs=1e-5)
+    first, last = expected[0]["shares"], expected[STEPS - 1]["shares"]
+    assert max(abs(last[name] - first[name]) for name in DOMAINS) > 0.01, "losses decide"
+    for entry, block in zip(run.metrics(), expected.values(), strict=True):
+        counts = dict(zip(DOMAINS, block["counts"].values(), strict=True))
+        read = {name: domain["samples"] for name, domain in entry["domains"].items()}
+        assert read == {name: count for name, count in counts.items() if count}
+    assert_close(run.metrics(), alone.metrics())
+
+
+def blocks(folder: Path) -> dict[int, Any]:
+    """Of the journal, by number."""
+    lines = [json.loads(line) for line in (folder / JOURNAL_FILE).open(encoding="utf-8")]
+    return {line["block"]: line for line in lines if "block" in line}
 
 
 # --- resume ------------------------------------------------------------------------------------

@@ -15,8 +15,11 @@ from support.corpora import DOMAINS, SHARES
 from support.launch import Run
 from support.streams import recorded_run
 
+from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.records.reader import read_events
+from domain_pretrain.records.record import Event
 
 pytestmark = pytest.mark.megatron
 
@@ -40,6 +43,7 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "CP2": (2, ["--context-parallel-size", "2"]),
+    "TP2": (2, ["--tensor-model-parallel-size", "2"]),
 }
 Rows = list[tuple[int, str]]
 start = partial(recorded_run, iterations=STEPS)
@@ -65,9 +69,9 @@ def read(folder: Path, layout: str) -> list[Rows]:
         assert step == len(whole) + 1
         if layout.startswith("DP"):
             whole.append(sorted(row for rows in ranks for row in rows))
-        else:
-            assert len(ranks) == 2, "the first and the last stage, or both parts of the context"
-            assert ranks[0] == ranks[1]
+        else:  # the first and the last stage, or both parts of the context; or the first of TP
+            assert len(ranks) == (1 if layout == "TP2" else 2)
+            assert ranks[0] == ranks[-1]
             whole.append(sorted(ranks[0]))
     return whole
 
@@ -100,6 +104,10 @@ def test_the_stages_are_what_was_asked_for(unbroken: Path) -> None:
     for line, own in zip(lines, ids, strict=True):
         counts = {name: entry["samples"] for name, entry in line["domains"].items()}
         assert counts == {DOMAINS[number]: count for number, count in Counter(own).items()}
+    assert [(event.iteration, event.detail[:35]) for event in stages_of(unbroken)] == [
+        (2, "stage 2 of mix.schedule: samples 20"),  # after 15 samples and a cut of 5
+        (6, "stage 3 of mix.schedule: samples 56"),
+    ]
     # Stage 1 has three domains; stage 3, from position 56 on, two: by the cuts, sample 44.
     assert {number for own in ids[:1] for number in own} == {1, 2, 3}
     assert {number for own in ids[6:] for number in own} == {0, 4}
@@ -122,7 +130,7 @@ def plan_of(mix: dict[str, Any]) -> Plan:
     return Plan(tuple(names), stages, SAMPLES, cuts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "DP1"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("DP1", "TP2")])
 def test_every_layout_reads_the_same(
     layout: str, unbroken: Path, blend: list[str], tmp_path: Path
 ) -> None:
@@ -148,6 +156,12 @@ def test_killed_and_resumed(unbroken: Path, blend: list[str], tmp_path: Path) ->
     ranks = steps(resumed)
     assert sorted(ranks) == list(range(4, STEPS + 1))
     assert [sorted(rows) for _, (rows,) in sorted(ranks.items())] == expected[3:]
+    assert stages_of(resumed) == stages_of(unbroken)[1:], "what begins after the checkpoint"
+
+
+def stages_of(folder: Path) -> list[Event]:
+    """What is told of the stages that begin."""
+    return [event for event in read_events(folder) if event.name == "stage"]
 
 
 def in_turn(folder: Path) -> Rows:
@@ -174,6 +188,35 @@ def test_a_cut_may_be_added_before_it_is_reached(
     assert found[:2] == before[:2]
     assert found[2:20] == before[6:], "positions 66 to 83"
     assert len(found) == 24
+
+
+def test_documents_are_left_out_from_here_on(
+    unbroken: Path, blend: list[str], corpora: Path, tmp_path: Path
+) -> None:
+    """By what they hold, in every position of their prefix; the others' rows are as they were."""
+    before = in_turn(unbroken)[48:]
+    first = next(iter(open_trace(unbroken).positions(61, 62)))
+    prefix = first.part.prefixes[first.prefix]
+    content = [entry["content"] for entry in first.dump()["documents"]]
+    mix = {"schedule": SCHEDULE, "skip": [*CUTS, {"content": content[:1]}]}
+    run = resume(unbroken, tmp_path, blend, mix)
+    assert "another config: mix.skip" in run.output
+    assert f"of {prefix} hold a token of 1 document, and are left out after " in run.output
+    found = in_turn(tmp_path)
+    assert [number for number, _ in found] == [number for number, _ in before]
+    number = list(DOMAINS).index(first.domain)
+    own, old = ([text for n, text in rows if n == number] for rows in (found, before))
+    others, kept = ([row for row in rows if row[0] != number] for rows in (found, before))
+    assert others == kept
+    assert before[1] == (number, old[(before[0][0] == number)])
+    assert before[1] not in found
+    gone = next(iter(first.documents)).index
+    for sample in open_trace(tmp_path).iterations(7, STEPS + 1):
+        spans = [span.index for span in sample.documents]
+        assert sample.part.prefixes[sample.prefix] != prefix or gone not in spans
+    rest = iter(old)
+    assert all(text in rest for text in own[: len(set(own) & set(old))]), "in the order of before"
+    assert len(set(old) - set(own)) >= 1
 
 
 def test_the_part_behind_a_run_may_not_change(
@@ -250,7 +293,13 @@ DYNAMIC = {
     "clip": [0.1, 8.0],
     "block": 16,  # two steps
 }
-FOLLOWING = {"dynamic": DYNAMIC, "skip": CUTS}
+
+
+def following(blend: list[str], **changes: Any) -> dict[str, Any]:
+    """And documents that are left out."""
+    (prefix,) = (word for word in blend if word.endswith("/general"))
+    without = {"documents": [1, 5, 30], "prefix": prefix}
+    return {"dynamic": {**DYNAMIC, **changes}, "skip": [*CUTS, without]}
 
 
 def blocks(folder: Path) -> dict[int, dict[str, Any]]:
@@ -264,8 +313,12 @@ def followed(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) -> Path
     """One process whose own thread reads the data: it never waits for what it decides itself."""
     folder = tmp_path_factory.mktemp("dynamic")
     board = ["--tensorboard-dir", folder / "board"]
-    run = start(folder, blend, FOLLOWING, *saving(folder), *board, "--num-workers", "0")
+    run = start(folder, blend, following(blend), *saving(folder), *board, "--num-workers", "0")
     assert "mix: dynamic: decided for 16 samples at a time, at first: finance 12.99%" in run.output
+    samples = list(open_trace(folder).iterations(1, STEPS + 1))
+    held = {one.index for s in samples if s.domain == "general" for one in s.documents}
+    assert len(held) > 10
+    assert not held & {1, 5, 30}
     return folder
 
 
@@ -297,12 +350,12 @@ def test_the_losses_decide_what_is_read(followed: Path) -> None:
     assert {f"channel-mix/{name}" for name in line["domains"]} <= points(followed / "board").keys()
 
 
-@pytest.mark.parametrize("layout", ["DP2, two workers", "PP2 x VPP2"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "DP1"])
 def test_every_layout_decides_the_same(
     layout: str, followed: Path, blend: list[str], tmp_path: Path
 ) -> None:
     nproc, flags = LAYOUTS[layout]
-    start(tmp_path, blend, FOLLOWING, *flags, nproc=nproc)
+    start(tmp_path, blend, following(blend), *flags, nproc=nproc)
     assert read(tmp_path, layout) == read(followed, "DP1")
     found, expected = blocks(tmp_path), blocks(followed)
     assert list(found) == list(expected)
@@ -319,11 +372,11 @@ def test_killed_within_a_block_and_resumed(
     nproc, flags = LAYOUTS["DP2, two workers"]
     flags = [*flags, *map(str, saving(tmp_path))]
     how: dict[str, Any] = {"nproc": nproc, "expect": None, "env": {"KILL_IN_STEP": "6"}}
-    killed = start(tmp_path, blend, FOLLOWING, *flags, **how)
+    killed = start(tmp_path, blend, following(blend), *flags, **how)
     assert killed.returncode != 0
     resumed = tmp_path / "resumed"
     load = ["--load", tmp_path / "checkpoints", "--num-workers", "1"]
-    start(resumed, blend, FOLLOWING, *load)
+    start(resumed, blend, following(blend), *load)
     ranks = steps(resumed)
     assert sorted(ranks) == list(range(4, STEPS + 1))
     assert [sorted(rows) for _, (rows,) in sorted(ranks.items())] == read(followed, "DP1")[3:]
@@ -336,13 +389,12 @@ def test_killed_within_a_block_and_resumed(
 def test_a_run_goes_on_with_what_decides(followed: Path, blend: list[str], tmp_path: Path) -> None:
     """Another strategy from here on is told; another way to the stream is refused."""
     load = ["--load", followed / "checkpoints", "--ckpt-step", "6"]
-    other = {**DYNAMIC, "temperature": 5.0}
-    run = start(tmp_path, blend, {"dynamic": other, "skip": CUTS}, *load)
+    run = start(tmp_path, blend, following(blend, temperature=5.0), *load)
     assert "another config: mix.dynamic.temperature 0.5 → 5.0" in run.output
     assert in_turn(tmp_path)[:8] == in_turn(followed)[48:56]
     for mix, says in (
         ({"skip": CUTS}, "mix.dynamic in blocks of 16 → none"),
-        ({"dynamic": {**DYNAMIC, "block": 32}, "skip": CUTS}, "in blocks of 16 → 32"),
+        (following(blend, block=32), "in blocks of 16 → 32"),
     ):
         run = start(tmp_path, blend, mix, *load, expect=2)
         assert says in run.output

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.launch import Run, train
+
+from domain_pretrain.commands.trace import open_trace
 
 pytestmark = pytest.mark.megatron
 
@@ -109,6 +111,22 @@ def test_token_domains_equal_brute_force(data: Path, tmp_path: Path, layout: str
             rolled = line["parents"][parent]
             assert rolled["tokens"] == sum(tokens for _, tokens in own)
             assert rolled["loss_sum"] == pytest.approx(sum(loss for loss, _ in own), rel=1e-9)
+    if layout in ("DP1", "CP2"):
+        assert [traced(tmp_path, number) for number in (1, 2, 3)] == [
+            {name: tokens for name, (_, tokens) in sums.items()} for sums in expected
+        ]
+
+
+def traced(folder: Path, iteration: int) -> dict[str, int]:
+    """Tokens by domain that an iteration had to predict, by the trace: all but each row's first."""
+    found: Counter[str] = Counter()
+    for sample in open_trace(folder).iterations(iteration, iteration + 1):
+        spans = [(one.get("domain", sample.domain), one) for one in sample.dump()["documents"]]
+        for name, one in spans:
+            found[name] += one["tokens"]
+        found[spans[0][0]] -= 1
+        assert all(sample.is_of(name) for name, _ in spans)
+    return dict(+found)
 
 
 def test_the_last_of_several_stages_has_the_domains(data: Path, tmp_path: Path) -> None:

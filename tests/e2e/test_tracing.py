@@ -128,8 +128,20 @@ def test_shares_that_the_losses_decide(own: tuple[Path, list[str]], tmp_path: Pa
         list(trace.iterations(20, 21))
     with pytest.raises(ConfigError, match="ask for iterations instead"):
         list(trace.document(str(corpora / "general"), 3))
-    start(tmp_path, blend, mix, *save, "--load", tmp_path / "checkpoints", iterations=30, nproc=2)
-    check(tmp_path, 30)
+    general = str(corpora / "general")
+    without = {**mix, "skip": [*CUTS, {"documents": [3, 20], "prefix": general}]}
+    load = ["--load", tmp_path / "checkpoints"]
+    run = start(tmp_path, blend, without, *save, *load, iterations=30, nproc=2)
+    assert f"samples of {general} hold a token of 2 documents, and are left out" in run.output
+    trace = check(tmp_path, 30)
+    assert documents(trace.iterations(1, 6), general) & {3, 20}, "read before"
+    assert not documents(trace.iterations(6, 31), general) & {3, 20}
+
+
+def documents(samples: Iterable[Sample], prefix: str) -> set[int]:
+    """That the samples hold of a prefix."""
+    own = (one for one in samples if one.part.prefixes[one.prefix] == prefix)
+    return {span.index for one in own for span in one.documents}
 
 
 def test_a_schedule_with_cuts(
@@ -137,14 +149,23 @@ def test_a_schedule_with_cuts(
 ) -> None:
     """Stopped, and resumed before its end with one cut more, in another layout."""
     corpora, blend = own
+    rare = str(corpora / "rare")
+    without = {"documents": [7], "prefix": rare}  # in every epoch
     save = ["--save", tmp_path / "checkpoints", "--save-interval", "10", "--ckpt-format", "torch"]
     stop = ["--exit-interval", "14"]
-    start(tmp_path, blend, {"schedule": SCHEDULE, "skip": CUTS}, *save, *stop, iterations=30)
+    start(
+        tmp_path,
+        blend,
+        {"schedule": SCHEDULE, "skip": [*CUTS, without]},
+        *save,
+        *stop,
+        iterations=30,
+    )
     before = [sample.dump() for sample in open_trace(tmp_path).iterations(1, 31)]
     assert len(before) == 30 * BATCH, "those to come, too"
     assert traced(open_trace(tmp_path).iterations(1, 15)) == fed(tmp_path)
 
-    cuts = [*CUTS, {"samples": [150, 160]}]
+    cuts = [*CUTS, without, {"samples": [150, 160]}]
     load = ["--load", tmp_path / "checkpoints", "--ckpt-step", "10", "--num-workers", "2"]
     start(tmp_path, blend, {"schedule": SCHEDULE, "skip": cuts}, *load, iterations=30, nproc=2)
     trace = check(tmp_path, 30)
@@ -156,10 +177,13 @@ def test_a_schedule_with_cuts(
     assert found[:place] == before[:place]
     moved = [sample | {"iteration": 0} for sample in before[place + 10 :]]
     assert [sample | {"iteration": 0} for sample in found[place : place + len(moved)]] == moved
-    rare = [sample for sample in found if sample["domain"] == "rare"]
-    texts = {json.dumps(sample["documents"]) for sample in rare}
-    assert len(texts) < len(rare), "read more than once"
-    check_documents(trace, 30, [str(corpora / "rare"), str(corpora / "general")])
+    own_of_rare = [sample for sample in found if sample["domain"] == "rare"]
+    texts = {json.dumps(sample["documents"]) for sample in own_of_rare}
+    assert len(texts) < len(own_of_rare), "read more than once"
+    check_documents(trace, 30, [rare, str(corpora / "general")])
+    read = documents(trace.iterations(1, 31), rare)
+    assert 7 not in read
+    assert len(read) > 40, "of 48: those that share all of their samples with it are gone, too"
 
     def asked(*words: str) -> list[dict[str, Any]]:
         assert main(["trace", str(tmp_path), "--json", *words]) == 0

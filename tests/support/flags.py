@@ -53,6 +53,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
         "--dataloader-fast-cache-load": ">=0.16",
         "--phase-transition-iterations": ">=0.16",
         "--enable-msc": ">=0.18",
+        "--step-batch-size-schedule": ">=0.18",
         "--validation-set-names": ">=0.18",
         "--dataloader-inter-document-masking": ">=0.19",
         "--freeze-all-layers": ">=0.19",

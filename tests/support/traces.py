@@ -55,6 +55,7 @@ def note(
     cache: str | None = None,
     tokenizer: str = "NullTokenizer",
     settings: Mapping[str, Any] | None = None,
+    channels: Mapping[str, Sequence[str]] | None = None,
     **changes: Any,
 ) -> None:
     """Write a start to the journal, as the plugin does: Megatron's own blend, 2 parts to 1 to ….
@@ -67,6 +68,7 @@ def note(
         cache: of the index files.
         tokenizer: its place.
         settings: that decide the order, beside the usual ones.
+        channels: data prefix, normalised → the domains of its channels.
         changes: of what the start tells.
     """
     from megatron.core import __version__ as version
@@ -95,5 +97,5 @@ def note(
     usual = {"--seed": 7, "--seq-length": SEQUENCE, "--dataloader-type": "single"}
     order = Order.of(reading, {**usual, **(settings or {})}, Tokenizer(tokenizer, None), samples)
     flags = SimpleNamespace(global_batch_size=BATCH, micro_batch_size=1, data_parallel_size=1)
-    reads = tell_run(flags, version, blend, domain_of, None, tell_data(builder))
+    reads = tell_run(flags, version, blend, domain_of, None, tell_data(builder), channels)
     note_start(folder, iteration, BATCH * iteration, order.dump(), {**reads, **changes})

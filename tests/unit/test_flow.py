@@ -22,6 +22,8 @@ from domain_pretrain.flow.microbatch import row_of_token
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.records.publisher import open_publisher
+from domain_pretrain.records.reader import read_events
+from domain_pretrain.records.record import Event
 
 CPU = torch.device("cpu")
 NAMES = ("finance", "general", "rare")
@@ -397,6 +399,23 @@ def test_state(tmp_path: Path) -> None:
             one.close(moment(iteration, log=iteration == 4, scalars=iteration == 5))
     assert windows(tmp_path / "second") == windows(tmp_path / "unbroken")
     assert step.state_dict() == unbroken.state_dict()
+
+
+def test_a_begun_stage_is_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By what has been consumed; a run that starts behind it does not tell it again."""
+
+    def begun(before: int, after: int) -> list[str]:
+        return ["stage 2"] if before < 6 <= after else []
+
+    for start, folder in ((0, tmp_path / "whole"), (8, tmp_path / "later")):
+        step = make(folder, begun=begun, consumed_samples=start)
+        for iteration in range(1 + start // 4, 4):
+            step.open()
+            run(step, batches([0, 1], [1, 0]))
+            step.close(moment(iteration))
+    assert read_events(tmp_path / "whole")[-1] == Event("stage", 2, "stage 2")
+    assert [one.name for one in read_events(tmp_path / "later")] == ["start"]
+    assert capsys.readouterr().out.count("after iteration 2: stage 2") == 1
 
 
 def test_state_of_another_meaning(capsys: pytest.CaptureFixture[str]) -> None:

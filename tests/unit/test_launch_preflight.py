@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -329,7 +330,39 @@ def test_a_blend_that_changes_is_planned(capsys: pytest.CaptureFixture[str]) -> 
     report.print(Console())
     assert "Plan of samples" in capsys.readouterr().out
 
+    Path("mix.yaml").write_text("mix: {skip: [{documents: [1000000], prefix: news}]}", "utf-8")
+    report = inspect([*words, "--domain-config", "mix.yaml"], 1, 1)
+    (problem,) = report.problems
+    assert problem.startswith("mix.skip: 'news' has documents 0 to ")
+
     Path("mix.yaml").write_text("mix: {schedule: [{samples: 7, weights: {news: 1}}]}", "utf-8")
     report = inspect([*words, "--domain-config", "mix.yaml"], 1, 1)
     (problem,) = report.problems
     assert "the stages are 7 = 7 samples, and the run trains on 120" in problem
+
+
+@pytest.mark.parametrize(
+    ("epochs", "pinned", "says"),
+    [
+        (9, False, None),
+        (1, False, "the training data have 119 samples left in 1 epoch, and the rest of the run"),
+        (2, True, "the pinned domain 'small' has 38 samples left in 2 epochs, and the rest of"),
+    ],
+)
+def test_epochs_that_cannot_be_enough_are_a_problem(
+    epochs: int, pinned: bool, says: str | None
+) -> None:
+    """120 samples of 10 tokens, in blocks of 40; the data have 19, 99 and 1."""
+    for name, documents in (("small", 10), ("large", 50), ("least", 1)):
+        write_prefix(name, [20] * documents)
+    domains = {
+        "small": {"data": ["small"], "weight": 2, "pinned": pinned},
+        "large": {"data": ["large"], "weight": 1},
+        "least": {"data": ["least"], "weight": 1},
+    }
+    mix = {"dynamic": {"strategy": "linupper", "block": 40, "epochs": epochs}}
+    Path("mix.yaml").write_text(json.dumps({"domains": domains, "mix": mix}), "utf-8")
+    words = [*STEPS.split(), "--split", "100,0,0", "--domain-config", "mix.yaml"]
+    problems = inspect(words, 1, 1).problems
+    assert len(problems) == (says is not None)
+    assert not says or says in problems[0]

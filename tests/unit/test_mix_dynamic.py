@@ -133,7 +133,7 @@ def runs(draw: st.DrawFn) -> tuple[Blocks, list[tuple[int, np.ndarray]]]:
 def make_blocks(plan: Plan, lengths: Any, epochs: int | None) -> Blocks:
     pinned = np.array([True, False, False])
     owners = np.array([NAMES.index(OWNERS[prefix]) for prefix in PREFIXES])
-    return Blocks(plan, NAMES, owners, pinned, np.array(lengths), epochs)
+    return Blocks(plan, NAMES, owners, pinned, np.array(lengths) * (epochs or 1), epochs)
 
 
 BASE = np.array([0.5, 0.25, 0.25])

@@ -62,7 +62,8 @@ def test_what_is_asked_of_the_host() -> None:
 
 def test_data_that_does_not_come_from_the_hosts_builder() -> None:
     """A schedule must not be ignored in silence; ranks that read nothing have nothing to show."""
-    runtime = Runtime(None, SimpleNamespace(plan=PLAN, board=None))  # type: ignore[arg-type]
+    session = SimpleNamespace(plan=PLAN, board=None, omissions=print, epochs=1)
+    runtime = Runtime(SimpleNamespace(consumed_train_samples=0), session)  # type: ignore[arg-type]
     runtime.check_stream(None)
     with pytest.raises(UnsupportedError, match="training data, a list, does not come from Megatro"):
         runtime.check_stream([1])

@@ -12,7 +12,7 @@ from support.prefixes import write_prefix
 
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.mix.change import changes
-from domain_pretrain.data.mix.describe import describe, samples_of
+from domain_pretrain.data.mix.describe import describe, samples_of, tell_begun
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.mix.section import Mix
@@ -271,3 +271,22 @@ def test_whether_one_pass_is_enough_is_told_by_the_documents() -> None:
 def test_stages_by_size_are_the_same() -> None:
     dumped = plan({"skip": [{"samples": [5, 9]}]}, blend=(BLEND[0], None)).dump()
     assert not list(changes(dumped, json.loads(json.dumps(dumped)), 10))
+
+
+def test_each_stage_is_told_once_when_it_begins() -> None:
+    """Whatever the steps are, and wherever a run resumes; what is cut out does not begin."""
+    stages = [stage(samples=n) for n in (100, 50, 200)] + [stage()]
+    cut = plan({"schedule": stages, "skip": [{"samples": [90, 155]}]}, 500)
+    owners = {normalise(prefix): name for prefix, name in OWNERS.items()}
+    for size in (1, 7, 60, 500):
+        told = {}
+        for before in range(0, 500, size):
+            after = min(before + size, 500)
+            for text in tell_begun(cut, owners, before, after):
+                told[text] = after
+                assert [*tell_begun(cut, owners, after, after)] == []
+        first, second = told
+        assert first.startswith("stage 3 of mix.schedule: samples 150 to 350: general 50.00%, code")
+        assert second.startswith("stage 4 of mix.schedule: samples 350 to 500: ")
+        for text, start in ((first, 90), (second, 285)):
+            assert start <= told[text] < start + size

@@ -632,6 +632,20 @@ def test_an_evaluation_is_a_table() -> None:
     ]
 
 
+def test_what_domains_are_part_of_stands_below_them() -> None:
+    publish, out = publisher()
+    losses = {"fin/news": (2.0, 32.0), "fin/chats": (1.0, 32.0), "web": (3.0, 64.0)}
+    publish.line(record(50, "valid", stats=stats(**losses)))
+    publish.line(record(99, "valid", stats=stats(**losses | {"fin/news": (1.0, 32.0)})))
+    assert out[0].splitlines()[2:] == [
+        "  fin/news   2.000           7.39              32",
+        "  fin/chats  1.000           2.72              32",
+        "  web        3.000          20.09              64",
+        "  fin/…      1.500           4.48              64",
+    ]
+    assert out[1].splitlines()[-1].startswith("  fin/…      1.000 ▼")
+
+
 def test_a_thousand_domains_fit_one_line_the_worst_first() -> None:
     publish, out = publisher()
     losses = {f"d{i:03}": (1 + i / 1000, 16.0) for i in range(1000)}

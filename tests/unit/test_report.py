@@ -35,7 +35,13 @@ from domain_pretrain.report.palette import COLOURS, colour
 from domain_pretrain.report.picture import loss_picture
 from domain_pretrain.report.series import Mean, Series
 from domain_pretrain.report.spread import spread
-from domain_pretrain.report.table import event_lines, host_table, loss_table, summarise
+from domain_pretrain.report.table import (
+    event_lines,
+    host_table,
+    loss_table,
+    summarise,
+    summarise_parents,
+)
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.reference import final_losses
 
@@ -518,6 +524,27 @@ def test_the_table_tells_start_and_end_of_every_domain() -> None:
         ["a", "2,000", "2.00", "3.000 → 2.000", "2.500", "12.18"],
         ["b", "1,000", "–", "NaN → NaN", "–", "–"],
     ]
+
+
+def test_what_domains_are_part_of_stands_below_them() -> None:
+    """Their sums over again, so that nothing is counted twice."""
+    names = {"fin/a": 1000, "fin/b": 500, "web": None}
+    lines = [
+        {**line(10, **dict.fromkeys(names, 3.0)), "parents": {"fin": {"loss": 3.0, "tokens": 1}}},
+        {**line(20, **dict.fromkeys(names, 2.0)), "parents": {"fin": {"loss": 2.0, "tokens": 1}}},
+        {**line(20, "valid", **{"fin/a": 2.5}), "parents": {"fin": {"loss": 2.25, "tokens": 1}}},
+    ]
+    history = history_of(header(**names), *lines)
+    (fin,) = summarise_parents(history)
+    whole = summarise(history)
+    assert fin.tokens == whole[0].tokens + whole[1].tokens
+    assert fin.epochs == pytest.approx(fin.tokens / 1500)
+    rows = rows_of(loss_table(whole, parents=[fin]))
+    assert [row[0] for row in rows] == ["fin/a", "fin/b", "web", "fin/…"]
+    assert rows[-1][3:] == ["3.000 → 2.000", "2.250", "9.49"]
+    assert summarise_parents(history_of(*ENTRIES)) == []
+    unknown = history_of(header(**{"fin/a": 1000, "fin/b": None}), *lines)
+    assert summarise_parents(unknown)[0].epochs is None
 
 
 def test_a_change_within_its_error_is_marked() -> None:

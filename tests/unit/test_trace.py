@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from domain_pretrain.data.mix.permutation import permuted, restored
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.data.trace.timeline import Mark, Step, Stretch, stretches
 from domain_pretrain.data.trace.windows import Windows
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.hosts.reads import Reads
 from domain_pretrain.records.journal import JOURNAL_FILE, Start
 from domain_pretrain.records.reader import METRICS_FILE
 
@@ -94,14 +96,14 @@ def test_the_documents_of_a_window(lengths: list[int]) -> None:
         assert tokens == row[window * 8 : window * 8 + 9]
         for index in {span.index for span in spans}:
             holding.setdefault(index, []).append(number)
-    assert {one: windows.holding(one) for one in holding} == holding
-    assert windows.holding(len(lengths)) == []
+    assert {one: windows.holding([one]) for one in holding} == holding
+    assert windows.holding([len(lengths)]) == []
 
 
 def test_a_document_without_tokens_is_in_no_window() -> None:
     windows = windows_of([4, 0, 30], [0, 1, 2], 8)
     assert 1 not in {span.index for number in range(4) for span in windows.spans(number)}
-    assert windows.holding(1) == []
+    assert windows.holding([1]) == []
 
 
 def start_at(iteration: int, consumed: int, samples: Any = 1000) -> Start:
@@ -185,7 +187,9 @@ def test_one_object_per_sample(ask: Any) -> None:
         assert list(row) == ["iteration", "sample", "domain", "prefix", "documents"]
         assert row["domain"] == {"web": "web", "maths": "sums"}[Path(row["prefix"]).name]
         assert sum(span["tokens"] for span in row["documents"]) == 17
-        assert all(list(span) == ["index", "first", "tokens"] for span in row["documents"])
+        assert all(
+            list(span) == ["index", "first", "tokens", "content"] for span in row["documents"]
+        )
 
 
 def test_the_text_is_the_documents(ask: Any, run: Path) -> None:
@@ -276,6 +280,52 @@ def test_no_sample_of_a_domain(ask: Any) -> None:
     if code:
         assert (code, out) == (1, "")
         assert "none of the samples is of sums" in err
+
+
+def test_domains_within_a_file(ask: Any, run: Path) -> None:
+    """A sample is of the channels whose documents it holds, and of all that they are part of."""
+    web = str(run.parent / "web")
+    numbers = np.arange(20, dtype=np.int16) // 7
+    names = ["news/daily", "chats", "news/weekly"]
+    np.save(f"{web}.channels.npy", numbers)
+    manifest = {"channels": [{"name": name} for name in names]}
+    Path(f"{web}.manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (run / JOURNAL_FILE).unlink()
+    begin(run, channels={web: [f"web/{name}" for name in names]})
+
+    def asked(*words: str) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for line in ask("--iteration", "1:13", "--json", *words)[1].splitlines()
+        ]
+
+    whole = asked()
+    asked_for = ("web", "web/news", "web/chats", "web/news/daily", "sums")
+    own: dict[str, list[Any]] = {name: [] for name in asked_for}
+    mixed = 0
+    for row in whole:
+        found = {"sums"}
+        if row["prefix"] == web:
+            leaves = {f"web/{names[numbers[one['index']]]}" for one in row["documents"]}
+            assert [one["domain"] for one in row["documents"]] == [
+                f"web/{names[numbers[one['index']]]}" for one in row["documents"]
+            ]
+            found = {"web", *leaves, *(leaf.rpartition("/")[0] for leaf in leaves)}
+            mixed += len(leaves) > 1
+        else:
+            assert all("domain" not in one for one in row["documents"])
+        for name in own.keys() & found:
+            own[name].append(row)
+    assert mixed, "a sample of several"
+    for name, rows in own.items():
+        assert rows
+        assert asked("--domain", name) == rows
+    _, out, _ = ask("--iteration", "1:13")
+    assert "web/chats, web/news" in out or "web/news/daily, web/chats" in out
+    assert "did you mean 'web/chats'" in ask("--iteration", "1", "--domain", "web/chat")[2]
+    manifest["channels"][1]["name"] = "talks"
+    Path(f"{web}.manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert "has other channels than the run read" in ask("--iteration", "1")[2]
 
 
 def test_missing_files(ask: Any, run: Path) -> None:
@@ -437,3 +487,62 @@ def test_documents_without_a_tokenizer_have_no_text(
     assert "text" not in first
     assert "the tokenizer of" in err
     assert main(words) == 2
+
+
+# --- batches that grow ----------------------------------------------------------------------------
+
+
+def batch_at(core_version: str = "0.19.2", **given: Any) -> Any:
+    """Of a run with these flags."""
+    batch = {"global_batch_size": 8, "micro_batch_size": 1, "data_parallel_size": 2, **given}
+    told = {"core_version": core_version, "folder": "", "prefixes": [], "domains": []}
+    data = {"kind": "GPTDataset", "sizes": [], "config": {}, "tokenizer": {}}
+    more = {"written": [], "phases": False, "batch": batch, "plan": None, "data": data}
+    start = Start(iteration=0, consumed_samples=0, order={}, reads={**told, **more})
+    return Reads.of(start).batch_at()
+
+
+def test_growing_batches_are_those_of_the_hosts_calculator() -> None:
+    """Of two starts by turns, though a process has one calculator."""
+    host = pytest.importorskip("megatron.core.num_microbatches_calculator")
+    if (
+        "step_batch_size_schedule"
+        not in signature(host.init_num_microbatches_calculator).parameters
+    ):
+        with pytest.raises(UnsupportedError, match="know yet: trace it with the run's own"):
+            batch_at(step_batch_size_schedule="0:4 320:8", seq_length=16)(0)
+        return
+    schedules = ["0:4 320:8 640:16", "0:2 64:6 6400:8"]
+    both = [batch_at(step_batch_size_schedule=one, seq_length=16) for one in schedules]
+    found = [[one(consumed) for one in both] for consumed in range(0, 600, 2)]
+    for schedule, own in zip(schedules, zip(*found, strict=True), strict=True):
+        host.unset_num_microbatches_calculator()
+        host.init_num_microbatches_calculator(
+            rank=1,
+            global_batch_size=8,
+            micro_batch_size=1,
+            data_parallel_size=2,
+            step_batch_size_schedule=schedule,
+            seq_length=16,
+        )
+        expected = []
+        for consumed in range(0, 600, 2):
+            host.update_num_microbatches(consumed, consistency_check=True)
+            expected.append(2 * host.get_num_microbatches())
+        assert list(own) == expected
+        assert len(set(expected)) == 3
+    host.unset_num_microbatches_calculator()
+
+
+def test_a_ramp_by_the_megatron_that_has_it() -> None:
+    """Megatron takes the flag from 0.18 on, and does not heed it: nor does the trace."""
+    host = pytest.importorskip("megatron.core.num_microbatches_calculator")
+    ramp = {"rampup_batch_size": ["4", "4", "16"]}  # as a start tells it
+    assert [batch_at("0.18.0", **ramp)(consumed) for consumed in (0, 100)] == [8, 8]
+    if hasattr(host, "RampupBatchsizeNumMicroBatchesCalculator"):
+        assert [batch_at("0.16.1", **ramp)(n) for n in (0, 12, 16, 20)] == [4, 4, 8, 8]
+    else:
+        with pytest.raises(
+            UnsupportedError, match=r"under megatron-core 0\.16\.1, which that inst"
+        ):
+            batch_at("0.16.1", **ramp)(0)

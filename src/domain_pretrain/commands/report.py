@@ -20,6 +20,7 @@ from domain_pretrain.report.table import (
     host_table,
     loss_table,
     summarise,
+    summarise_parents,
 )
 
 
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         history = read_history(path)
         if not history.domains:
             raise ConfigError(f"{path} has no lines yet: is the run still starting?")
-        console.print(loss_table(summarise(history), title=str(path.parent)))
+        parents = summarise_parents(history)
+        console.print(loss_table(summarise(history), str(path.parent), parents))
         numbers = host_table(history)
         if numbers is not None:
             console.print(numbers)

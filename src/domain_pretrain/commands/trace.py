@@ -58,7 +58,9 @@ def add_parser(subparsers: Any) -> None:
         "--document", type=int, metavar="D", help="when it is read: its number in --prefix, from 0"
     )
     parser.add_argument("--prefix", metavar="P", help="data prefix of --document")
-    parser.add_argument("--domain", metavar="NAME", help="only the samples of this domain")
+    parser.add_argument(
+        "--domain", metavar="NAME", help="only the samples of this domain, or of those below it"
+    )
     parser.add_argument(
         "--text",
         type=int,
@@ -108,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
             trace.check_domain(args.domain)
         samples = list(_asked_for(trace, args))
         if args.worst is not None:
+            if args.domain is not None:  # a sample may hold others' documents, too
+                samples = [one.only(args.domain) for one in samples]
             found = worst(samples, args.worst, WORST)
             told = [one for one, *_ in found]
             samples = [replace(sample, documents=(span,)) for _, sample, span in found]
@@ -157,7 +161,9 @@ def open_trace(folder: Path, cache: Path | None = None) -> Trace:
         start = stretch.start
         told = start.reads or {}  # an older start is an error where its samples are asked for
         prefixes, domains = (tuple(told.get(name, ())) for name in ("prefixes", "domains"))
-        parts.append(Part(stretch, prefixes, domains, partial(_build, start, cache, blocks)))
+        channels = tuple(map(tuple, told.get("channels", ())))
+        load = partial(_build, start, cache, blocks)
+        parts.append(Part(stretch, prefixes, domains, channels, load))
     return Trace(parts)
 
 
@@ -185,7 +191,7 @@ def _asked_for(trace: Trace, args: argparse.Namespace) -> Iterator[Sample]:
         samples = trace.positions(*args.samples)
     else:
         samples = trace.document(args.prefix, args.document)
-    return (sample for sample in samples if args.domain in (None, sample.domain))
+    return (one for one in samples if args.domain is None or one.is_of(args.domain))
 
 
 def _nothing(args: argparse.Namespace) -> str:
@@ -222,7 +228,7 @@ def _table(samples: Sequence[Sample], texts: Sequence[str] | None) -> Table:
         cells = [
             f"{sample.iteration:,}",
             f"{sample.position:,}",
-            sample.domain,
+            ", ".join(sample.domains),
             sample.part.prefixes[sample.prefix].removeprefix(folder),
             " ".join(spans),
             *([] if texts is None else [texts[number]]),

@@ -43,6 +43,14 @@ class Catalog:
         """
         return self.splits[SPLITS.index(name)]
 
+    def channels(self) -> dict[str, list[str]]:
+        """The domains of every prefix that has channels, in their order, by its normalised name."""
+        return {
+            prefix: [self.names[domain] for domain in found.domains]
+            for prefix, found in self.documents.items()
+            if found.path is not None
+        }
+
     def with_ids(self, name: Split) -> Catalog:
         """The same, where the batches of a split carry ids even if its data is one prefix."""
         splits = list(self.splits)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from domain_pretrain.errors import ConfigError
 
@@ -129,6 +130,17 @@ class Index:
                 total += int(lengths.sum(dtype=np.int64))
         return total
 
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of every sequence; mapped, 4 bytes each."""
+        return np.memmap(f"{self.prefix}.idx", "<i4", "r", _HEADER.size, self.sequences)
+
+    def document(self, number: int) -> NDArray[Any]:
+        """Ids of a sequence, ``[tokens]``."""
+        place = _HEADER.size + 4 * self.sequences
+        begins = np.memmap(f"{self.prefix}.idx", "<i8", "r", place, self.sequences)
+        count = int(self.lengths()[number])
+        return np.fromfile(f"{self.prefix}.bin", self.dtype, count, offset=int(begins[number]))
+
     def check_lengths(self) -> None:
         """Look at every length, and where it says the next sequence begins; 12 bytes each.
 
@@ -138,7 +150,7 @@ class Index:
         """
         count, item, end = self.sequences, np.dtype(self.dtype).itemsize, 0
         place = _HEADER.size + 4 * count
-        lengths = np.memmap(f"{self.prefix}.idx", "<i4", "r", _HEADER.size, count)
+        lengths = self.lengths()
         offsets = np.memmap(f"{self.prefix}.idx", "<i8", "r", place, count)
         for first in range(0, count, _CHUNK):
             sizes = lengths[first : first + _CHUNK].astype(np.int64) * item

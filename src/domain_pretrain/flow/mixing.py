@@ -120,17 +120,17 @@ class Mixing:
         return repr((self.rule.agreed(), self.epochs))
 
     def start(
-        self, lengths: Sequence[int], board: Board, device: torch.device, tell: Tell | None = None
+        self, limits: Sequence[int], board: Board, device: torch.device, tell: Tell | None = None
     ) -> Mixer:
         """Before the first step.
 
         Args:
-            lengths: samples that one epoch of every prefix has.
+            limits: samples that so many epochs of every prefix have.
             board: that the data loader's workers read.
             device: where the losses live.
             tell: of every block that is decided.
         """
-        return Mixer(self, np.array(lengths, np.int64), board, device, tell)
+        return Mixer(self, np.array(limits, np.int64), board, device, tell)
 
 
 class Mixer:
@@ -139,7 +139,7 @@ class Mixer:
     def __init__(
         self,
         mixing: Mixing,
-        lengths: Counts,
+        limits: Counts,
         board: Board,
         device: torch.device,
         tell: Tell | None,
@@ -147,7 +147,7 @@ class Mixer:
         self._mixing, self._rule, self._board, self._tell = mixing, mixing.rule, board, tell
         self._memory = mixing.rule.start()
         self.blocks = Blocks(
-            mixing.plan, mixing.names, mixing.owners, mixing.pinned, lengths, mixing.epochs
+            mixing.plan, mixing.names, mixing.owners, mixing.pinned, limits, mixing.epochs
         )
         self._consumed, self._signed = 0, -1
         # fp32: what every rank proves to have decided alike.

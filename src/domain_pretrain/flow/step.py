@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +48,8 @@ class Step:
         mixing: decides what the next steps read; None: nothing of it follows the losses.
         meaning: goes into the state, to be compared when a run resumes from it.
         allow_domain_change: load state of another meaning, by name.
+        begun: tells which stages of the stream begin between two counts of consumed samples.
+        consumed_samples: where training starts.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Step:
         meaning: Meaning | None = None,
         allow_domain_change: bool = False,
         mixing: Mixer | None = None,
+        begun: Callable[[int, int], Iterable[str]] | None = None,
+        consumed_samples: int = 0,
     ) -> None:
         self.names = names
         self.groups = groups
@@ -87,6 +91,7 @@ class Step:
         self._digest = Digest(json.dumps([names, agreed]), device)
         self._meaning = meaning or Meaning(names)
         self._allow_domain_change = allow_domain_change
+        self._begun, self._consumed = begun, consumed_samples
         self._proven = False
         self._attempts = 0
         self._stats: DomainStats | None = None  # of the step that ended last, once read
@@ -130,6 +135,7 @@ class Step:
             # Also of the steps that nobody read: what is published must be whole.
             self.windows.check()
             self._proven = True
+        self._tell_stages(moment)
         # Every rank restarts its windows, so that every rank has the same state to checkpoint.
         if moment.scalars:
             if self.publisher is not None:
@@ -145,6 +151,15 @@ class Step:
                 if self.watch is not None:
                     self._look(self.watch, self._window(self.watch, window[0], moment))
             self.windows.restart(Windows.LOG)
+
+    def _tell_stages(self, moment: Moment) -> None:
+        """A stage begins after the step, or within it: by where the run stands alone, so that a
+        resumed run tells the same."""
+        before, self._consumed = self._consumed, moment.consumed_samples
+        for stage in () if self._begun is None else self._begun(before, self._consumed):
+            notice(f"after iteration {moment.iteration:,}: {stage}")
+            if self.publisher is not None:
+                self.publisher.event(Event("stage", moment.iteration, stage))
 
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool

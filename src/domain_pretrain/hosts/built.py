@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from domain_pretrain.data.channels import Channels
+from domain_pretrain.data.documents import content_of
+from domain_pretrain.data.index import Index
 from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import check_files
@@ -58,23 +61,28 @@ class Built:
         with quiet(), _inside(reads.folder):
             train = _build(reads, plan, cache, blocks or {})
         self._sets = getattr(train, "datasets", [train])
+        self._channels = _channels(reads, start)
         self.source: Source = _source(train, plan)
+        self.content = lru_cache(1 << 16)(self._content)  # samples share documents
 
     def windows(self, prefix: int) -> Windows:
         """Of a prefix, by its number in the blend."""
-        data = self._sets[prefix]
-        return Windows(
-            data.document_index,
-            data.sample_index,
-            data.shuffle_index,
-            data.dataset.sequence_lengths,
-            int(getattr(data.config, "add_extra_token_to_sequence", True)),
-        )
+        return Windows.of(self._sets[prefix])
+
+    def channel(self, prefix: int, document: int) -> str | None:
+        """The domain of a document, where a file holds those of several."""
+        if prefix not in self._channels:
+            return None
+        names, numbers = self._channels[prefix]
+        return names[int(numbers[document])]
 
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
         low = self._sets[prefix].dataset
         return np.asarray(low.get(span.index, offset=span.first, length=span.tokens))
+
+    def _content(self, prefix: int, document: int) -> str:
+        return content_of(self._sets[prefix].dataset.get(document))
 
 
 def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[int, Block]) -> Any:
@@ -107,7 +115,9 @@ def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[
     if plan is None:
         return builder.build()[0]
     read_block = partial(_read_block, plan, blocks)
-    return stream.build(BlendedMegatronDatasetBuilder.build, builder, plan, read_block)[0]
+    built = stream.build(BlendedMegatronDatasetBuilder.build, builder, plan, read_block)[0]
+    built.omit(plan.omissions)
+    return built
 
 
 def _read_block(plan: Plan, blocks: Mapping[int, Block], number: int) -> tuple[Counts, Counts]:
@@ -136,6 +146,28 @@ def _source(train: Any, plan: Plan | None) -> Source:
     if hasattr(train, "dataset_index"):
         return HostsBlend(train.dataset_index, train.dataset_sample_index)
     return Source()
+
+
+def _channels(reads: Reads, start: Start) -> dict[int, tuple[tuple[str, ...], NDArray[Any]]]:
+    """Of every prefix that has channels: their domains, and the channel of each document.
+
+    Raises:
+        ConfigError: they are not there any more, or others.
+    """
+    found = {}
+    for number, names in enumerate(reads.channels):
+        if not names:
+            continue
+        prefix = start.order["data"][0][number][0]
+        own = Channels.read(prefix, Index.read(prefix))
+        own.check_numbers()
+        if tuple(f"{reads.domains[number]}/{name}" for name in own.names) != names:
+            raise ConfigError(
+                f"{prefix!r} has other channels than the run read: {', '.join(names)}; put the old "
+                "files back"
+            )
+        found[number] = (names, np.load(own.path, mmap_mode="r"))
+    return found
 
 
 def _check_unchanged(reads: Reads, start: Start) -> None:

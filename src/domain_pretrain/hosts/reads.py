@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from inspect import signature
 from typing import Any
 
+from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
 from domain_pretrain.data.blend import Blend
@@ -22,6 +23,7 @@ from domain_pretrain.paths import is_remote
 from domain_pretrain.records.journal import Start
 
 _KIND = "GPTDataset"
+_NO_RAMP = (0, 18)  # from here on, Megatron takes --rampup-batch-size and does nothing with it
 # Of the flags, those that decide how many samples a step takes.
 _BATCH = (
     "global_batch_size",
@@ -60,6 +62,7 @@ def tell_run(
     domain_of: Mapping[str, str],
     plan: Plan | None,
     data: Mapping[str, Any] | None,
+    channels: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """What it takes to find a run's samples again; JSON values.
 
@@ -70,6 +73,7 @@ def tell_run(
         domain_of: data prefix, normalised → name of its domain.
         plan: of the plugin's stream.
         data: of :func:`tell_data`; None: the host has built its data where nobody saw it.
+        channels: data prefix, normalised → the domains of its channels, where it has some.
     """
     prefixes = () if blend is None else blend[0]
     return {
@@ -77,6 +81,7 @@ def tell_run(
         "folder": os.getcwd(),
         "prefixes": list(prefixes),
         "domains": [domain_of[normalise(prefix)] for prefix in prefixes],
+        "channels": [list((channels or {}).get(normalise(prefix), ())) for prefix in prefixes],
         "written": [written(prefix) for prefix in prefixes],
         "phases": bool(getattr(flags, "phase_transition_iterations", None)),
         "batch": {name: getattr(flags, name, None) for name in _BATCH},
@@ -109,6 +114,7 @@ class Reads(BaseModel):
     folder: str
     prefixes: tuple[str, ...]
     domains: tuple[str, ...]
+    channels: tuple[tuple[str, ...], ...] = ()  # an older start does not tell them
     written: list[float | None]
     phases: bool
     batch: _Batch
@@ -188,7 +194,14 @@ class _Growing:
         known = signature(host.init_num_microbatches_calculator).parameters
         given = batch.model_dump(exclude_none=True)
         self._given = {name: value for name, value in given.items() if name in known}
-        if batch.rampup_batch_size and self(0) != batch.rampup_batch_size[0]:
+        if batch.step_batch_size_schedule and "step_batch_size_schedule" not in known:
+            raise UnsupportedError(
+                f"the run has --step-batch-size-schedule under megatron-core {core_version}, which "
+                "that installed here does not know yet: trace it with the run's own Megatron"
+            )
+        if Version(core_version).release >= _NO_RAMP:  # there, the run itself has not heeded it
+            self._given |= {name: None for name in known if name == "rampup_batch_size"}
+        elif batch.rampup_batch_size and self(0) != batch.rampup_batch_size[0]:
             raise UnsupportedError(
                 f"the run has --rampup-batch-size under megatron-core {core_version}, which that "
                 "installed here does not know any more: trace it with the run's own Megatron"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.mix.describe import tell_left_out
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
@@ -197,11 +199,17 @@ class Runtime:
         session = self._session
         assert session is not None and session.plan is not None
         self._streams += 1
-        if session.board is None:
-            return stream.build(build, builder, session.plan)
-        built = stream.build(build, builder, session.plan, session.board.wait)
+        wait = None if session.board is None else session.board.wait
+        built = stream.build(build, builder, session.plan, wait)
         # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
-        session.lengths = stream.lengths_of(built[0]) or session.lengths
+        decide = partial(session.omissions, self.args.consumed_train_samples, self._state or {})
+        settled = stream.settle(built[0], decide, session.epochs)
+        if settled is not None:
+            session.settle(*settled)
+            for told in () if built[0] is None else tell_left_out(built[0].locator):
+                notice(told)
+        elif built[0] is not None:
+            built[0].omit(session.plan.omissions)
         return built
 
     def check_stream(self, training_data: Any) -> None:

@@ -7,7 +7,8 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,10 @@ from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
-from domain_pretrain.data.mix.blocks import Block, Blocks
-from domain_pretrain.data.mix.describe import describe, warn_of_idle
+from domain_pretrain.data.mix.blocks import Block, Blocks, given_before
+from domain_pretrain.data.mix.describe import describe, tell_begun, warn_of_idle
+from domain_pretrain.data.mix.locate import Locator
+from domain_pretrain.data.mix.omit import Omission, continued, saved_omissions
 from domain_pretrain.data.mix.plan import Plan, Stage, make_plan
 from domain_pretrain.data.mix.planned import planned_shares
 from domain_pretrain.data.origin import Constant, Sets
@@ -110,12 +113,12 @@ class Session:
         self._exporters = configured(config.exporters, names)
         self.plan = self._check_mix()
         self.mixing = self._check_dynamic()
-        # Before any worker is forked. Of the stream, once it is built: samples of every prefix.
+        # Before any worker is forked. Of the stream, once it is built: what a prefix may give.
         self.board: Board | None = None
         if self.mixing is not None:
             plan = self.mixing.plan
             self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
-        self.lengths: Sequence[int] = ()
+        self._limits: Sequence[int] = ()
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -172,6 +175,7 @@ class Session:
             self.catalog.prefixes,
             samples=facts.samples,
             seq_length=facts.flags.seq_length,
+            look_up=rank() == 0,
         )
         for what, how in describe(plan, self.catalog.prefixes):
             notice(f"mix: {what}: {how}")
@@ -179,6 +183,43 @@ class Session:
             notice(f"WARNING: {warning}")
         self.catalog = self.catalog.with_ids("train")  # also where the host would blend nothing
         return plan
+
+    @property
+    def epochs(self) -> int:
+        """That a prefix may be read, where that is limited."""
+        return (None if self.mixing is None else self.mixing.epochs) or 1
+
+    def omissions(
+        self, consumed: int, state: Mapping[str, Any], locator: Locator
+    ) -> Sequence[Omission]:
+        """What the stream leaves out, once it is known how far the run has come.
+
+        Args:
+            consumed: samples, by the checkpoint that it goes on from.
+            state: of the plugin, in that.
+            locator: of the stream.
+        """
+        assert self.plan is not None
+        plan = self.plan
+        saved = saved_omissions(state.get("order"), plan.prefixes)
+        if not consumed or not (saved or plan.omissions):
+            return plan.omissions
+        wanted = plan.omissions[-1].documents if plan.omissions else ((),) * len(plan.prefixes)
+        position = plan.passed(consumed)
+        if plan.block is None:
+            return continued(saved, wanted, locator.before(position).tolist())
+        since = given_before(state["mix"], plan, position) if "mix" in state else None
+        return continued(saved, wanted, [0] * len(wanted) if since is None else since.tolist())
+
+    def settle(self, omissions: Sequence[Omission], limits: Sequence[int]) -> None:
+        """Once the stream is built; on every rank.
+
+        Args:
+            omissions: that are in force.
+            limits: samples that :attr:`epochs` of every prefix have.
+        """
+        assert self.plan is not None
+        self.plan, self._limits = replace(self.plan, omissions=tuple(omissions)), limits
 
     def _check_dynamic(self) -> Mixing | None:
         """What decides the shares of the stream; None: nothing does."""
@@ -249,13 +290,13 @@ class Session:
             atexit.register(publisher.close)
         mixer = None
         if self.mixing is not None and self.board is not None and after_iteration is not None:
-            if not self.lengths:
+            if not self._limits:
                 raise UnsupportedError(
                     "mix.dynamic: training begins before Megatron's BlendedMegatronDatasetBuilder "
                     "has built the data; leave it out of the config"
                 )
             tell = None if publisher is None else self._tell_block
-            mixer = self.mixing.start(self.lengths, self.board, device, tell)
+            mixer = self.mixing.start(self._limits, self.board, device, tell)
         step = Step(
             self.catalog.names,
             groups,
@@ -273,6 +314,8 @@ class Session:
             ),
             allow_domain_change=self.options.allow_domain_change,
             mixing=mixer,
+            begun=self._begun(),
+            consumed_samples=consumed_samples,
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)
@@ -290,6 +333,7 @@ class Session:
                 self.catalog.prefixes,
                 self.plan,
                 data,
+                self.catalog.channels(),
             )
             start = after_iteration or 0
             note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)
@@ -364,6 +408,12 @@ class Session:
         all_along = Stage(None, None if weights is None else tuple(weights))
         plan = self.plan or Plan(tuple(prefixes), (all_along,), 0)
         return partial(planned_shares, plan, sizes, owners, self.catalog.names)
+
+    def _begun(self) -> Callable[[int, int], Iterable[str]] | None:
+        """Tells the stages of the stream that begin on the way; None where there is only one."""
+        if self.plan is None or len(self.plan.stages) == 1:
+            return None
+        return partial(tell_begun, self.plan, self.catalog.prefixes)
 
     def _tell_block(
         self, iteration: int, consumed_samples: int, block: Block, shares: Mapping[str, float]

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.locate import Locator, ReadBlock
+from domain_pretrain.data.mix.omit import Omission
 from domain_pretrain.data.mix.plan import Plan
+from domain_pretrain.data.trace.windows import Windows
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.tap import DATASET_ID
 from domain_pretrain.whole_file import whole_file
@@ -48,6 +50,17 @@ class Stream(torch.utils.data.Dataset[dict[str, Any]]):
             self.config.random_seed,
             _Cached(self.config.path_to_cache),
             read_block,
+        )
+
+    def omit(self, omissions: Sequence[Omission]) -> None:
+        """Leave documents out, in place of what the plan says of them.
+
+        Raises:
+            ConfigError: nothing is left of a prefix.
+        """
+        found = {number: Windows.of(self.datasets[number]) for number in _named(omissions)}
+        self.locator = self.locator.omitting(
+            omissions, lambda number, own: found[number].holding(own) if own else ()
         )
 
     def __len__(self) -> int:
@@ -112,15 +125,32 @@ def build(
     return [stream, *rest[1:]]
 
 
-def lengths_of(stream: Stream | None) -> tuple[int, ...]:
-    """Samples that one epoch of every prefix has, also on ranks that read no data.
+def settle(
+    stream: Stream | None, decide: Callable[[Locator], Sequence[Omission]], epochs: int
+) -> tuple[Sequence[Omission], Sequence[int]] | None:
+    """Decide what the stream leaves out, and count what is left.
 
     Every rank calls it. One broadcast from rank 0, which always reads, over the world: a few bytes
-    a prefix, once.
+    for each prefix and document, once.
+
+    Args:
+        stream: None on ranks that read no data.
+        decide: what it leaves out; asked on rank 0.
+        epochs: that are counted.
+
+    Returns:
+        What was decided, and the samples of so many epochs of every prefix, the same on every rank;
+        None where rank 0 does not read this model chunk's data.
     """
-    found = [() if stream is None else stream.locator.lengths]
+    found: list[Any] = [None]
+    if stream is not None and _rank() == 0:
+        omissions = tuple(decide(stream.locator))
+        stream.omit(omissions)
+        found = [(omissions, stream.locator.samples_in(epochs))]
     if dist.is_initialized():
         dist.broadcast_object_list(found, src=0)
+    if stream is not None and found[0] is not None and _rank() > 0:
+        stream.omit(found[0][0])
     return found[0]
 
 
@@ -179,6 +209,11 @@ def build_blending_indices(
     shares = np.array(weights, np.float64)
     helpers.build_blending_indices(prefixes, numbers, shares, len(shares), samples, False)
     return prefixes, numbers
+
+
+def _named(omissions: Sequence[Omission]) -> set[int]:
+    """The prefixes of which documents are left out, by their numbers."""
+    return {n for one in omissions for n, documents in enumerate(one.documents) if documents}
 
 
 def _rank() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import Blend, blend_of_words, data_path_arguments
@@ -10,7 +12,10 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import read_channels
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.domain import Domain
+from domain_pretrain.data.mix.blocks import Blocks
 from domain_pretrain.data.mix.plan import Plan, make_plan
+from domain_pretrain.data.plan import Corpus, training_corpora
+from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import DEFAULT
 from domain_pretrain.hosts.command_line import read_data_flags
@@ -45,15 +50,47 @@ def mix_of_flags(
     """The stream that the config asks for; None where the host blends by itself.
 
     Raises:
-        ConfigError: the stages do not fit the run.
+        ConfigError: the stages do not fit the run, or the data that it may read is not enough.
     """
     if flags.domain_config is None or flags.skip_train:
         return None
-    mix = DomainConfig.load(flags.domain_config).mix
-    if not mix.asked_for:
+    config = DomainConfig.load(flags.domain_config)
+    if not config.mix.asked_for:
         return None
-    seq_length = flags.seq_length or 1
-    return make_plan(mix, reading, catalog.prefixes, samples=samples, seq_length=seq_length)
+    length = flags.seq_length or 1
+    plan = make_plan(config.mix, reading, catalog.prefixes, samples=samples, seq_length=length)
+    if config.mix.dynamic is not None and config.mix.dynamic.epochs is not None:
+        pinned = [name for name, domain in config.domains.items() if domain.pinned]
+        corpora = training_corpora(reading, length)
+        check_epochs(plan, config.mix.dynamic.epochs, catalog, pinned, corpora)
+    return plan
+
+
+def check_epochs(
+    plan: Plan,
+    epochs: int,
+    catalog: Catalog,
+    pinned: Collection[str],
+    corpora: Mapping[str, Corpus],
+) -> None:
+    """What a run checks of ``mix.dynamic`` once its data is built, by the sizes alone.
+
+    Args:
+        plan: of the stream.
+        epochs: that a prefix may be read at most.
+        catalog: whose the prefixes are.
+        pinned: names of the domains that keep their share.
+        corpora: of every prefix; nothing is checked where one is not on this disk.
+
+    Raises:
+        ConfigError: the epochs cannot be enough.
+    """
+    if not all(prefix in corpora for prefix in plan.prefixes):
+        return
+    owners = [catalog.names.index(catalog.prefixes[normalise(one)]) for one in plan.prefixes]
+    fixed = np.array([name in pinned for name in catalog.names])
+    limits = np.array([corpora[prefix].samples * epochs for prefix in plan.prefixes])
+    Blocks(plan, catalog.names, np.array(owners), fixed, limits, epochs).check_room()
 
 
 def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:

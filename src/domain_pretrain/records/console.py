@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from domain_pretrain.records.exporter import Exporter
@@ -90,21 +90,27 @@ class Console(Exporter):
         return " | ".join(["channel loss", *(cells or ["no tokens"])])
 
     def evaluation_table(self, split: str, iteration: int, stats: DomainStats) -> str:
-        """A header and a line for each domain: loss, perplexity, tokens."""
+        """A header and a line for each domain: loss, perplexity, tokens; then for each that
+        several are part of."""
         rows, hidden = self._select(stats)
-        width = max([len("domain"), *(len(name) for name, _ in rows)])
+        above = [(f"{name}/…", totals) for name, totals in stats.parents()]
+        width = max([len("domain"), *(len(name) for name, _ in (*rows, *above))])
         lines = [
             f"channel loss ({split}) at iteration {iteration}",
             f"  {'domain':<{width}}  {'loss':<9} {'ppl':>10} {'tokens':>15}",
         ]
-        for name, totals in rows:
-            loss = self._loss(split, name, totals)
-            ppl = f"{totals.ppl(self._average):,.2f}"
-            lines.append(f"  {name:<{width}}  {loss:<9} {ppl:>10} {totals.tokens:>15,.0f}")
+        told = [self._evaluated(split, width, *row) for row in (*rows, *above)]
+        lines += told[: len(rows)]
         if hidden:
             lines.append(f"  … {hidden} more")
-        self._remember(split, stats)
+        lines += told[len(rows) :]
+        self._remember(split, [*stats, *above])
         return "\n".join(lines)
+
+    def _evaluated(self, split: str, width: int, name: str, totals: DomainTotals) -> str:
+        loss = self._loss(split, name, totals)
+        ppl = f"{totals.ppl(self._average):,.2f}"
+        return f"  {name:<{width}}  {loss:<9} {ppl:>10} {totals.tokens:>15,.0f}"
 
     def _select(self, stats: DomainStats) -> tuple[Sequence[Row], int]:
         """The domains to show, and how many are left out."""
@@ -122,8 +128,8 @@ class Console(Exporter):
         arrow = " ▼" if loss < previous else " ▲" if loss > previous else ""
         return f"{loss:.3f}{arrow}"
 
-    def _remember(self, split: str, stats: DomainStats) -> None:
-        for name, totals in stats:
+    def _remember(self, split: str, rows: Iterable[Row]) -> None:
+        for name, totals in rows:
             self._previous[split, name] = totals.loss(self._average)
 
 

@@ -29,6 +29,8 @@ class History:
     Attributes:
         domains: in the order of the config where the file tells it, else of first appearance.
         train, valid: losses by domain, nats.
+        train_parents, valid_parents: of what several domains are part of, as ``finance`` is of
+            ``finance/news``.
         host: the host's numbers by name: ``learning_rate``, ``grad_norm``, ``seconds`` of a window,
             ``tokens_per_second``; and of the whole window: ``lm_loss``, ``consumed_samples``.
         counts: samples of each window by domain (tokens, where the file has no samples).
@@ -43,6 +45,8 @@ class History:
     domains: list[str] = field(default_factory=list)
     train: Series = field(default_factory=Series)
     valid: Series = field(default_factory=Series)
+    train_parents: Series = field(default_factory=Series)
+    valid_parents: Series = field(default_factory=Series)
     host: Series = field(default_factory=Series)
     counts: Series = field(default_factory=Series)
     weights: Series = field(default_factory=Series)
@@ -69,10 +73,14 @@ class History:
             self.end_iteration = entry["iteration"]
             self._add_host(entry, window)
             self._add_domains(domains)
-        curves = {"train": self.train, "valid": self.valid}.get(entry["split"])
-        if curves is not None:
-            losses = {name: _number(values["loss"]) for name, values in domains.items()}
-            curves.add(self.end_tokens, entry["iteration"], losses)
+        curves = {
+            "train": (self.train, self.train_parents),
+            "valid": (self.valid, self.valid_parents),
+        }.get(entry["split"], ())
+        for series, of in zip(curves, (domains, entry.get("parents", {})), strict=False):
+            if of or of is domains:
+                losses = {name: _number(values["loss"]) for name, values in of.items()}
+                series.add(self.end_tokens, entry["iteration"], losses)
 
     def _add_event(self, entry: dict[str, Any]) -> None:
         event = event_of(entry)

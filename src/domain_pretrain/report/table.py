@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
@@ -12,7 +12,7 @@ from domain_pretrain.records.console import SHOWN
 from domain_pretrain.records.reader import EVENTS_FILE
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
-from domain_pretrain.report.series import Mean
+from domain_pretrain.report.series import Mean, Series
 from domain_pretrain.stats import perplexity
 
 PART = 0.05  # of a domain's windows, at the start and at the end, whose mean is shown
@@ -59,19 +59,42 @@ class Summary:
 
 def summarise(history: History) -> list[Summary]:
     """The domains of a run, in order."""
-    summaries = []
-    for domain in history.domains:
-        tokens = history.tokens.get(domain, 0.0)
-        size = history.corpus_tokens.get(domain)
-        start, end = history.train.ends(domain, PART) if domain in history.train else (None, None)
-        valid = history.valid.last(domain) if domain in history.valid else None
-        epochs = tokens / size if size else None
-        summaries.append(Summary(domain, tokens, epochs, start, end, valid))
-    return summaries
+    return [
+        _summary(history.train, history.valid, name, [name], history) for name in history.domains
+    ]
 
 
-def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
-    """The table, without the columns that have nothing to say in this run."""
+def summarise_parents(history: History) -> list[Summary]:
+    """What several of its domains are part of: their sums, over again."""
+    train, valid = history.train_parents, history.valid_parents
+    found = []
+    for name in dict.fromkeys([*train.names, *valid.names]):
+        parts = [one for one in history.domains if one.startswith(f"{name}/")]
+        found.append(replace(_summary(train, valid, name, parts, history), domain=f"{name}/…"))
+    return found
+
+
+def _summary(
+    train: Series, valid: Series, name: str, parts: Sequence[str], history: History
+) -> Summary:
+    tokens = math.fsum(history.tokens.get(part, 0.0) for part in parts)
+    sizes = [history.corpus_tokens.get(part) for part in parts]
+    size = None if None in sizes else math.fsum(size or 0.0 for size in sizes)
+    start, end = train.ends(name, PART) if name in train else (None, None)
+    last = valid.last(name) if name in valid else None
+    return Summary(name, tokens, tokens / size if size else None, start, end, last)
+
+
+def loss_table(
+    summaries: Sequence[Summary], title: str | None = None, parents: Sequence[Summary] = ()
+) -> Table:
+    """The table, without the columns that have nothing to say in this run.
+
+    Args:
+        summaries: of the domains.
+        title: above it.
+        parents: below the domains, since they are the same tokens.
+    """
     epochs = any(summary.epochs is not None for summary in summaries)
     valid = any(summary.valid is not None for summary in summaries)
     errors = any(summary.end is not None and summary.end.error is not None for summary in summaries)
@@ -94,7 +117,9 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
     if valid:
         table.add_column("valid\nloss", justify="right")
     table.add_column("valid\nppl" if valid else "train\nppl", justify="right")
-    for summary in summaries:
+    for place, summary in enumerate([*summaries, *parents]):
+        if parents and place == len(summaries):
+            table.add_section()
         cells = [summary.domain, f"{summary.tokens:,.0f}"]
         if epochs:
             cells.append(written(summary.epochs, ",.2f"))

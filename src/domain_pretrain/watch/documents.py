@@ -120,8 +120,7 @@ class Documents:
 def trace_command(log_dir: Path, finding: Finding) -> list[str]:
     """What finds the documents; a person may start the same."""
     first, stop = finding.evidence["iterations"]
-    # A channel is a part of its domain's documents.
-    domain = [] if finding.domain is None else ["--domain", finding.domain.split("/")[0]]
+    domain = [] if finding.domain is None else ["--domain", finding.domain]
     return [
         *(sys.executable, "-m", "domain_pretrain.commands", "trace", str(log_dir)),
         *("--iteration", f"{first}:{stop}", *domain),

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from domain_pretrain.data.mix.apportion import Counts, shares_of
+from domain_pretrain.data.mix.apportion import Counts, ordered, shares_of
 from domain_pretrain.data.mix.decide import UNIT, Array, Mask, by_prefix, due, handed_out
+from domain_pretrain.data.mix.omit import same_places
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.errors import ConfigError
@@ -43,7 +44,7 @@ class Blocks:
         names: the domains.
         owners: of every prefix, the number of its domain.
         pinned: bool ``[D]``, domains that keep their share of the blend.
-        lengths: samples that one epoch of every prefix has.
+        limits: samples that so many epochs of every prefix have.
         epochs: that a prefix may be read at most; None: any number.
     """
 
@@ -53,7 +54,7 @@ class Blocks:
         names: tuple[str, ...],
         owners: Counts,
         pinned: Mask,
-        lengths: Counts,
+        limits: Counts,
         epochs: int | None,
     ) -> None:
         assert plan.block is not None and plan.stages[0].weights is not None
@@ -62,7 +63,7 @@ class Blocks:
         self.base: Array = np.bincount(owners, base, len(names))  # [D]
         self._owners, self._pinned = owners, pinned
         self._parts = np.divide(base, self.base[owners], out=np.zeros_like(base), where=base > 0)
-        most = np.full(len(base), _ENDLESS) if epochs is None else lengths * epochs
+        most = np.full(len(base), _ENDLESS) if epochs is None else limits
         self._limits: Counts = np.where(base > 0, most, 0)
         self._epochs = epochs
         self._begin()
@@ -186,11 +187,9 @@ class Blocks:
         With more or fewer prefixes, or blocks of another size (whether that is allowed is the
         caller's affair), all blocks are laid out anew, as if the present shares had always held.
         """
-        own = [normalise(prefix) for prefix in self.plan.prefixes]
-        old = list(saved["prefixes"])
-        if len(old) != len(own) or saved["size"] != self.size:
+        places = same_places(saved["prefixes"], self.plan.prefixes)
+        if places is None or saved["size"] != self.size:
             return
-        places = [old.index(prefix) for prefix in own] if set(old) == set(own) else range(len(own))
 
         def ours(values: list[int]) -> Counts:
             return np.array([values[place] for place in places], np.int64)
@@ -201,6 +200,28 @@ class Blocks:
             number: Block(number, ours(start), ours(counts))
             for number, start, counts in saved["blocks"]
         }
+
+
+def given_before(saved: Mapping[str, Any], plan: Plan, position: int) -> Counts | None:
+    """By a checkpoint, samples of every prefix before a position that its run has just come to.
+
+    Args:
+        saved: of :meth:`Blocks.dump`.
+        plan: of the run that goes on.
+        position: above 0.
+
+    Returns:
+        int64 ``[n]``; None where it does not tell.
+    """
+    places = same_places(saved["prefixes"], plan.prefixes)
+    number, last = divmod(position - 1, saved["size"])
+    for block, start, counts in saved["blocks"]:
+        if block == number and places is not None:
+            own = np.array(counts, np.int64)
+            read = np.bincount(ordered(own)[0][: last + 1], minlength=len(own))
+            found: Counts = (np.array(start, np.int64) + read)[list(places)]
+            return found
+    return None
 
 
 def _check(who: str, found: float, wanted: float, epochs: int) -> None:

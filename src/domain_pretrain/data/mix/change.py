@@ -38,6 +38,12 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], consumed: int) ->
             f"that the run is through with, positions below {passed:,}; cuts from there on may be "
             "added and taken out"
         )
+    old_left, new_left = (one.get("omissions", []) for one in (before, now))
+    if new_left[: len(old_left)] != old_left:
+        yield (
+            "mix.skip leaving documents out → none, and no other mix either, so that Megatron's "
+            "own order is counted on; leave any document out, or give one stage without a length"
+        )
 
 
 def _same_stage(old: Sequence[Any], new: Sequence[Any]) -> bool:

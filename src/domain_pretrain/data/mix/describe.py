@@ -9,6 +9,8 @@ from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 
+MOST_TOLD = 8  # documents
+
 
 def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Rows of a table: each stage and its shares by domain; the cuts.
@@ -35,6 +37,29 @@ def describe(plan: Plan, domain_of: Mapping[str, str]) -> Iterator[tuple[str, st
     if plan.cuts:
         cuts = ", ".join(f"{first:,} to {stop:,}" for first, stop in plan.cuts)
         yield "skipped", f"positions {cuts} of the stream"
+    for omission in plan.omissions[-1:]:
+        for prefix, numbers in zip(plan.prefixes, omission.documents, strict=True):
+            if numbers:
+                told = ", ".join(f"{number:,}" for number in numbers[:MOST_TOLD])
+                more = f" and {len(numbers) - MOST_TOLD} more" if numbers[MOST_TOLD:] else ""
+                yield "left out", f"samples with a token of document {told}{more} of {prefix}"
+
+
+def tell_begun(plan: Plan, domain_of: Mapping[str, str], before: int, after: int) -> Iterator[str]:
+    """The stages, but for the first, that a run has come to: it reads on in them.
+
+    Args:
+        plan: of the stream.
+        domain_of: data prefix, normalised → name of its domain.
+        before, after: samples that it had consumed, and has now.
+    """
+    starts = plan.starts()
+    stops = [*starts[1:], plan.passed(plan.samples)]
+    first, last = plan.position(before), plan.position(after)
+    for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        if first < start <= last and start < stop and plan.reads(start, stop):
+            where, what = list(describe(plan, domain_of))[number]
+            yield f"{where} of mix.schedule: {what}"
 
 
 def warn_of_idle(plan: Plan) -> Iterator[str]:
@@ -44,6 +69,21 @@ def warn_of_idle(plan: Plan) -> Iterator[str]:
             f"mix.skip [{first}, {stop}] has no effect: the run ends at position "
             f"{plan.passed(plan.samples):,} of the stream"
         )
+
+
+def tell_left_out(locator: Locator) -> Iterator[str]:
+    """How many samples of each prefix the documents cost that are left out."""
+    for omission in locator.plan.omissions[-1:]:
+        told = (locator.plan.prefixes, omission.documents, omission.since, locator.left_out())
+        for (prefix, documents, since, gone), length in zip(
+            zip(*told, strict=True), locator.lengths, strict=True
+        ):
+            if documents:
+                yield (
+                    f"mix.skip: {gone:,} of {length:,} samples of {prefix} hold a token of "
+                    f"{len(documents):,} document{'s' * (len(documents) != 1)}, and are left out "
+                    f"after {since:,} samples of it"
+                )
 
 
 def samples_of(plan: Plan, lengths: Sequence[int]) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,8 +18,9 @@ from domain_pretrain.data.mix.apportion import (
     ordered,
     shares_of,
 )
-from domain_pretrain.data.mix.permutation import permuted, restored
+from domain_pretrain.data.mix.omit import Omission
 from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.data.mix.turns import Turns
 from domain_pretrain.errors import ConfigError
 
 # Weights and a number of samples → for each sample the prefix, and which of its samples.
@@ -25,6 +28,9 @@ BuildBlend = Callable[[Sequence[float], int], tuple[NDArray[np.int16], Counts]]
 
 # The number of a block → samples of every prefix before it, and in it; waits until it is decided.
 ReadBlock = Callable[[int], tuple[Counts, Counts]]
+
+# The number of a prefix and documents of it → the windows that hold a token of one of them.
+FindWindows = Callable[[int, Sequence[int]], Sequence[int]]
 
 _KEPT = 2  # chunks: a worker reads on, and rarely goes back
 
@@ -77,7 +83,9 @@ class Locator:
                     f"mix: {prefix!r} has less than one sample in the training split: give it more "
                     "documents, or take it off the training data"
                 )
-        self.plan, self.lengths, self._seed = plan, tuple(lengths), seed
+        self.plan, self.lengths = plan, tuple(lengths)
+        self._seed = seed
+        self._turns = [Turns(length, seed) for length in lengths]
         length = plan.passed(plan.samples)
         self._way: _Blend | _Chunks | _Decided
         if plan.block is not None:
@@ -91,11 +99,45 @@ class Locator:
     def locate(self, consumed: int) -> Place:
         """The sample that the run reads after ``consumed`` others, 0 ≤ consumed < samples."""
         prefix, sample = self._way.find(self.plan.position(consumed))
-        length = self.lengths[prefix]
-        epoch, window = divmod(sample, length)
-        if epoch:  # the first is in the host's order
-            window = permuted(window, length, self._seed, epoch)
-        return Place(prefix, sample, epoch, window)
+        return Place(prefix, sample, *self._turns[prefix].find(sample))
+
+    def omitting(self, omissions: Sequence[Omission], windows: FindWindows) -> Locator:
+        """The same without the windows of documents that are left out.
+
+        Args:
+            omissions: one after the other, in place of the plan's own.
+            windows: of every prefix, by its number, those that hold a token of documents.
+
+        Raises:
+            ConfigError: nothing is left of a prefix.
+        """
+        found = copy.copy(self)
+        found.plan = replace(self.plan, omissions=tuple(omissions))
+        found._turns = [Turns(length, self._seed) for length in self.lengths]
+        for one in omissions:
+            for prefix, (since, numbers) in enumerate(zip(one.since, one.documents, strict=True)):
+                gone = windows(prefix, numbers)
+                if len(gone) == self.lengths[prefix]:
+                    raise ConfigError(
+                        f"mix.skip leaves nothing of {self.plan.prefixes[prefix]!r}: each of its "
+                        f"{len(gone):,} samples holds a token of the documents; take it off the "
+                        "training data"
+                    )
+                found._turns[prefix].leave_out(since, gone)
+        return found
+
+    def before(self, position: int) -> Counts:
+        """Samples of every prefix before a position; not where they are decided on the way."""
+        assert not isinstance(self._way, _Decided)
+        return self._way.before(position)
+
+    def left_out(self) -> list[int]:
+        """Samples of an epoch of every prefix that are not read, as it is in the end."""
+        return [turns.left_out for turns in self._turns]
+
+    def samples_in(self, epochs: int) -> list[int]:
+        """Samples of so many epochs of every prefix."""
+        return [turns.samples_in(epochs) for turns in self._turns]
 
     def positions(self, prefix: int, window: int) -> Iterator[int]:
         """Where in the stream the run reads one sample of a prefix, in each of its epochs.
@@ -109,14 +151,12 @@ class Locator:
                 "the losses decide which samples come (mix.dynamic), so it is not known when one "
                 "is read: ask for iterations instead"
             )
-        end, length = self.plan.passed(self.plan.samples), self.lengths[prefix]
+        end = self.plan.passed(self.plan.samples)
         given = int(self._way.before(end)[prefix])
-        for epoch in range(-(-given // length)):
-            place = restored(window, length, self._seed, epoch) if epoch else window
-            if epoch * length + place < given:
-                position = self._way.place(prefix, epoch * length + place)
-                if not any(first <= position < stop for first, stop in self.plan.cuts):
-                    yield position
+        for sample in self._turns[prefix].samples_of(window, given):
+            position = self._way.place(prefix, sample)
+            if not any(first <= position < stop for first, stop in self.plan.cuts):
+                yield position
 
     def counts(self) -> list[int]:
         """Samples of every prefix that the run reads; not where they are decided on the way."""

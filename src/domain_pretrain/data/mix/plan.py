@@ -1,4 +1,4 @@
-"""What a run's stream is to be: stages by prefix, in samples; and cuts."""
+"""What a run's stream is to be: stages by prefix, in samples; cuts; documents left out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from domain_pretrain.data.index import Index
 from domain_pretrain.data.mix import section
 from domain_pretrain.data.mix.apportion import Shape
+from domain_pretrain.data.mix.omit import Omission, documents_of
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import documents
@@ -47,6 +48,7 @@ class Plan:
         cuts: half-open ranges of positions that are not read; ascending and apart.
         block: where the losses decide, samples for which they do at a time; the one stage then
             has the weights that they start from.
+        omissions: documents that are not read, one after the other.
     """
 
     prefixes: tuple[str, ...]
@@ -54,6 +56,7 @@ class Plan:
     samples: int
     cuts: tuple[tuple[int, int], ...] = ()
     block: int | None = None
+    omissions: tuple[Omission, ...] = ()
 
     @property
     def is_hosts_blend(self) -> bool:
@@ -96,13 +99,16 @@ class Plan:
         return places
 
     def dump(self) -> dict[str, Any]:
-        """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``; cuts; block."""
+        """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``; cuts; block;
+        omissions as ``[since, documents]``."""
         stages = [
             [one.samples, None if one.weights is None else _shares(one.weights), one.shape]
             for one in self.stages
         ]
         block = {} if self.block is None else {"block": self.block}
-        return {"stages": stages, "cuts": [list(cut) for cut in self.cuts], **block}
+        found = {"stages": stages, "cuts": [list(cut) for cut in self.cuts], **block}
+        omissions = [one.dump() for one in self.omissions]
+        return found | ({"omissions": omissions} if omissions else {})
 
 
 def make_plan(
@@ -112,6 +118,7 @@ def make_plan(
     *,
     samples: int | None,
     seq_length: int,
+    look_up: bool = True,
 ) -> Plan:
     """Work out the stream that a config asks for.
 
@@ -121,6 +128,7 @@ def make_plan(
         domain_of: data prefix, normalised → name of its domain.
         samples: that the run trains on.
         seq_length: tokens of a sample.
+        look_up: whether documents that are told by their content are looked for; one rank does.
 
     Raises:
         ConfigError: the run has no such data, a name is not known, or the stages do not fit it.
@@ -164,9 +172,11 @@ def make_plan(
         )
     else:
         stages = (Stage(None, tuple(proportions)),)
-    cuts = union(cut.samples for cut in mix.skip)
+    cuts = union(cut.samples for cut in mix.skip if cut.samples is not None)
     block = None if mix.dynamic is None else mix.dynamic.block
-    plan = Plan(tuple(prefixes), stages, samples, cuts, block)
+    left = documents_of(mix.skip, prefixes, reading, look_up=look_up)
+    omissions = (Omission((0,) * len(prefixes), left),) if any(left) else ()
+    plan = Plan(tuple(prefixes), stages, samples, cuts, block, omissions)
     left_out = plan.passed(samples) - samples
     if left_out > MOST_CUT * samples:
         raise ConfigError(

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_
 from pydantic.types import Strict
 from pydantic_core import PydanticCustomError
 
+from domain_pretrain.data.documents import CONTENT
 from domain_pretrain.data.mix.apportion import Shape
 from domain_pretrain.data.mix.decide import LARGEST_BLOCK
 from domain_pretrain.errors import shorten
@@ -89,12 +90,41 @@ def _check_cut(cut: tuple[int, int]) -> tuple[int, int]:
     return cut
 
 
-class Cut(Section):
-    """Samples that the run does not read."""
+_Documents = Annotated[list[Annotated[int, Strict(), Field(ge=0)]], Field(min_length=1)]
+_Content = Annotated[str, Field(pattern=rf"^{CONTENT.pattern}$")]
 
-    samples: Annotated[tuple[int, int], AfterValidator(_check_cut)] = Field(
-        description="`[first, stop]`: positions in the stream, of which `stop` is read again."
+
+class Cut(Section):
+    """Samples that the run does not read: by position, or by what is in them."""
+
+    samples: Annotated[tuple[int, int], AfterValidator(_check_cut)] | None = Field(
+        default=None,
+        description="`[first, stop]`: positions in the stream, of which `stop` is read again.",
     )
+    documents: _Documents | None = Field(
+        default=None,
+        description="Documents, by their numbers in `prefix`, from 0: every sample that holds a "
+        "token of one.",
+    )
+    prefix: str | None = Field(default=None, description="Data prefix of `documents`.")
+    content: Annotated[list[_Content], Field(min_length=1)] | None = Field(
+        default=None,
+        description="The same by what the documents hold, as `trace --json` tells it, wherever "
+        "they are.",
+    )
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Cut:
+        given = [one for one in (self.samples, self.documents, self.content) if one is not None]
+        if len(given) != 1:
+            raise PydanticCustomError(
+                "cut", "give one of samples, documents (with prefix) and content"
+            )
+        if (self.prefix is None) != (self.documents is None):
+            raise PydanticCustomError(
+                "cut", "documents and prefix go together: a document's number is of a prefix"
+            )
+        return self
 
 
 def _check_floor(given: Any) -> Any:

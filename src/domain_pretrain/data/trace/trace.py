@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -32,6 +32,12 @@ class Data(Protocol):
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
 
+    def channel(self, prefix: int, document: int) -> str | None:
+        """The domain of a document, where a file holds those of several."""
+
+    def content(self, prefix: int, document: int) -> str:
+        """What a document holds; see :func:`.content_of`."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -41,12 +47,14 @@ class Part:
         stretch: its iterations.
         prefixes: of its training blend, as the data flag spells them.
         domains: whose each of them is.
+        channels: the domains within each, where there are some.
         load: builds its data again.
     """
 
     stretch: Stretch
     prefixes: tuple[str, ...]
     domains: tuple[str, ...]
+    channels: tuple[tuple[str, ...], ...]
     load: Callable[[], Data]
 
     @cached_property
@@ -75,18 +83,51 @@ class Sample:
 
     @property
     def domain(self) -> str:
-        """Whose it is."""
+        """Whose it is, by its prefix."""
         return self.part.domains[self.prefix]
 
+    @property
+    def domains(self) -> list[str]:
+        """Whose its documents are: several where the prefix has channels."""
+        return list(dict.fromkeys(map(self.domain_of, self.documents)))
+
+    def domain_of(self, span: Span) -> str:
+        """Whose a document of it is."""
+        return self._channel(span) or self.domain
+
+    def only(self, name: str) -> Sample:
+        """With those of its documents that are of a domain, or of one below it."""
+        own = (span for span in self.documents if _is_below(self.domain_of(span), name))
+        return replace(self, documents=tuple(own))
+
+    def is_of(self, name: str) -> bool:
+        """Whether a document of it is of a domain, or of one below it."""
+        own = (self.domain, *self.domains)
+        return any(_is_below(one, name) for one in own)
+
+    def _channel(self, span: Span) -> str | None:
+        return self.part.data.channel(self.prefix, span.index)
+
     def dump(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """As a JSON object; reads the documents."""
         return {
             "iteration": self.iteration,
             "sample": self.position,
             "domain": self.domain,
             "prefix": self.part.prefixes[self.prefix],
-            "documents": [asdict(span) for span in self.documents],
+            "documents": [
+                {
+                    **asdict(span),
+                    "content": self.part.data.content(self.prefix, span.index),
+                    **({"domain": channel} if (channel := self._channel(span)) else {}),
+                }
+                for span in self.documents
+            ],
         }
+
+
+def _is_below(domain: str, name: str) -> bool:
+    return domain == name or domain.startswith(f"{name}/")
 
 
 class Trace:
@@ -182,7 +223,7 @@ class Trace:
             data = part.data  # an error where it is not known what this start has read
             for number in numbers:
                 self._check_document(part, number, document)
-                for window in data.windows(number).holding(document):
+                for window in data.windows(number).holding([document]):
                     consumed += data.source.find(number, window)
             yield from self._taken(part, sorted(consumed))
 
@@ -192,8 +233,15 @@ class Trace:
         Raises:
             ConfigError: with the nearest that it has.
         """
-        known = list(dict.fromkeys(name for part in self._parts for name in part.domains))
-        if name not in known and self._is_known:
+        known = list(
+            dict.fromkeys(
+                name
+                for part in self._parts
+                for name in (*part.domains, *(one for own in part.channels for one in own))
+            )
+        )
+        is_above = any(one.startswith(f"{name}/") for one in known)
+        if name not in known and not is_above and self._is_known:
             raise ConfigError(
                 f"--domain {name!r} is no domain of the training data{did_you_mean(name, known)} "
                 f"(domains: {', '.join(known)})"

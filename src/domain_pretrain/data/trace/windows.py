@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,17 +47,28 @@ class Windows:
         """The documents of the window that comes as number ``number``, in order."""
         return self._spans(int(self.shuffle[number]))
 
-    def holding(self, document: int) -> list[int]:
-        """The numbers of the windows that hold a token of a document, ascending."""
-        begins = np.asarray(self.cuts[:, 0])
+    @classmethod
+    def of(cls, data: Any) -> Windows:
+        """Of a ``GPTDataset``."""
+        return cls(
+            data.document_index,
+            data.sample_index,
+            data.shuffle_index,
+            data.dataset.sequence_lengths,
+            int(getattr(data.config, "add_extra_token_to_sequence", True)),
+        )
+
+    def holding(self, wanted: Sequence[int]) -> list[int]:
+        """The numbers of the windows that hold a token of one of some documents, ascending."""
+        begins, own = np.asarray(self.cuts[:, 0]), set(wanted)
         found: set[int] = set()
-        for place in np.flatnonzero(self.documents == document):
+        for place in np.flatnonzero(np.isin(self.documents, wanted)):
             first = int(np.searchsorted(begins[1:], place, side="left"))
             stop = int(np.searchsorted(begins[:-1], place, side="right"))
             found.update(
                 window
                 for window in range(first, stop)
-                if any(span.index == document for span in self._spans(window))
+                if any(span.index in own for span in self._spans(window))
             )
         return [int(number) for number in np.flatnonzero(np.isin(self.shuffle, sorted(found)))]
 

@@ -118,7 +118,7 @@ class _Usual:
             tokens=span.tokens,
             iteration=sample.iteration,
             sample=sample.position,
-            domain=sample.domain,
+            domain=sample.domain_of(span),
             surprise=surprise / len(ids),
             entropy=float(-(shares * np.log(shares)).sum()),
             copies=self._count(span.index),
