@@ -41,9 +41,9 @@ KINDS = {
     "garbage": Kind(spoiled="code"),
     "rate": Kind(fault="rate"),
     "nan": Kind(fault="nan", flags=("--no-check-for-nan-in-loss-and-grad",)),
-    "base": Kind({"general": 4.0, "seen": 1.0}, saves=True),
+    "base": Kind({"general": 2.0, "familiar": 2.0}, saves=True),
     "continued": Kind(
-        {"general": 0.1, "code": 4.0, "maths": 4.0, "logs": 4.0, "seen": 1.0},
+        {"general": 0.1, "code": 4.0, "maths": 4.0, "logs": 4.0, "familiar": 1.0},
         pinned=("general",),
         base="base",
     ),
@@ -89,5 +89,5 @@ FAULTS = (
         ("the other domains",),
         documents=False,
     ),
-    Fault("a domain already seen", "continued", "too_low", "seen", ("data",)),
+    Fault("a domain already seen", "continued", "too_low", "familiar", ("data",)),
 )

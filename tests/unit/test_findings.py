@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -248,3 +249,36 @@ def test_ranks_that_found_something_else_have_another_digest() -> None:
     assert one.of(None).tolist() != other.of(None).tolist()
     other.note("spike in code")
     assert one.of(None).tolist() == other.of(None).tolist()
+
+
+ENDING = """
+import atexit, sys
+from pathlib import Path
+from domain_pretrain.records.exporter import Publisher
+from domain_pretrain.records.record import Finding
+from domain_pretrain.watch.command import Command
+from domain_pretrain.watch.documents import Documents
+
+body = "import sys; open(sys.argv[1], 'a').write(sys.stdin.read())"
+command = Command([sys.executable, "-c", body, sys.argv[1]], print)
+publisher = Publisher([command], Documents(Path("nowhere"), print))
+atexit.register(publisher.close)
+for number in (1, 2):
+    publisher.finding(Finding("spike", "code", number, "warning", "up", evidence={
+        "iterations": [number, number + 1]}))
+"""
+
+
+def test_what_is_found_at_the_very_end_is_told(tmp_path: Path) -> None:
+    """Python 3.12 starts no thread and does not fork while a process ends."""
+    told = tmp_path / "told.jsonl"
+    words = [sys.executable, "-c", ENDING, str(told)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert [json.loads(line)["iteration"] for line in told.read_text("utf-8").splitlines()] == [
+        1,
+        2,
+    ]
+    assert "cannot be told" in done.stdout
+    assert "nowhere" in done.stdout, "the trace itself ran, and found no run there"
+    assert "Traceback" not in done.stderr

@@ -472,7 +472,7 @@ def test_the_worst_document_comes_first(
     assert first["text"]
     assert main(["trace", *words]) == 0
     table = capsys.readouterr().out
-    assert f" {first['document']} " in table
+    assert f" {first['document']}[{first['first']}:" in table
     assert "surprise" in table
 
 

@@ -239,15 +239,16 @@ def _table(samples: Sequence[Sample], texts: Sequence[str] | None) -> Table:
 
 def _worst_table(found: Sequence[Worst], texts: Sequence[str] | None) -> Table:
     table = Table(caption="surprise, entropy: nats a token", caption_justify="left")
-    for name in ("prefix", "document", "tokens", "iteration", "surprise", "entropy", "copies"):
-        table.add_column(name, justify="left" if name == "prefix" else "right", overflow="fold")
+    for name in ("prefix", "document[tokens]"):
+        table.add_column(name, overflow="fold")
+    for name in ("iteration", "surprise", "entropy", "copies"):
+        table.add_column(name, justify="right")
     if texts is not None:
         table.add_column("text", overflow="fold")
     for number, one in enumerate(found):
         cells = [
             one.prefix,
-            str(one.document),
-            f"{one.tokens:,}",
+            f"{one.document}[{one.first}:{one.first + one.tokens}]",
             f"{one.iteration:,}",
             f"{one.surprise:.2f}",
             f"{one.entropy:.2f}",

@@ -52,8 +52,13 @@ class Command(Exporter):
     def traced(self, finding: Finding) -> None:
         """Once its documents are known, or known to be none."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the process is ending: Python starts no more of them
+                self._tell(finding)
+                return
+            self._thread = thread
         self._waiting.put(finding)
 
     def close(self) -> None:
@@ -64,19 +69,23 @@ class Command(Exporter):
 
     def _work(self) -> None:
         while (finding := self._waiting.get()) is not None:
-            problem = self._call(json.dumps(finding_entry(finding), ensure_ascii=False) + "\n")
-            if problem:
-                self._out(f"channel loss | watch.command {self._argv[0]!r} {problem}")
+            self._tell(finding)
+
+    def _tell(self, finding: Finding) -> None:
+        problem = self._call(json.dumps(finding_entry(finding), ensure_ascii=False) + "\n")
+        if problem:
+            self._out(f"channel loss | watch.command {self._argv[0]!r} {problem}")
 
     def _call(self, text: str) -> str:
         """What went wrong; empty where nothing did."""
         try:
             done = subprocess.run(
-                self._argv,
+                [shutil.which(self._argv[0]) or self._argv[0], *self._argv[1:]],
                 input=text.encode(errors="backslashreplace"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 timeout=self._timeout,
+                close_fds=False,  # with a path, Python then spawns; as it ends, it refuses to fork
                 check=False,
             )
         except subprocess.TimeoutExpired:

@@ -90,7 +90,7 @@ class Documents:
             _, number, finding = self._waiting.get()
             try:
                 rows = self._trace(finding)
-            except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+            except Exception as error:  # whatever it is, training goes on
                 rows = ()
                 self._tell(f"{type(error).__name__}: {error}")
             self._done.put((number, replace(finding, documents=rows)))
@@ -101,6 +101,7 @@ class Documents:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=_environment(),
+            close_fds=False,  # then Python spawns, and as it ends it refuses to fork
             timeout=self._timeout,
             check=False,
         )
