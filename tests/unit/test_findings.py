@@ -238,7 +238,7 @@ def test_what_is_asked_of_the_trace(rule: str, evidence: dict[str, Any], order: 
     )
     words = trace_command(Path("run"), finding)
     assert words[words.index("--iteration") + 1] == "9:11"
-    assert words[words.index("--domain") + 1] == "code", "a channel is a part of it"
+    assert words[words.index("--domain") + 1] == "code/x"
     assert words[words.index("--worst") + 1] == order
 
 
