@@ -14,8 +14,6 @@ import argparse
 import base64
 import contextlib
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +23,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from browser import Browser, Failure, chromium
 
 # TensorBoard's page is a tree of shadow roots, which querySelectorAll does not enter.
 HELPERS = """
@@ -47,10 +47,6 @@ return cards().map(card => [
   Object.keys(card._nameToDataSeries || {}).length,
   all('path.line', card.shadowRoot).filter(path => path.getAttribute('d')).length]);
 """
-
-
-class Failure(Exception):
-    """Said to the user without a traceback."""
 
 
 @contextlib.contextmanager
@@ -92,69 +88,9 @@ def _has_layout(address: str) -> bool:
         return False
 
 
-class Browser:
-    """Headless Chromium, driven over its debugging pipe (messages end with a NUL byte)."""
-
-    def __init__(self, executable: str, width: int, height: int) -> None:
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
-        flags = "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --no-proxy-server"
-        # Chromium reads the pipe at file descriptor 3 and answers at 4.
-        self._process = subprocess.Popen(
-            [
-                *("bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash"),
-                *(executable, *flags.split(), "--remote-debugging-pipe"),
-                *(f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}"),
-            ],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        self._buffer = b""
-        self._id = 0
-        self._session: str | None = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the DevTools protocol, and its result."""
-        self._id += 1
-        message: dict[str, Any] = {"id": self._id, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            while b"\0" not in self._buffer:
-                chunk = os.read(self._read, 1 << 16)
-                if not chunk:
-                    raise Failure(f"Chromium ended during {method}; does it start here by hand?")
-                self._buffer += chunk
-            answer, self._buffer = self._buffer.split(b"\0", 1)
-            reply = json.loads(answer)
-            if reply.get("id") == self._id:
-                if "error" in reply:
-                    raise Failure(f"Chromium refused {method}: {reply['error']['message']}")
-                return dict(reply["result"])
-
-    def run(self, script: str) -> Any:
-        """Run JavaScript in the page; the value it returns."""
-        body = f"(() => {{ {HELPERS} {script} }})()"
-        reply = self.call("Runtime.evaluate", expression=body, returnByValue=True)
-        if "exceptionDetails" in reply:
-            raise Failure(f"TensorBoard's page is not as expected: {reply['exceptionDetails']}")
-        return reply["result"].get("value")
-
-    def close(self) -> None:
-        """End the browser and forget its profile."""
-        os.close(self._write)
-        self._process.terminate()
-        self._process.wait()
-        os.close(self._read)
-        self._profile.cleanup()
+def run(browser: Browser, script: str) -> Any:
+    """Run JavaScript in TensorBoard's page; the value it returns."""
+    return browser.evaluate(f"(() => {{ {HELPERS} {script} }})()")
 
 
 def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> list[list[int]]:
@@ -163,8 +99,8 @@ def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> list[list[int]]
     before: list[list[int]] = []
     while True:
         time.sleep(1.5)
-        browser.run(ARRANGE)
-        charts: list[list[int]] = browser.run(CHARTS)
+        run(browser, ARRANGE)
+        charts: list[list[int]] = run(browser, CHARTS)
         drawn = all(curves > 0 for series, curves in charts if series)
         if drawn and charts == before and any(curves for _, curves in charts):
             return charts
@@ -178,12 +114,12 @@ def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> list[list[int]]
 
 def screenshot(logdir: Path, png: Path, width: int = 1400, height: int = 1250) -> list[list[int]]:
     """Write the picture; returns (series, curves) of every chart in it."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    executable = chromium()
+    if executable is None:
         raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
     with (
         tensorboard(logdir) as address,
-        contextlib.closing(Browser(chromium, width, height)) as browser,
+        contextlib.closing(Browser(executable, width, height)) as browser,
     ):
         browser.call("Page.navigate", url=f"{address}/#custom_scalars")
         charts = wait_until_drawn(browser)
