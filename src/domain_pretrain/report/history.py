@@ -30,8 +30,11 @@ class History:
         domains: in the order of the config where the file tells it, else of first appearance.
         train, valid: losses by domain, nats.
         host: the host's numbers by name: ``learning_rate``, ``grad_norm``, ``seconds`` of a window,
-            ``tokens_per_second``.
-        tokens: training tokens by domain.
+            ``tokens_per_second``; and of the whole window: ``lm_loss``, ``consumed_samples``.
+        counts: samples of each window by domain (tokens, where the file has no samples).
+        weights: multipliers by domain; empty without reweighting.
+        mix: shares of the stream that follow the losses, by domain; empty where none do.
+        tokens, samples: that were trained on, by domain; samples as in ``counts``.
         corpus_tokens: tokens of each domain's training data, as far as the file tells them.
         marks: what happened, but for the start.
         end_tokens, end_iteration: where training ends, on either axis.
@@ -41,7 +44,11 @@ class History:
     train: Series = field(default_factory=Series)
     valid: Series = field(default_factory=Series)
     host: Series = field(default_factory=Series)
+    counts: Series = field(default_factory=Series)
+    weights: Series = field(default_factory=Series)
+    mix: Series = field(default_factory=Series)
     tokens: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, float] = field(default_factory=dict)
     corpus_tokens: dict[str, float] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
     end_tokens: float = 0.0
@@ -61,6 +68,7 @@ class History:
             self.end_tokens += window
             self.end_iteration = entry["iteration"]
             self._add_host(entry, window)
+            self._add_domains(domains)
         curves = {"train": self.train, "valid": self.valid}.get(entry["split"])
         if curves is not None:
             losses = {name: _number(values["loss"]) for name, values in domains.items()}
@@ -79,12 +87,26 @@ class History:
 
     def _add_host(self, entry: dict[str, Any], tokens: float) -> None:
         numbers = entry.get("host")
-        if not isinstance(numbers, dict):
-            return
-        values = {name: _number(value) for name, value in numbers.items()}
+        told = numbers if isinstance(numbers, dict) else {}
+        whole = {key: entry[key] for key in ("lm_loss", "consumed_samples") if key in entry}
+        values = {name: _number(value) for name, value in {**whole, **told}.items()}
         if values.get("seconds"):
             values["tokens_per_second"] = tokens / values["seconds"]
-        self.host.add(self.end_tokens, entry["iteration"], values)
+        if values:
+            self.host.add(self.end_tokens, entry["iteration"], values)
+
+    def _add_domains(self, domains: dict[str, dict[str, Any]]) -> None:
+        counts = {
+            name: _number(values.get("samples", values["tokens"]))
+            for name, values in domains.items()
+        }
+        for name, count in counts.items():
+            self.samples[name] = self.samples.get(name, 0.0) + count
+        self.counts.add(self.end_tokens, self.end_iteration, counts)
+        for key, series in (("weight", self.weights), ("mix", self.mix)):
+            values = {name: _number(one[key]) for name, one in domains.items() if key in one}
+            if values:
+                series.add(self.end_tokens, self.end_iteration, values)
 
 
 def read_history(path: str | Path) -> History:

@@ -45,6 +45,28 @@ class Curve:
     broken: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Grid:
+    """All curves of a series over the same buckets.
+
+    Attributes:
+        names: of the curves.
+        tokens, iteration: ``[buckets]``: where each ends, on either axis.
+        mean, low, high: ``[curves, buckets]``: of finite values; NaN where there is none.
+        total: ``[curves, buckets]``: sum of the finite values.
+        broken: ``[curves, buckets]``: how many values were not finite.
+    """
+
+    names: list[str]
+    tokens: Floats
+    iteration: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+    total: Floats
+    broken: NDArray[np.int64]
+
+
 class Series:
     """Curves by name. Points are added in order; neighbours are merged when there are too many.
 
@@ -118,6 +140,23 @@ class Series:
             np.where(nothing, math.nan, high),
             broken,
         )
+
+    def grid(self, limit: int) -> Grid:
+        """All curves, in at most ``limit`` buckets of neighbours; no extreme is lost."""
+        used, curves = self._used, len(self._places)
+        # Where each of the new buckets begins; as even as whole buckets allow.
+        first = np.linspace(0, used, min(used, limit), endpoint=False).astype(np.int64)
+        last = np.append(first[1:], used) - 1
+        counts = np.add.reduceat(self._counts[:used, :, :curves], first, axis=0)
+        total = np.add.reduceat(self._sums[:used, 0, :curves], first, axis=0).T
+        low = np.minimum.reduceat(self._extent[:used, 0, :curves], first, axis=0).T
+        high = np.maximum.reduceat(self._extent[:used, 1, :curves], first, axis=0).T
+        finite, broken = counts[:, 0].T, counts[:, 1].T
+        nothing = finite == 0
+        mean = np.where(nothing, math.nan, total / np.maximum(finite, 1))
+        tokens, iteration = self._at[last].T
+        low, high = (np.where(nothing, math.nan, one) for one in (low, high))
+        return Grid(self.names, tokens, iteration, mean, low, high, total, broken)
 
     def last(self, name: str) -> float:
         """The last value of that curve; NaN where it is not finite."""
