@@ -10,10 +10,17 @@ from typing import Any
 from rich.console import Console
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import METRICS_FILE
+from domain_pretrain.records.reader import METRICS_FILE, read_findings
 from domain_pretrain.report.history import read_history
+from domain_pretrain.report.page.write import write_page
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.table import event_lines, host_table, loss_table, summarise
+from domain_pretrain.report.table import (
+    event_lines,
+    finding_lines,
+    host_table,
+    loss_table,
+    summarise,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,10 +41,16 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--png", type=Path, metavar="FILE", help="write the picture there")
     parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write one HTML page there, which needs no network: curves, alarms, checks, tables",
+    )
+    parser.add_argument(
         "--x",
         choices=("tokens", "iterations"),
         default="tokens",
-        help="the picture's horizontal axis (%(default)s)",
+        help="the horizontal axis of the picture, and of the page to begin with (%(default)s)",
     )
     parser.add_argument(
         "--compare",
@@ -60,9 +73,20 @@ def run(args: argparse.Namespace) -> int:
         numbers = host_table(history)
         if numbers is not None:
             console.print(numbers)
-        for line in event_lines(history):
+        for line in [*event_lines(history), *finding_lines(read_findings(path.parent))]:
             console.print(line)
         histories.append(history)
+    if args.html is not None:
+        # Beside the metrics, whose folder is the run's own.
+        folders = [path.parent for path in files]
+        size = write_page(
+            list(zip(run_names(folders), histories, strict=True)),
+            folders,
+            args.html,
+            x=args.x,
+            compare=args.compare,
+        )
+        console.print(f"page: {args.html} ({size / 1e6:.1f} MB)", soft_wrap=True)
     if args.png is not None:
         names = run_names(args.runs) if len(files) > 1 else [""]
         named = list(zip(names, histories, strict=True))

@@ -59,9 +59,9 @@ def loss_picture(
     trained = [name for name in domains if any(name in r.history.train for r in placed)]
     if not trained:
         raise ConfigError("there are no training lines: nothing to draw")
-    shown = _shown(placed, trained)
-    colours = {name: colour(place) for place, name in enumerate(domains) if name in shown}
-    texts = [title, *shown, *(run.name for run in placed)]
+    coloured = shown(placed, trained)
+    colours = {name: colour(place) for place, name in enumerate(domains) if name in coloured}
+    texts = [title, *coloured, *(run.name for run in placed)]
     texts += [mark.event.name for run in placed for mark in run.history.marks]
     with fonts_for(texts):
         figure = Figure(figsize=(10, 5.6), dpi=160)
@@ -69,11 +69,11 @@ def loss_picture(
         FigureCanvasAgg(figure)  # needs no display, and leaves pyplot's state alone
         axes = figure.add_subplot()
         for run, (style, point) in zip(placed, _styles(placed, compare=compare), strict=True):
-            for name in sorted(trained, key=lambda name: name in shown):  # coloured ones on top
+            for name in sorted(trained, key=lambda name: name in coloured):  # coloured ones on top
                 _draw(axes, run, name, colours.get(name), style, point, faintly=not compare)
         _mark(axes, placed)
         _decorate(axes, title, x, placed, compare=compare)
-        _label(axes, placed, colours, compare=compare, hidden=len(trained) - len(shown))
+        _label(axes, placed, colours, compare=compare, hidden=len(trained) - len(coloured))
         figure.savefig(out_png)
 
 
@@ -81,7 +81,7 @@ def _styles(runs: Sequence[Run], *, compare: bool) -> list[tuple[str, str]]:
     return [STYLES[number % len(STYLES) if compare else 0] for number in range(len(runs))]
 
 
-def _shown(runs: Sequence[Run], domains: list[str]) -> set[str]:
+def shown(runs: Sequence[Run], domains: list[str]) -> set[str]:
     """The domains with a colour; of too many, the broken ones and the highest at the end."""
     if len(domains) <= len(COLOURS):
         return set(domains)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
+from domain_pretrain.records.console import SHOWN
+from domain_pretrain.records.reader import EVENTS_FILE
+from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
 from domain_pretrain.report.series import Mean
 from domain_pretrain.stats import perplexity
 
 PART = 0.05  # of a domain's windows, at the start and at the end, whose mean is shown
+NONE = "–"
 ERRORS = 2  # a change of fewer standard errors may be chance
 
 
@@ -93,30 +97,27 @@ def loss_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
     for summary in summaries:
         cells = [summary.domain, f"{summary.tokens:,.0f}"]
         if epochs:
-            cells.append(_number(summary.epochs, ",.2f"))
+            cells.append(written(summary.epochs, ",.2f"))
         arrow = "≈" if summary.unchanged else "→"
-        cells.append(f"{_mean(summary.start)} {arrow} {_mean(summary.end)}")
+        cells.append(f"{written_mean(summary.start)} {arrow} {written_mean(summary.end)}")
         if valid:
-            cells.append(_number(summary.valid))
+            cells.append(written(summary.valid))
         shown = None if valid and summary.valid is None else summary.ppl
-        table.add_row(*cells, _number(shown, ",.2f"))
+        table.add_row(*cells, written(shown, ",.2f"))
     return table
 
 
 # Name in the file → name for a person, and how it is written.
-_HOST = {
+HOST = {
     "learning_rate": ("learning rate", ".3g"),
     "grad_norm": ("gradient norm", ".3f"),
     "tokens_per_second": ("tokens per second", ",.0f"),
 }
 
 
-def host_table(history: History) -> Table | None:
-    """The host's numbers over the run; None where the file has none."""
-    table = Table()
-    for title in ("", "start", "end", "least", "largest"):
-        table.add_column(title, justify="right" if title else "left")
-    for name, (title, spec) in _HOST.items():
+def host_rows(history: History) -> Iterator[tuple[str, ...]]:
+    """Of each of the host's numbers that the file has: title, start, end, least, largest."""
+    for name, (title, spec) in HOST.items():
         if name in history.host:
             start, end = (mean.value for mean in history.host.ends(name, PART))
             curve = history.host.curve(name)
@@ -124,7 +125,16 @@ def host_table(history: History) -> Table | None:
                 start, end = float(curve.mean[0]), history.host.last(name)
             known = [float(x) for x in (*curve.low, *curve.high) if math.isfinite(x)]
             least, largest = (min(known), max(known)) if known else (math.nan, math.nan)
-            table.add_row(title, *(_number(x, spec) for x in (start, end, least, largest)))
+            yield title, *(written(x, spec) for x in (start, end, least, largest))
+
+
+def host_table(history: History) -> Table | None:
+    """The host's numbers over the run; None where the file has none."""
+    table = Table()
+    for title in ("", "start", "end", "least", "largest"):
+        table.add_column(title, justify="right" if title else "left")
+    for row in host_rows(history):
+        table.add_row(*row)
     return table if table.row_count else None
 
 
@@ -141,13 +151,25 @@ def event_lines(history: History) -> list[str]:
     return lines
 
 
-def _mean(mean: Mean | None) -> str:
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """What the alarms found: a line each, of no more than a person reads."""
+    lines = [
+        f"{one.severity} at iteration {one.iteration}, {one.rule}: {one.message}"
+        for one in findings[:SHOWN]
+    ]
+    rest = len(findings) - SHOWN
+    return [*lines, f"… {rest} more in {EVENTS_FILE}"] if rest > 0 else lines
+
+
+def written_mean(mean: Mean | None) -> str:
+    """For a person, with its error where that is known."""
     if mean is None:
-        return "–"
-    return _number(mean.value) + ("" if mean.error is None else f" ± {mean.error:.3f}")
+        return NONE
+    return written(mean.value) + ("" if mean.error is None else f" ± {mean.error:.3f}")
 
 
-def _number(value: float | None, spec: str = ".3f") -> str:
+def written(value: float | None, spec: str = ".3f") -> str:
+    """For a person: what is not known, and what is not finite, too."""
     if value is None:
-        return "–"
+        return NONE
     return "NaN" if math.isnan(value) else format(value, spec)
