@@ -116,6 +116,14 @@ def test_writes_a_picture(demo: tuple[Path, str]) -> None:
 
 
 @pytest.mark.megatron
+def test_writes_a_page_with_both_phases_and_the_planned_shares(demo: tuple[Path, str]) -> None:
+    page = (demo[0] / "report.html").read_text("utf-8")
+    told = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert [run["name"] for run in told["runs"]] == ["base", "continued"]
+    assert "plan" in told["runs"][1]["curves"]
+
+
+@pytest.mark.megatron
 def test_base_sees_the_general_domain_alone_and_the_blend_is_five_to_one_then_two_to_one(
     demo: tuple[Path, str],
 ) -> None:

@@ -67,4 +67,4 @@ def test_the_demos_page(clone: Path) -> None:
         inspect = " --inspect" if line.startswith("tensorboard") else ""  # instead of serving
         done = shell(clone, line + inspect, CUDA_VISIBLE_DEVICES="")
         assert done.returncode == 0, done.stdout[-6000:]
-    assert (clone / "all.png").stat().st_size
+    assert (clone / "all.png").stat().st_size and (clone / "all.html").stat().st_size

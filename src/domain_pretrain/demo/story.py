@@ -19,6 +19,7 @@ from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import Phase
 from domain_pretrain.demo.traced import last_iteration
 from domain_pretrain.report.history import read_history
+from domain_pretrain.report.page.write import write_page
 from domain_pretrain.report.picture import loss_picture
 from domain_pretrain.report.table import loss_table, summarise
 
@@ -94,15 +95,22 @@ class Story:
 
     def _show_picture(self) -> None:
         phases = (self.base, self.continued)
-        picture = self.out / "losses.png"
+        histories = [read_history(self.out / phase.name) for phase in phases]
+        picture, page = self.out / "losses.png", self.out / "report.html"
         loss_picture(
-            [(phase.title, read_history(self.out / phase.name)) for phase in phases],
+            [(phase.title, told) for phase, told in zip(phases, histories, strict=True)],
             picture,
             title="Channel loss of four domains, one of them dirty",
+        )
+        write_page(
+            [(phase.name, told) for phase, told in zip(phases, histories, strict=True)],
+            [self.out / phase.name for phase in phases],
+            page,
         )
         installed = Path(sys.executable).with_name("tensorboard")
         tensorboard = _short(installed) if installed.exists() else "tensorboard"
         self._say("picture", _short(picture))
+        self._say("page", _short(page))
         self._say("charts", f"{tensorboard} --logdir {_short(self.out / 'tensorboard')}")
         logs = (_short(self.out / phase.name / "train.log") for phase in phases)
         self._say("logs", " ".join(logs))
