@@ -290,6 +290,14 @@ def test_thousands_of_findings_do_not_fill_the_page(tmp_path: Path) -> None:
     assert len(json.loads(found.inside["data"])["runs"][0]["marks"]) == 1002
 
 
+def test_the_console_tells_what_alarms_found(tmp_path: Path, capsys: Any) -> None:
+    many = [finding(message=f"jump {number}") for number in range(20)]
+    page(tmp_path, write_run(tmp_path / "a", ["plain"], findings=many))
+    said = capsys.readouterr().out
+    assert "error at iteration 20, spike: jump 7\n… 12 more in domain_events.jsonl\n" in said
+    assert re.search(r"page: .*page\.html \(0\.1 MB\)", said)
+
+
 def test_runs_to_compare(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", ["a", "b"])
     other = write_run(tmp_path / "other", ["b", "c"])
