@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from domain_pretrain.kernels.digest import Digest
 from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Publisher
-from domain_pretrain.records.record import Event, Record, reweighted
+from domain_pretrain.records.record import Event, Finding, Record, reweighted
 from domain_pretrain.stats import DomainStats, Split
 from domain_pretrain.watch import Reading, Watch
 
@@ -46,6 +46,7 @@ class Step:
     Args:
         agreed: what must be the same on every rank, besides the names and what is in force.
         mixing: decides what the next steps read; None: nothing of it follows the losses.
+        react: is given what the alarms found in a logged window, on every rank; may end the run.
         meaning: goes into the state, to be compared when a run resumes from it.
         allow_domain_change: load state of another meaning, by name.
     """
@@ -64,6 +65,7 @@ class Step:
         meaning: Meaning | None = None,
         allow_domain_change: bool = False,
         mixing: Mixer | None = None,
+        react: Callable[[Sequence[Finding], Moment], None] | None = None,
     ) -> None:
         self.names = names
         self.groups = groups
@@ -72,6 +74,7 @@ class Step:
         self.steering = steering
         self.watch = watch
         self.mixing = mixing
+        self._react = react
         weighted = steering is not None
         derived = steering is not None and steering.step_multipliers is not None
         self.windows = Windows(names, device, layers=1 + weighted, host_repeats=groups.host_repeats)
@@ -136,13 +139,16 @@ class Step:
                 self.publisher.scalars(self._record(window, moment))
             self.windows.restart(Windows.SCALARS)
         if moment.log:
+            found: Sequence[Finding] = ()
             if self.publisher is not None or self.watch is not None:
                 window = self.windows.read(Windows.LOG)
                 if self.publisher is not None:
                     record = self._record(window, moment)
                     self.publisher.line(replace(record, host=self._host(moment)))
-                self._look(window[0], "train", moment.iteration)
+                found = self._look(window[0], "train", moment.iteration)
             self.windows.restart(Windows.LOG)
+            if self._react is not None:
+                self._react(found, moment)
 
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
@@ -208,13 +214,15 @@ class Step:
         self._logged_at = now
         return {**moment.host, **({} if last is None else {"seconds": now - last})}
 
-    def _look(self, stats: DomainStats, split: Split, iteration: int) -> None:
+    def _look(self, stats: DomainStats, split: Split, iteration: int) -> Sequence[Finding]:
         """Ask the alarms, on every rank; the publisher's rank tells what they found."""
         if self.watch is None:
-            return
-        for finding in self.watch.read(Reading(split, iteration, stats)):
+            return ()
+        found = self.watch.read(Reading(split, iteration, stats))
+        for finding in found:
             if self.publisher is not None:
                 self.publisher.finding(finding)
+        return found
 
     # Checkpoints.
 

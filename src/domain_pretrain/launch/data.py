@@ -15,7 +15,9 @@ from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import DEFAULT
 from domain_pretrain.hosts.command_line import read_data_flags
 from domain_pretrain.hosts.evaluations import check_evaluations
+from domain_pretrain.hosts.rollback import leave_out
 from domain_pretrain.launch.flags import Flags
+from domain_pretrain.watch.decision import decisions_of
 
 
 def blends_of_flags(
@@ -50,10 +52,10 @@ def mix_of_flags(
     if flags.domain_config is None or flags.skip_train:
         return None
     mix = DomainConfig.load(flags.domain_config).mix
-    if not mix.asked_for:
-        return None
-    seq_length = flags.seq_length or 1
-    return make_plan(mix, reading, catalog.prefixes, samples=samples, seq_length=seq_length)
+    seq_length, plan = flags.seq_length or 1, None
+    if mix.asked_for:
+        plan = make_plan(mix, reading, catalog.prefixes, samples=samples, seq_length=seq_length)
+    return leave_out(plan, decisions_of(flags))
 
 
 def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:

@@ -2,7 +2,8 @@
 
 An alarm is a pure rule, (reading, state, options) → (findings, state), asked on every rank at every
 logged window and evaluation. ``alarm`` says what one is, ``nonfinite`` is one, ``watch`` asks those
-of a run and keeps their state. Used by ``flow``; knows nothing of training.
+of a run and keeps their state; ``decision`` is what follows a spike, and its file. Used by
+``flow``, ``hosts`` and ``launch``; knows nothing of training.
 """
 
 from domain_pretrain.watch import nonfinite  # noqa: F401 -- importing an alarm registers it

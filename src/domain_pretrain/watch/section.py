@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.types import Strict
 
 from domain_pretrain.section import Section
 
@@ -15,4 +16,12 @@ class Watching(Section):
     alarms: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Further alarms by name, each with its options; `nonfinite` is always on.",
+    )
+    on_spike: Literal["log", "stop", "rollback"] = Field(
+        default="log",
+        description="What follows where a domain's loss jumps up: nothing but a line, the end, or "
+        "the way back and a cut.",
+    )
+    rollbacks: Annotated[int, Strict(), Field(gt=0)] = Field(
+        default=3, description="So many at most, in the whole run; the next spike stops it."
     )
