@@ -133,9 +133,13 @@ PLAN = Plan(("a",), (Stage(None, (1.0,)),), 200, ((8, 12), (60, 64)))
 class Told(Exporter):
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.closed = 0
 
     def event(self, event: Event) -> None:
         self.events.append(event)
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 @pytest.fixture
@@ -154,13 +158,16 @@ def run(tmp_path: Path) -> Path:
 
 def react(run: Path, watching: Watching, *spikes: Finding) -> Told:
     told = Told()
-    reaction = Reaction(watching, PLAN, str(run / "checkpoints"), run, Publisher([told]))
+    publisher = Publisher([told])
+    reaction = Reaction(watching, PLAN, str(run / "checkpoints"), run, publisher)
     moment = Moment(iteration=9, consumed_samples=72, log=True, scalars=False, microbatches=1)
     reaction((), moment)
     reaction([found(rule="nonfinite")], moment)
     with pytest.raises(SystemExit) as ended:
         reaction(spikes, moment)
     assert ended.value.code == EXIT_CODE == 75
+    publisher.close()  # as at the end of the process
+    assert told.closed == 1
     return told
 
 

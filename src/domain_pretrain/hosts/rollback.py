@@ -113,6 +113,7 @@ class Reaction:
             return
         if self._publisher is not None:
             self._record(spike, moment, self._publisher)
+            self._publisher.close()  # the others wait: what is told late would be cut off
         if dist.is_initialized():
             dist.barrier()  # the world, no payload: the launcher ends all once the first has ended
         raise SystemExit(EXIT_CODE)

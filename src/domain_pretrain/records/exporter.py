@@ -90,7 +90,7 @@ class Publisher(Exporter):
     """
 
     def __init__(self, exporters: Iterable[Exporter]) -> None:
-        self.exporters = tuple(exporters)
+        self.exporters: tuple[Exporter, ...] = tuple(exporters)
 
     def scalars(self, record: Record) -> None:
         """See :class:`Exporter`."""
@@ -119,3 +119,4 @@ class Publisher(Exporter):
                 exporter.close()
             except Exception as error:  # the others still have to be closed
                 print(f"domain_pretrain: {type(exporter).__name__} cannot be closed: {error!r}")
+        self.exporters = ()  # at the end of the process, there may be nothing left to close
