@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,9 +25,9 @@ def free_port() -> int:
 
 
 def start(
-    folder: Path, script: str, *, node: int = 0, nodes: int = 1, port: int = 0
+    folder: Path, script: str, *flags: str, node: int = 0, nodes: int = 1, port: int = 0
 ) -> subprocess.Popen[str]:
-    """An agent whose rank is a few lines of bash, in ``folder``."""
+    """An agent whose rank is a few lines of bash, in ``folder``; it looks at the flags, too."""
     path = folder / "rank.sh"
     path.write_text(f"#!/bin/bash\n{script}\n")
     path.chmod(0o755)
@@ -34,6 +36,7 @@ def start(
         *(f"--rdzv-endpoint=127.0.0.1:{port or free_port()}", "--rdzv-id=test"),
         *(f"--rdzv-conf=join_timeout=300,is_host={int(node == 0)}", "--max-restarts=3"),
         *(f"--log-dir=logs{node}", "--local-addr=127.0.0.1", "--no-python", str(path)),
+        *flags,
     ]
     return subprocess.Popen(
         [sys.executable, "-m", "domain_pretrain.launch.agent", *words],
@@ -96,6 +99,67 @@ def test_other_failures_are_restarted(tmp_path: Path) -> None:
     code, said = ends(start(tmp_path, "echo start >> starts; [[ $(wc -l < starts) == 3 ]]"))
     assert code == 0, said
     assert (tmp_path / "starts").read_text() == "start\n" * 3
+
+
+DECISION = {"iteration": 9, "onset": 6, "message": "a jump", "reason": "enough"}
+BACK = {**DECISION, "action": "rollback", "resume": 5, "samples": [1, 2]}
+STOP = {**DECISION, "action": "stop"}
+
+
+def decide(folder: Path, *decisions: list[dict[str, Any]]) -> str:
+    """Lines that put one list of decisions after the other beside the checkpoints."""
+    (folder / "run").mkdir()
+    for number, one in enumerate(decisions, start=1):
+        (folder / f"{number}.json").write_text(json.dumps({"decisions": one}))
+    return """
+    echo start >> starts$RANK
+    number=$(wc -l < starts$RANK)
+    if [[ $RANK == 0 && -e $number.json ]]; then cp $number.json run/domain_decisions.json; fi
+    """
+
+
+def test_a_rollback_is_no_restart(tmp_path: Path) -> None:
+    """Four of them, where three restarts are allowed."""
+    script = decide(tmp_path, *([BACK] * count for count in range(1, 5)))
+    script += "[[ $number == 5 ]] || exit 75"
+    code, said = ends(start(tmp_path, script, "--load", "run"))
+    assert code == 0, said
+    assert (tmp_path / "starts0").read_text() == "start\n" * 5
+    logs = {path.name for path in tmp_path.glob("logs0/*/attempt_*")}
+    assert logs == {f"attempt_{number}" for number in range(5)}, "none took the place of another"
+
+
+def test_75_without_a_decision_is_a_failure(tmp_path: Path) -> None:
+    """Of before it started, there is one."""
+    script = decide(tmp_path)
+    (tmp_path / "run" / "domain_decisions.json").write_text(json.dumps({"decisions": [BACK]}))
+    code, said = ends(start(tmp_path, script + "exit 75", "--load", "run"))
+    assert code == 75, said
+    assert "rank 0 failed: exit code 75, no restart left" in said
+    assert (tmp_path / "starts0").read_text() == "start\n" * 4
+
+
+def test_a_run_that_has_decided_to_stop_is_not_restarted(tmp_path: Path) -> None:
+    """On no node, though only the first one's rank ended."""
+    script = decide(tmp_path, [BACK, STOP])
+    script += """
+    if [[ $RANK == 0 ]]; then
+      until [[ -e starts1 ]]; do sleep 0.1; done
+      exit 75
+    fi
+    exec sleep 1000
+    """
+    port = free_port()
+    agents = [
+        start(tmp_path, script, "--load", "run", node=node, nodes=2, port=port) for node in (0, 1)
+    ]
+    outcomes = [ends(agent) for agent in agents]
+    assert [code for code, _ in outcomes] == [75, 75], outcomes
+    said = sorted(said.partition("launch: ")[2] for _, said in outcomes)
+    assert said[0].startswith("a rank on another node has decided to stop. Logs: ")
+    assert said[1].startswith("stopped at iteration 9: a jump; no rollback: enough. Logs: ")
+    for rank in (0, 1):
+        assert (tmp_path / f"starts{rank}").read_text() == "start\n"
 
 
 # Its child is as Megatron's checkpoint worker: in the rank's group, and not to be ended by SIGTERM.

@@ -330,6 +330,14 @@ def test_a_blend_that_changes_is_planned(capsys: pytest.CaptureFixture[str]) -> 
     report.print(Console())
     assert "Plan of samples" in capsys.readouterr().out
 
+    # What a rollback left out of the run that this one resumes.
+    back = {"action": "rollback", "iteration": 9, "onset": 6, "message": "", "resume": 5}
+    Path("run").mkdir()
+    decisions = json.dumps({"decisions": [{**back, "samples": [8, 20]}]})
+    Path("run/domain_decisions.json").write_text(decisions, "utf-8")
+    report = inspect([*words, "--domain-config", "mix.yaml", "--load", "run"], 1, 1)
+    assert ("skipped", "positions 0 to 20, 130 to 140 of the stream") in report.rows
+
     Path("mix.yaml").write_text("mix: {skip: [{documents: [1000000], prefix: news}]}", "utf-8")
     report = inspect([*words, "--domain-config", "mix.yaml"], 1, 1)
     (problem,) = report.problems

@@ -28,6 +28,7 @@ from domain_pretrain.hosts.support import (
     EVERY_REFUSAL,
     REFUSALS,
     REFUSED_WITH_MIX,
+    REFUSED_WITH_ROLLBACK,
     REFUSED_WITH_WEIGHTS,
     check_flags,
     check_version,
@@ -180,22 +181,36 @@ WITH_MIX = {
     "--dataloader-fast-cache-load": {"dataloader_defer_npy_index_mmap": True},
     "--sft or --mock-data with mix": {"mock_data": True},
 }
+OWN = {"save": "run", "load": "run"}
+WITH_ROLLBACK = {
+    "--save and --load that are not": {**OWN, "load": "base"},
+    "--finetune or --ckpt-step": {**OWN, "ckpt_step": 5},
+    "--non-persistent-save-interval": {**OWN, "non_persistent_save_interval": 5},
+}
 
 
 OF_FLAGS = REFUSALS + REFUSED_WITH_WEIGHTS
 
 
 def test_every_refusal_is_tested() -> None:
-    for refusals, parts in ((OF_FLAGS, REFUSED), (REFUSED_WITH_MIX, WITH_MIX)):
+    for refusals, parts in (
+        (OF_FLAGS, REFUSED),
+        (REFUSED_WITH_MIX, WITH_MIX),
+        (REFUSED_WITH_ROLLBACK, WITH_ROLLBACK),
+    ):
         for refusal in refusals:
             assert any(part in refusal.flags for part in parts)
 
 
-@pytest.mark.parametrize("part", [*REFUSED, *WITH_MIX])
+@pytest.mark.parametrize("part", [*REFUSED, *WITH_MIX, *WITH_ROLLBACK])
 def test_refused_flags(part: str) -> None:
-    given = {**REFUSED, **WITH_MIX}[part]
+    given = {**REFUSED, **WITH_MIX, **WITH_ROLLBACK}[part]
     refusals = REFUSED_WITH_MIX if part in WITH_MIX else OF_FLAGS
-    check_flags(PLAIN, refusals)
+    if part in WITH_ROLLBACK:
+        refusals = REFUSED_WITH_ROLLBACK
+        check_flags(SimpleNamespace(**{**vars(PLAIN), **OWN}), refusals)
+    else:
+        check_flags(PLAIN, refusals)
     with pytest.raises(UnsupportedError, match="is not supported with channel loss") as caught:
         check_flags(SimpleNamespace(**{**vars(PLAIN), **given}), refusals)
     assert part in str(caught.value)
@@ -315,6 +330,31 @@ def test_a_tensorboard_folder_that_cannot_be_one(tmp_path: Path) -> None:
     start(None, AB, tensorboard_dir=str(tmp_path / "new"))
     start(None, AB, tensorboard_dir="s3://bucket/tensorboard")
     start(None, AB, tensorboard_dir=None)
+
+
+@pytest.mark.parametrize("elsewhere", [{}, {"save": "s3://run", "load": "s3://run"}])
+def test_a_rollback_needs_checkpoints_on_a_disk(elsewhere: dict[str, str]) -> None:
+    with pytest.raises(UnsupportedError, match="give both flags the same folder"):
+        check_flags(SimpleNamespace(**{**vars(PLAIN), **elsewhere}), REFUSED_WITH_ROLLBACK)
+
+
+def test_what_a_rollback_left_out_stays_out(tmp_path: Path) -> None:
+    """Of every start that resumes the run: with or without a launcher, and where it only logs."""
+    back = {"iteration": 9, "onset": 6, "message": "", "resume": 5, "samples": [8, 16]}
+    decisions = {"decisions": [{"action": "rollback", **back}]}
+    (tmp_path / "domain_decisions.json").write_text(json.dumps(decisions))
+    config = {"mix": {"schedule": [{"weights": {"a": 1}}], "skip": [{"samples": [4, 9]}]}}
+    run = {"train_samples": 80, "global_batch_size": 16, "load": str(tmp_path)}
+    starts = [start(None, AB, config, **run, **flag) for flag in ({}, {"finetune": True})]
+    assert [one.plan and one.plan.cuts for one in starts] == [((4, 16),), ((4, 9),)]
+    assert starts[0]._agreed() != starts[1]._agreed()
+    with pytest.raises(ConfigError, match="without mix the run would read them"):
+        start(None, AB, **run)
+    start(None, AB, skip_train=True, **run)
+    on_spike = {**config, "watch": {"on_spike": "rollback"}}
+    start(None, AB, on_spike, save=str(tmp_path), **run)
+    with pytest.raises(ConfigError, match=r"without mix the run reads Megatron's own blend"):
+        start(None, AB, {"watch": on_spike["watch"]}, **{**run, **OWN})
 
 
 DYNAMIC = {"mix": {"dynamic": {"strategy": "linupper", "block": 16}}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from domain_pretrain.kernels.digest import Digest
 from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Publisher
-from domain_pretrain.records.record import Event, Record, reweighted
+from domain_pretrain.records.record import Event, Finding, Record, reweighted
 from domain_pretrain.stats import DomainStats, Split
 from domain_pretrain.watch import Reading, Watch
 
@@ -46,6 +46,7 @@ class Step:
     Args:
         agreed: what must be the same on every rank, besides the names and what is in force.
         mixing: decides what the next steps read; None: nothing of it follows the losses.
+        react: is given what the alarms found in a logged window, on every rank; may end the run.
         meaning: goes into the state, to be compared when a run resumes from it.
         allow_domain_change: load state of another meaning, by name.
         begun: tells which stages of the stream begin between two counts of consumed samples.
@@ -68,6 +69,7 @@ class Step:
         mixing: Mixer | None = None,
         begun: Callable[[int, int], Iterable[str]] | None = None,
         consumed_samples: int = 0,
+        react: Callable[[Sequence[Finding], Moment], None] | None = None,
     ) -> None:
         self.names = names
         self.groups = groups
@@ -76,6 +78,7 @@ class Step:
         self.steering = steering
         self.watch = watch
         self.mixing = mixing
+        self._react = react
         weighted = steering is not None
         derived = steering is not None and steering.step_multipliers is not None
         self.windows = Windows(names, device, layers=1 + weighted, host_repeats=groups.host_repeats)
@@ -143,14 +146,17 @@ class Step:
                 self.publisher.scalars(self._record(window, moment))
             self.windows.restart(Windows.SCALARS)
         if moment.log:
+            found: Sequence[Finding] = ()
             if self.publisher is not None or self.watch is not None:
                 window = self.windows.read(Windows.LOG)
                 if self.publisher is not None:
                     record = self._record(window, moment)
                     self.publisher.line(replace(record, host=self._host(moment)))
                 if self.watch is not None:
-                    self._look(self.watch, self._window(self.watch, window[0], moment))
+                    found = self._look(self.watch, self._window(self.watch, window[0], moment))
             self.windows.restart(Windows.LOG)
+            if self._react is not None:
+                self._react(found, moment)
 
     def _tell_stages(self, moment: Moment) -> None:
         """A stage begins after the step, or within it: by where the run stands alone, so that a
@@ -233,7 +239,7 @@ class Step:
         host = {name: one for name, one in moment.host.items() if name in self._known_everywhere}
         return watch.window(moment.iteration, moment.consumed_samples, stats, host)
 
-    def _look(self, watch: Watch, seen: Reading) -> None:
+    def _look(self, watch: Watch, seen: Reading) -> Sequence[Finding]:
         """Ask the alarms, on every rank; the publisher's rank tells what they found.
 
         What they found is in force from here on: the ranks prove in the next step that all did.
@@ -244,6 +250,7 @@ class Step:
         if self.publisher is not None:
             for finding in found:
                 self.publisher.finding(finding)
+        return found
 
     # Checkpoints.
 

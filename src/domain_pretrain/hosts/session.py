@@ -47,6 +47,12 @@ from domain_pretrain.hosts.ranks import (
     owns_writers,
 )
 from domain_pretrain.hosts.reads import tell_run
+from domain_pretrain.hosts.rollback import (
+    Reaction,
+    check_rollback,
+    leave_out,
+    tell_rollbacks,
+)
 from domain_pretrain.hosts.support import (
     REFUSALS,
     REFUSED_WITH_FIXED_SET,
@@ -64,6 +70,7 @@ from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
 from domain_pretrain.watch import Known, Watch
 from domain_pretrain.watch.command import Command, check_command
+from domain_pretrain.watch.decision import decisions_of
 from domain_pretrain.watch.documents import Documents
 
 
@@ -111,7 +118,9 @@ class Session:
         self.reweighting = self._check_reweighting(names)
         self._watch = Watch(config.watch, names)
         self._exporters = configured(config.exporters, names)
-        self.plan = self._check_mix()
+        self._decisions = decisions_of(facts.flags)
+        self.plan = leave_out(self._check_mix(), self._decisions)
+        check_rollback(config.watch, facts.flags, mixes=config.mix.asked_for)
         self.mixing = self._check_dynamic()
         # Before any worker is forked. Of the stream, once it is built: what a prefix may give.
         self.board: Board | None = None
@@ -316,6 +325,15 @@ class Session:
             mixing=mixer,
             begun=self._begun(),
             consumed_samples=consumed_samples,
+            react=None
+            if self.config.watch.on_spike == "log"
+            else Reaction(
+                self.config.watch,
+                self.plan,
+                getattr(self.facts.flags, "save", None),
+                self.facts.log_dir,
+                publisher,
+            ),
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)
@@ -325,6 +343,8 @@ class Session:
                 f"mix.skip: {consumed_samples:,} samples are consumed; the next one is at position "
                 f"{position:,} of the stream"
             )
+        if after_iteration is not None:
+            tell_rollbacks(self._decisions, after_iteration, publisher)
         if publisher is not None and order is not None and self.facts.log_dir is not None:
             reads = tell_run(
                 self.facts.flags,

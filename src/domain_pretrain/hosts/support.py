@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.versions import HOST_VERSIONS
+from domain_pretrain.paths import is_remote
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,29 @@ REFUSED_WITH_MIX: tuple[Refusal, ...] = (
     ),
 )
 
+REFUSED_WITH_ROLLBACK: tuple[Refusal, ...] = (
+    Refusal(
+        "--save and --load that are not the same folder on a disk, with watch.on_spike: rollback",
+        lambda a: (
+            not _on(a, "save") or getattr(a, "load", None) != a.save or is_remote(str(a.save))
+        ),
+        "the run goes back to a checkpoint that it has saved, and finds it where it loads; give "
+        "both flags the same folder, and the model to start from by --pretrained-checkpoint",
+    ),
+    Refusal(
+        "--finetune or --ckpt-step with watch.on_spike: rollback",
+        lambda a: _on(a, "finetune") or _on(a, "ckpt_step"),
+        "every start would begin at the same checkpoint; leave the flag out once the run has a "
+        "checkpoint of its own, and give the model to start from by --pretrained-checkpoint",
+    ),
+    Refusal(
+        "--non-persistent-save-interval with watch.on_spike: rollback",
+        lambda a: _on(a, "non_persistent_save_interval"),
+        "the host resumes from the newest of both kinds of checkpoints, which may come after the "
+        "jump; leave the flag out",
+    ),
+)
+
 REFUSED_WITH_OTHER_TEST_DATA: tuple[Refusal, ...] = (
     Refusal(
         "a full-iteration CUDA graph with a test blend that is not the validation blend's",
@@ -240,6 +264,7 @@ EVERY_REFUSAL = (
     REFUSALS
     + REFUSED_WITH_WEIGHTS
     + REFUSED_WITH_MIX
+    + REFUSED_WITH_ROLLBACK
     + REFUSED_WITH_OTHER_TEST_DATA
     + REFUSED_WITH_FIXED_SET
 )

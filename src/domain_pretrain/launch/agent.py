@@ -3,7 +3,7 @@
 torchrun itself always ends with 1 and a traceback of its own. Here the exit code is
 that of the process that failed first (128 + the signal that killed it, as in a shell), and the
 last words say which rank it was and where its log is. A rank that ends with 2 is not started
-again: see :mod:`.elastic`.
+again, nor is a run that has decided to stop: see :mod:`.elastic`.
 
 And every start gets its own store, on its rank 0. By default torchrun's agents keep one for all
 starts, in which processes may find the addresses that the previous start has left:
@@ -23,7 +23,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
 from torch.distributed.run import parse_args
 
-from domain_pretrain.launch.elastic import REFUSED, Agent, RefusedError
+from domain_pretrain.launch.elastic import Agent, EndedError
 from domain_pretrain.launch.lifeline import Lifeline, kill_children
 
 AGAIN = "start the command again on every node: it resumes from the newest good checkpoint"
@@ -43,9 +43,9 @@ def main(words: Sequence[str]) -> int:
         ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "failed"
         say(f"rank {rank} {ended}: exit code {code}, no restart left. Logs: {logs}")
         return code
-    except RefusedError as who:
-        say(f"{who} ended with exit code {REFUSED}: no restart can change that. Logs: {logs}")
-        return REFUSED
+    except EndedError as end:
+        say(f"{end}. Logs: {logs}")
+        return end.code
     except SignalException as error:
         say(f"ended by {error.sigval.name}")
         return 128 + error.sigval

@@ -8,7 +8,6 @@ and a crash of the machine can leave a tracker that names files that never reach
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.base import TRACKER
+from domain_pretrain.hosts.base import TRACKER, checkpoints_of, read_tracker, write_tracker
 
 RELEASE = "release"  # a converted model, without an iteration
 _ITERATION = re.compile(r"[0-9]{1,18}")
-_FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,6 @@ class Resume:
     iteration: int | None
     broken: tuple[str, ...] = ()
     tracker: str | None = None
-
-
-def read_tracker(folder: Path) -> str | None:
-    """What ``folder``'s tracker says, be it right or not; None where there is no tracker."""
-    tracker = folder / TRACKER
-    return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
 
 
 def find_resume(folder: Path) -> Resume:
@@ -65,7 +57,7 @@ def find_resume(folder: Path) -> Resume:
         return Resume(None)
     limit = int(said) if said is not None and _ITERATION.fullmatch(said) else None
     broken = [f"{tracker} is torn: {said[:80]!r}"] if said is not None and limit is None else []
-    for iteration, checkpoint in sorted(_checkpoints(folder), reverse=True):
+    for iteration, checkpoint in sorted(checkpoints_of(folder).items(), reverse=True):
         if limit is not None and iteration > limit:
             continue
         problem = find_damage(checkpoint)
@@ -88,12 +80,7 @@ def repair_tracker(folder: Path) -> Resume:
     """
     resume = find_resume(folder)
     if resume.tracker is not None:
-        temporary = folder / f"{TRACKER}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(resume.tracker)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / TRACKER)
+        write_tracker(folder, int(resume.tracker))
     return resume
 
 
@@ -112,12 +99,6 @@ def find_damage(checkpoint: Path) -> str | None:
     if parts:
         return next(_damage_of_torch(parts), None)
     return "it holds neither .metadata nor mp_rank folders"
-
-
-def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if match := _FOLDER.fullmatch(path.name):
-            yield int(match[1]), path
 
 
 def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:

@@ -20,7 +20,9 @@ from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import DEFAULT
 from domain_pretrain.hosts.command_line import read_data_flags
 from domain_pretrain.hosts.evaluations import check_evaluations
+from domain_pretrain.hosts.rollback import leave_out
 from domain_pretrain.launch.flags import Flags
+from domain_pretrain.watch.decision import decisions_of
 
 
 def blends_of_flags(
@@ -55,14 +57,14 @@ def mix_of_flags(
     if flags.domain_config is None or flags.skip_train:
         return None
     config = DomainConfig.load(flags.domain_config)
-    if not config.mix.asked_for:
-        return None
-    length = flags.seq_length or 1
-    plan = make_plan(config.mix, reading, catalog.prefixes, samples=samples, seq_length=length)
-    if config.mix.dynamic is not None and config.mix.dynamic.epochs is not None:
+    length, plan = flags.seq_length or 1, None
+    if config.mix.asked_for:
+        plan = make_plan(config.mix, reading, catalog.prefixes, samples=samples, seq_length=length)
+    plan = leave_out(plan, decisions_of(flags))
+    dynamic = config.mix.dynamic
+    if plan is not None and dynamic is not None and dynamic.epochs is not None:
         pinned = [name for name, domain in config.domains.items() if domain.pinned]
-        corpora = training_corpora(reading, length)
-        check_epochs(plan, config.mix.dynamic.epochs, catalog, pinned, corpora)
+        check_epochs(plan, dynamic.epochs, catalog, pinned, training_corpora(reading, length))
     return plan
 
 

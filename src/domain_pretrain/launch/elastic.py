@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
 
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.reaper import Reaper, kill_groups
+from domain_pretrain.watch.decision import EXIT_CODE as DECIDED
+from domain_pretrain.watch.decision import Decision, decisions_of
 
 REFUSED = 2  # the exit code of a wrong command, config or installation, as of argparse's errors
+_REFUSED = f"ended with exit code {REFUSED}: no restart can change that"
 PATIENCE_S = 60  # for the other nodes to hear of it; torchrun may take 30 to end their processes
-_KEY, _HEARD = "domain_pretrain/refused", "domain_pretrain/heard"
+_KEY, _HEARD = "domain_pretrain/ended", "domain_pretrain/heard"
 
 
-class RefusedError(Exception):
-    """A rank has ended with exit code 2: a restart would end the same way."""
+class EndedError(Exception):
+    """The job is to end without a restart, with an exit code; says who ended, and why."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 class Agent(LocalElasticAgent):
     """As torchrun's; differs in what follows a failure.
 
     * Exit code 2 of any rank ends the job on every node, without a restart. It travels in the
-      store of the rendezvous.
+      store of the rendezvous. So does 75 where the run has decided to stop.
+    * Where it has decided to go back, it is started again, which is no restart after a failure.
     * A failed rank's process group is killed, not only the rank; see :mod:`.reaper`.
     """
 
@@ -33,8 +43,10 @@ class Agent(LocalElasticAgent):
         super().__init__(*args, **kwargs)
         self._reaper = Reaper()
         self._leaders: list[int] = []
+        self._decided = 0  # so many decisions were there when the ranks started
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._decided = len(_decisions(worker_group))
         started = super()._start_workers(worker_group)
         assert self._pcontext is not None
         self._leaders = list(self._pcontext.pids().values())
@@ -55,11 +67,16 @@ class Agent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.SUCCEEDED:
             return result
-        refused = [rank for rank, end in result.failures.items() if end.exitcode == REFUSED]
-        if refused:
-            self._tell_the_others(worker_group)
-            raise RefusedError(f"rank {min(refused)}")
+        codes = {end.exitcode: rank for rank, end in sorted(result.failures.items(), reverse=True)}
+        if REFUSED in codes:
+            self._end(worker_group, REFUSED, f"rank {codes[REFUSED]} {_REFUSED}")
+        decided = _decisions(worker_group)[self._decided :] if DECIDED in codes else []
+        if decided and decided[-1].action == "stop":
+            self._end(worker_group, DECIDED, str(decided[-1]))
         self._heed_the_others(worker_group)
+        if decided:
+            self._remaining_restarts += 1
+            worker_group.spec.max_restarts += 1
         return result
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
@@ -71,20 +88,24 @@ class Agent(LocalElasticAgent):
 
     # Any: torch declares the store of a group as None.
 
-    def _tell_the_others(self, group: Any) -> None:
+    def _end(self, group: Any, code: int, why: str) -> NoReturn:
+        """On every node."""
         with contextlib.suppress(RuntimeError, RendezvousError):  # the first node has ended: then
-            group.store.set(_KEY, "")  # they notice that
+            group.store.set(_KEY, str(code))  # they notice that
             group.spec.rdzv_handler.set_closed()
         self._wait_until_all_have_heard(group)
+        raise EndedError(code, why)
 
     def _heed_the_others(self, group: Any) -> None:
         """One question to the first node per look, as torchrun's own beside it."""
-        told = False
+        code = 0
         with contextlib.suppress(RuntimeError):
-            told = group.store is not None and group.store.check([_KEY])
-        if told:
+            if group.store is not None and group.store.check([_KEY]):
+                code = int(group.store.get(_KEY))
+        if code:
             self._wait_until_all_have_heard(group)
-            raise RefusedError("a rank on another node")
+            why = _REFUSED if code == REFUSED else "has decided to stop"
+            raise EndedError(code, f"a rank on another node {why}")
 
     def _wait_until_all_have_heard(self, group: Any) -> None:
         """The store is in one of the agents, and ends with it."""
@@ -93,3 +114,10 @@ class Agent(LocalElasticAgent):
             while heard < group.group_world_size and time.monotonic() < end:
                 time.sleep(0.1)
                 heard = group.store.add(_HEARD, 0)
+
+
+def _decisions(group: Any) -> list[Decision]:
+    """Of the run that the ranks' command is; their file is on a disk that all nodes share."""
+    with contextlib.suppress(ConfigError):  # who reads the file before training says so
+        return decisions_of(Flags.read([str(word) for word in group.spec.args])[0])
+    return []

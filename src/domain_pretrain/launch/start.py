@@ -6,8 +6,8 @@ from pathlib import Path
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import plugin_args
-from domain_pretrain.hosts.base import check_base
-from domain_pretrain.launch.checkpoints import RELEASE, find_damage, find_resume, read_tracker
+from domain_pretrain.hosts.base import check_base, read_tracker
+from domain_pretrain.launch.checkpoints import RELEASE, find_damage, find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.paths import is_remote
 

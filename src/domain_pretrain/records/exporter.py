@@ -114,7 +114,7 @@ class Publisher(Exporter):
     """
 
     def __init__(self, exporters: Iterable[Exporter], tracer: Tracer | None = None) -> None:
-        self.exporters = tuple(exporters)
+        self.exporters: tuple[Exporter, ...] = tuple(exporters)
         self._tracer = tracer
 
     def scalars(self, record: Record) -> None:
@@ -159,3 +159,4 @@ class Publisher(Exporter):
                 exporter.close()
             except Exception as error:  # the others still have to be closed
                 print(f"domain_pretrain: {type(exporter).__name__} cannot be closed: {error!r}")
+        self.exporters = ()  # at the end of the process, there may be nothing left to close

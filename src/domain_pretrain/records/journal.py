@@ -57,6 +57,23 @@ def note_start(
     _append(log_dir / JOURNAL_FILE, {**line, "order": order, "reads": reads})
 
 
+def note_decision(
+    log_dir: Path, iteration: int, consumed_samples: int, decision: Mapping[str, Any]
+) -> None:
+    """Append what is done about a jump of a loss.
+
+    Args:
+        log_dir: its folder.
+        iteration, consumed_samples: after which it was decided.
+        decision: JSON values; see :class:`domain_pretrain.watch.decision.Decision`.
+
+    Raises:
+        LogFolderError: it cannot be written.
+    """
+    line = {"iteration": iteration, "consumed_samples": consumed_samples}
+    _append(log_dir / JOURNAL_FILE, {**line, "decision": decision})
+
+
 def tell_block(
     log_dir: Path,
     iteration: int,

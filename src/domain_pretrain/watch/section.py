@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.types import Strict
 
 from domain_pretrain.section import Section
 
@@ -21,4 +22,12 @@ class Watching(Section):
         default_factory=list,
         description="A program and its arguments, started for each finding, which it reads as "
         "JSON on its standard input.",
+    )
+    on_spike: Literal["log", "stop", "rollback"] = Field(
+        default="log",
+        description="What follows where a domain's loss jumps up: nothing but a line, the end, or "
+        "the way back and a cut.",
+    )
+    rollbacks: Annotated[int, Strict(), Field(gt=0)] = Field(
+        default=3, description="So many at most, in the whole run; the next spike stops it."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -85,6 +85,10 @@ class Plan:
     def idle_cuts(self) -> list[tuple[int, int]]:
         """Those that the run ends before."""
         return [cut for cut in self.cuts if cut[0] >= self.passed(self.samples)]
+
+    def without(self, cuts: Iterable[tuple[int, int]]) -> Plan:
+        """The same stream with further cuts."""
+        return replace(self, cuts=union([*self.cuts, *cuts]))
 
     def reads(self, first: int, stop: int) -> bool:
         """Whether anything of these positions is read: one cut may hold all of them."""
