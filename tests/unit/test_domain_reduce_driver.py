@@ -104,7 +104,7 @@ Fakes = tuple[Backend, FakeDriver, FakeCuda]
 def test_a_launch_has_the_addresses_of_its_own_tensors(fakes: Fakes) -> None:
     backend, fake, _ = fakes
     sums = make_case().accumulator()
-    host = HostResult(torch.zeros(3, dtype=torch.int64), torch.ones(()), torch.ones(()).int())
+    host = HostResult(torch.zeros(4, dtype=torch.int64), torch.ones(()), torch.ones(()).int())
     kept = []
     for seed in range(3):
         case = make_case(seed)

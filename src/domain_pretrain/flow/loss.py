@@ -27,7 +27,7 @@ def count(
     if host is not None:
         loss, num_tokens = host
         result = HostResult(
-            ledger.totals,
+            ledger.host,
             loss.detach().float().reshape(()),
             num_tokens.to(torch.int32).reshape(()),
         )
@@ -46,7 +46,7 @@ def own_loss(
         ledger.layers[0],
         _tokens(microbatch),
         weights.multipliers if weights is not None and weights.by_domain else None,
-        totals=ledger.totals,
+        totals=ledger.host,
     )
     _count_apart(backend, ledger, microbatch)
     if weights is None or weights.by_domain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -57,7 +58,7 @@ class Microbatch:
             losses = losses.reshape(mask.shape)
         return cls(losses, mask, rows, groups)
 
-    @property
+    @cached_property
     def flattened(self) -> bool:
         """Whether several samples share the one row of ``losses``, cut for context parallelism."""
         return self.losses.shape[0] != self.rows.domains.numel()
@@ -91,7 +92,10 @@ class Microbatch:
 
     def tokens(self, row_tokens: torch.Tensor | None = None) -> Tokens:
         """The tokens beside their domains, as the kernels take them."""
-        ids, inverse = self.ids(), self.spread(self.rows.inverse)
+        rows = self.rows
+        if rows.by_token is None and not self.flattened:  # almost always, and it waits for us
+            return Tokens(self.losses, self.mask, rows.domains, rows.inverse, row_tokens)
+        ids, inverse = self.ids(), self.spread(rows.inverse)
         if inverse.shape != ids.shape:
             inverse = inverse[:, None].expand(ids.shape)
         return Tokens(self.losses, self.mask, ids, inverse, row_tokens)

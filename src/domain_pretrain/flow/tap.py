@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,15 +33,18 @@ class Source:
         """Whether a domain is known of every token, not of every sample."""
         return isinstance(self.origin, ByToken)
 
-    def rows(self, dataset_id: torch.Tensor | None, tokens: torch.Tensor) -> Rows:
-        """The rows of a batch, where the batch is; of one whose samples have a domain each.
+    def rows(
+        self, dataset_id: torch.Tensor | None, tokens: torch.Tensor, device: torch.device
+    ) -> Rows:
+        """The rows of a batch, on ``device``; of one whose samples have a domain each.
 
         Their domain is -1 for an id that the blend does not have; the step's check then stops the
         run.
 
         Args:
             dataset_id: ``[b]`` integers, or None.
-            tokens: fp32 ``[b]``.
+            tokens: fp32 ``[b]``, where the batch is.
+            device: where the losses live.
 
         Raises:
             IntegrityError: the ids do not fit what is known of the data.
@@ -53,7 +57,8 @@ class Source:
                     "the batch carries dataset_id, but by the data arguments this split is one "
                     "plain dataset: the catalog does not describe the data that is loaded"
                 )
-            return Rows.of(torch.full_like(tokens, origin.domain, dtype=torch.int32), tokens)
+            domains = torch.full_like(tokens, origin.domain, dtype=torch.int32)
+            return Rows.of(domains, tokens).to(device)
         if dataset_id is None:
             raise IntegrityError(
                 "the batch carries no dataset_id, although the split is a blend: the samples do "
@@ -65,12 +70,14 @@ class Source:
                 f"dataset_id has {dataset_id.numel()} entries for {tokens.numel()} rows of the "
                 "batch"
             )
-        ids, domains = dataset_id.reshape(-1), origin.domains
+        ids, table = dataset_id, origin.domains
         if tokens.is_cpu and ids.is_cpu:
-            known = [domains[i] if 0 <= i < len(domains) else -1 for i in ids.tolist()]
-            return Rows.of_host(known, tokens.tolist())
-        table = self._table(origin, tokens.device)
-        return Rows.of(table[ids.to(tokens.device, torch.int64).clamp(-1, len(domains))], tokens)
+            numbers = ids.tolist() if ids.dim() == 1 else ids.flatten().tolist()
+            known = [table[i] if 0 <= i < len(table) else -1 for i in numbers]
+            return Rows.of_host(known, tokens.tolist(), device)
+        ids = ids.reshape(-1).to(tokens.device, torch.int64)
+        found = self._table(origin, tokens.device)[ids.clamp(-1, len(table))]
+        return Rows.of(found, tokens).to(device)
 
     def _table(self, origin: ById, device: torch.device) -> torch.Tensor:
         """The domain of each id, then that of an id beyond them and of a negative one.
@@ -129,7 +136,12 @@ class BatchTap:
         tokens = mask.sum(dim=1, dtype=torch.float32)
         if source.by_token:
             return Rows.of_tokens(self.domain_id, mask, tokens).to(device)
-        return source.rows(self.dataset_id, tokens).to(device)
+        return source.rows(self.dataset_id, tokens, device)
+
+
+@cache
+def _packing(count: int) -> struct.Struct:
+    return struct.Struct(f"={count}i{2 * count}f")
 
 
 class Rows(NamedTuple):
@@ -163,13 +175,13 @@ class Rows(NamedTuple):
         return cls.unpack(torch.cat([domains, tokens.view(bits), inverse.view(bits)]))
 
     @classmethod
-    def of_host(cls, domains: list[int], tokens: list[float]) -> Rows:
-        """The same, of Python's numbers: for a few samples faster than torch."""
-        count = len(domains)
-        packed = bytearray(12 * count)
+    def of_host(cls, domains: list[int], tokens: list[float], device: torch.device) -> Rows:
+        """The same, of Python's numbers, in one copy: for a few samples faster than torch."""
+        packed = bytearray(12 * len(domains))
         inverse = [1.0 / max(number, 1.0) for number in tokens]
-        struct.pack_into(f"={count}i{2 * count}f", packed, 0, *domains, *tokens, *inverse)
-        return cls.unpack(torch.frombuffer(packed, dtype=torch.int32))
+        _packing(len(domains)).pack_into(packed, 0, *domains, *tokens, *inverse)
+        found = torch.frombuffer(packed, dtype=torch.int32)
+        return cls.unpack(found if device.type == "cpu" else found.to(device, non_blocking=True))
 
     @classmethod
     def of_tokens(

@@ -52,8 +52,9 @@ class HostResult(NamedTuple):
     """What the host's own loss function found for a microbatch, and the totals that take it.
 
     Attributes:
-        totals: contiguous int64 ``[3]``, added to in place: the microbatch's loss sum in units of
+        totals: contiguous int64 ``[4]``, added to in place: the microbatch's loss sum in units of
             1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1.
+            The fourth takes 1 from ``domain_loss`` alone, where it drops a part of a token.
         loss: fp32 scalar, Σ mask·loss.
         num_tokens: int32 scalar.
     """
@@ -175,7 +176,7 @@ def _check_rest(inputs: Inputs) -> None:
     if inputs.host_num_tokens is not None:
         _check_kind("host_num_tokens", inputs.host_num_tokens, (), torch.int32)
     if inputs.totals is not None:
-        _check_kind("totals", inputs.totals, (3,), torch.int64)
+        _check_kind("totals", inputs.totals, (4,), torch.int64)
 
 
 def check_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:

@@ -94,6 +94,7 @@ def loss(inputs: Inputs) -> Scalars:
     num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
     if inputs.totals is not None:
         _add_totals(inputs.totals, raw, num_tokens)
+        inputs.totals[3] += units % FIXED != 0
     return (value + nan).float(), report, num_tokens
 
 
