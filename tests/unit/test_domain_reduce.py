@@ -105,6 +105,26 @@ def test_views_and_unaligned_tensors(backend: Backend, columns: int, per_token: 
     assert torch.equal(accumulator, oracle(case))
 
 
+@pytest.mark.parametrize("columns", [1, 3, 64])
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_rows_in_one_tensor_are_the_same_rows(backend: Backend, rows: int, columns: int) -> None:
+    case = make_case(15, rows, columns, special=True)
+    assert case.row_tokens is not None and case.inverse is not None
+    bits = [values.float().view(torch.int32) for values in (case.row_tokens, case.inverse)]
+    packed = Tokens(case.losses.requires_grad_(), case.mask, torch.cat([case.ids, *bits]))
+    for tokens in (packed, packed._replace(losses=case.losses.double())):  # a copy, too
+        accumulator = case.accumulator()
+        backend.domain_reduce(accumulator, tokens)
+        assert torch.equal(accumulator, oracle(case))
+    gradients = []
+    for tokens in (case.tokens(), packed):
+        accumulator = case.accumulator()
+        loss = backend.domain_loss(accumulator, tokens, case.multipliers).loss
+        assert torch.equal(accumulator, oracle(case))
+        gradients += torch.autograd.grad(loss, case.losses)
+    assert torch.equal(*gradients)
+
+
 def test_few_domains_in_short_documents_take_no_atomic_per_token(
     backend: Backend, emulated_device: EmulatedDevice
 ) -> None:

@@ -31,7 +31,9 @@ def count(
             loss.detach().float().reshape(()),
             num_tokens.to(torch.int32).reshape(()),
         )
-    backend.domain_reduce(ledger.layers[0], _tokens(microbatch), result)
+    backend.domain_reduce(
+        ledger.layers[0], microbatch.tokens(count=microbatch.groups.cp_rank == 0), result
+    )
     _count_apart(backend, ledger, microbatch)
 
 
@@ -44,7 +46,7 @@ def own_loss(
     """
     found = backend.domain_loss(
         ledger.layers[0],
-        _tokens(microbatch),
+        microbatch.tokens(count=microbatch.groups.cp_rank == 0),
         weights.multipliers if weights is not None and weights.by_domain else None,
         totals=ledger.host,
     )
@@ -85,17 +87,11 @@ def count_weighted(
     backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
 
 
-def _tokens(microbatch: Microbatch) -> Tokens:
-    """With the samples to count: all context parallel ranks hold the same, so one of them counts.
-
-    Samples that share a row, or have several domains, are counted by :func:`_count_apart`.
-    """
-    rows = microbatch.rows
-    apart = not microbatch.flattened and rows.by_token is None
-    return microbatch.tokens(rows.tokens if apart and microbatch.groups.cp_rank == 0 else None)
-
-
 def _count_apart(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
+    """Count the samples that share a row, or have several domains.
+
+    All context parallel ranks hold the same ones, so one of them counts.
+    """
     rows = microbatch.rows
     if microbatch.groups.cp_rank != 0:
         return

@@ -47,7 +47,7 @@ class Microbatch:
             )
         if mask.dim() != 2:
             mask = mask.reshape(mask.shape[0] if mask.dim() else 1, -1)
-        samples = rows.domains.numel()
+        samples = len(rows)
         if mask.shape[0] not in (samples, 1):
             raise IntegrityError(
                 f"{samples} samples were read for a loss mask of {tuple(mask.shape)}"
@@ -61,7 +61,7 @@ class Microbatch:
     @cached_property
     def flattened(self) -> bool:
         """Whether several samples share the one row of ``losses``, cut for context parallelism."""
-        return self.losses.shape[0] != self.rows.domains.numel()
+        return self.losses.shape[0] != len(self.rows)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """Values of samples ``[b]`` as ``[b]``, or as ``[1, b·s / cp]`` where flattened."""
@@ -73,7 +73,7 @@ class Microbatch:
 
     def row_of_token(self) -> torch.Tensor:
         """The sample of each token, int64, in the shape of ``losses``."""
-        rows, (height, width) = self.rows.domains.numel(), self.losses.shape
+        rows, (height, width) = len(self.rows), self.losses.shape
         device = self.losses.device
         if not self.flattened:
             return torch.arange(rows, device=device)[:, None].expand(height, width)
@@ -90,15 +90,20 @@ class Microbatch:
             return zigzag_order(whole.flatten(), groups.cp_size)[groups.cp_rank][None]
         return zigzag_order(whole.t(), groups.cp_size)[groups.cp_rank].t()
 
-    def tokens(self, row_tokens: torch.Tensor | None = None) -> Tokens:
-        """The tokens beside their domains, as the kernels take them."""
+    def tokens(self, *, count: bool = False) -> Tokens:
+        """The tokens beside their domains, as the kernels take them.
+
+        Args:
+            count: count the samples, too, where each has a row and a domain of its own.
+        """
         rows = self.rows
-        if rows.by_token is None and not self.flattened:  # almost always, and it waits for us
-            return Tokens(self.losses, self.mask, rows.domains, rows.inverse, row_tokens)
+        whole = rows.by_token is None and not self.flattened
+        if whole and count:  # almost always, and it waits for us
+            return Tokens(self.losses, self.mask, rows.packed)
         ids, inverse = self.ids(), self.spread(rows.inverse)
         if inverse.shape != ids.shape:
             inverse = inverse[:, None].expand(ids.shape)
-        return Tokens(self.losses, self.mask, ids, inverse, row_tokens)
+        return Tokens(self.losses, self.mask, ids, inverse)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -144,14 +145,13 @@ def _packing(count: int) -> struct.Struct:
     return struct.Struct(f"={count}i{2 * count}f")
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """The samples of one microbatch, whole: before context parallelism cuts them.
 
     Attributes:
-        packed: int32 ``[3 * b]``: the others, one after the other, of which they are views.
-        domains: int32 ``[b]``, domain index of each sample.
-        tokens: fp32 ``[b]``, loss tokens of each sample (Σ of its mask).
-        inverse: fp32 ``[b]``, 1 / tokens; 1 for a sample without any.
+        packed: int32 ``[3 * b]``: ``domains``, ``tokens`` and ``inverse``, one after the other, as
+            the kernels take them; the three are views, made when they are asked for.
         by_token: int32 ``[b, s]``, domain index of each token where they have one each; then
             ``domains`` say nothing. Else None.
         present: int32 ``[m]``, with ``by_token``: the domains of each sample's loss tokens, sample
@@ -159,11 +159,26 @@ class Rows(NamedTuple):
     """
 
     packed: torch.Tensor
-    domains: torch.Tensor
-    tokens: torch.Tensor
-    inverse: torch.Tensor
     by_token: torch.Tensor | None = None
     present: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.packed.numel() // 3
+
+    @cached_property
+    def domains(self) -> torch.Tensor:
+        """int32 ``[b]``, domain index of each sample."""
+        return self.packed[: len(self)]
+
+    @cached_property
+    def tokens(self) -> torch.Tensor:
+        """fp32 ``[b]``, loss tokens of each sample (Σ of its mask)."""
+        return self.packed[len(self) : 2 * len(self)].view(torch.float32)
+
+    @cached_property
+    def inverse(self) -> torch.Tensor:
+        """fp32 ``[b]``, 1 / tokens; 1 for a sample without any."""
+        return self.packed[2 * len(self) :].view(torch.float32)
 
     @classmethod
     def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
@@ -172,7 +187,7 @@ class Rows(NamedTuple):
             domains = domains.long().clamp(-1, 2**31 - 1).int()
         inverse = tokens.clamp(min=1.0).reciprocal()
         bits = torch.int32
-        return cls.unpack(torch.cat([domains, tokens.view(bits), inverse.view(bits)]))
+        return cls(torch.cat([domains, tokens.view(bits), inverse.view(bits)]))
 
     @classmethod
     def of_host(cls, domains: list[int], tokens: list[float], device: torch.device) -> Rows:
@@ -181,7 +196,7 @@ class Rows(NamedTuple):
         inverse = [1.0 / max(number, 1.0) for number in tokens]
         _packing(len(domains)).pack_into(packed, 0, *domains, *tokens, *inverse)
         found = torch.frombuffer(packed, dtype=torch.int32)
-        return cls.unpack(found if device.type == "cpu" else found.to(device, non_blocking=True))
+        return cls(found if device.type == "cpu" else found.to(device, non_blocking=True))
 
     @classmethod
     def of_tokens(
@@ -201,28 +216,16 @@ class Rows(NamedTuple):
             )
         nobody = torch.full_like(tokens, -1, dtype=torch.int32)
         seen = [ids[counts != 0].unique() for ids, counts in zip(domain_id, mask, strict=True)]
-        return cls.of(nobody, tokens)._replace(
-            by_token=domain_id.to(torch.int32), present=torch.cat(seen).to(torch.int32)
-        )
-
-    @classmethod
-    def unpack(cls, packed: torch.Tensor) -> Rows:
-        """From ``packed``."""
-        shape, floats = (packed.numel() // 3,), packed.view(torch.float32)
-        domains = packed.as_strided(shape, (1,), 0)
-        tokens = floats.as_strided(shape, (1,), shape[0])
-        return cls(packed, domains, tokens, floats.as_strided(shape, (1,), 2 * shape[0]))
+        packed = cls.of(nobody, tokens).packed
+        return cls(packed, domain_id.to(torch.int32), torch.cat(seen).to(torch.int32))
 
     def to(self, device: torch.device) -> Rows:
-        """The rows on ``device``, in one copy."""
+        """The rows on ``device``, in one copy; in three where tokens have domains."""
         if device == self.packed.device:
             return self
-        rows = self.unpack(self.packed.to(device, non_blocking=True))
-        if self.by_token is None or self.present is None:
-            return rows
-        return rows._replace(
-            by_token=self.by_token.to(device, non_blocking=True),
-            present=self.present.to(device, non_blocking=True),
+        parts = (self.packed, self.by_token, self.present)
+        return Rows(
+            *(part if part is None else part.to(device, non_blocking=True) for part in parts)
         )
 
     @classmethod
@@ -250,10 +253,10 @@ class Rows(NamedTuple):
             source: global rank of TP rank 0.
         """
         if rows is None:
-            rows = cls.unpack(torch.empty(3 * count, dtype=torch.int32, device=device))
+            ids = None
             if length is not None:
                 ids = torch.empty(count, length, dtype=torch.int32, device=device)
-                rows = rows._replace(by_token=ids)
+            rows = cls(torch.empty(3 * count, dtype=torch.int32, device=device), ids)
         dist.broadcast(rows.packed, src=source, group=group)
         if rows.by_token is not None:
             dist.broadcast(rows.by_token, src=source, group=group)

@@ -32,7 +32,8 @@ class Tokens(NamedTuple):
             is not finite (0·NaN is NaN for the host, too). A token with |mask·loss| > ``LIMIT``, or
             NaN, is counted in ``Column.NONFINITE`` and left out of the loss sums, but not out of
             the token sum.
-        ids: int32, ``[b]`` (one domain per row) or ``[b, s]``.
+        ids: int32, ``[b]`` (one domain per row) or ``[b, s]``; or ``[3 * b]``, packed: the domains,
+            then the bits of ``row_tokens`` and ``inverse_row_tokens``, which are None.
         inverse_row_tokens: of the shape of ``ids``, finite: 1 / (loss tokens of the whole sample,
             before context parallelism cut it), for the sample average. Not needed for the loss
             alone.
@@ -46,6 +47,20 @@ class Tokens(NamedTuple):
     ids: torch.Tensor
     inverse_row_tokens: torch.Tensor | None = None
     row_tokens: torch.Tensor | None = None
+
+    def packed(self) -> bool:
+        """Whether ``ids`` hold all that is known of the rows."""
+        rows, *others = self.ids.shape
+        alone = self.inverse_row_tokens is None and self.row_tokens is None
+        return alone and not others and rows == 3 * self.losses.shape[0] > 0
+
+    def apart(self) -> Tokens:
+        """With ids ``[b]`` or ``[b, s]``."""
+        if not self.packed():
+            return self
+        ids, row_tokens, inverse = self.ids.view(3, -1)
+        bits = torch.float32
+        return Tokens(self.losses, self.mask, ids, inverse.view(bits), row_tokens.view(bits))
 
 
 class HostResult(NamedTuple):
@@ -104,7 +119,7 @@ class Inputs(NamedTuple):
 
     def tokens(self) -> Tokens:
         """The first fields."""
-        return Tokens(*self[:5])
+        return Tokens(*self[: len(Tokens._fields)])
 
     def domains(self) -> int:
         """D; 0 where nothing depends on it."""
@@ -141,13 +156,14 @@ class Kernels(Protocol):
 
 def check(inputs: Inputs) -> None:
     """Raise ValueError unless all fields have the shapes and types named, on one device."""
-    losses, mask, ids, inverse, row_tokens, *_ = inputs
+    losses, mask, ids, inverse, row_tokens = inputs.tokens()
     shape = losses.shape
     if len(shape) != 2 or mask.shape != shape:
         raise ValueError(
             f"losses and mask must both be [b, s], got {tuple(shape)} and {tuple(mask.shape)}"
         )
-    if ids.dtype != torch.int32 or ids.shape not in (shape, shape[:1]):
+    packed = inputs.tokens().packed()
+    if ids.dtype != torch.int32 or not (packed or ids.shape in (shape, shape[:1])):
         raise ValueError(
             f"ids must be int32 [b] or [b, s] of {tuple(shape)}, got {ids.dtype} {tuple(ids.shape)}"
         )
@@ -160,7 +176,7 @@ def check(inputs: Inputs) -> None:
         _check_samples(ids, row_tokens)
     if inputs.accumulator is not None:
         _check_accumulator(inputs.accumulator)
-        if inverse is None:
+        if inverse is None and not packed:
             raise ValueError("an accumulator needs inverse_row_tokens, too")
     _check_rest(inputs)
     _check_device(**inputs._asdict())

@@ -153,12 +153,24 @@ def _plan(kernel: Kernel, inputs: Inputs, losses: bool, device: driver.Device) -
     launch = lay_out(kernel, inputs, processors=device.processors)
     given = {name for name in READ if getattr(inputs, name) is not None}
     given = (given if losses else given - {"losses"}).union(OTHERS.get(kernel, SCALARS))
+    packed = kernel in ("reduce", "reduce_and_loss") and inputs.tokens().packed()
+    if packed:
+        given |= {"inverse_row_tokens", "row_tokens"}
     slots = ["Q" if name in given else "8x" for name in TENSORS[: -len(ADDED_TO)]]
-    fill = partial(struct.Struct("=" + "".join(slots)).pack_into, launch.arguments, 0)
+    fill: Callable[..., None] = struct.Struct("=" + "".join(slots)).pack_into
+    fill = partial(fill, launch.arguments, 0)
+    if packed:
+        fill = partial(_fill_packed, fill, inputs.ids.nbytes // 3)
     scalar = torch.empty((), dtype=torch.float32, device=inputs.losses.device)
     scalars = (scalar, scalar.new_empty(2), scalar.int())
     added_to = (inputs.accumulator, inputs.totals)
     return Plan(fill, device.launcher(launch), device.workspace, scalars, added_to)
+
+
+def _fill_packed(
+    fill: Callable[..., None], step: int, losses: int, mask: int, rows: int, *others: int
+) -> None:
+    fill(losses, mask, rows, rows + 2 * step, rows + step, *others)
 
 
 def _plain(name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
