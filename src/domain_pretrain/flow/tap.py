@@ -223,10 +223,11 @@ class Rows:
         """The rows on ``device``, in one copy; in three where tokens have domains."""
         if device == self.packed.device:
             return self
-        parts = (self.packed, self.by_token, self.present)
-        return Rows(
-            *(part if part is None else part.to(device, non_blocking=True) for part in parts)
-        )
+        packed = self.packed.to(device, non_blocking=True)
+        if self.by_token is None or self.present is None:
+            return Rows(packed)
+        by_token = self.by_token.to(device, non_blocking=True)
+        return Rows(packed, by_token, self.present.to(device, non_blocking=True))
 
     @classmethod
     def shared(

@@ -119,7 +119,7 @@ class Inputs(NamedTuple):
 
     def tokens(self) -> Tokens:
         """The first fields."""
-        return Tokens(*self[: len(Tokens._fields)])
+        return Tokens(*self[:5])
 
     def domains(self) -> int:
         """D; 0 where nothing depends on it."""

@@ -114,7 +114,7 @@ class Plan(NamedTuple):
 
 def _planned(
     kernel: Kernel,
-    read: tuple[torch.Tensor | None, ...],
+    read: tuple[Any, ...],
     added_to: tuple[torch.Tensor | None, ...],
 ) -> tuple[Plan, tuple[Any, ...], list[int]]:
     """The plan; ``read`` as the kernel reads it: itself, or copies; and the addresses of those.
@@ -138,31 +138,33 @@ def _planned(
     plan = device.plans.get(key)
     if plan is None:
         # Of the losses a gradient needs only the layout, which is that of the mask.
-        contract.check(Inputs(given[0], *read[1:], *added_to))
+        inputs = Inputs(given[0], *read[1:], *added_to)
+        contract.check(inputs)
         plain = tuple(map(_plain, READ, read))
         if any(a is not b for a, b in zip(plain, read, strict=True)):
             return _planned(kernel, plain, added_to)
         if len(device.plans) >= MOST_PLANS:
             device.plans.clear()
-        inputs = Inputs(given[0], *read[1:], *added_to)
-        plan = device.plans[key] = _plan(kernel, inputs, read[0] is not None, device)
+        plan = device.plans[key] = _plan(kernel, inputs, device)
     return plan, read, addresses
 
 
-def _plan(kernel: Kernel, inputs: Inputs, losses: bool, device: driver.Device) -> Plan:
+def _plan(kernel: Kernel, inputs: Inputs, device: driver.Device) -> Plan:
     launch = lay_out(kernel, inputs, processors=device.processors)
     given = {name for name in READ if getattr(inputs, name) is not None}
-    given = (given if losses else given - {"losses"}).union(OTHERS.get(kernel, SCALARS))
-    packed = kernel in ("reduce", "reduce_and_loss") and inputs.tokens().packed()
+    given.update(OTHERS.get(kernel, SCALARS))
+    packed = inputs.accumulator is not None and inputs.tokens().packed()
     if packed:
         given |= {"inverse_row_tokens", "row_tokens"}
+    if kernel == "gradient":
+        given.remove("losses")
     slots = ["Q" if name in given else "8x" for name in TENSORS[: -len(ADDED_TO)]]
     fill: Callable[..., None] = struct.Struct("=" + "".join(slots)).pack_into
     fill = partial(fill, launch.arguments, 0)
     if packed:
         fill = partial(_fill_packed, fill, inputs.ids.nbytes // 3)
     scalar = torch.empty((), dtype=torch.float32, device=inputs.losses.device)
-    scalars = (scalar, scalar.new_empty(2), scalar.int())
+    scalars = (scalar, scalar.new_empty(2), scalar.new_empty((), dtype=torch.int32))
     added_to = (inputs.accumulator, inputs.totals)
     return Plan(fill, device.launcher(launch), device.workspace, scalars, added_to)
 
