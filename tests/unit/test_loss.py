@@ -64,7 +64,7 @@ def run_weights(plugin: Forward) -> torch.Tensor:
 
     def spy(microbatch: Any) -> Any:
         found = weights(microbatch)
-        seen.append(found.of_samples())
+        seen.append(found.of_samples(microbatch.rows))
         return found
 
     plugin.steering.weights = spy  # type: ignore[method-assign]

@@ -47,11 +47,11 @@ def own_loss(
     found = backend.domain_loss(
         ledger.layers[0],
         microbatch.tokens(count=microbatch.groups.cp_rank == 0),
-        weights.multipliers if weights is not None and weights.by_domain else None,
+        weights.multipliers if weights is not None and weights.ids is None else None,
         totals=ledger.host,
     )
     _count_apart(backend, ledger, microbatch)
-    if weights is None or weights.by_domain:
+    if weights is None or weights.ids is None:
         return found
     return found._replace(loss=weighted_loss(backend, microbatch, weights, found.loss))
 
@@ -71,7 +71,7 @@ def weighted_loss(
         weights: of its samples.
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
-    ids = microbatch.ids() if weights.by_domain else microbatch.spread(weights.ids)
+    ids = microbatch.ids() if weights.ids is None else microbatch.spread(weights.ids)
     return backend.weighted_loss(
         Tokens(microbatch.losses, microbatch.mask, ids),
         weights.multipliers,
@@ -83,7 +83,7 @@ def count_weighted(
     backend: Backend, ledger: Ledger, microbatch: Microbatch, weights: Weights
 ) -> None:
     """Add to the ledger's second layer, where every microbatch has its own multipliers."""
-    mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples())
+    mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples(microbatch.rows))
     backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
 
 

@@ -114,19 +114,16 @@ class Weights:
     """What the per-token losses of a microbatch are multiplied by.
 
     Attributes:
-        ids: int32 ``[b]``, the entry of ``multipliers`` that each sample takes; where they are
-            domains, those of the microbatch hold.
-        multipliers: fp32 ``[n]``.
-        by_domain: whether ``ids`` are the samples' domains.
+        multipliers: fp32 ``[n]``, one for each domain, or what ``ids`` point into.
+        ids: int32 ``[b]``, the multiplier that each sample takes; None: that of its domain.
     """
 
-    ids: torch.Tensor
     multipliers: torch.Tensor
-    by_domain: bool = True
+    ids: torch.Tensor | None = None
 
-    def of_samples(self) -> torch.Tensor:
+    def of_samples(self, rows: Rows) -> torch.Tensor:
         """fp32 ``[b]``."""
-        return self.multipliers[self.ids.long()]
+        return self.multipliers[(rows.domains if self.ids is None else self.ids).long()]
 
 
 def row_of_token(rows: int, local: int, groups: Groups, device: torch.device) -> torch.Tensor:
