@@ -51,7 +51,7 @@ def cases() -> dict[str, Callable[[], object]]:
     )
     accumulator = torch.zeros(domains + 1, 5, dtype=torch.int64)
     host = HostResult(
-        torch.zeros(3, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1, dtype=torch.int32)
+        torch.zeros(4, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1, dtype=torch.int32)
     )
     multipliers, one = torch.ones(domains), torch.ones(())
     x, y = torch.rand(8), torch.rand(8)

@@ -70,6 +70,6 @@ def pretend() -> None:
     fake = SimpleNamespace(**vars(torch) | {"cuda": cuda, "_C": cuda, "zeros": zeros})
     patch.object(driver, "torch", fake).start()
     patch.object(compiler, "architecture_for", lambda capability: "sm_90").start()
-    patch.object(compiler, "cubin", lambda variant, architecture: b"code").start()
+    patch.object(compiler, "compile_source", lambda variant, architecture: (b"code", "")).start()
     device = driver.Device(0)
     patch.object(driver, "device", lambda index: device).start()

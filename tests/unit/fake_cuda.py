@@ -120,5 +120,5 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> tuple[driver.Device, FakeDri
         driver, "torch", SimpleNamespace(**vars(torch) | {"cuda": cuda, "_C": cuda, "zeros": zeros})
     )
     monkeypatch.setattr(compiler, "architecture_for", lambda capability: "sm_90")
-    monkeypatch.setattr(compiler, "cubin", lambda variant, architecture: b"code")
+    monkeypatch.setattr(compiler, "compile_source", lambda variant, architecture: (b"code", ""))
     return driver.Device(0), fake, cuda

@@ -91,7 +91,7 @@ def within_the_forward_pass(rank: int) -> None:
             for shape in (part, flat):
                 counts.clear()
                 microbatch = Microbatch.build(*shape, whole, groups)
-                found = steering.weights(microbatch).of_samples()
+                found = steering.weights(microbatch).of_samples(microbatch.rows)
                 assert counts == {"all_reduce": 1}, counts
                 # From the same sums, but each by its own softmax in float64 (over the domains
                 # present, or over all with gaps): on the way to fp32 they may round apart, once.

@@ -79,6 +79,16 @@ def test_instructions_for_a_tile_of_128_tokens(
     assert sum(i.opcode.startswith("LDG.E.128") for i in path) == 2, "losses and mask"
 
 
+def test_the_last_block_waits_for_no_fence_of_another(architecture: str, tool: str) -> None:
+    """Two fences in the one thread that finishes a block; ``__threadfence()`` would be MEMBAR.SC,
+    which orders them among all of the device.
+    """
+    for kernel in ("loss", "reduce_and_loss"):
+        code, _ = compiler.compile_source(Variant(kernel), architecture)  # type: ignore[arg-type]
+        names = [i.opcode for i in disassemble(code, kernel, tool)]
+        assert [name for name in names if "MEMBAR" in name] == ["MEMBAR.ALL.GPU"] * 2
+
+
 def test_the_page_shows_the_table_of_the_results() -> None:
     results = json.loads((FOLDER / "results" / "counts.json").read_text("utf-8"))
     page = (FOLDER.parents[1] / "docs" / "kernels.md").read_text("utf-8")

@@ -104,7 +104,7 @@ Fakes = tuple[Backend, FakeDriver, FakeCuda]
 def test_a_launch_has_the_addresses_of_its_own_tensors(fakes: Fakes) -> None:
     backend, fake, _ = fakes
     sums = make_case().accumulator()
-    host = HostResult(torch.zeros(3, dtype=torch.int64), torch.ones(()), torch.ones(()).int())
+    host = HostResult(torch.zeros(4, dtype=torch.int64), torch.ones(()), torch.ones(()).int())
     kept = []
     for seed in range(3):
         case = make_case(seed)
@@ -130,8 +130,8 @@ def test_another_layout_is_checked_and_planned_again(fakes: Fakes) -> None:
     backend.domain_reduce(sums, tokens)
     for changed, message in (
         (tokens._replace(ids=case.ids.long()), "ids must be int32"),
-        (tokens._replace(mask=case.mask[:, :-1]), "losses and mask"),
-        (tokens._replace(inverse_row_tokens=case.inverse[:-1]), "inverse_row_tokens must have"),
+        (tokens._replace(mask=case.mask[:, :-1]), "mask must be"),
+        (tokens._replace(inverse_row_tokens=case.inverse[:-1]), "inverse_row_tokens must be"),
         (tokens._replace(inverse_row_tokens=None), "an accumulator needs"),
     ):
         with pytest.raises(ValueError, match=message):

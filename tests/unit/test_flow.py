@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.metrics import METRICS, windows
+from support.passes import our_loss_func
 
 from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import ConfigError, IntegrityError
@@ -21,6 +22,7 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import row_of_token
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.tap import Source
+from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import read_events
 from domain_pretrain.records.record import Event
@@ -312,13 +314,17 @@ def test_a_loop_of_ones_own_finds_them_at_its_next_reading() -> None:
 
 
 @pytest.mark.parametrize("parts", [[10.5, 10.5], [0.25, 0.75], [1.0, 1.0]])
-def test_fractional_masks(tmp_path: Path, parts: list[float]) -> None:
-    """The host cuts off what is left of a token in each microbatch: 10 + 10 of 21."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_fractional_masks(
+    tmp_path: Path, parts: list[float], fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host cuts off what is left of a token in each microbatch: 10 + 10 of 21; so do we."""
+    monkeypatch.setattr(Backend, "fused", fused)
     step, data = make(tmp_path), batches([0, 1], [0, 1])
     for batch, part in zip(data, parts, strict=True):
         batch["loss_mask"] = torch.full((2, 8), part / 16)
     step.open()
-    run(step, data)
+    run(step, data, partial(forward_step, loss=our_loss_func))
     step.close(moment(1))
     (line,) = windows(tmp_path)
     assert sum(d["tokens"] for d in line["domains"].values()) == sum(parts)

@@ -71,6 +71,8 @@ class Forward:
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
             if finish is not None and self.groups.is_counting and self.backend.fused:
                 return finish(*self._own(microbatch, weights))
+            if tap is not None and tap.loss_mask is not None and self.groups.is_counting:
+                self.ledger.note_fractions(tap.loss_mask)
             try:
                 result = loss_func(output, *args, **kwargs)
             except Exception:
@@ -93,7 +95,6 @@ class Forward:
     def loss(self, losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The same for a loop that calls us; see :meth:`DomainStep.loss`."""
         rows = Rows.of(ids, mask.float().sum(dim=1))
-        self.ledger.note_fractions(mask)
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
         weights = self.steering.weights(microbatch) if self.steering else None
         return self._own(microbatch, weights).loss
@@ -127,8 +128,6 @@ class Forward:
         device = losses.device
         rows = None if tap is None else tap.rows(source, device)
         groups = self.groups
-        if tap is not None and tap.loss_mask is not None and groups.is_counting:
-            self.ledger.note_fractions(tap.loss_mask)
         if self.steering is not None and groups.tensor_parallel is not None:
             count = groups.micro_batch_size
             length = losses.numel() * groups.cp_size // count if source.by_token else None

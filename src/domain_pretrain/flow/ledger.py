@@ -51,7 +51,7 @@ class Ledger:
         sums: ``[1, D + 1, len(Column)]``, or ``[2, …]`` with reweighting, where the second layer
             has every token's mask times its multiplier.
         layers: of ``sums``, always the same tensors: each is an accumulator of the kernels.
-        host: ``[TOTALS]``: ``totals`` and ``fractional``, beside one another.
+        host: ``[TOTALS]``: ``totals`` and ``fractional``, beside one another; the kernels' totals.
         totals: ``[3]``: what the loss function returned, summed: loss in units of ``SCALE``,
             tokens, microbatches.
         fractional: ``[1]``: how many of those microbatches had a fractional mask.
@@ -95,6 +95,8 @@ class Ledger:
 
     def note_fractions(self, mask: torch.Tensor) -> None:
         """Count a microbatch whose mask is fractional: the host drops what is left of a token.
+
+        For a host that sums: our own loss knows what it drops.
 
         Args:
             mask: of the whole batch, as it was read; on the CPU this costs the device nothing.

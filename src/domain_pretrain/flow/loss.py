@@ -27,11 +27,13 @@ def count(
     if host is not None:
         loss, num_tokens = host
         result = HostResult(
-            ledger.totals,
+            ledger.host,
             loss.detach().float().reshape(()),
             num_tokens.to(torch.int32).reshape(()),
         )
-    backend.domain_reduce(ledger.layers[0], _tokens(microbatch), result)
+    backend.domain_reduce(
+        ledger.layers[0], microbatch.tokens(count=microbatch.groups.cp_rank == 0), result
+    )
     _count_apart(backend, ledger, microbatch)
 
 
@@ -44,12 +46,12 @@ def own_loss(
     """
     found = backend.domain_loss(
         ledger.layers[0],
-        _tokens(microbatch),
-        weights.multipliers if weights is not None and weights.by_domain else None,
-        totals=ledger.totals,
+        microbatch.tokens(count=microbatch.groups.cp_rank == 0),
+        weights.multipliers if weights is not None and weights.ids is None else None,
+        totals=ledger.host,
     )
     _count_apart(backend, ledger, microbatch)
-    if weights is None or weights.by_domain:
+    if weights is None or weights.ids is None:
         return found
     return found._replace(loss=weighted_loss(backend, microbatch, weights, found.loss))
 
@@ -69,7 +71,7 @@ def weighted_loss(
         weights: of its samples.
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
-    ids = microbatch.ids() if weights.by_domain else microbatch.spread(weights.ids)
+    ids = microbatch.ids() if weights.ids is None else microbatch.spread(weights.ids)
     return backend.weighted_loss(
         Tokens(microbatch.losses, microbatch.mask, ids),
         weights.multipliers,
@@ -81,21 +83,15 @@ def count_weighted(
     backend: Backend, ledger: Ledger, microbatch: Microbatch, weights: Weights
 ) -> None:
     """Add to the ledger's second layer, where every microbatch has its own multipliers."""
-    mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples())
+    mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples(microbatch.rows))
     backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
 
 
-def _tokens(microbatch: Microbatch) -> Tokens:
-    """With the samples to count: all context parallel ranks hold the same, so one of them counts.
-
-    Samples that share a row, or have several domains, are counted by :func:`_count_apart`.
-    """
-    rows = microbatch.rows
-    apart = not microbatch.flattened and rows.by_token is None
-    return microbatch.tokens(rows.tokens if apart and microbatch.groups.cp_rank == 0 else None)
-
-
 def _count_apart(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
+    """Count the samples that share a row, or have several domains.
+
+    All context parallel ranks hold the same ones, so one of them counts.
+    """
     rows = microbatch.rows
     if microbatch.groups.cp_rank != 0:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -39,6 +40,9 @@ class Microbatch:
         Raises:
             IntegrityError: losses, mask and samples do not fit together.
         """
+        shape = mask.shape
+        if losses.shape == shape and len(shape) == 2 and shape[0] == len(rows):
+            return cls(losses, mask, rows, groups)  # almost always: they fit
         if losses.numel() != mask.numel():
             raise IntegrityError(
                 f"the model returned {tuple(losses.shape)} losses for a loss mask of "
@@ -46,7 +50,7 @@ class Microbatch:
             )
         if mask.dim() != 2:
             mask = mask.reshape(mask.shape[0] if mask.dim() else 1, -1)
-        samples = rows.domains.numel()
+        samples = len(rows)
         if mask.shape[0] not in (samples, 1):
             raise IntegrityError(
                 f"{samples} samples were read for a loss mask of {tuple(mask.shape)}"
@@ -57,10 +61,10 @@ class Microbatch:
             losses = losses.reshape(mask.shape)
         return cls(losses, mask, rows, groups)
 
-    @property
+    @cached_property
     def flattened(self) -> bool:
         """Whether several samples share the one row of ``losses``, cut for context parallelism."""
-        return self.losses.shape[0] != self.rows.domains.numel()
+        return self.losses.shape[0] != len(self.rows)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """Values of samples ``[b]`` as ``[b]``, or as ``[1, b·s / cp]`` where flattened."""
@@ -72,7 +76,7 @@ class Microbatch:
 
     def row_of_token(self) -> torch.Tensor:
         """The sample of each token, int64, in the shape of ``losses``."""
-        rows, (height, width) = self.rows.domains.numel(), self.losses.shape
+        rows, (height, width) = len(self.rows), self.losses.shape
         device = self.losses.device
         if not self.flattened:
             return torch.arange(rows, device=device)[:, None].expand(height, width)
@@ -89,12 +93,20 @@ class Microbatch:
             return zigzag_order(whole.flatten(), groups.cp_size)[groups.cp_rank][None]
         return zigzag_order(whole.t(), groups.cp_size)[groups.cp_rank].t()
 
-    def tokens(self, row_tokens: torch.Tensor | None = None) -> Tokens:
-        """The tokens beside their domains, as the kernels take them."""
-        ids, inverse = self.ids(), self.spread(self.rows.inverse)
+    def tokens(self, *, count: bool = False) -> Tokens:
+        """The tokens beside their domains, as the kernels take them.
+
+        Args:
+            count: count the samples, too, where each has a row and a domain of its own.
+        """
+        rows = self.rows
+        whole = rows.by_token is None and not self.flattened
+        if whole and count:  # almost always, and it waits for us
+            return Tokens(self.losses, self.mask, rows.packed)
+        ids, inverse = self.ids(), self.spread(rows.inverse)
         if inverse.shape != ids.shape:
             inverse = inverse[:, None].expand(ids.shape)
-        return Tokens(self.losses, self.mask, ids, inverse, row_tokens)
+        return Tokens(self.losses, self.mask, ids, inverse)
 
 
 @dataclass(frozen=True)
@@ -102,19 +114,16 @@ class Weights:
     """What the per-token losses of a microbatch are multiplied by.
 
     Attributes:
-        ids: int32 ``[b]``, the entry of ``multipliers`` that each sample takes; where they are
-            domains, those of the microbatch hold.
-        multipliers: fp32 ``[n]``.
-        by_domain: whether ``ids`` are the samples' domains.
+        multipliers: fp32 ``[n]``, one for each domain, or what ``ids`` point into.
+        ids: int32 ``[b]``, the multiplier that each sample takes; None: that of its domain.
     """
 
-    ids: torch.Tensor
     multipliers: torch.Tensor
-    by_domain: bool = True
+    ids: torch.Tensor | None = None
 
-    def of_samples(self) -> torch.Tensor:
+    def of_samples(self, rows: Rows) -> torch.Tensor:
         """fp32 ``[b]``."""
-        return self.multipliers[self.ids.long()]
+        return self.multipliers[(rows.domains if self.ids is None else self.ids).long()]
 
 
 def row_of_token(rows: int, local: int, groups: Groups, device: torch.device) -> torch.Tensor:

@@ -83,7 +83,7 @@ class Lagged:
         return self._multipliers
 
     def weights(self, microbatch: Microbatch) -> Weights:
-        return Weights(microbatch.rows.domains, self._multipliers)
+        return Weights(self._multipliers)
 
     def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
         sums = reduced(read(), self._average)

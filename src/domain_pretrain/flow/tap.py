@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,15 +34,18 @@ class Source:
         """Whether a domain is known of every token, not of every sample."""
         return isinstance(self.origin, ByToken)
 
-    def rows(self, dataset_id: torch.Tensor | None, tokens: torch.Tensor) -> Rows:
-        """The rows of a batch, where the batch is; of one whose samples have a domain each.
+    def rows(
+        self, dataset_id: torch.Tensor | None, tokens: torch.Tensor, device: torch.device
+    ) -> Rows:
+        """The rows of a batch, on ``device``; of one whose samples have a domain each.
 
         Their domain is -1 for an id that the blend does not have; the step's check then stops the
         run.
 
         Args:
             dataset_id: ``[b]`` integers, or None.
-            tokens: fp32 ``[b]``.
+            tokens: fp32 ``[b]``, where the batch is.
+            device: where the losses live.
 
         Raises:
             IntegrityError: the ids do not fit what is known of the data.
@@ -53,7 +58,8 @@ class Source:
                     "the batch carries dataset_id, but by the data arguments this split is one "
                     "plain dataset: the catalog does not describe the data that is loaded"
                 )
-            return Rows.of(torch.full_like(tokens, origin.domain, dtype=torch.int32), tokens)
+            domains = torch.full_like(tokens, origin.domain, dtype=torch.int32)
+            return Rows.of(domains, tokens).to(device)
         if dataset_id is None:
             raise IntegrityError(
                 "the batch carries no dataset_id, although the split is a blend: the samples do "
@@ -65,12 +71,14 @@ class Source:
                 f"dataset_id has {dataset_id.numel()} entries for {tokens.numel()} rows of the "
                 "batch"
             )
-        ids, domains = dataset_id.reshape(-1), origin.domains
+        ids, table = dataset_id, origin.domains
         if tokens.is_cpu and ids.is_cpu:
-            known = [domains[i] if 0 <= i < len(domains) else -1 for i in ids.tolist()]
-            return Rows.of_host(known, tokens.tolist())
-        table = self._table(origin, tokens.device)
-        return Rows.of(table[ids.to(tokens.device, torch.int64).clamp(-1, len(domains))], tokens)
+            numbers = ids.tolist() if ids.dim() == 1 else ids.flatten().tolist()
+            known = [table[i] if 0 <= i < len(table) else -1 for i in numbers]
+            return Rows.of_host(known, tokens.tolist(), device)
+        ids = ids.reshape(-1).to(tokens.device, torch.int64)
+        found = self._table(origin, tokens.device)[ids.clamp(-1, len(table))]
+        return Rows.of(found, tokens).to(device)
 
     def _table(self, origin: ById, device: torch.device) -> torch.Tensor:
         """The domain of each id, then that of an id beyond them and of a negative one.
@@ -129,17 +137,21 @@ class BatchTap:
         tokens = mask.sum(dim=1, dtype=torch.float32)
         if source.by_token:
             return Rows.of_tokens(self.domain_id, mask, tokens).to(device)
-        return source.rows(self.dataset_id, tokens).to(device)
+        return source.rows(self.dataset_id, tokens, device)
 
 
-class Rows(NamedTuple):
+@cache
+def _packing(count: int) -> struct.Struct:
+    return struct.Struct(f"={count}i{2 * count}f")
+
+
+@dataclass(frozen=True)
+class Rows:
     """The samples of one microbatch, whole: before context parallelism cuts them.
 
     Attributes:
-        packed: int32 ``[3 * b]``: the others, one after the other, of which they are views.
-        domains: int32 ``[b]``, domain index of each sample.
-        tokens: fp32 ``[b]``, loss tokens of each sample (Σ of its mask).
-        inverse: fp32 ``[b]``, 1 / tokens; 1 for a sample without any.
+        packed: int32 ``[3 * b]``: ``domains``, ``tokens`` and ``inverse``, one after the other, as
+            the kernels take them; the three are views, made when they are asked for.
         by_token: int32 ``[b, s]``, domain index of each token where they have one each; then
             ``domains`` say nothing. Else None.
         present: int32 ``[m]``, with ``by_token``: the domains of each sample's loss tokens, sample
@@ -147,11 +159,26 @@ class Rows(NamedTuple):
     """
 
     packed: torch.Tensor
-    domains: torch.Tensor
-    tokens: torch.Tensor
-    inverse: torch.Tensor
     by_token: torch.Tensor | None = None
     present: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.packed.numel() // 3
+
+    @cached_property
+    def domains(self) -> torch.Tensor:
+        """int32 ``[b]``, domain index of each sample."""
+        return self.packed[: len(self)]
+
+    @cached_property
+    def tokens(self) -> torch.Tensor:
+        """fp32 ``[b]``, loss tokens of each sample (Σ of its mask)."""
+        return self.packed[len(self) : 2 * len(self)].view(torch.float32)
+
+    @cached_property
+    def inverse(self) -> torch.Tensor:
+        """fp32 ``[b]``, 1 / tokens; 1 for a sample without any."""
+        return self.packed[2 * len(self) :].view(torch.float32)
 
     @classmethod
     def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
@@ -160,16 +187,16 @@ class Rows(NamedTuple):
             domains = domains.long().clamp(-1, 2**31 - 1).int()
         inverse = tokens.clamp(min=1.0).reciprocal()
         bits = torch.int32
-        return cls.unpack(torch.cat([domains, tokens.view(bits), inverse.view(bits)]))
+        return cls(torch.cat([domains, tokens.view(bits), inverse.view(bits)]))
 
     @classmethod
-    def of_host(cls, domains: list[int], tokens: list[float]) -> Rows:
-        """The same, of Python's numbers: for a few samples faster than torch."""
-        count = len(domains)
-        packed = bytearray(12 * count)
+    def of_host(cls, domains: list[int], tokens: list[float], device: torch.device) -> Rows:
+        """The same, of Python's numbers, in one copy: for a few samples faster than torch."""
+        packed = bytearray(12 * len(domains))
         inverse = [1.0 / max(number, 1.0) for number in tokens]
-        struct.pack_into(f"={count}i{2 * count}f", packed, 0, *domains, *tokens, *inverse)
-        return cls.unpack(torch.frombuffer(packed, dtype=torch.int32))
+        _packing(len(domains)).pack_into(packed, 0, *domains, *tokens, *inverse)
+        found = torch.frombuffer(packed, dtype=torch.int32)
+        return cls(found if device.type == "cpu" else found.to(device, non_blocking=True))
 
     @classmethod
     def of_tokens(
@@ -189,29 +216,18 @@ class Rows(NamedTuple):
             )
         nobody = torch.full_like(tokens, -1, dtype=torch.int32)
         seen = [ids[counts != 0].unique() for ids, counts in zip(domain_id, mask, strict=True)]
-        return cls.of(nobody, tokens)._replace(
-            by_token=domain_id.to(torch.int32), present=torch.cat(seen).to(torch.int32)
-        )
-
-    @classmethod
-    def unpack(cls, packed: torch.Tensor) -> Rows:
-        """From ``packed``."""
-        shape, floats = (packed.numel() // 3,), packed.view(torch.float32)
-        domains = packed.as_strided(shape, (1,), 0)
-        tokens = floats.as_strided(shape, (1,), shape[0])
-        return cls(packed, domains, tokens, floats.as_strided(shape, (1,), 2 * shape[0]))
+        packed = cls.of(nobody, tokens).packed
+        return cls(packed, domain_id.to(torch.int32), torch.cat(seen).to(torch.int32))
 
     def to(self, device: torch.device) -> Rows:
-        """The rows on ``device``, in one copy."""
+        """The rows on ``device``, in one copy; in three where tokens have domains."""
         if device == self.packed.device:
             return self
-        rows = self.unpack(self.packed.to(device, non_blocking=True))
+        packed = self.packed.to(device, non_blocking=True)
         if self.by_token is None or self.present is None:
-            return rows
-        return rows._replace(
-            by_token=self.by_token.to(device, non_blocking=True),
-            present=self.present.to(device, non_blocking=True),
-        )
+            return Rows(packed)
+        by_token = self.by_token.to(device, non_blocking=True)
+        return Rows(packed, by_token, self.present.to(device, non_blocking=True))
 
     @classmethod
     def shared(
@@ -238,10 +254,10 @@ class Rows(NamedTuple):
             source: global rank of TP rank 0.
         """
         if rows is None:
-            rows = cls.unpack(torch.empty(3 * count, dtype=torch.int32, device=device))
+            ids = None
             if length is not None:
                 ids = torch.empty(count, length, dtype=torch.int32, device=device)
-                rows = rows._replace(by_token=ids)
+            rows = cls(torch.empty(3 * count, dtype=torch.int32, device=device), ids)
         dist.broadcast(rows.packed, src=source, group=group)
         if rows.by_token is not None:
             dist.broadcast(rows.by_token, src=source, group=group)

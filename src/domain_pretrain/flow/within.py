@@ -116,7 +116,7 @@ class WithinMicrobatch(_Within):
             objective=self._section.objective,
             pinned=self._pinned,
         )
-        return Weights(microbatch.rows.domains, self._apply_warmup(multipliers))
+        return Weights(self._apply_warmup(multipliers))
 
 
 class WithinSamples(_Within):
@@ -146,4 +146,4 @@ class WithinSamples(_Within):
         )
         own_rows = torch.arange(count, dtype=torch.int32, device=rows.tokens.device)
         multipliers = self._apply_warmup(multipliers).view(-1, count)[groups.dp_rank]
-        return Weights(own_rows, multipliers, by_domain=False)
+        return Weights(multipliers, own_rows)

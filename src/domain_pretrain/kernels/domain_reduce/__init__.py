@@ -3,7 +3,7 @@
 1. ``contract``: what goes in and comes out, with its checks. Sums are int64 fixed point
    (``stats.SCALE``): the same bits for every split over microbatches and ranks, in every backend.
 2. ``backend``: the operations, and the choice between ``reference`` (plain torch, any device) and,
-   on NVIDIA GPUs, ``operators`` (torch operators of ``cuda``). ``autograd`` gives both a gradient.
+   on NVIDIA GPUs, ``cuda``; and the gradient of the loss, of either.
 3. ``cuda``: one launch per operation, planned by ``kernel_launch`` once for each layout of the
    tensors; ``driver`` enqueues ``domain_reduce.cu``, which ``compiler`` compiles.
 

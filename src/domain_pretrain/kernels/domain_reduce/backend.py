@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
-from domain_pretrain.kernels.domain_reduce.autograd import WithGradient
 from domain_pretrain.kernels.domain_reduce.contract import (
     DomainLoss,
     HostResult,
@@ -112,7 +112,46 @@ class Backend:
 
     def _loss(self, inputs: Inputs) -> DomainLoss:
         losses = inputs.losses.float()  # the gradient of a cast is torch's
-        return DomainLoss(*WithGradient.apply(losses, self._kernels, inputs))
+        if losses is not inputs.losses:
+            inputs = inputs._replace(losses=losses)
+        ungraded: list[torch.Tensor] = []
+        loss = WithGradient.apply(losses, self._kernels, inputs, ungraded)
+        return DomainLoss(loss, *ungraded)
+
+
+class WithGradient(torch.autograd.Function):
+    """``Kernels.loss`` with its gradient to ``losses``, which are ``inputs.losses``.
+
+    The rest of the inputs needs no gradient, so torch need not look for it among the arguments; nor
+    does the rest of a :class:`DomainLoss`, so it need not pass through torch.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        losses: torch.Tensor,
+        kernels: Kernels,
+        inputs: Inputs,
+        ungraded: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """The loss; ``ungraded`` takes the report and the number of tokens."""
+        loss, *ungraded[:] = kernels.loss(inputs)
+        ctx.kernels = kernels
+        ctx.save_for_backward(inputs.mask, inputs.ids, inputs.multipliers)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        """``w[domain]·(grad·mask)``."""
+        # The check costs as much as the launch, and nothing else differentiates twice.
+        return (_once if torch.is_grad_enabled() else _backward)(ctx, grad)
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return ctx.kernels.gradient(grad, *ctx.saved_tensors), None, None, None
+
+
+_once = once_differentiable(_backward)
 
 
 @cache
@@ -150,9 +189,9 @@ def _cuda(device: torch.device | None) -> Backend:
         raise UnsupportedError(f"the losses are on {device.type}")
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise UnsupportedError("no CUDA device")
-    from domain_pretrain.kernels.domain_reduce import driver, operators
+    from domain_pretrain.kernels.domain_reduce import cuda, driver
     from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
 
     index = None if device is None else device.index
     driver.device(torch.cuda.current_device() if index is None else index).kernel(Variant("reduce"))
-    return Backend("cuda", operators)
+    return Backend("cuda", cuda)

@@ -1,22 +1,11 @@
-"""CUDA source → cubin, by NVRTC, kept in the user's cache folder. Needs no GPU and no compiler.
-
-A cache entry is named after everything that it depends on, so it is never out of date. It is
-written to a temporary file and renamed, so that processes that start at once see a whole file or
-none. It begins with its own checksum, so that a damaged one is compiled again.
-"""
+"""CUDA source → cubin, by NVRTC. Needs no GPU and no compiler."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
 from pathlib import Path
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
-from domain_pretrain.whole_file import whole_file
-
-logger = logging.getLogger(__name__)
 
 SOURCE = "domain_reduce.cu"
 OLDEST = (8, 0)
@@ -26,26 +15,16 @@ INTEGRATED = (72, 87, 88, 101)
 """Architectures of Tegra's GPUs: their code runs on no other GPU of the same major version."""
 
 
-def cubin(variant: Variant, architecture: str) -> bytes:
-    """The machine code of ``variant`` for ``architecture`` (``sm_90``), compiled at most once.
+def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
+    """(machine code, compiler's log with the resources that the kernel takes).
+
+    Args:
+        variant: which kernel.
+        architecture: as NVRTC spells it, ``sm_90``.
 
     Raises:
         UnsupportedError: NVRTC is missing, or refuses the source.
     """
-    options = _options(variant, architecture)
-    entry = _cache_entry(f"{variant.kernel}-{architecture}", options)
-    if entry is not None:
-        code = _read(entry)
-        if code is not None:
-            return code
-    code, _ = compile_source(variant, architecture)
-    if entry is not None:
-        _write(entry, code)
-    return code
-
-
-def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
-    """(machine code, compiler's log with the resources that the kernel takes), uncached."""
     nvrtc = _nvrtc()
     options = [option.encode() for option in _options(variant, architecture)]
     program = _checked(nvrtc.nvrtcCreateProgram(_source(), SOURCE.encode(), 0, [], []))
@@ -90,12 +69,6 @@ def version() -> str:
     return f"{major}.{minor}"
 
 
-def cache_folder() -> Path:
-    """Where cubins are kept: ``domain_pretrain/kernels`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "domain_pretrain" / "kernels"
-
-
 def _options(variant: Variant, architecture: str) -> list[str]:
     return [
         f"--gpu-architecture={architecture}",
@@ -110,39 +83,6 @@ def _options(variant: Variant, architecture: str) -> list[str]:
 
 def _source() -> bytes:
     return (Path(__file__).parent / SOURCE).read_bytes()
-
-
-def _cache_entry(name: str, options: list[str]) -> Path | None:
-    digest = hashlib.sha256()
-    for part in (_source(), version().encode(), "\0".join(options).encode()):
-        digest.update(hashlib.sha256(part).digest())
-    try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        logger.warning("every process compiles its own kernels: no cache folder (%s)", error)
-        return None
-    return folder / f"{name}-{digest.hexdigest()[:32]}.cubin"
-
-
-def _read(entry: Path) -> bytes | None:
-    try:
-        content = entry.read_bytes()
-    except OSError:
-        return None
-    checksum, code = content[:32], content[32:]
-    if hashlib.sha256(code).digest() == checksum:
-        return code
-    logger.warning("%s is damaged and is compiled again", entry)
-    return None
-
-
-def _write(entry: Path, code: bytes) -> None:
-    try:
-        with whole_file(entry) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-    except OSError as error:
-        logger.warning("cannot keep the compiled kernel in %s: %s", entry.parent, error)
 
 
 def _nvrtc():  # type: ignore[no-untyped-def]  # a module

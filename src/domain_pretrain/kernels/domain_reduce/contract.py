@@ -32,7 +32,8 @@ class Tokens(NamedTuple):
             is not finite (0·NaN is NaN for the host, too). A token with |mask·loss| > ``LIMIT``, or
             NaN, is counted in ``Column.NONFINITE`` and left out of the loss sums, but not out of
             the token sum.
-        ids: int32, ``[b]`` (one domain per row) or ``[b, s]``.
+        ids: int32, ``[b]`` (one domain per row) or ``[b, s]``; or ``[3 * b]``, packed: the domains,
+            then the bits of ``row_tokens`` and ``inverse_row_tokens``, which are None.
         inverse_row_tokens: of the shape of ``ids``, finite: 1 / (loss tokens of the whole sample,
             before context parallelism cut it), for the sample average. Not needed for the loss
             alone.
@@ -47,13 +48,28 @@ class Tokens(NamedTuple):
     inverse_row_tokens: torch.Tensor | None = None
     row_tokens: torch.Tensor | None = None
 
+    def packed(self) -> bool:
+        """Whether ``ids`` hold all that is known of the rows."""
+        rows, *others = self.ids.shape
+        alone = self.inverse_row_tokens is None and self.row_tokens is None
+        return alone and not others and rows == 3 * self.losses.shape[0] > 0
+
+    def apart(self) -> Tokens:
+        """With ids ``[b]`` or ``[b, s]``."""
+        if not self.packed():
+            return self
+        ids, row_tokens, inverse = self.ids.view(3, -1)
+        bits = torch.float32
+        return Tokens(self.losses, self.mask, ids, inverse.view(bits), row_tokens.view(bits))
+
 
 class HostResult(NamedTuple):
     """What the host's own loss function found for a microbatch, and the totals that take it.
 
     Attributes:
-        totals: contiguous int64 ``[3]``, added to in place: the microbatch's loss sum in units of
+        totals: contiguous int64 ``[4]``, added to in place: the microbatch's loss sum in units of
             1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1.
+            The fourth takes 1 from ``domain_loss`` alone, where it drops a part of a token.
         loss: fp32 scalar, Σ mask·loss.
         num_tokens: int32 scalar.
     """
@@ -140,75 +156,56 @@ class Kernels(Protocol):
 
 def check(inputs: Inputs) -> None:
     """Raise ValueError unless all fields have the shapes and types named, on one device."""
-    losses, mask, ids, inverse, row_tokens, *_ = inputs
-    shape = losses.shape
-    if len(shape) != 2 or mask.shape != shape:
+    ids, shape = inputs.ids, tuple(inputs.losses.shape)
+    if len(shape) != 2:
+        raise ValueError(f"losses must be [b, s], got {shape}")
+    packed = inputs.tokens().packed()
+    if ids.dtype != torch.int32 or not (packed or ids.shape in (shape, shape[:1])):
         raise ValueError(
-            f"losses and mask must both be [b, s], got {tuple(shape)} and {tuple(mask.shape)}"
+            f"ids must be int32 [b] or [b, s] of {shape}, got {ids.dtype} {tuple(ids.shape)}"
         )
-    if ids.dtype != torch.int32 or ids.shape not in (shape, shape[:1]):
-        raise ValueError(
-            f"ids must be int32 [b] or [b, s] of {tuple(shape)}, got {ids.dtype} {tuple(ids.shape)}"
-        )
-    if inverse is not None and inverse.shape != ids.shape:
-        raise ValueError(
-            f"inverse_row_tokens must have the shape of the ids, {tuple(ids.shape)}, "
-            f"got {tuple(inverse.shape)}"
-        )
-    if row_tokens is not None:
-        _check_samples(ids, row_tokens)
-    if inputs.accumulator is not None:
-        _check_accumulator(inputs.accumulator)
-        if inverse is None:
-            raise ValueError("an accumulator needs inverse_row_tokens, too")
-    _check_rest(inputs)
-    _check_device(**inputs._asdict())
-
-
-def _check_rest(inputs: Inputs) -> None:
-    if inputs.multipliers is not None:
-        domains = inputs.domains()
-        name = f"multipliers, one for each of {domains} domains,"
-        _check_kind(name, inputs.multipliers, (domains,))
-    if inputs.host_loss is not None:
-        _check_kind("host_loss", inputs.host_loss, ())
-    if inputs.host_num_tokens is not None:
-        _check_kind("host_num_tokens", inputs.host_num_tokens, (), torch.int32)
-    if inputs.totals is not None:
-        _check_kind("totals", inputs.totals, (3,), torch.int64)
+    if inputs.accumulator is not None and inputs.inverse_row_tokens is None and not packed:
+        raise ValueError("an accumulator needs inverse_row_tokens, too")
+    kinds: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
+        "mask": (shape, None),
+        "inverse_row_tokens": (tuple(ids.shape), None),  # of the ids
+        "row_tokens": (shape[:1], None),
+        "multipliers": ((inputs.domains(),), torch.float32),
+        "host_loss": ((), torch.float32),
+        "host_num_tokens": ((), torch.int32),
+        "accumulator": ((inputs.domains() + 1, len(Column)), torch.int64),
+        "totals": ((4,), torch.int64),
+    }
+    for name, (wanted, dtype) in kinds.items():
+        _check_kind(name, getattr(inputs, name), wanted, dtype)
+    if inputs.row_tokens is not None and ids.dim() != 1:
+        raise ValueError("samples are counted only with ids [b]: give no row_tokens")
+    _check_device(inputs._asdict())
 
 
 def check_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
     """Raise ValueError unless the arguments of ``count_samples`` fit together."""
-    _check_accumulator(accumulator)
-    _check_samples(ids, row_tokens)
-    _check_device(accumulator=accumulator, ids=ids, row_tokens=row_tokens)
-
-
-def _check_accumulator(accumulator: torch.Tensor) -> None:
-    rows = accumulator.shape[0] if accumulator.dim() else 0
-    _check_kind("accumulator", accumulator, (rows, len(Column)), torch.int64)
+    _check_kind("accumulator", accumulator, (len(accumulator), len(Column)), torch.int64)
+    _check_kind("row_tokens", row_tokens, (ids.numel(),), None)
+    _check_device({"accumulator": accumulator, "ids": ids, "row_tokens": row_tokens})
 
 
 def _check_kind(
-    name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype | None
 ) -> None:
+    if tensor is None:
+        return
     added_to = dtype == torch.int64
-    fits = tensor.dtype == dtype and tensor.shape == shape
+    fits = tensor.shape == shape and tensor.dtype == (dtype or tensor.dtype)
     if not fits or (added_to and not tensor.is_contiguous()):
-        kind = (
-            f"{str(dtype).removeprefix('torch.')} {list(shape)}"
-            if shape
-            else f"a scalar of {dtype}"
-        )
-        strides = "" if tensor.is_contiguous() else f" with strides {tensor.stride()}"
+        kind = str(dtype or "").removeprefix("torch.")
         raise ValueError(
-            f"{name} must be {'contiguous ' if added_to else ''}{kind}, "
-            f"got {tensor.dtype} {tuple(tensor.shape)}{strides}"
+            f"{name} must be {'contiguous ' * added_to}{kind} {list(shape) or 'scalar'}, "
+            f"got {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"
         )
 
 
-def _check_device(**tensors: torch.Tensor | None) -> None:
+def _check_device(tensors: dict[str, torch.Tensor | None]) -> None:
     """A kernel would follow another device's pointers, to an illegal access or to wrong sums."""
     (_, first), *others = [(name, t) for name, t in tensors.items() if t is not None]
     for name, tensor in others:
@@ -217,11 +214,3 @@ def _check_device(**tensors: torch.Tensor | None) -> None:
                 f"{name} is on {tensor.device} and the other tensors are on {first.device}: "
                 "all must be on one device"
             )
-
-
-def _check_samples(ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    if ids.dim() != 1 or row_tokens.shape != ids.shape:
-        raise ValueError(
-            f"to count samples, ids and row_tokens must both be [b], "
-            f"got {tuple(ids.shape)} and {tuple(row_tokens.shape)}"
-        )

@@ -51,7 +51,7 @@ struct Arguments {
   float* grad_losses;        // [b, s]
   Workspace* workspace;
   u64* accumulator;  // [D + 1, COLUMNS]
-  u64* totals;       // [3], or null: loss, tokens, microbatches
+  u64* totals;       // [4], or null: loss, tokens, microbatches, those with a part of a token
   u32 tokens, rows;
   u32 magic, shift;  // the row of a token, without a division: (token * magic >> 32) >> shift
   u32 tiles_per_warp;
@@ -313,7 +313,10 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
   a.report[0] = (float)(loss * unit + nan);
   a.report[1] = (float)(tokens * unit);
   *a.num_tokens = (int)(tokens / (i64)FIXED);
-  if (a.totals) add_totals(a, loss, tokens / (i64)FIXED);
+  if (a.totals) {
+    add_totals(a, loss, tokens / (i64)FIXED);
+    if (tokens % (i64)FIXED) atomicAdd(a.totals + 3, 1ull);
+  }
 }
 
 template <bool SUMS, bool SCALARS>

@@ -96,7 +96,7 @@ class Device:
         return enqueue
 
     def kernel(self, variant: Variant) -> Any:
-        """The kernel, compiled or read from the cache, and loaded, when it is first asked for.
+        """The kernel, compiled and loaded when it is first asked for.
 
         Raises:
             UnsupportedError: it cannot be compiled, or this driver cannot load it.
@@ -104,7 +104,7 @@ class Device:
         kernel = self._kernels.get(variant)
         if kernel is None:
             _refuse_capture()
-            code = compiler.cubin(variant, self._architecture)
+            code, _ = compiler.compile_source(variant, self._architecture)
             self.bind_context()
             try:
                 module = self._check(self._driver.cuModuleLoadData(code))

@@ -94,6 +94,7 @@ def loss(inputs: Inputs) -> Scalars:
     num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
     if inputs.totals is not None:
         _add_totals(inputs.totals, raw, num_tokens)
+        inputs.totals[3] += units % FIXED != 0
     return (value + nan).float(), report, num_tokens
 
 
@@ -120,6 +121,7 @@ def gradient(
 ) -> torch.Tensor:
     """``Kernels.gradient``."""
     masked = grad * mask.float()
+    ids = ids[: len(mask)]  # of packed ones, the domains
     return masked if multipliers is None else _weights(ids, multipliers) * masked
 
 
@@ -142,7 +144,7 @@ def _blocks(inputs: Inputs) -> list[Tokens]:
     On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
     mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
     """
-    tokens = inputs.tokens()
+    tokens = inputs.tokens().apart()
     rows, columns = tokens.losses.shape
     if tokens.losses.device.type != "cpu" or rows * columns <= BLOCK:
         return [tokens]
