@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from domain_pretrain.hosts.built import Built
 from domain_pretrain.hosts.reads import Reads
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
 from domain_pretrain.prepare.tokenize import Tokenizer, load_tokenizer
-from domain_pretrain.records.journal import Block, Start, read_blocks, read_starts
+from domain_pretrain.records.journal import Start, read_starts
 from domain_pretrain.records.reader import stream_lines
 
 CHARACTERS = 300
@@ -124,18 +124,17 @@ def open_trace(folder: Path, cache: Path | None = None) -> Trace:
     metrics = find_metrics(folder)
     cache = None if cache is None else cache.resolve()
     starts = read_starts(metrics.parent)
-    blocks = read_blocks(metrics.parent)
     parts = []
     for stretch in stretches(starts, _logged(metrics), _batches):
         start = stretch.start
         told = start.reads or {}  # an older start is an error where its samples are asked for
         prefixes, domains = (tuple(told.get(name, ())) for name in ("prefixes", "domains"))
-        parts.append(Part(stretch, prefixes, domains, partial(_build, start, cache, blocks)))
+        parts.append(Part(stretch, prefixes, domains, partial(_build, start, cache)))
     return Trace(parts)
 
 
-def _build(start: Start, cache: Path | None, blocks: Mapping[int, Block]) -> Built:
-    return Built(Reads.of(start), start, cache, blocks)
+def _build(start: Start, cache: Path | None) -> Built:
+    return Built(Reads.of(start), start, cache)
 
 
 def _batches(start: Start) -> Callable[[int], int]:

@@ -48,6 +48,7 @@ class Step:
         mixing: decides what the next steps read; None: nothing of it follows the losses.
         meaning: goes into the state, to be compared when a run resumes from it.
         allow_domain_change: load state of another meaning, by name.
+        continued: whether another stream of samples goes on exactly where the state's stood.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Step:
         agreed: str = "",
         meaning: Meaning | None = None,
         allow_domain_change: bool = False,
+        continued: bool = False,
         mixing: Mixer | None = None,
     ) -> None:
         self.names = names
@@ -86,7 +88,7 @@ class Step:
         self.evaluation = Evaluation(self._evaluate.ledger)
         self._digest = Digest(json.dumps([names, agreed]), device)
         self._meaning = meaning or Meaning(names)
-        self._allow_domain_change = allow_domain_change
+        self._allow_domain_change, self._continued = allow_domain_change, continued
         self._proven = False
         self._attempts = 0
         self._stats: DomainStats | None = None  # of the step that ended last, once read
@@ -248,9 +250,12 @@ class Step:
                 f"the checkpoint's domain_pretrain state has version {state['version']}, this "
                 f"installation reads up to {STATE_VERSION}: install a newer domain_pretrain"
             )
-        allow = self._allow_domain_change
         for change in check_continuity(
-            state, self._meaning, allow=allow, consumed=consumed_samples
+            state,
+            self._meaning,
+            allow=self._allow_domain_change,
+            continued=self._continued,
+            consumed=consumed_samples,
         ):
             notice(f"WARNING: the checkpoint was written with {change}")
             if self.publisher is not None:

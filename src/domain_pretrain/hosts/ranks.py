@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,19 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.kernels import domain_reduce
 from domain_pretrain.kernels.exactness.device_check import adds_int64, require_device
 from domain_pretrain.process import notice, rank, world_size
+
+T = TypeVar("T")
+
+
+def told_by_first(found: T) -> T:
+    """What rank 0 has found out, which always reads data, also on ranks that do not.
+
+    Every rank calls it. One broadcast over the world: a few bytes a prefix, once.
+    """
+    told = [found]
+    if dist.is_initialized():
+        dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def owns_writers() -> bool:

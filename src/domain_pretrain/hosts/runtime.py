@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
+from domain_pretrain.data.mix.plan import Plan
+from domain_pretrain.data.resumption import ACCOUNT
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
@@ -45,6 +47,7 @@ class Runtime:
         self._reads_fixed = False
         self._before_first_step = True
         self._streams = 0  # that have been built
+        self._training: Any = None  # the data set that this rank trains on, if it reads any
         self._data: dict[str, Any] | None = None  # what the training data is built from
 
     @property
@@ -197,12 +200,16 @@ class Runtime:
         session = self._session
         assert session is not None and session.plan is not None
         self._streams += 1
-        if session.board is None:
-            return stream.build(build, builder, session.plan)
-        built = stream.build(build, builder, session.plan, session.board.wait)
-        # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
-        session.lengths = stream.lengths_of(built[0]) or session.lengths
-        return built
+
+        def settle(lengths: Sequence[int]) -> Plan:
+            return session.settle(lengths, self._state, self.args.consumed_train_samples)
+
+        read_block = None if session.board is None else session.board.wait
+        return stream.build(build, builder, session.plan, read_block, settle)
+
+    def keep_training(self, dataset: Any) -> None:
+        """After the host has built its data, for each model chunk; None: this rank reads none."""
+        self._training = dataset if self._training is None else self._training
 
     def check_stream(self, training_data: Any) -> None:
         """After the host has built its data: what it trains on must have become the stream.
@@ -268,8 +275,20 @@ class Runtime:
     def state_leaf(self) -> str | None:
         """The plugin's part of a checkpoint; None where there is none yet."""
         # Before the first step, what was loaded is handed on: Megatron may only convert a format.
-        state = self._state if self._step is None else self._step.state_dict()
-        return None if state is None else checkpoint.pack(state)
+        if self._step is None:
+            return None if self._state is None else checkpoint.pack(self._state)
+        return checkpoint.pack({**self._step.state_dict(), **self._account()})
+
+    def _account(self) -> dict[str, Any]:
+        """What was read of each prefix; nothing on ranks that do not know, of which 0 is none."""
+        from domain_pretrain.hosts.consumption import samples_by_prefix
+
+        assert self._session is not None
+        if self._training is None:
+            return {}
+        found = samples_by_prefix(self._training, self.args.consumed_train_samples)
+        account = None if found is None else self._session.account(*found)
+        return {} if account is None else {ACCOUNT: account}
 
     def load_state_leaf(self, leaf: Any) -> None:
         """Keep a checkpoint's state until the step is built."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
+from domain_pretrain.data.mix import carry
 from domain_pretrain.data.mix.blocks import Block, Blocks
 from domain_pretrain.data.mix.describe import describe, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan, make_plan
@@ -21,6 +23,7 @@ from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.resumption import Resumed, account, resumed
 from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.board import Board
@@ -33,7 +36,13 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
 from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.ownership import own_folder
-from domain_pretrain.hosts.ranks import device_of, groups_of, kernels_of, owns_writers
+from domain_pretrain.hosts.ranks import (
+    device_of,
+    groups_of,
+    kernels_of,
+    owns_writers,
+    told_by_first,
+)
 from domain_pretrain.hosts.reads import tell_run
 from domain_pretrain.hosts.support import (
     REFUSALS,
@@ -105,6 +114,7 @@ class Session:
             plan = self.mixing.plan
             self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
         self.lengths: Sequence[int] = ()
+        self._resumed: Resumed | None = None  # once they are known
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -167,6 +177,81 @@ class Session:
             notice(f"WARNING: {warning}")
         self.catalog = self.catalog.with_ids("train")  # also where the host would blend nothing
         return plan
+
+    def settle(
+        self, lengths: Sequence[int], state: Mapping[str, Any] | None, consumed: int
+    ) -> Plan:
+        """Once its data are built: the stream, as this run goes on with it.
+
+        Every rank calls it. Two broadcasts from rank 0, before the first step.
+
+        Args:
+            lengths: samples that one epoch of every prefix has; none on a rank that reads no data.
+            state: of the plugin, in the checkpoint that the run starts from.
+            consumed: samples that the run has trained on.
+
+        Raises:
+            ConfigError: it cannot go on as ``mix.on_change`` asks for.
+        """
+        assert self.plan is not None
+        if self._resumed is None:
+            # Once for each model chunk, of which not every one of rank 0 may read data.
+            self.lengths = told_by_first(tuple(lengths))
+            if not self.lengths:
+                return self.plan
+            found: Resumed | str = ""
+            if rank() == 0:
+                try:
+                    found = self._resume(state, consumed)
+                except ConfigError as error:
+                    found = str(error)
+            found = told_by_first(found)
+            if isinstance(found, str):
+                raise ConfigError(found)
+            self._resumed, self.plan = found, found.plan
+            if self.mixing is not None:
+                self.mixing = replace(self.mixing, plan=found.plan)
+        return self.plan
+
+    def _resume(self, state: Mapping[str, Any] | None, consumed: int) -> Resumed:
+        """On the rank that knows what has been read."""
+        assert self.plan is not None
+        nothing = [0] * len(self.lengths)
+        now = account(self.plan.prefixes, nothing, self.lengths, self.reading)
+        order = self.facts.order(self.reading, self.plan)
+        go_on = self.config.mix.on_change == "continue"
+        try:
+            found = resumed(self.plan, order, now, state, consumed, go_on=go_on)
+        except ConfigError as error:
+            if not self.options.allow_domain_change:
+                raise
+            notice(f"WARNING: --allow-domain-change carries on regardless: {error}")
+            return Resumed(self.plan)
+        if found.continued:
+            notice(
+                f"mix.on_change: after {consumed:,} samples, the data are mixed in another way: "
+                f"{carry.tell(found.plan, self.lengths)}"
+            )
+        return found
+
+    def account(
+        self, samples: Sequence[int], epochs: Sequence[int | None]
+    ) -> dict[str, Any] | None:
+        """For a checkpoint, what was read of each prefix; None: that is not known.
+
+        Args:
+            samples: of every prefix of the training data.
+            epochs: samples that one epoch of each has; see :class:`.Consumed`.
+        """
+        blend, flags = self.reading.blends[0], self.facts.flags
+        in_order = getattr(flags, "dataloader_type", None) in (None, "single")
+        if blend is None or len(blend[0]) != len(samples) or not in_order:
+            return None
+        if getattr(flags, "phase_transition_iterations", None):
+            return None
+        left_behind = {} if self._resumed is None else self._resumed.left_behind
+        own = account(blend[0], samples, epochs, self.reading)
+        return carry.dump({**left_behind, **own})
 
     def _check_dynamic(self) -> Mixing | None:
         """What decides the shares of the stream; None: nothing does."""
@@ -254,6 +339,7 @@ class Session:
                 order,
             ),
             allow_domain_change=self.options.allow_domain_change,
+            continued=self._resumed is not None and self._resumed.continued,
             mixing=mixer,
         )
         if state is not None:
@@ -276,7 +362,7 @@ class Session:
             start = after_iteration or 0
             note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)
         if mixer is not None:
-            if consumed_samples and "mix" not in (state or {}):
+            if consumed_samples and "mix" not in (state or {}) and not mixer.blocks.plan.taken:
                 notice(
                     "WARNING: the checkpoint does not say what mix.dynamic had decided: it goes on "
                     "as if the shares had been those of the blend, and may read samples again"

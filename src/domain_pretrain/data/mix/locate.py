@@ -15,6 +15,7 @@ from domain_pretrain.data.mix.apportion import (
     greedy,
     ordered,
     shares_of,
+    tally,
 )
 from domain_pretrain.data.mix.permutation import permuted, restored
 from domain_pretrain.data.mix.plan import Plan, Stage
@@ -87,10 +88,18 @@ class Locator:
             self._way = _Blend(plan.stages[0], lengths, length, build_blend)
         else:
             self._way = _Chunks(plan, lengths, length)
+        # Of every prefix, samples that it has given beyond those that this plan would have taken.
+        # Where blocks are decided, they say so themselves.
+        self._ahead: Counts = np.zeros(len(self.lengths), np.int64)
+        if plan.taken and plan.block is None:
+            self._ahead = np.array(plan.taken, np.int64) - self._way.before(plan.begin)
 
     def locate(self, consumed: int) -> Place:
         """The sample that the run reads after ``consumed`` others, 0 ≤ consumed < samples."""
-        prefix, sample = self._way.find(self.plan.position(consumed))
+        position = self.plan.position(consumed)
+        assert position >= self.plan.begin, "another plan has read it"
+        prefix, sample = self._way.find(position)
+        sample += int(self._ahead[prefix])
         length = self.lengths[prefix]
         epoch, window = divmod(sample, length)
         if epoch:  # the first is in the host's order
@@ -110,17 +119,65 @@ class Locator:
                 "is read: ask for iterations instead"
             )
         end, length = self.plan.passed(self.plan.samples), self.lengths[prefix]
-        given = int(self._way.before(end)[prefix])
-        for epoch in range(-(-given // length)):
+        first, ahead = (self.plan.taken or [0] * len(self.lengths))[prefix], self._ahead[prefix]
+        given = int(self._way.before(end)[prefix] + ahead)
+        for epoch in range(first // length, -(-given // length)):
             place = restored(window, length, self._seed, epoch) if epoch else window
-            if epoch * length + place < given:
-                position = self._way.place(prefix, epoch * length + place)
-                if not any(first <= position < stop for first, stop in self.plan.cuts):
+            sample = epoch * length + place
+            if first <= sample < given:
+                position = self._way.place(prefix, sample - int(ahead))
+                if not any(start <= position < stop for start, stop in self.plan.cuts):
                     yield position
+
+    def taken(self, consumed: int) -> list[int]:
+        """Samples that every prefix has given to a run that has consumed so many; cut ones count.
+
+        Where blocks are decided, that of the sample before must still be there.
+        """
+        return [int(count) for count in self._before(self.plan.passed(consumed))]
+
+    def reads(self, first: int, stop: int) -> list[Counts]:
+        """How often each window of every prefix is read.
+
+        Args:
+            first, stop: while the run consumes its samples from the one up to, without, the other.
+
+        Returns:
+            For each prefix ``[windows of an epoch]``.
+        """
+        times = [np.zeros(length, np.int64) for length in self.lengths]
+        start, end = self.plan.position(first), self.plan.passed(stop)
+        for cut, after in (*self.plan.cuts, (end, end)):
+            if start < min(cut, end):
+                low, high = self._before(start), self._before(min(cut, end))
+                for prefix, own in enumerate(times):
+                    self._count(own, int(low[prefix]), int(high[prefix]))
+            start = max(start, after)
+        return times
+
+    def _count(self, times: Counts, low: int, high: int) -> None:
+        """Add a prefix's samples from ``low`` up to, without, ``high`` to those of its windows."""
+        length = len(times)
+        for epoch in range(low // length, -(-high // length)):
+            first, stop = max(low - epoch * length, 0), min(high - epoch * length, length)
+            if stop - first == length:
+                times += 1
+            elif not epoch:
+                times[first:stop] += 1
+            else:
+                for place in range(first, stop):
+                    times[permuted(place, length, self._seed, epoch)] += 1
+
+    def _before(self, position: int) -> Counts:
+        """Samples that every prefix has given before a position that this plan has come to."""
+        if position <= self.plan.begin:
+            return np.array(self.plan.taken or [0] * len(self.lengths), np.int64)
+        return self._way.before(position) + self._ahead
 
     def counts(self) -> list[int]:
         """Samples of every prefix that the run reads; not where they are decided on the way."""
         assert not isinstance(self._way, _Decided)
+        assert not self.plan.taken
         total, first = np.zeros(len(self.lengths), np.int64), 0
         end = self.plan.passed(self.plan.samples)
         for start, stop in (*self.plan.cuts, (end, end)):
@@ -161,8 +218,7 @@ class _Blend:
         if self._index is None:
             counts[self._live[0]] = position
         else:
-            index = self._index[0][:position]
-            counts[self._live] = np.bincount(index, minlength=len(self._live))
+            counts[self._live] = tally(self._index[0][:position], len(self._live))
         return counts
 
 
@@ -214,13 +270,22 @@ class _Decided:
         self._orders: dict[int, tuple[Counts, Order]] = {}
 
     def find(self, position: int) -> tuple[int, int]:
-        block, place = divmod(position, self._size)
+        place = position % self._size
+        start, (prefixes, samples) = self._block(position)
+        prefix = int(prefixes[place])
+        return prefix, int(samples[place] + start[prefix])
+
+    def before(self, position: int) -> Counts:
+        start, (prefixes, _) = self._block(position - 1)
+        read = prefixes[: (position - 1) % self._size + 1]
+        return start + np.bincount(read, minlength=len(start))
+
+    def _block(self, position: int) -> tuple[Counts, Order]:
+        block = position // self._size
         if block not in self._orders:
             start, counts = self._read(block)
             _keep(self._orders, block, (start, ordered(counts)))
-        start, (prefixes, samples) = self._orders[block]
-        prefix = int(prefixes[place])
-        return prefix, int(samples[place] + start[prefix])
+        return self._orders[block]
 
 
 def _keep(kept: dict[int, T], key: int, value: T) -> None:

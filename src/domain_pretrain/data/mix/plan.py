@@ -47,6 +47,9 @@ class Plan:
         cuts: half-open ranges of positions that are not read; ascending and apart.
         block: where the losses decide, samples for which they do at a time; the one stage then
             has the weights that they start from.
+        begin: position from which on it holds, where a run goes on from another plan. It is laid
+            out from 0 on all the same, so that stages and cuts are at the positions of the run.
+        taken: where it does, samples of every prefix that have come before; empty: none have.
     """
 
     prefixes: tuple[str, ...]
@@ -54,6 +57,8 @@ class Plan:
     samples: int
     cuts: tuple[tuple[int, int], ...] = ()
     block: int | None = None
+    begin: int = 0
+    taken: tuple[int, ...] = ()
 
     @property
     def is_hosts_blend(self) -> bool:
@@ -96,13 +101,15 @@ class Plan:
         return places
 
     def dump(self) -> dict[str, Any]:
-        """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``; cuts; block."""
+        """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``; cuts; block; where
+        it goes on from another."""
         stages = [
             [one.samples, None if one.weights is None else _shares(one.weights), one.shape]
             for one in self.stages
         ]
         block = {} if self.block is None else {"block": self.block}
-        return {"stages": stages, "cuts": [list(cut) for cut in self.cuts], **block}
+        before = {"begin": self.begin, "taken": list(self.taken)} if self.taken else {}
+        return {"stages": stages, "cuts": [list(cut) for cut in self.cuts], **block, **before}
 
 
 def make_plan(
