@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_pretrain.commands.report import find_metrics
+from domain_pretrain.data.trace.consumption import Told
 from domain_pretrain.data.trace.timeline import Mark, stretches
 from domain_pretrain.data.trace.trace import Part, Sample, Trace
 from domain_pretrain.errors import ConfigError
@@ -28,14 +29,15 @@ from domain_pretrain.records.journal import Start, read_starts
 from domain_pretrain.records.reader import stream_lines
 
 CHARACTERS = 300
+LAST = 0
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``trace`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "trace",
-        usage="domain-pretrain trace RUN (--iteration N | --samples A:B | --document D --prefix P) "
-        "[options]",
+        usage="domain-pretrain trace RUN (--iteration N | --samples A:B | --document D --prefix P "
+        "| --consumed [N]) [options]",
         description=(
             "Show which documents the model read, or will read, at an iteration: from the run's "
             "journal and the index of its data alone. Ranges A:B are without B."
@@ -52,6 +54,14 @@ def add_parser(subparsers: Any) -> None:
     )
     what.add_argument(
         "--document", type=int, metavar="D", help="when it is read: its number in --prefix, from 0"
+    )
+    what.add_argument(
+        "--consumed",
+        type=int,
+        nargs="?",
+        const=LAST,
+        metavar="N",
+        help="what has been read of each prefix after iteration N (the last that was logged)",
     )
     parser.add_argument("--prefix", metavar="P", help="data prefix of --document")
     parser.add_argument("--domain", metavar="NAME", help="only the samples of this domain")
@@ -89,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--document and --prefix go together: a document's number is of a prefix")
     if args.text is not None and args.text < 1:
         raise ConfigError(f"--text {args.text}: give at least 1 character")
+    if args.consumed is not None and (args.text is not None or args.consumed < 0):
+        raise ConfigError("--consumed takes an iteration, and has no --text: it counts documents")
     if folder := os.environ.get("MEGATRON_LM_PATH"):
         sys.path.insert(0, folder)
     # What others print goes where it does not spoil the answer.
@@ -96,8 +108,15 @@ def run(args: argparse.Namespace) -> int:
         trace = open_trace(args.run_dir, args.data_cache_path)
         if args.domain is not None:
             trace.check_domain(args.domain)
-        samples = list(_asked_for(trace, args))
+        if args.consumed is not None:
+            after, consumed = trace.consumed(args.consumed or None)
+            samples = []
+        else:
+            samples = list(_asked_for(trace, args))
         texts = None if args.text is None else list(_texts(samples, args.tokenizer, args.text))
+    if args.consumed is not None:
+        consumed = [one for one in consumed if args.domain in (None, one.domain)]
+        return _print_consumed(after, consumed, as_json=args.json)
     if not samples:
         print(f"domain-pretrain trace: {_nothing(args)}", file=sys.stderr)
         return 1
@@ -201,6 +220,32 @@ def _table(samples: Sequence[Sample], texts: Sequence[str] | None) -> Table:
         ]
         table.add_row(*map(Text, cells))
     return table
+
+
+def _print_consumed(iteration: int, consumed: Sequence[Told], *, as_json: bool) -> int:
+    """What has been read of each prefix; 1 where nothing has."""
+    if not consumed:
+        print("domain-pretrain trace: nothing has been read", file=sys.stderr)
+        return 1
+    if as_json:
+        for one in consumed:
+            print(json.dumps({"iteration": iteration, **one.dump()}, ensure_ascii=False))
+        return 0
+    table = Table(title=f"read after iteration {iteration:,}", title_justify="left")
+    for name in ("domain", "prefix"):
+        table.add_column(name, overflow="fold")
+    for name in ("samples", "epochs", "documents: whole", "in part", "never"):
+        table.add_column(name, justify="right")
+    folder = _common(one.prefix for one in consumed)
+    if folder:
+        table.caption, table.caption_justify = f"prefixes in {folder}", "left"
+    for one in consumed:
+        numbers = (one.samples, *(one.documents[how] for how in ("whole", "part", "never")))
+        samples, *documents = (f"{number:,}" for number in numbers)
+        cells = [one.domain, one.prefix.removeprefix(folder), samples, f"{one.epochs:.3f}"]
+        table.add_row(*map(Text, [*cells, *documents]))
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    return 0
 
 
 def _common(prefixes: Iterable[str]) -> str:
