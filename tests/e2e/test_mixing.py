@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from support.streams import recorded_run
 from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.data.trace.trace import Trace
 from domain_pretrain.records.reader import read_events
 from domain_pretrain.records.record import Event
 
@@ -62,11 +66,11 @@ def steps(folder: Path) -> dict[int, list[Rows]]:
     return found
 
 
-def read(folder: Path, layout: str) -> list[Rows]:
+def read(folder: Path, layout: str, first: int | None = 1) -> list[Rows]:
     """The rows of every step: what data-parallel ranks read together, and all others alike."""
     whole = []
-    for step, ranks in sorted(steps(folder).items()):
-        assert step == len(whole) + 1
+    for number, (step, ranks) in enumerate(sorted(steps(folder).items())):
+        assert first is None or step == first + number
         if layout.startswith("DP"):
             whole.append(sorted(row for rows in ranks for row in rows))
         else:  # the first and the last stage, or both parts of the context; or the first of TP
@@ -399,3 +403,123 @@ def test_a_run_goes_on_with_what_decides(followed: Path, blend: list[str], tmp_p
         run = start(tmp_path, blend, mix, *load, expect=2)
         assert says in run.output
         assert "Traceback" not in run.output
+
+
+# --- data that are mixed in another way from a resume on ------------------------------------------
+
+GO_ON = {"on_change": "continue"}
+FIRST = {"finance": 2, "code": 1, "general": 5}
+SECOND = {"maths": 2, "general": 3, "code": 1}
+# By way: the mix before, that after (besides), and the training part; a fifth of it has epochs.
+WAYS: dict[str, tuple[dict[str, Any] | None, dict[str, Any], int]] = {
+    "host's blend": (None, {}, 80),
+    "schedule": (
+        {
+            "schedule": [
+                {"samples": 11, "weights": {"code": 1, "finance": 1}},
+                {"weights": {"general": 5, "finance": 2, "code": 1}},
+            ]
+        },
+        {},
+        16,
+    ),
+    "dynamic": ({"dynamic": DYNAMIC}, {"dynamic": DYNAMIC}, 16),
+}
+
+
+def data_of(corpora: Path, part: int, weights: dict[str, int]) -> list[str]:
+    words = [word for name in weights for word in (str(weights[name]), str(corpora / name))]
+    return ["--split", f"{part},{90 - part},10", "--data-path", *words]
+
+
+def texts_of(
+    folder: Path, names: dict[str, int], layout: str = "DP"
+) -> list[list[tuple[str, str]]]:
+    """For every step, the domain of each row, and its text."""
+    return [
+        sorted((list(names)[number], text) for number, text in rows)
+        for rows in read(folder, layout, first=None)
+    ]
+
+
+def text_of(tokens: Any) -> str:
+    return hashlib.sha256(np.asarray(tokens).astype(np.int64).tobytes()).hexdigest()[:12]
+
+
+def one_epoch(prefix: Path, part: int, cache: Path) -> list[str]:
+    """By Megatron alone."""
+    from megatron.core.datasets.blended_megatron_dataset_builder import (
+        BlendedMegatronDatasetBuilder,
+    )
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+    config = GPTDatasetConfig(
+        random_seed=1234,
+        sequence_length=32,
+        blend=([str(prefix)], None),
+        split=f"{part},{90 - part},10",
+        path_to_cache=str(cache),
+        tokenizer=SimpleNamespace(unique_identifiers={}, eod=None, pad=None, vocab_size=300),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
+    sizes = [1, None, None]
+    data = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+    return [text_of(data[index]["tokens"]) for index in range(len(data))]
+
+
+def traced(trace: Trace) -> list[list[tuple[str, str]]]:
+    """As :func:`texts_of`, by the trace."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for sample in trace.iterations(1, STEPS + 1):
+        spans = [sample.part.data.tokens(sample.prefix, span) for span in sample.documents]
+        row = (sample.domain, text_of(np.concatenate(spans)[:-1]))
+        found.setdefault(sample.iteration, []).append(row)
+    return [sorted(rows) for _, rows in sorted(found.items())]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_blend_and_a_new_domain(way: str, corpora: Path, tmp_path: Path) -> None:
+    """At any step; back to what it was two steps later. In all layouts, by the rows that were fed;
+    where tensors are split, the second rank reads nothing."""
+    at = random.Random(way).randint(2, STEPS - 4)
+    before, after, part = WAYS[way]
+    first, second = (data_of(corpora, part, names) for names in (FIRST, SECOND))
+    log = tmp_path / "log"
+    common = [*saving(tmp_path), "--save-interval", "1", "--domain-log-dir", log]
+    common += ["--ckpt-format", "torch_dist"]
+    load = [*common, "--load", tmp_path / "checkpoints"]
+    folders = [tmp_path / name for name in ("one", "two", "three", "refused")]
+    start(folders[0], first, before, *common, "--exit-interval", str(at))
+
+    refused = start(folders[3], second, after or None, *load, expect=2)
+    assert "other training data: " in refused.output
+    assert "mix.on_change: continue in the config to go on" in refused.output
+    assert "Traceback" not in refused.output
+
+    stop = ["--exit-interval", str(at + 2)]
+    layout = "DP2" if way == "dynamic" else "CP2"
+    stop += ["--context-parallel-size", "2"] if layout == "CP2" else []
+    run = start(folders[1], second, {**GO_ON, **after}, *load, *stop, nproc=2)
+    assert f"mix.on_change: after {at * BATCH} samples, the data are mixed in" in run.output
+    assert "/maths begins" in run.output
+    tp = ["--tensor-model-parallel-size", "2", "--make-vocab-size-divisible-by", "75"]
+    start(folders[2], first, {**GO_ON, **(before or {})}, *load, *tp, nproc=2)
+
+    found = texts_of(folders[0], FIRST) + texts_of(folders[1], SECOND, layout)
+    found += texts_of(folders[2], FIRST)
+    assert len(found) == STEPS
+    trace = open_trace(log)
+    assert traced(trace) == found
+    read = {}
+    for name in {**FIRST, **SECOND}:
+        texts = Counter(text for rows in found for domain, text in rows if domain == name)
+        read[name] = texts.total()
+        whole = one_epoch(corpora / name, part, tmp_path / "cache")
+        epochs, rest = divmod(read[name], len(whole))
+        assert set(texts) == set(whole if epochs else whole[:rest])
+        assert set(texts.values()) <= {epochs, epochs + 1}, "none twice, none lost"
+    assert {one.domain: one.samples for one in trace.consumed()[1]} == read
+    assert max(read.values()) > 24 or part == 80, "more than an epoch of the largest"

@@ -12,7 +12,6 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.journal import (
     JOURNAL_FILE,
     note_start,
-    read_blocks,
     read_starts,
     tell_block,
 )
@@ -69,9 +68,35 @@ def test_blocks_stand_between_starts(tmp_path: Path) -> None:
     assert [start.iteration for start in read_starts(tmp_path)] == [0, 4]
     tell_block(tmp_path, 2, 8, 1, {"finance": 0.0}, {"f": 4, "g": 12}, {"f": 0, "g": 16})
     (tmp_path / JOURNAL_FILE).open("ab").write(b'{"block": 2, "sta')
-    blocks = read_blocks(tmp_path)
-    assert blocks.keys() == {0, 1}
-    assert blocks[1].starts == {"f": 4, "g": 12} and blocks[1].counts == {"f": 0, "g": 16}
+    first, second = (start.blocks for start in read_starts(tmp_path))
+    assert first.keys() == {0}
+    assert second.keys() == {0, 1}, "what was decided before it holds for it, too"
+    assert second[1].starts == {"f": 4, "g": 12} and second[1].counts == {"f": 0, "g": 16}
+
+
+def test_a_block_that_was_decided_anew_is_of_its_start(tmp_path: Path) -> None:
+    """Another plan begins within a block; a run from before it has the block as it was."""
+
+    def tell(iteration: int, number: int, count: int, start: int = 0) -> None:
+        one = {"f": start}, {"f": count}
+        tell_block(tmp_path, iteration, 4 * iteration, number, {}, *one)
+
+    def counts() -> list[dict[int, int]]:
+        return [
+            {number: block.counts["f"] for number, block in start.blocks.items()}
+            for start in read_starts(tmp_path)
+        ]
+
+    note(tmp_path, 0)
+    for number in range(4):
+        tell(number, number, 10 + number)
+    note(tmp_path, 2)
+    tell(2, 2, 22, start=-1)
+    tell(5, 3, 23)
+    assert counts() == [{0: 10, 1: 11, 2: 12, 3: 13}, {0: 10, 1: 11, 2: 22, 3: 23}]
+    note(tmp_path, 2)
+    tell(4, 3, 33)
+    assert counts() == [{0: 10, 1: 11, 2: 12, 3: 13}, {0: 10, 1: 11, 2: 12, 3: 33}]
 
 
 @pytest.mark.parametrize("torn", [b'{"iterat', b"\xff", b'{"order": ' + b"[" * 100_000], ids=len)

@@ -21,6 +21,7 @@ from domain_pretrain.data.mix.apportion import (
     greedy,
     ordered,
     shares_of,
+    tally,
 )
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.permutation import permuted
@@ -277,3 +278,10 @@ def test_cuts() -> None:
     assert [plan.position(i) for i in range(10)] == [0, 1, 6, 7, 10, 11, 12, 13, 14, 15]
     assert [plan.passed(i) for i in (0, 1, 2, 3, 4, 10)] == [0, 1, 2, 7, 8, 16]
     assert [place[3] for place in whole(plan, [100])] == [0, 1, 6, 7, 10, 11, 12, 13, 14, 15]
+
+
+def test_an_index_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0).integers(0, 5, 1000).astype(np.int16)
+    monkeypatch.setattr(apportion, "_PIECE", 64)
+    assert tally(numbers, 7).tolist() == np.bincount(numbers, minlength=7).tolist()
+    assert tally(numbers[:0], 2).tolist() == [0, 0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.prefixes import write_prefix
 
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.errors import UnsupportedError
@@ -60,9 +62,48 @@ def test_what_is_asked_of_the_host() -> None:
     assert given.config is config
 
 
+@pytest.mark.parametrize("samples", [10, 100])
+def test_what_the_hosts_own_data_say_of_each_prefix(samples: int, tmp_path: Path) -> None:
+    """As Megatron builds them; with more than one epoch, it shuffles them together."""
+    pytest.importorskip("megatron.core")
+    from megatron.core.datasets.blended_megatron_dataset_builder import (
+        BlendedMegatronDatasetBuilder,
+    )
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+    from domain_pretrain.hosts.consumption import samples_by_prefix
+
+    prefixes = [str(tmp_path / name) for name in ("a", "b")]
+    for prefix, documents in zip(prefixes, (20, 100), strict=True):
+        write_prefix(prefix, [33] * documents)  # 41 and 206 samples
+
+    def build(blend: tuple[list[str], list[float] | None]) -> Any:
+        config = GPTDatasetConfig(
+            random_seed=1,
+            sequence_length=16,
+            blend=blend,
+            split="1",
+            tokenizer=SimpleNamespace(unique_identifiers={}, eod=None, pad=None, vocab_size=300),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+        )
+        sizes = [samples, 1, 1]
+        return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+
+    whole = 41 if samples == 10 else None
+    assert samples_by_prefix(build((prefixes, [3, 1])), 8) == ([6, 2], [whole, 206])
+    assert samples_by_prefix(build((prefixes[:1], None)), 8) == ([8], [whole])
+    assert samples_by_prefix(build((prefixes, None)), 0) == ([0, 0], [41, 206]), "by size"
+    assert samples_by_prefix([1, 2], 1) == ([1], [None])
+
+
 def test_data_that_does_not_come_from_the_hosts_builder() -> None:
     """A schedule must not be ignored in silence; ranks that read nothing have nothing to show."""
-    session = SimpleNamespace(plan=PLAN, board=None, omissions=print, epochs=1)
+    session = SimpleNamespace(
+        plan=PLAN, board=None, omissions=print, epochs=1, resume=lambda *_: PLAN
+    )
     runtime = Runtime(SimpleNamespace(consumed_train_samples=0), session)  # type: ignore[arg-type]
     runtime.check_stream(None)
     with pytest.raises(UnsupportedError, match="training data, a list, does not come from Megatro"):

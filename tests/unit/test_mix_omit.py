@@ -77,6 +77,14 @@ def test_samples_are_the_turns_that_are_not_left_out(
         inside = [sample for sample, (epoch, _) in enumerate(expected) if epoch < epochs]
         if len(inside) < len(expected):
             assert turns.samples_in(epochs) == len(inside)
+    for first, stop in ((0, 6 * length), (length // 2, 3 * length + 1), (5, 5)):
+        times = np.zeros(length, np.int64)
+        turns.count(times, first, stop)
+        own = np.bincount([window for _, window in expected[first:stop]], minlength=length)
+        assert times.tolist() == own.tolist()
+    later = Turns(length, SEED)  # goes on by the prefix's own order alone
+    after = turns.passed(2 * length)
+    assert later.find(after - 1) == expected[2 * length - 1]
 
 
 def test_without_omissions_it_is_the_order_of_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.traces import BATCH, line_of, note, write_documents, write_metrics
+from support.traces import BATCH, SEQUENCE, line_of, note, write_documents, write_metrics
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.data.mix.locate import Locator
@@ -104,6 +105,25 @@ def test_a_document_without_tokens_is_in_no_window() -> None:
     windows = windows_of([4, 0, 30], [0, 1, 2], 8)
     assert 1 not in {span.index for number in range(4) for span in windows.spans(number)}
     assert windows.holding([1]) == []
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("lengths", [[4, 1, 9, 0, 30, 2], [8, 8, 8, 8, 9], [1] * 41, [100]])
+def test_what_is_covered(lengths: list[int], extra: int) -> None:
+    """Token by token, whatever windows were read."""
+    windows = windows_of(lengths, list(range(len(lengths))), 8, extra)
+    assert windows.size == 8
+    count, random = len(windows.shuffle), np.random.default_rng(1)
+    for times in (np.zeros(count), np.ones(count), *random.integers(0, 3, (20, count))):
+        read = set()
+        for number in np.flatnonzero(times):
+            read |= {
+                (span.index, token)
+                for span in windows.spans(number)
+                for token in range(span.first, span.first + span.tokens)
+            }
+        expected = [sum(index == one for index, _ in read) for one in range(len(lengths))]
+        assert windows.covered(times).tolist() == expected
 
 
 def start_at(iteration: int, consumed: int, samples: Any = 1000) -> Start:
@@ -232,9 +252,59 @@ def test_a_document_is_where_the_iterations_say(ask: Any, run: Path) -> None:
         assert [json.loads(line) for line in out.splitlines()] == expected
 
 
+@pytest.mark.parametrize("after", [None, 2, 9])
+def test_what_has_been_read(after: int | None, ask: Any, run: Path) -> None:
+    """As the samples of the iterations say; begun anew in between."""
+    begin(run, 3)
+    last = after or 5
+    _, out, _ = ask("--iteration", f"1:{last + 1}", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    code, out, err = ask("--consumed", *([str(after)] if after else []), "--json")
+    assert (code, err) == (0, "")
+    found = {one["domain"]: one for one in map(json.loads, out.splitlines())}
+    assert found.keys() == {"web", "sums"}
+    for domain, one in found.items():
+        own = [row for row in rows if row["domain"] == domain]
+        assert (one["iteration"], one["samples"]) == (last, len(own))
+        lengths = np.fromfile(f"{one['prefix']}.idx", "<i4", 18, offset=34)  # of 20, by --split
+        assert one["epochs"] == pytest.approx(len(own) * SEQUENCE / lengths.sum())
+        read = {
+            (span["index"], span["first"] + token)
+            for row in own
+            for span in row["documents"]
+            for token in range(span["tokens"])
+        }
+        tokens = Counter(index for index, _ in read)
+        assert one["documents"] == {
+            "whole": sum(tokens[number] == length for number, length in enumerate(lengths)),
+            "part": sum(0 < tokens[number] < length for number, length in enumerate(lengths)),
+            "never": 18 - len(tokens),
+        }
+
+
+def test_what_has_been_read_as_a_table(ask: Any) -> None:
+    code, out, _ = ask("--consumed", "--domain", "sums")
+    assert code == 0
+    assert "read after iteration 5" in out
+    assert "sums" in out and "web" not in out
+
+
+def test_nothing_has_been_read(ask: Any, run: Path) -> None:
+    write_metrics(run, ["web", "sums"], 0)
+    assert ask("--consumed")[0] == 1
+    (run / JOURNAL_FILE).unlink()
+    begin(run, 4)
+    code, _, err = ask("--consumed")
+    assert code == 2
+    assert "the journal begins after iteration 4" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ("--consumed 13", "iteration 13 is beyond the run: it ends with iteration 12, after 48"),
+        ("--consumed -1", "--consumed takes an iteration"),
+        ("--consumed --text", "has no --text"),
         ("--iteration 13", "iteration 13 is beyond the run: it ends with iteration 12, after 48"),
         ("--iteration 0", "they count from 1"),
         ("--iteration 5:5", "the second number is not read any more"),

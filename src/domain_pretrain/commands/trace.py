@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_pretrain.commands.report import find_metrics
+from domain_pretrain.data.trace.consumption import Told
 from domain_pretrain.data.trace.timeline import Mark, stretches
 from domain_pretrain.data.trace.trace import Part, Sample, Trace
 from domain_pretrain.data.trace.worst import ORDERS, Worst, worst
@@ -27,19 +28,20 @@ from domain_pretrain.hosts.reads import Reads
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
 from domain_pretrain.prepare.tokenize import Tokenizer, load_tokenizer
 from domain_pretrain.process import notice
-from domain_pretrain.records.journal import Block, Start, read_blocks, read_starts
+from domain_pretrain.records.journal import Start, read_starts
 from domain_pretrain.records.reader import stream_lines
 
 CHARACTERS = 300
 WORST = 5  # documents
+LAST = 0
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``trace`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
     parser = subparsers.add_parser(
         "trace",
-        usage="domain-pretrain trace RUN (--iteration N | --samples A:B | --document D --prefix P) "
-        "[options]",
+        usage="domain-pretrain trace RUN (--iteration N | --samples A:B | --document D --prefix P "
+        "| --consumed [N]) [options]",
         description=(
             "Show which documents the model read, or will read, at an iteration: from the run's "
             "journal and the index of its data alone. Ranges A:B are without B."
@@ -56,6 +58,14 @@ def add_parser(subparsers: Any) -> None:
     )
     what.add_argument(
         "--document", type=int, metavar="D", help="when it is read: its number in --prefix, from 0"
+    )
+    what.add_argument(
+        "--consumed",
+        type=int,
+        nargs="?",
+        const=LAST,
+        metavar="N",
+        help="what has been read of each prefix after iteration N (the last that was logged)",
     )
     parser.add_argument("--prefix", metavar="P", help="data prefix of --document")
     parser.add_argument(
@@ -101,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--document and --prefix go together: a document's number is of a prefix")
     if args.text is not None and args.text < 1:
         raise ConfigError(f"--text {args.text}: give at least 1 character")
+    if args.consumed is not None and (args.text is not None or args.consumed < 0):
+        raise ConfigError("--consumed takes an iteration, and has no --text: it counts documents")
     if folder := os.environ.get("MEGATRON_LM_PATH"):
         sys.path.insert(0, folder)
     # What others print goes where it does not spoil the answer.
@@ -108,7 +120,12 @@ def run(args: argparse.Namespace) -> int:
         trace = open_trace(args.run_dir, args.data_cache_path)
         if args.domain is not None:
             trace.check_domain(args.domain)
-        samples = list(_asked_for(trace, args))
+        if args.consumed is not None:
+            after, consumed = trace.consumed(args.consumed or None)
+            consumed = [one for one in consumed if args.domain in (None, one.domain)]
+            samples = []
+        else:
+            samples = list(_asked_for(trace, args))
         if args.worst is not None:
             if args.domain is not None:  # a sample may hold others' documents, too
                 samples = [one.only(args.domain) for one in samples]
@@ -122,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             notice(str(error))  # which documents it is can be told all the same
             texts = None
+    if args.consumed is not None:
+        return _print_consumed(after, consumed, as_json=args.json)
     if not samples:
         print(f"domain-pretrain trace: {_nothing(args)}", file=sys.stderr)
         return 1
@@ -155,20 +174,19 @@ def open_trace(folder: Path, cache: Path | None = None) -> Trace:
     metrics = find_metrics(folder)
     cache = None if cache is None else cache.resolve()
     starts = read_starts(metrics.parent)
-    blocks = read_blocks(metrics.parent)
     parts = []
     for stretch in stretches(starts, _logged(metrics), _batches):
         start = stretch.start
         told = start.reads or {}  # an older start is an error where its samples are asked for
         prefixes, domains = (tuple(told.get(name, ())) for name in ("prefixes", "domains"))
         channels = tuple(map(tuple, told.get("channels", ())))
-        load = partial(_build, start, cache, blocks)
+        load = partial(_build, start, cache)
         parts.append(Part(stretch, prefixes, domains, channels, load))
     return Trace(parts)
 
 
-def _build(start: Start, cache: Path | None, blocks: Mapping[int, Block]) -> Built:
-    return Built(Reads.of(start), start, cache, blocks)
+def _build(start: Start, cache: Path | None) -> Built:
+    return Built(Reads.of(start), start, cache)
 
 
 def _batches(start: Start) -> Callable[[int], int]:
@@ -257,6 +275,32 @@ def _worst_table(found: Sequence[Worst], texts: Sequence[str] | None) -> Table:
         ]
         table.add_row(*map(Text, cells))
     return table
+
+
+def _print_consumed(iteration: int, consumed: Sequence[Told], *, as_json: bool) -> int:
+    """What has been read of each prefix; 1 where nothing has."""
+    if not consumed:
+        print("domain-pretrain trace: nothing has been read", file=sys.stderr)
+        return 1
+    if as_json:
+        for one in consumed:
+            print(json.dumps({"iteration": iteration, **one.dump()}, ensure_ascii=False))
+        return 0
+    table = Table(title=f"read after iteration {iteration:,}", title_justify="left")
+    for name in ("domain", "prefix"):
+        table.add_column(name, overflow="fold")
+    for name in ("samples", "epochs", "documents: whole", "in part", "never"):
+        table.add_column(name, justify="right")
+    folder = _common(one.prefix for one in consumed)
+    if folder:
+        table.caption, table.caption_justify = f"prefixes in {folder}", "left"
+    for one in consumed:
+        numbers = (one.samples, *(one.documents[how] for how in ("whole", "part", "never")))
+        samples, *documents = (f"{number:,}" for number in numbers)
+        cells = [one.domain, one.prefix.removeprefix(folder), samples, f"{one.epochs:.3f}"]
+        table.add_row(*map(Text, [*cells, *documents]))
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    return 0
 
 
 def _common(prefixes: Iterable[str]) -> str:

@@ -116,14 +116,19 @@ def breaks(before: Order, now: Order, consumed: int = 0) -> Iterator[str]:
         before, now: of the run that wrote a checkpoint, and of the one that goes on from it.
         consumed: samples that the first has trained on.
     """
+    yield from breaks_of_epochs(before, now)
+    yield from _data_changes(before.data[0] or [], now.data[0] or [])
+    yield from _mix_changes(before, now, consumed)
+
+
+def breaks_of_epochs(before: Order, now: Order) -> Iterator[str]:
+    """Of these changes, those after which every prefix is another row of samples."""
     for name in dict.fromkeys([*before.settings, *now.settings]):
         old, new = before.settings.get(name), now.settings.get(name)
         if old != new:
             yield f"{name} {old} → {new}"
     if not _close(before.parts[0], now.parts[0]):
         yield f"the training part of --split {_percent(before.parts[0])} → {_percent(now.parts[0])}"
-    yield from _data_changes(before.data[0] or [], now.data[0] or [])
-    yield from _mix_changes(before, now, consumed)
     if not Tokenizer.same(before.tokenizer, now.tokenizer):
         yield f"tokenizer {_name(before.tokenizer)} → {_name(now.tokenizer)}"
 
@@ -169,7 +174,9 @@ def _mix_changes(before: Order, now: Order, consumed: int) -> Iterator[str]:
     if found or (before.mix and now.mix):
         return
     own, mixed = (before, now) if before.mix is None else (now, before)
-    if not (mixed.once and (own.samples or 0) <= (mixed.samples or 0)):
+    if mixed is before and mixed.mix and mixed.mix.get("taken"):
+        yield "the plugin's stream, which goes on from another blend, → Megatron's own blend"
+    elif not (mixed.once and (own.samples or 0) <= (mixed.samples or 0)):
         ways = ("Megatron's own blend", "the plugin's stream")
         old, new = ways if own is before else ways[::-1]
         yield f"{old} → {new}, which has another order where a prefix is read more than once"

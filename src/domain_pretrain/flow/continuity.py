@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domain_pretrain.data.order import Order, breaks, remarks
+from domain_pretrain.data.resumption import ACCOUNT
 from domain_pretrain.errors import ConfigError
 
 # How many differences a message tells of.
 MOST_TOLD = 5
+_CONTINUE = (
+    "mix.on_change: continue in the config to go on with each data prefix where it stood "
+    "(docs/mixing.md), or "
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,12 @@ class Meaning:
 
 
 def check_continuity(
-    saved: Mapping[str, Any], now: Meaning, *, allow: bool, consumed: int = 0
+    saved: Mapping[str, Any],
+    now: Meaning,
+    *,
+    allow: bool,
+    continued: bool = False,
+    consumed: int = 0,
 ) -> list[str]:
     """Compare what a checkpoint's run meant with what this one means.
 
@@ -48,6 +58,8 @@ def check_continuity(
         saved: of :meth:`Meaning.dump`; version 0.1 knew only ``domains``.
         now: of this run.
         allow: whether the user wants other domains.
+        continued: whether the samples go on where they stood, mixed in another way; there may be
+            new domains then, and some may be gone.
         consumed: samples that the checkpoint's run has trained on.
 
     Returns:
@@ -57,18 +69,20 @@ def check_continuity(
         ConfigError: the domains are others, a prefix belongs to another one, or samples would be
             read again or never; not with ``allow``.
     """
-    changes = [*_domain_changes(saved, now)]
+    changes = [*_moved(saved, now)]
     told: list[str] = []
+    broken: list[str] = []
+    (told if continued else changes).extend(_other_names(saved, now))
     if now.order is not None and "order" in saved:
         before = Order.load(saved["order"])
-        changes += [
-            f"other training data: {change}" for change in breaks(before, now.order, consumed)
-        ]
+        broken = [f"other training data: {one}" for one in breaks(before, now.order, consumed)]
+        (told if continued else changes).extend(broken)
         told += remarks(before, now.order)
     if changes and not allow:
         raise ConfigError(
             f"the checkpoint was written with {'; '.join(changes)}. Counts would go on under other "
             "meanings, and samples be read again or never. Give what was given before, or "
+            f"{_CONTINUE if broken and ACCOUNT in saved else ''}"
             "--allow-domain-change to carry on regardless (domains by name, as many samples "
             "skipped as were consumed), or --finetune to start counting afresh"
         )
@@ -83,12 +97,15 @@ def check_continuity(
     return changes + told
 
 
-def _domain_changes(saved: Mapping[str, Any], now: Meaning) -> Iterator[str]:
+def _other_names(saved: Mapping[str, Any], now: Meaning) -> Iterator[str]:
     old, new = set(saved["domains"]), set(now.names)
     if old != new:
         yield (
             f"other domains: gone {sorted(old - new) or 'none'}, new {sorted(new - old) or 'none'}"
         )
+
+
+def _moved(saved: Mapping[str, Any], now: Meaning) -> Iterator[str]:
     before = saved.get("prefixes", {})
     moved = [
         f"{prefix} from {before[prefix]} to {domain}"

@@ -49,6 +49,7 @@ class Step:
         react: is given what the alarms found in a logged window, on every rank; may end the run.
         meaning: goes into the state, to be compared when a run resumes from it.
         allow_domain_change: load state of another meaning, by name.
+        continued: whether another stream of samples goes on exactly where the state's stood.
         begun: tells which stages of the stream begin between two counts of consumed samples.
         consumed_samples: where training starts.
     """
@@ -66,6 +67,7 @@ class Step:
         agreed: str = "",
         meaning: Meaning | None = None,
         allow_domain_change: bool = False,
+        continued: bool = False,
         mixing: Mixer | None = None,
         begun: Callable[[int, int], Iterable[str]] | None = None,
         consumed_samples: int = 0,
@@ -93,7 +95,7 @@ class Step:
         self.evaluation = Evaluation(self._evaluate.ledger)
         self._digest = Digest(json.dumps([names, agreed]), device)
         self._meaning = meaning or Meaning(names)
-        self._allow_domain_change = allow_domain_change
+        self._allow_domain_change, self._continued = allow_domain_change, continued
         self._begun, self._consumed = begun, consumed_samples
         self._proven = False
         self._attempts = 0
@@ -284,9 +286,12 @@ class Step:
                 f"the checkpoint's domain_pretrain state has version {state['version']}, this "
                 f"installation reads up to {STATE_VERSION}: install a newer domain_pretrain"
             )
-        allow = self._allow_domain_change
         for change in check_continuity(
-            state, self._meaning, allow=allow, consumed=consumed_samples
+            state,
+            self._meaning,
+            allow=self._allow_domain_change,
+            continued=self._continued,
+            consumed=consumed_samples,
         ):
             notice(f"WARNING: the checkpoint was written with {change}")
             if self.publisher is not None:

@@ -40,7 +40,6 @@ class Built:
         reads: what the run has told.
         start: that told it.
         cache: of index files, in place of the run's own.
-        blocks: that the run has decided, where it decides on the way.
 
     Raises:
         ConfigError: data files are missing, or have changed.
@@ -52,14 +51,13 @@ class Built:
         reads: Reads,
         start: Start,
         cache: Path | None = None,
-        blocks: Mapping[int, Block] | None = None,
     ) -> None:
         _check_unchanged(reads, start)
         plan = None
         if reads.plan is not None:
             plan = TypeAdapter(Plan).validate_python(reads.plan)
         with quiet(), _inside(reads.folder):
-            train = _build(reads, plan, cache, blocks or {})
+            train = _build(reads, plan, cache, start.blocks)
         self._sets = getattr(train, "datasets", [train])
         self._channels = _channels(reads, start)
         self.source: Source = _source(train, plan)

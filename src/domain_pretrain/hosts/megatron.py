@@ -181,6 +181,7 @@ def _datasets(original: Callable[..., Any]) -> Callable[..., Any]:
         if runtime.active:
             with clear_exit():
                 runtime.check_stream(built[0])
+                runtime.keep_training(built[0])
                 built = runtime.with_channels(built)
             runtime.keep_validation(built[1])
         return built

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.mix.describe import tell_left_out
+from domain_pretrain.data.mix.plan import Plan
+from domain_pretrain.data.resumption import ACCOUNT
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
@@ -47,6 +49,7 @@ class Runtime:
         self._reads_fixed = False
         self._before_first_step = True
         self._streams = 0  # that have been built
+        self._training: Any = None  # the data set that this rank trains on, if it reads any
         self._data: dict[str, Any] | None = None  # what the training data is built from
 
     @property
@@ -199,8 +202,12 @@ class Runtime:
         session = self._session
         assert session is not None and session.plan is not None
         self._streams += 1
+
+        def resume(lengths: Sequence[int]) -> Plan:
+            return session.resume(lengths, self._state, self.args.consumed_train_samples)
+
         wait = None if session.board is None else session.board.wait
-        built = stream.build(build, builder, session.plan, wait)
+        built = stream.build(build, builder, session.plan, wait, resume)
         # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
         decide = partial(session.omissions, self.args.consumed_train_samples, self._state or {})
         settled = stream.settle(built[0], decide, session.epochs)
@@ -211,6 +218,10 @@ class Runtime:
         elif built[0] is not None:
             built[0].omit(session.plan.omissions)
         return built
+
+    def keep_training(self, dataset: Any) -> None:
+        """After the host has built its data, for each model chunk; None: this rank reads none."""
+        self._training = dataset if self._training is None else self._training
 
     def check_stream(self, training_data: Any) -> None:
         """After the host has built its data: what it trains on must have become the stream.
@@ -276,8 +287,20 @@ class Runtime:
     def state_leaf(self) -> str | None:
         """The plugin's part of a checkpoint; None where there is none yet."""
         # Before the first step, what was loaded is handed on: Megatron may only convert a format.
-        state = self._state if self._step is None else self._step.state_dict()
-        return None if state is None else checkpoint.pack(state)
+        if self._step is None:
+            return None if self._state is None else checkpoint.pack(self._state)
+        return checkpoint.pack({**self._step.state_dict(), **self._account()})
+
+    def _account(self) -> dict[str, Any]:
+        """What was read of each prefix; nothing on ranks that do not know, of which 0 is none."""
+        from domain_pretrain.hosts.consumption import samples_by_prefix
+
+        assert self._session is not None
+        if self._training is None:
+            return {}
+        found = samples_by_prefix(self._training, self.args.consumed_train_samples)
+        account = None if found is None else self._session.account(*found)
+        return {} if account is None else {ACCOUNT: account}
 
     def load_state_leaf(self, leaf: Any) -> None:
         """Keep a checkpoint's state until the step is built."""

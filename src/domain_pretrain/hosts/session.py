@@ -16,6 +16,7 @@ from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
+from domain_pretrain.data.mix import carry
 from domain_pretrain.data.mix.blocks import Block, Blocks, given_before
 from domain_pretrain.data.mix.describe import describe, tell_begun, warn_of_idle
 from domain_pretrain.data.mix.locate import Locator
@@ -26,6 +27,7 @@ from domain_pretrain.data.origin import Constant, Sets
 from domain_pretrain.data.plan import training_corpora, training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.resumption import Resumed, account, resumed
 from domain_pretrain.data.told import read_manifests
 from domain_pretrain.errors import ConfigError, UnsupportedError, shorten
 from domain_pretrain.flags import PluginArgs
@@ -128,6 +130,8 @@ class Session:
             plan = self.mixing.plan
             self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
         self._limits: Sequence[int] = ()
+        self.lengths: Sequence[int] = ()
+        self._resumed: Resumed | None = None  # once they are known
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -210,6 +214,10 @@ class Session:
         """
         assert self.plan is not None
         plan = self.plan
+        if self._resumed is not None and self._resumed.continued:
+            # From here on, the windows that had no turn before count like those that were read.
+            wanted = plan.omissions[-1].documents if plan.omissions else ()
+            return (Omission(plan.taken, wanted),) if any(wanted) else ()
         saved = saved_omissions(state.get("order"), plan.prefixes)
         if not consumed or not (saved or plan.omissions):
             return plan.omissions
@@ -229,6 +237,77 @@ class Session:
         """
         assert self.plan is not None
         self.plan, self._limits = replace(self.plan, omissions=tuple(omissions)), limits
+
+    def resume(
+        self, lengths: Sequence[int], state: Mapping[str, Any] | None, consumed: int
+    ) -> Plan:
+        """Once its data are built: the stream, as this run goes on with it.
+
+        Every rank calls it. Two broadcasts from rank 0, before the first step.
+
+        Args:
+            lengths: samples that one epoch of every prefix has; none on a rank that reads no data.
+            state: of the plugin, in the checkpoint that the run starts from.
+            consumed: samples that the run has trained on.
+
+        Raises:
+            ConfigError: it cannot go on as ``mix.on_change`` asks for.
+        """
+        assert self.plan is not None
+        if self._resumed is None:
+            # Once for each model chunk, of which not every one of rank 0 may read data.
+            self.lengths = from_first_rank(lambda: tuple(lengths))
+            if not self.lengths:
+                return self.plan
+            found = from_first_rank(lambda: self._resume(state, consumed))
+            if isinstance(found, str):
+                raise ConfigError(found)
+            self._resumed, self.plan = found, found.plan
+            if self.mixing is not None:
+                self.mixing = replace(self.mixing, plan=found.plan)
+        return self.plan
+
+    def _resume(self, state: Mapping[str, Any] | None, consumed: int) -> Resumed | str:
+        """On the rank that knows what has been read; or why it cannot go on."""
+        assert self.plan is not None
+        nothing = [0] * len(self.lengths)
+        now = account(self.plan.prefixes, nothing, self.lengths, self.reading)
+        # What is left out may change at any time, and is settled later.
+        left_out = saved_omissions((state or {}).get("order"), self.plan.prefixes)
+        order = self.facts.order(self.reading, replace(self.plan, omissions=left_out))
+        go_on = self.config.mix.on_change == "continue"
+        try:
+            found = resumed(self.plan, order, now, state, consumed, go_on=go_on)
+        except ConfigError as error:
+            if not self.options.allow_domain_change:
+                return str(error)
+            notice(f"WARNING: --allow-domain-change carries on regardless: {error}")
+            return Resumed(self.plan)
+        if found.continued:
+            notice(
+                f"mix.on_change: after {consumed:,} samples, the data are mixed in another way: "
+                f"{carry.tell(found.plan, self.lengths)}"
+            )
+        return found
+
+    def account(
+        self, samples: Sequence[int], epochs: Sequence[int | None]
+    ) -> dict[str, Any] | None:
+        """For a checkpoint, what was read of each prefix; None: that is not known.
+
+        Args:
+            samples: of every prefix of the training data.
+            epochs: samples that one epoch of each has; see :class:`.Consumed`.
+        """
+        blend, flags = self.reading.blends[0], self.facts.flags
+        in_order = getattr(flags, "dataloader_type", None) in (None, "single")
+        if blend is None or len(blend[0]) != len(samples) or not in_order:
+            return None
+        if getattr(flags, "phase_transition_iterations", None):
+            return None
+        left_behind = {} if self._resumed is None else self._resumed.left_behind
+        own = account(blend[0], samples, epochs, self.reading)
+        return carry.dump({**left_behind, **own})
 
     def _check_dynamic(self) -> Mixing | None:
         """What decides the shares of the stream; None: nothing does."""
@@ -322,6 +401,7 @@ class Session:
                 order,
             ),
             allow_domain_change=self.options.allow_domain_change,
+            continued=self._resumed is not None and self._resumed.continued,
             mixing=mixer,
             begun=self._begun(),
             consumed_samples=consumed_samples,
@@ -358,7 +438,7 @@ class Session:
             start = after_iteration or 0
             note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)
         if mixer is not None:
-            if consumed_samples and "mix" not in (state or {}):
+            if consumed_samples and "mix" not in (state or {}) and not mixer.blocks.plan.taken:
                 notice(
                     "WARNING: the checkpoint does not say what mix.dynamic had decided: it goes on "
                     "as if the shares had been those of the blend, and may read samples again"

@@ -41,7 +41,7 @@ class Stream(torch.utils.data.Dataset[dict[str, Any]]):
     """
 
     def __init__(self, built: Any, plan: Plan, read_block: ReadBlock | None = None) -> None:
-        self.datasets = list(getattr(built, "datasets", [built]))
+        self.datasets = _sets(built)
         self.config = built.config
         self.split = self.datasets[0].index_split
         self.locator = Locator(
@@ -76,6 +76,7 @@ def build(
     builder: Any,
     plan: Plan,
     read_block: ReadBlock | None = None,
+    settle: Callable[[Sequence[int]], Plan] | None = None,
 ) -> list[Any]:
     """What ``BlendedMegatronDatasetBuilder.build`` returns, with the stream as training data.
 
@@ -86,6 +87,8 @@ def build(
         builder: whose it is.
         plan: of the stream.
         read_block: see :class:`.Locator`.
+        settle: of the samples that one epoch of every prefix has (none on a rank that reads no
+            data), gives the plan as this run goes on with it; the same on every rank.
 
     Returns:
         The stream, and the host's own validation and test data; None each that is not read here.
@@ -115,6 +118,8 @@ def build(
     # prefix is not blended.
     once = [1 if len(plan.prefixes) > 1 else None, *sizes[1:]]
     (built, *_) = _build_with(original, builder, once, {**ours, "split_matrix": [part, None, None]})
+    if settle is not None:
+        plan = settle([len(one) for one in _sets(built)])
     stream = None
     if built is not None and _rank() == 0:
         stream = Stream(built, plan, read_block)
@@ -152,6 +157,11 @@ def settle(
     if stream is not None and found[0] is not None and _rank() > 0:
         stream.omit(found[0][0])
     return found[0]
+
+
+def _sets(built: Any) -> list[Any]:
+    """Of a blend, those of the prefixes; none where this rank reads nothing."""
+    return [] if built is None else list(getattr(built, "datasets", [built]))
 
 
 def _build_with(

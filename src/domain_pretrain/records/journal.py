@@ -18,6 +18,15 @@ JOURNAL_FILE = "domain_journal.jsonl"
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
 
+class Block(BaseModel):
+    """A block as :func:`tell_block` has told it."""
+
+    iteration: _Count
+    block: _Count
+    starts: dict[str, int]
+    counts: dict[str, _Count]
+
+
 class Start(BaseModel):
     """A start of the run, as the journal tells it.
 
@@ -26,12 +35,15 @@ class Start(BaseModel):
         consumed_samples: that it skips.
         order: what decides the order of the samples, for a person and for a comparison.
         reads: what it takes to find the samples again; None in a journal of an older version.
+        blocks: where the stream is decided on the way, its blocks by number, as this start has
+            them: those that its checkpoint held, and what was decided from there on.
     """
 
     iteration: _Count
     consumed_samples: _Count
     order: dict[str, Any]
     reads: dict[str, Any] | None = None
+    blocks: dict[int, Block] = Field(default={}, exclude=True)
 
 
 def note_start(
@@ -92,7 +104,8 @@ def tell_block(
         iteration, consumed_samples: after which it was decided.
         number: of the block.
         shares: that were wanted, by domain.
-        starts: samples of each prefix in the blocks before it.
+        starts: samples of each prefix in the blocks before it; where the run has begun to read
+            another plan within it, so many that the rest of it goes on from there.
         counts: samples of each prefix in it.
 
     Raises:
@@ -101,30 +114,6 @@ def tell_block(
     line = {"iteration": iteration, "consumed_samples": consumed_samples}
     told = {"block": number, "shares": shares, "starts": starts, "counts": counts}
     _append(log_dir / JOURNAL_FILE, {**line, **told})
-
-
-class Block(BaseModel):
-    """A block as :func:`tell_block` has told it."""
-
-    block: _Count
-    starts: dict[str, _Count]
-    counts: dict[str, _Count]
-
-
-def read_blocks(log_dir: Path) -> dict[int, Block]:
-    """The blocks that have been told, by number; of one that was decided again, the last line.
-
-    Raises:
-        ConfigError: there is no journal.
-    """
-    found = {}
-    for line in _lines(log_dir / JOURNAL_FILE):
-        try:
-            block = Block.model_validate_json(line)
-        except ValidationError:
-            continue
-        found[block.block] = block
-    return found
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
@@ -151,6 +140,9 @@ def read_starts(log_dir: Path) -> list[Start]:
     for line in lines:
         try:
             entry = json.loads(line)
+            if isinstance(entry, dict) and "block" in entry and starts:
+                block = Block.model_validate(entry)
+                starts[-1].blocks[block.block] = block  # in place of one that was decided before
             if not isinstance(entry, dict) or "order" not in entry:
                 continue
             start = Start.model_validate(entry)
@@ -158,7 +150,9 @@ def read_starts(log_dir: Path) -> list[Start]:
             torn += 1  # by a crash of the machine
             continue
         starts = [one for one in starts if one.iteration < start.iteration]
-        starts.append(start)
+        told = starts[-1].blocks if starts else {}
+        held = {number: one for number, one in told.items() if one.iteration <= start.iteration}
+        starts.append(start.model_copy(update={"blocks": held}))
     if not starts:
         raise ConfigError(f"{path} tells of no start of the run")
     if torn:

@@ -24,6 +24,7 @@ Shape = Literal["constant", "linear", "cosine"]
 Counts: TypeAlias = NDArray[np.int64]
 
 CHUNK = 4096  # samples that are ordered together
+_PIECE = 1 << 20  # of an index that is counted at a time
 _UNIT = 1 << 24  # T is counted in parts of a sample
 _STEPS = 64  # of a change of weights, at least, where it has as many samples
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -102,6 +103,14 @@ def ordered(counts: Counts) -> tuple[NDArray[np.int16], Counts]:
     phase = (_GOLDEN * (live + 1)) % 1.0
     order = np.argsort((sample + phase[number]) / own[number], kind="stable")
     return live[number[order]].astype(np.int16), sample[order]
+
+
+def tally(numbers: NDArray[Any], kinds: int) -> Counts:
+    """How often each of ``range(kinds)`` is there; piece by piece, for bincount makes it int64."""
+    total = np.zeros(kinds, np.int64)
+    for first in range(0, len(numbers), _PIECE):
+        total += np.bincount(numbers[first : first + _PIECE], minlength=kinds)
+    return total
 
 
 def greedy(weights: Sequence[float], samples: int) -> tuple[NDArray[np.int16], Counts]:

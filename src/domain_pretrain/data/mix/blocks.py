@@ -24,7 +24,8 @@ class Block:
 
     Attributes:
         number: it begins at position ``number × plan.block``.
-        start: int64 ``[n]``, samples of every prefix in the blocks before it.
+        start: int64 ``[n]``, samples of every prefix before it; where another plan has read the
+            first part of the block, so many that all else of it goes on from there.
         counts: int64 ``[n]``, of every prefix in it.
     """
 
@@ -69,8 +70,10 @@ class Blocks:
         self._begin()
 
     def _begin(self) -> None:
-        self.next = 0
-        self.taken: Counts = np.zeros(len(self._owners), np.int64)
+        plan = self.plan
+        self.next = max(plan.begin - 1, 0) // self.size
+        self._behind = plan.begin - self.next * self.size  # places of it that another plan has read
+        self.taken: Counts = np.array(plan.taken or [0] * len(self._owners), np.int64)
         self._owed: Counts = np.zeros(len(self._owners), np.int64)
         self.live: dict[int, Block] = {}
 
@@ -119,8 +122,10 @@ class Blocks:
         prefixes = by_prefix(shares, self._parts, self._owners, self._pinned, most)
         owed = self._owed + due(prefixes, self.size)
         counts = handed_out(owed, self.size, room)
-        block = Block(self.next, self.taken, counts)
-        self._owed, self.taken = owed - counts * UNIT, self.taken + counts
+        behind = np.bincount(ordered(counts)[0][: self._behind], minlength=len(counts))
+        block = Block(self.next, self.taken - behind, counts)
+        self._owed, self.taken = owed - counts * UNIT, block.start + counts
+        self._behind = 0
         self.next += 1
         return block
 
@@ -173,6 +178,7 @@ class Blocks:
         return {
             "prefixes": [normalise(prefix) for prefix in self.plan.prefixes],
             "size": self.size,
+            "begin": self.plan.begin,
             "next": self.next,
             "taken": self.taken.tolist(),
             "owed": self._owed.tolist(),
@@ -184,9 +190,12 @@ class Blocks:
     def load(self, saved: Mapping[str, Any]) -> None:
         """The inverse. By prefix; by position, where files were moved.
 
-        With more or fewer prefixes, or blocks of another size (whether that is allowed is the
-        caller's affair), all blocks are laid out anew, as if the present shares had always held.
+        Where the plan begins with this run, nothing is taken over. Nor is it with more or fewer
+        prefixes, or blocks of another size (whether that is allowed is the caller's affair): all
+        blocks are laid out anew, as if the present shares had always held.
         """
+        if saved.get("begin", 0) != self.plan.begin:
+            return
         places = same_places(saved["prefixes"], self.plan.prefixes)
         if places is None or saved["size"] != self.size:
             return
@@ -194,7 +203,7 @@ class Blocks:
         def ours(values: list[int]) -> Counts:
             return np.array([values[place] for place in places], np.int64)
 
-        self.next = int(saved["next"])
+        self.next, self._behind = int(saved["next"]), 0
         self.taken, self._owed = ours(saved["taken"]), ours(saved["owed"])
         self.live = {
             number: Block(number, ours(start), ours(counts))

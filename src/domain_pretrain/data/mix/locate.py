@@ -17,6 +17,7 @@ from domain_pretrain.data.mix.apportion import (
     greedy,
     ordered,
     shares_of,
+    tally,
 )
 from domain_pretrain.data.mix.omit import Omission
 from domain_pretrain.data.mix.plan import Plan, Stage
@@ -95,10 +96,18 @@ class Locator:
             self._way = _Blend(plan.stages[0], lengths, length, build_blend)
         else:
             self._way = _Chunks(plan, lengths, length)
+        # Of every prefix, samples that it has given beyond those that this plan would have taken.
+        # Where blocks are decided, they say so themselves.
+        self._ahead: Counts = np.zeros(len(self.lengths), np.int64)
+        if plan.taken and plan.block is None:
+            self._ahead = np.array(plan.taken, np.int64) - self._way.before(plan.begin)
 
     def locate(self, consumed: int) -> Place:
         """The sample that the run reads after ``consumed`` others, 0 ≤ consumed < samples."""
-        prefix, sample = self._way.find(self.plan.position(consumed))
+        position = self.plan.position(consumed)
+        assert position >= self.plan.begin, "another plan has read it"
+        prefix, sample = self._way.find(position)
+        sample += int(self._ahead[prefix])
         return Place(prefix, sample, *self._turns[prefix].find(sample))
 
     def omitting(self, omissions: Sequence[Omission], windows: FindWindows) -> Locator:
@@ -126,11 +135,6 @@ class Locator:
                 found._turns[prefix].leave_out(since, gone)
         return found
 
-    def before(self, position: int) -> Counts:
-        """Samples of every prefix before a position; not where they are decided on the way."""
-        assert not isinstance(self._way, _Decided)
-        return self._way.before(position)
-
     def left_out(self) -> list[int]:
         """Samples of an epoch of every prefix that are not read, as it is in the end."""
         return [turns.left_out for turns in self._turns]
@@ -152,15 +156,57 @@ class Locator:
                 "is read: ask for iterations instead"
             )
         end = self.plan.passed(self.plan.samples)
-        given = int(self._way.before(end)[prefix])
+        first = (self.plan.taken or [0] * len(self.lengths))[prefix]
+        ahead = int(self._ahead[prefix])
+        given = int(self._way.before(end)[prefix]) + ahead
         for sample in self._turns[prefix].samples_of(window, given):
-            position = self._way.place(prefix, sample)
-            if not any(first <= position < stop for first, stop in self.plan.cuts):
+            if sample < first:
+                continue
+            position = self._way.place(prefix, sample - ahead)
+            if not any(start <= position < stop for start, stop in self.plan.cuts):
                 yield position
+
+    def taken(self, consumed: int) -> list[int]:
+        """Samples that every prefix is through with, where a run has consumed so many.
+
+        Those that were cut or left out count, so that a prefix goes on from here by its own order
+        alone. Where blocks are decided, that of the sample before must still be there.
+        """
+        given = self.before(self.plan.passed(consumed)).tolist()
+        return [turns.passed(count) for turns, count in zip(self._turns, given, strict=True)]
+
+    def reads(self, first: int, stop: int) -> list[Counts]:
+        """How often each window of every prefix is read.
+
+        Args:
+            first, stop: while the run consumes its samples from the one up to, without, the other.
+
+        Returns:
+            For each prefix ``[windows of an epoch]``.
+        """
+        times = [np.zeros(length, np.int64) for length in self.lengths]
+        start, end = self.plan.position(first), self.plan.passed(stop)
+        for cut, after in (*self.plan.cuts, (end, end)):
+            if start < min(cut, end):
+                low, high = self.before(start), self.before(min(cut, end))
+                for prefix, own in enumerate(times):
+                    self._turns[prefix].count(own, int(low[prefix]), int(high[prefix]))
+            start = max(start, after)
+        return times
+
+    def before(self, position: int) -> Counts:
+        """Samples that every prefix has given before a position that this plan has come to.
+
+        Where blocks are decided, that of the position before must still be there.
+        """
+        if position <= self.plan.begin:
+            return np.array(self.plan.taken or [0] * len(self.lengths), np.int64)
+        return self._way.before(position) + self._ahead
 
     def counts(self) -> list[int]:
         """Samples of every prefix that the run reads; not where they are decided on the way."""
         assert not isinstance(self._way, _Decided)
+        assert not self.plan.taken
         total, first = np.zeros(len(self.lengths), np.int64), 0
         end = self.plan.passed(self.plan.samples)
         for start, stop in (*self.plan.cuts, (end, end)):
@@ -201,8 +247,7 @@ class _Blend:
         if self._index is None:
             counts[self._live[0]] = position
         else:
-            index = self._index[0][:position]
-            counts[self._live] = np.bincount(index, minlength=len(self._live))
+            counts[self._live] = tally(self._index[0][:position], len(self._live))
         return counts
 
 
@@ -254,13 +299,22 @@ class _Decided:
         self._orders: dict[int, tuple[Counts, Order]] = {}
 
     def find(self, position: int) -> tuple[int, int]:
-        block, place = divmod(position, self._size)
+        place = position % self._size
+        start, (prefixes, samples) = self._block(position)
+        prefix = int(prefixes[place])
+        return prefix, int(samples[place] + start[prefix])
+
+    def before(self, position: int) -> Counts:
+        start, (prefixes, _) = self._block(position - 1)
+        read = prefixes[: (position - 1) % self._size + 1]
+        return start + np.bincount(read, minlength=len(start))
+
+    def _block(self, position: int) -> tuple[Counts, Order]:
+        block = position // self._size
         if block not in self._orders:
             start, counts = self._read(block)
             _keep(self._orders, block, (start, ordered(counts)))
-        start, (prefixes, samples) = self._orders[block]
-        prefix = int(prefixes[place])
-        return prefix, int(samples[place] + start[prefix])
+        return self._orders[block]
 
 
 def _keep(kept: dict[int, T], key: int, value: T) -> None:

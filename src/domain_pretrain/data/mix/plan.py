@@ -49,6 +49,9 @@ class Plan:
         block: where the losses decide, samples for which they do at a time; the one stage then
             has the weights that they start from.
         omissions: documents that are not read, one after the other.
+        begin: position from which on it holds, where a run goes on from another plan. It is laid
+            out from 0 on all the same, so that stages and cuts are at the positions of the run.
+        taken: where it does, samples of every prefix that have come before; empty: none have.
     """
 
     prefixes: tuple[str, ...]
@@ -57,6 +60,8 @@ class Plan:
     cuts: tuple[tuple[int, int], ...] = ()
     block: int | None = None
     omissions: tuple[Omission, ...] = ()
+    begin: int = 0
+    taken: tuple[int, ...] = ()
 
     @property
     def is_hosts_blend(self) -> bool:
@@ -104,7 +109,7 @@ class Plan:
 
     def dump(self) -> dict[str, Any]:
         """For a checkpoint, JSON values: stages as ``[samples, shares, shape]``; cuts; block;
-        omissions as ``[since, documents]``."""
+        omissions as ``[since, documents]``; where it goes on from another."""
         stages = [
             [one.samples, None if one.weights is None else _shares(one.weights), one.shape]
             for one in self.stages
@@ -112,7 +117,8 @@ class Plan:
         block = {} if self.block is None else {"block": self.block}
         found = {"stages": stages, "cuts": [list(cut) for cut in self.cuts], **block}
         omissions = [one.dump() for one in self.omissions]
-        return found | ({"omissions": omissions} if omissions else {})
+        before = {"begin": self.begin, "taken": list(self.taken)} if self.taken else {}
+        return found | ({"omissions": omissions} if omissions else {}) | before
 
 
 def make_plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 from pydantic.types import Strict
@@ -169,11 +169,16 @@ class Mix(Section):
     skip: list[Cut] = Field(
         default=[], description="Cuts in the stream: training goes on with what comes after."
     )
+    on_change: Literal["refuse", "continue"] = Field(
+        default="refuse",
+        description="Where a resumed run mixes its data in another way: end with what has changed, "
+        "or go on with each prefix where it stood.",
+    )
 
     @property
     def asked_for(self) -> bool:
         """Whether the stream takes the place of the host's blend."""
-        return bool(self.schedule or self.skip or self.dynamic)
+        return bool(self.schedule or self.skip or self.dynamic or self.on_change == "continue")
 
     @model_validator(mode="after")
     def _one_decides(self) -> Mix:

@@ -50,7 +50,7 @@ class Turns:
         """From a sample on, these windows and no others; one at least stays."""
         gone = np.unique(np.array(windows, np.int64))
         assert len(gone) < self._length
-        turn = self._turn(since - 1) + 1 if since else 0
+        turn = self.passed(since)
         self._rules.append(_Rule(since, turn, 0, gone))
         self._rules[-1] = _Rule(since, turn, turn - self._gone(len(self._rules) - 1, turn), gone)
 
@@ -78,6 +78,40 @@ class Turns:
             rule = self._rules[self._rule_at(turn)]
             if window not in rule.windows and (sample := self._number(turn)) < stop:
                 yield sample
+
+    def passed(self, samples: int) -> int:
+        """Turns that so many samples are through with, those of left out windows among them."""
+        return self._turn(samples - 1) + 1 if samples else 0
+
+    def count(self, times: NDArray[np.int64], first: int, stop: int) -> None:
+        """Add the samples from ``first`` up to, without, ``stop`` to those of each window.
+
+        Args:
+            times: ``[length]``; changed in place.
+            first, stop: of the prefix's samples.
+        """
+        ends = [*(rule.since for rule in self._rules[1:]), stop]
+        for rule, end in zip(self._rules, ends, strict=True):
+            begin, end = max(first, rule.since), min(stop, end)
+            if begin < end:
+                own = self._taken(self._turn(begin), self._turn(end - 1) + 1)
+                own[rule.windows] = 0
+                times += own
+
+    def _taken(self, low: int, high: int) -> NDArray[np.int64]:
+        """How many turns each window has from one up to, without, another; ``[length]``."""
+        length = self._length
+        times = np.zeros(length, np.int64)
+        for epoch in range(low // length, -(-high // length)):
+            first, stop = max(low - epoch * length, 0), min(high - epoch * length, length)
+            if stop - first == length:
+                times += 1
+            elif not epoch:
+                times[first:stop] += 1
+            else:
+                for place in range(first, stop):
+                    times[permuted(place, length, self._seed, epoch)] += 1
+        return times
 
     def _turn(self, sample: int) -> int:
         """Which turn a sample has."""

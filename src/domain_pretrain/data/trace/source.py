@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.locate import Locator
 
 
@@ -34,6 +35,18 @@ class Source:
         """The samples that are this window."""
         return iter((window,))
 
+    def reads(self, first: int, stop: int, counts: Sequence[int]) -> list[Counts]:
+        """How often each window is read.
+
+        Args:
+            first, stop: while the run consumes its samples from the one up to, without, the other.
+            counts: windows of every prefix.
+
+        Returns:
+            For each prefix ``[windows]``.
+        """
+        return [np.bincount(np.arange(first, stop), minlength=counts[0])]
+
 
 class HostsBlend(Source):
     """Megatron's own blend.
@@ -54,6 +67,14 @@ class HostsBlend(Source):
         """It has each once."""
         found = np.flatnonzero((self._windows == window) & (self._prefixes == prefix))
         return iter(found.tolist())
+
+    def reads(self, first: int, stop: int, counts: Sequence[int]) -> list[Counts]:
+        """By its two index files."""
+        prefixes, windows = self._prefixes[first:stop], self._windows[first:stop]
+        return [
+            np.bincount(windows[prefixes == number], minlength=count)
+            for number, count in enumerate(counts)
+        ]
 
 
 class Mixed(Source):
@@ -78,3 +99,7 @@ class Mixed(Source):
     def find(self, prefix: int, window: int) -> Iterator[int]:
         """It has each once an epoch."""
         return map(self.consumed, self._locator.positions(prefix, window))
+
+    def reads(self, first: int, stop: int, counts: Sequence[int]) -> list[Counts]:
+        """By the plan."""
+        return self._locator.reads(first, stop)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.splits import documents
+from domain_pretrain.data.trace.consumption import Reads, Told
 from domain_pretrain.data.trace.source import Source
 from domain_pretrain.data.trace.timeline import Step, Stretch
 from domain_pretrain.data.trace.windows import Span, Windows
@@ -167,14 +169,16 @@ class Trace:
                 done = step.iteration
                 yield from self._samples(part, step)
         if done < stop - 1:
-            last = self._parts[-1].stretch.end
-            ends = (
-                f"the run: it ends with iteration {last.iteration:,}, after {last.consumed:,} "
-                "samples"
-            )
             if not done:
-                raise ConfigError(f"iteration {first:,} is beyond {ends}")
-            notice(f"the iterations from {done + 1:,} on are beyond {ends}")
+                raise ConfigError(f"iteration {first:,} is beyond {self._end}")
+            notice(f"the iterations from {done + 1:,} on are beyond {self._end}")
+
+    @property
+    def _end(self) -> str:
+        last = self._parts[-1].stretch.end
+        return (
+            f"the run: it ends with iteration {last.iteration:,}, after {last.consumed:,} samples"
+        )
 
     def positions(self, first: int, stop: int) -> Iterator[Sample]:
         """The samples at the positions from ``first`` up to, without, ``stop``; from 0.
@@ -226,6 +230,51 @@ class Trace:
                 for window in data.windows(number).holding([document]):
                     consumed += data.source.find(number, window)
             yield from self._taken(part, sorted(consumed))
+
+    def consumed(self, iteration: int | None = None) -> tuple[int, list[Told]]:
+        """What has been read of each prefix.
+
+        Args:
+            iteration: after which; None: the last that the run has logged.
+
+        Returns:
+            The iteration, and the prefixes, also those that the run does not read any more.
+
+        Raises:
+            ConfigError: the run has no such iteration, or did not write its journal from the start.
+        """
+        first = self._parts[0].stretch.start
+        if first.consumed_samples:
+            raise ConfigError(
+                f"the journal begins after iteration {first.iteration:,}: what the run read before "
+                "is told where it logged before"
+            )
+        last = self._parts[-1].stretch.marks[-1].iteration if iteration is None else iteration
+        found: dict[str, Reads] = {}
+        for part, after in zip_longest(self._parts, self._parts[1:]):
+            start = part.stretch.start
+            if last <= start.iteration:
+                break
+            if after is not None and after.stretch.start.iteration <= last:
+                end = after.stretch.start.consumed_samples
+            else:
+                step = next(part.stretch.steps(iteration=last), None)
+                if step is None:
+                    raise ConfigError(f"iteration {last:,} is beyond {self._end}")
+                end = step.consumed + step.samples
+            self._add(found, part, start.consumed_samples, end)
+        return last, [reads.told() for reads in found.values()]
+
+    def _add(self, found: dict[str, Reads], part: Part, first: int, stop: int) -> None:
+        """What a part of the run has read, from one sample up to, without, another."""
+        windows = [part.data.windows(number) for number in range(len(part.prefixes))]
+        times = part.data.source.reads(first, stop, [len(one.shuffle) for one in windows])
+        for prefix, domain, own, counts in zip(
+            part.prefixes, part.domains, windows, times, strict=True
+        ):
+            reads = found.setdefault(normalise(prefix), Reads(prefix, domain))
+            reads.prefix, reads.domain = prefix, domain
+            reads.add(own, counts)
 
     def check_domain(self, name: str) -> None:
         """Refuse one that the run does not have.

@@ -43,6 +43,11 @@ class Windows:
     lengths: NDArray[Any]
     extra: int = 1
 
+    @property
+    def size(self) -> int:
+        """Tokens from the begin of one window to that of the next."""
+        return sum(span.tokens for span in self._spans(0)) - self.extra
+
     def spans(self, number: int) -> list[Span]:
         """The documents of the window that comes as number ``number``, in order."""
         return self._spans(int(self.shuffle[number]))
@@ -71,6 +76,26 @@ class Windows:
                 if any(span.index in own for span in self._spans(window))
             )
         return [int(number) for number in np.flatnonzero(np.isin(self.shuffle, sorted(found)))]
+
+    def covered(self, times: NDArray[Any]) -> NDArray[np.int64]:
+        """Tokens of each of :attr:`documents` that are in some window which was read, ``[N]``.
+
+        Args:
+            times: ``[W]``: how often each window was read, by its number.
+        """
+        ends = np.cumsum(self.lengths[self.documents], dtype=np.int64)
+        ends = np.concatenate([np.zeros(1, np.int64), ends])
+        begins = ends[self.cuts[:, 0]] + self.cuts[:, 1]  # of the windows, and of what is left over
+        read = np.zeros(len(begins), bool)
+        read[self.shuffle[np.flatnonzero(times)]] = True
+        sizes = np.append(np.diff(begins), ends[-1] - begins[-1])
+        # A window that was read ends with the first tokens of the next.
+        after = np.append(False, read[:-1])
+        known = np.where(read, sizes, np.where(after, np.minimum(self.extra, sizes), 0))
+        before = np.cumsum(known) - known
+        window = np.searchsorted(begins, ends, side="right") - 1
+        upto = before[window] + np.minimum(ends - begins[window], known[window])
+        return np.diff(upto)
 
     def _spans(self, window: int) -> list[Span]:
         (begin, offset), (end, rest) = self.cuts[window].tolist(), self.cuts[window + 1].tolist()
