@@ -456,6 +456,39 @@ def test_switches_take_curves_away_and_bring_them_back(tmp_path: Path, browser: 
 
 
 @needs_chromium
+def test_dragging_looks_closer_and_a_double_click_goes_back(
+    tmp_path: Path, browser: Browser
+) -> None:
+    page(tmp_path, write_run(tmp_path / "a", ["first", "other"]))
+    opened(browser, tmp_path / "page.html")
+    whole = browser.evaluate(BLUE)
+    place = browser.evaluate("""(() => {
+      const over = document.querySelector('[data-chart=train] .u-over');
+      over.scrollIntoView({block: 'center'});
+      const {x, y, width, height} = over.getBoundingClientRect();
+      return {x: x + width / 2, y: y + height / 2};
+    })()""")
+
+    def mouse(kind: str, dx: int = 0, clicks: int = 1) -> None:
+        at = {"x": place["x"] + dx, "y": place["y"], "button": "left", "clickCount": clicks}
+        browser.call("Input.dispatchMouseEvent", type=kind, buttons=1, **at)
+
+    mouse("mouseMoved")
+    mouse("mousePressed")
+    for dx in (20, 60, 100):
+        mouse("mouseMoved", dx)
+    mouse("mouseReleased", 100)
+    hidden = "new Promise(done => setTimeout(() => done(document.getElementById('whole').hidden)))"
+    assert browser.evaluate(hidden) is False
+    assert browser.evaluate(BLUE) != whole  # without the spike, its scale is another, too
+    for clicks in (1, 2):
+        mouse("mousePressed", clicks=clicks)
+        mouse("mouseReleased", clicks=clicks)
+    assert browser.evaluate(hidden) is True
+    assert browser.evaluate(BLUE) == whole
+
+
+@needs_chromium
 def test_a_browser_unpacks_the_spike_and_the_dip(tmp_path: Path, browser: Browser) -> None:
     page(tmp_path, write_run(tmp_path / "a", ["plain", "jumps"], windows=3000))
     opened(browser, tmp_path / "page.html")
