@@ -103,7 +103,9 @@ function crosses(u, chart, ratio) {
   inside(u, (ctx, left, top, width, height) => {
     const size = 3.5 * ratio, y = top + height - 2.5 * size;
     ctx.lineWidth = 1.5 * ratio;
+    ctx.setLineDash([]);   // not that of the last curve
     for (const curve of chart.curves) {
+      if (curve.domain === -1) continue;   // all domains together: that of one of them says it
       ctx.strokeStyle = curve.colour;
       ctx.beginPath();
       for (const at of curve.broken) {
