@@ -183,7 +183,11 @@ def test_a_grid_loses_no_extreme_and_no_value(points: int) -> None:
     assert grid.names == series.names
     assert grid.mean.shape[1] == len(grid.tokens) == min(points, 500) or points > 1024
     assert grid.mean.shape[1] <= 500
-    assert grid.high[0].max() == values.max() and grid.low[0].min() == values.min()
+    ends = grid.iteration.astype(int)
+    parts = np.split(values, ends[:-1])  # what each bucket holds
+    assert grid.high[0].tolist() == [part.max() for part in parts]
+    assert grid.low[0].tolist() == [part.min() for part in parts]
+    assert np.allclose(grid.mean[0], [part.mean() for part in parts])
     assert np.isclose(grid.total[0].sum(), values.sum())
     assert grid.tokens[-1] == points and np.all(np.diff(grid.tokens) > 0)
     if points > 2:
@@ -453,6 +457,39 @@ def test_switches_take_curves_away_and_bring_them_back(tmp_path: Path, browser: 
     browser.evaluate(hover + "'keydown', {key: 'ArrowRight'}))")
     said = "new Promise(done => setTimeout(() => done(document.getElementById('tip').innerText)))"
     assert "first" in browser.evaluate(said)
+
+
+@needs_chromium
+def test_dragging_looks_closer_and_a_double_click_goes_back(
+    tmp_path: Path, browser: Browser
+) -> None:
+    page(tmp_path, write_run(tmp_path / "a", ["first", "other"]))
+    opened(browser, tmp_path / "page.html")
+    whole = browser.evaluate(BLUE)
+    place = browser.evaluate("""(() => {
+      const over = document.querySelector('[data-chart=train] .u-over');
+      over.scrollIntoView({block: 'center'});
+      const {x, y, width, height} = over.getBoundingClientRect();
+      return {x: x + width / 2, y: y + height / 2};
+    })()""")
+
+    def mouse(kind: str, dx: int = 0, clicks: int = 1) -> None:
+        at = {"x": place["x"] + dx, "y": place["y"], "button": "left", "clickCount": clicks}
+        browser.call("Input.dispatchMouseEvent", type=kind, buttons=1, **at)
+
+    mouse("mouseMoved")
+    mouse("mousePressed")
+    for dx in (20, 60, 100):
+        mouse("mouseMoved", dx)
+    mouse("mouseReleased", 100)
+    hidden = "new Promise(done => setTimeout(() => done(document.getElementById('whole').hidden)))"
+    assert browser.evaluate(hidden) is False
+    assert browser.evaluate(BLUE) != whole  # without the spike, its scale is another, too
+    for clicks in (1, 2):
+        mouse("mousePressed", clicks=clicks)
+        mouse("mouseReleased", clicks=clicks)
+    assert browser.evaluate(hidden) is True
+    assert browser.evaluate(BLUE) == whole
 
 
 @needs_chromium

@@ -103,7 +103,9 @@ function crosses(u, chart, ratio) {
   inside(u, (ctx, left, top, width, height) => {
     const size = 3.5 * ratio, y = top + height - 2.5 * size;
     ctx.lineWidth = 1.5 * ratio;
+    ctx.setLineDash([]);   // not that of the last curve
     for (const curve of chart.curves) {
+      if (curve.domain === -1) continue;   // all domains together: that of one of them says it
       ctx.strokeStyle = curve.colour;
       ctx.beginPath();
       for (const at of curve.broken) {
@@ -177,6 +179,9 @@ function draw(box, chart, shared) {
     const room = (high - low || Math.abs(high) || 1) * 0.06;
     return [chart.floor != null && low - room < chart.floor ? chart.floor : low - room, high + room];
   };
+  const data = align(chart.curves), [xs] = data;
+  // To begin with, from 0 to the end of the run; later, as it is asked for.
+  const whole = (u, min, max) => min === xs[0] && max === xs[xs.length - 1] || min === null ? [0, shared.end] : [min, max];
   const wide = (u, values) => values ? 14 + 7 * Math.max(...values.map(value => String(value).length)) : 40;
   const axes = [
     {...axis, grid: {show: false}, size: 28, values: (u, splits) => splits.map(short), space: narrow ? 60 : 80},
@@ -187,7 +192,7 @@ function draw(box, chart, shared) {
     width: box.clientWidth, height: tall, axes,
     padding: [8, chart.right ? 0 : 12, 0, 0],
     legend: {show: false},
-    scales: {x: {time: false, range: () => [0, shared.end || 1]}, y: {range: () => bounds(-Infinity, Infinity)}},
+    scales: {x: {time: false, range: whole}, y: {range: () => bounds(-Infinity, Infinity)}},
     series: [{}, ...chart.curves.map(curve => ({
       stroke: curve.colour, width: chart.points ? 1.2 : curve.wide ?? 1.8, dash: curve.dash, spanGaps: true,
       points: {show: chart.points ?? curve.x.length < 2, size: 6, fill: colours.paper, stroke: curve.colour},
@@ -197,6 +202,7 @@ function draw(box, chart, shared) {
       points: {show: false},
       sync: {key: "curves", filters: {pub: type => type === "mousemove" || type === "mouseleave"}},
       focus: {prox: -1},
+      bind: {dblclick: () => () => { shared.whole(); return null; }},
     },
     hooks: {
       drawAxes: [u => thin(u, chart, ratio)],
@@ -204,12 +210,15 @@ function draw(box, chart, shared) {
       setScale: [(u, key) => {
         if (key !== "x") return;
         const [min, max] = bounds(u.scales.x.min, u.scales.x.max);
-        u.setScale("y", {min, max});
+        const {y} = u.scales;
+        if (y.min !== min || y.max !== max) {
+          queueMicrotask(() => u.setScale("y", {min, max}));   // what is asked for in a hook is lost
+        }
         shared.zoom(u);
       }],
       setCursor: [u => shared.hover(u, chart, box)],
     },
-  }, align(chart.curves), box);
+  }, data, box);
   u.over.addEventListener("mouseleave", shared.leave);
   return u;
 }

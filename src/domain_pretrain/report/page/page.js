@@ -32,7 +32,7 @@ async function open() {
     x: report.x, smooth: true, marks: true, others: many,
     domains: new Set(report.shown), runs: new Set(report.runs.keys()), zoom: null,
   };
-  const shared = {end: 1, zoom() {}, hover() {}, leave() {}};
+  const shared = {end: 1};   // what charts tell the page
   let plots = [], active = null, zooming = false;
 
   // --- numbers ---------------------------------------------------------------------------------
@@ -171,7 +171,8 @@ async function open() {
     $("whole").hidden = whole;
     zoomTo([min, max]);
   };
-  $("whole").addEventListener("click", () => { state.zoom = null; $("whole").hidden = true; zoomTo([0, shared.end]); });
+  shared.whole = () => { state.zoom = null; $("whole").hidden = true; zoomTo([0, shared.end]); };
+  $("whole").addEventListener("click", shared.whole);
 
   // --- the box beside the pointer --------------------------------------------------------------
 
@@ -180,7 +181,7 @@ async function open() {
   shared.hover = (u, chart, box) => {
     if (box !== active || u.cursor.left < 0) return;
     const {left, top} = u.cursor, at = u.posToVal(left, "x");
-    const rows = readings(u, chart, at, top).slice(0, ROWS);
+    const rows = readings(u, chart, at, top).slice(0, innerWidth < 560 ? ROWS / 2 : ROWS);
     const near = chart.marks.filter(mark => Math.abs(u.valToPos(mark.at, "x") - left) < 8);
     if (!rows.length && !near.length) { tip.hidden = true; return; }
     const body = rows.map(({curve, i}) => make("tr", {}, make("td", {}, sample(curve.dash, curve.colour)),
