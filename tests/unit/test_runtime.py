@@ -363,15 +363,16 @@ DYNAMIC = {"mix": {"dynamic": {"strategy": "linupper", "block": 16}}}
 def test_a_dynamic_mix_is_held_against_the_run() -> None:
     run = {"train_samples": 80, "global_batch_size": 16}
     session = start(None, AB, DYNAMIC, **run)
-    assert session.mixing is not None
-    assert session.board is not None
+    assert session.stream is not None
+    assert session.stream.mixing is not None
+    assert session.stream.board is not None
     with pytest.raises(ConfigError, match=r"block: 16 samples are less than .*, which is 24"):
         start(None, AB, DYNAMIC, **{**run, "global_batch_size": 24})
     with pytest.raises(ConfigError, match=r"less than a step reads, which is 32:"):
         start(None, AB, DYNAMIC, step_batch_size_schedule="0:8 1K:32 2K:16", **run)
     with pytest.raises(ConfigError, match=r"mix\.dynamic and reweight both follow the losses"):
         start(None, AB, {**DYNAMIC, "reweight": {}}, **run)
-    assert start(None, AB, DYNAMIC, skip_train=True, **run).mixing is None
+    assert start(None, AB, DYNAMIC, skip_train=True, **run).stream is None
 
 
 def test_every_rank_must_have_read_the_same_options() -> None:

@@ -199,24 +199,24 @@ class Runtime:
         """In place of the host's ``build`` of ``builder``; see :func:`.stream.build`."""
         from domain_pretrain.hosts import stream
 
-        session = self._session
-        assert session is not None and session.plan is not None
+        assert self._session is not None and self._session.stream is not None
+        own = self._session.stream
         self._streams += 1
 
         def resume(lengths: Sequence[int]) -> Plan:
-            return session.resume(lengths, self._state, self.args.consumed_train_samples)
+            return own.resume(lengths, self._state, self.args.consumed_train_samples)
 
-        wait = None if session.board is None else session.board.wait
-        built = stream.build(build, builder, session.plan, wait, resume)
+        wait = None if own.board is None else own.board.wait
+        built = stream.build(build, builder, own.plan, wait, resume)
         # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
-        decide = partial(session.omissions, self.args.consumed_train_samples, self._state or {})
-        settled = stream.settle(built[0], decide, session.epochs)
+        decide = partial(own.omissions, self.args.consumed_train_samples, self._state or {})
+        settled = stream.settle(built[0], decide, own.epochs)
         if settled is not None:
-            session.settle(*settled)
+            own.settle(*settled)
             for told in () if built[0] is None else tell_left_out(built[0].locator):
                 notice(told)
         elif built[0] is not None:
-            built[0].omit(session.plan.omissions)
+            built[0].omit(own.plan.omissions)
         return built
 
     def keep_training(self, dataset: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,21 +16,16 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
 from domain_pretrain.data.content import check_content
 from domain_pretrain.data.mix import carry
-from domain_pretrain.data.mix.blocks import Block, Blocks, given_before
+from domain_pretrain.data.mix.blocks import Block
 from domain_pretrain.data.mix.describe import describe, tell_begun, warn_of_idle
-from domain_pretrain.data.mix.locate import Locator
-from domain_pretrain.data.mix.omit import Omission, continued, saved_omissions
-from domain_pretrain.data.mix.plan import Plan, Stage, make_plan
-from domain_pretrain.data.mix.planned import planned_shares
+from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.origin import Constant, Sets
-from domain_pretrain.data.plan import training_corpora, training_tokens
+from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.resumption import Resumed, account, resumed
-from domain_pretrain.data.told import read_manifests
-from domain_pretrain.errors import ConfigError, UnsupportedError, shorten
+from domain_pretrain.data.resumption import account
+from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import PluginArgs
-from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.mixing import Mixing
@@ -40,10 +34,10 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
 from domain_pretrain.hosts.facts import RunFacts
+from domain_pretrain.hosts.known import known_of
 from domain_pretrain.hosts.ownership import own_folder
 from domain_pretrain.hosts.ranks import (
     device_of,
-    from_first_rank,
     groups_of,
     kernels_of,
     owns_writers,
@@ -55,6 +49,7 @@ from domain_pretrain.hosts.rollback import (
     leave_out,
     tell_rollbacks,
 )
+from domain_pretrain.hosts.streaming import Streaming
 from domain_pretrain.hosts.support import (
     REFUSALS,
     REFUSED_WITH_FIXED_SET,
@@ -70,7 +65,7 @@ from domain_pretrain.records.journal import note_start, tell_block
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
-from domain_pretrain.watch import Known, Watch
+from domain_pretrain.watch import Watch
 from domain_pretrain.watch.command import Command, check_command
 from domain_pretrain.watch.decision import decisions_of
 from domain_pretrain.watch.documents import Documents
@@ -121,17 +116,18 @@ class Session:
         self._watch = Watch(config.watch, names)
         self._exporters = configured(config.exporters, names)
         self._decisions = decisions_of(facts.flags)
-        self.plan = leave_out(self._check_mix(), self._decisions)
+        plan = leave_out(self._check_mix(), self._decisions)
         check_rollback(config.watch, facts.flags, mixes=config.mix.asked_for)
-        self.mixing = self._check_dynamic()
-        # Before any worker is forked. Of the stream, once it is built: what a prefix may give.
-        self.board: Board | None = None
-        if self.mixing is not None:
-            plan = self.mixing.plan
-            self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
-        self._limits: Sequence[int] = ()
-        self.lengths: Sequence[int] = ()
-        self._resumed: Resumed | None = None  # once they are known
+        self.stream: Streaming | None = None
+        if plan is not None:
+            self.stream = Streaming(
+                plan,
+                self._check_dynamic(plan),
+                self.reading,
+                partial(facts.order, self.reading),
+                go_on=config.mix.on_change == "continue",
+                regardless=options.allow_domain_change,
+            )
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
@@ -198,97 +194,9 @@ class Session:
         return plan
 
     @property
-    def epochs(self) -> int:
-        """That a prefix may be read, where that is limited."""
-        return (None if self.mixing is None else self.mixing.epochs) or 1
-
-    def omissions(
-        self, consumed: int, state: Mapping[str, Any], locator: Locator
-    ) -> Sequence[Omission]:
-        """What the stream leaves out, once it is known how far the run has come.
-
-        Args:
-            consumed: samples, by the checkpoint that it goes on from.
-            state: of the plugin, in that.
-            locator: of the stream.
-        """
-        assert self.plan is not None
-        plan = self.plan
-        if self._resumed is not None and self._resumed.continued:
-            # From here on, the windows that had no turn before count like those that were read.
-            wanted = plan.omissions[-1].documents if plan.omissions else ()
-            return (Omission(plan.taken, wanted),) if any(wanted) else ()
-        saved = saved_omissions(state.get("order"), plan.prefixes)
-        if not consumed or not (saved or plan.omissions):
-            return plan.omissions
-        wanted = plan.omissions[-1].documents if plan.omissions else ((),) * len(plan.prefixes)
-        position = plan.passed(consumed)
-        if plan.block is None:
-            return continued(saved, wanted, locator.before(position).tolist())
-        since = given_before(state["mix"], plan, position) if "mix" in state else None
-        return continued(saved, wanted, [0] * len(wanted) if since is None else since.tolist())
-
-    def settle(self, omissions: Sequence[Omission], limits: Sequence[int]) -> None:
-        """Once the stream is built; on every rank.
-
-        Args:
-            omissions: that are in force.
-            limits: samples that :attr:`epochs` of every prefix have.
-        """
-        assert self.plan is not None
-        self.plan, self._limits = replace(self.plan, omissions=tuple(omissions)), limits
-
-    def resume(
-        self, lengths: Sequence[int], state: Mapping[str, Any] | None, consumed: int
-    ) -> Plan:
-        """Once its data are built: the stream, as this run goes on with it.
-
-        Every rank calls it. Two broadcasts from rank 0, before the first step.
-
-        Args:
-            lengths: samples that one epoch of every prefix has; none on a rank that reads no data.
-            state: of the plugin, in the checkpoint that the run starts from.
-            consumed: samples that the run has trained on.
-
-        Raises:
-            ConfigError: it cannot go on as ``mix.on_change`` asks for.
-        """
-        assert self.plan is not None
-        if self._resumed is None:
-            # Once for each model chunk, of which not every one of rank 0 may read data.
-            self.lengths = from_first_rank(lambda: tuple(lengths))
-            if not self.lengths:
-                return self.plan
-            found = from_first_rank(lambda: self._resume(state, consumed))
-            if isinstance(found, str):
-                raise ConfigError(found)
-            self._resumed, self.plan = found, found.plan
-            if self.mixing is not None:
-                self.mixing = replace(self.mixing, plan=found.plan)
-        return self.plan
-
-    def _resume(self, state: Mapping[str, Any] | None, consumed: int) -> Resumed | str:
-        """On the rank that knows what has been read; or why it cannot go on."""
-        assert self.plan is not None
-        nothing = [0] * len(self.lengths)
-        now = account(self.plan.prefixes, nothing, self.lengths, self.reading)
-        # What is left out may change at any time, and is settled later.
-        left_out = saved_omissions((state or {}).get("order"), self.plan.prefixes)
-        order = self.facts.order(self.reading, replace(self.plan, omissions=left_out))
-        go_on = self.config.mix.on_change == "continue"
-        try:
-            found = resumed(self.plan, order, now, state, consumed, go_on=go_on)
-        except ConfigError as error:
-            if not self.options.allow_domain_change:
-                return str(error)
-            notice(f"WARNING: --allow-domain-change carries on regardless: {error}")
-            return Resumed(self.plan)
-        if found.continued:
-            notice(
-                f"mix.on_change: after {consumed:,} samples, the data are mixed in another way: "
-                f"{carry.tell(found.plan, self.lengths)}"
-            )
-        return found
+    def plan(self) -> Plan | None:
+        """Of the stream; None: the host's own blend."""
+        return None if self.stream is None else self.stream.plan
 
     def account(
         self, samples: Sequence[int], epochs: Sequence[int | None]
@@ -305,14 +213,15 @@ class Session:
             return None
         if getattr(flags, "phase_transition_iterations", None):
             return None
-        left_behind = {} if self._resumed is None else self._resumed.left_behind
+        resumed = None if self.stream is None else self.stream.resumed
+        left_behind = {} if resumed is None else resumed.left_behind
         own = account(blend[0], samples, epochs, self.reading)
         return carry.dump({**left_behind, **own})
 
-    def _check_dynamic(self) -> Mixing | None:
+    def _check_dynamic(self, plan: Plan) -> Mixing | None:
         """What decides the shares of the stream; None: nothing does."""
         dynamic = self.config.mix.dynamic
-        if self.plan is None or dynamic is None:
+        if dynamic is None:
             return None
         if self.reweighting is not None:
             raise ConfigError(
@@ -321,7 +230,7 @@ class Session:
             )
         return Mixing.check(
             dynamic,
-            self.plan,
+            plan,
             self.catalog.names,
             self.catalog.prefixes,
             pinned=[name for name, domain in self.config.domains.items() if domain.pinned],
@@ -355,7 +264,14 @@ class Session:
         if owns_writers() and after_iteration is not None:
             # Not before: a preflight starts as a run does, perhaps beside the run that trains.
             self._owned = own_folder(getattr(self.facts.flags, "save", None))
-        self._watch.known = self._known()
+        self._watch.known = known_of(
+            self.config,
+            self.catalog,
+            self.reading,
+            self.plan,
+            seq_length=getattr(self.facts.flags, "seq_length", 1),
+            alarms=self._watch.names,
+        )
         self._watch.begin(after_iteration or 0, consumed_samples)
         device = device_of(self.options.domain_backend, reweighting=self.reweighting is not None)
         groups: Groups = groups_of(self.facts.micro_batch_size, device)
@@ -377,14 +293,8 @@ class Session:
             )
             atexit.register(publisher.close)
         mixer = None
-        if self.mixing is not None and self.board is not None and after_iteration is not None:
-            if not self._limits:
-                raise UnsupportedError(
-                    "mix.dynamic: training begins before Megatron's BlendedMegatronDatasetBuilder "
-                    "has built the data; leave it out of the config"
-                )
-            tell = None if publisher is None else self._tell_block
-            mixer = self.mixing.start(self._limits, self.board, device, tell)
+        if self.stream is not None and after_iteration is not None:
+            mixer = self.stream.start(device, None if publisher is None else self._tell_block)
         step = Step(
             self.catalog.names,
             groups,
@@ -401,7 +311,7 @@ class Session:
                 order,
             ),
             allow_domain_change=self.options.allow_domain_change,
-            continued=self._resumed is not None and self._resumed.continued,
+            continued=self.stream is not None and self.stream.continues,
             mixing=mixer,
             begun=self._begun(),
             consumed_samples=consumed_samples,
@@ -446,68 +356,10 @@ class Session:
             mixer.begin(after_iteration or 0, consumed_samples)
         return step
 
-    def _known(self) -> Known:
-        """What the alarms know of the data; all ranks call this together.
-
-        Manifests are read by one rank for all: nodes may not see the same files.
-        """
-        blend, names = self.reading.blends[0], self.catalog.names
-        prefixes = () if blend is None or not self.reading.indices else tuple(blend[0])
-        domain_of = self.catalog.prefixes
-        told, tokens, sizes = from_first_rank(
-            lambda: (
-                read_manifests(prefixes, domain_of),
-                training_tokens(self.reading, domain_of),
-                self._sizes(),
-            )
-        )
-        owners = dict.fromkeys(domain_of[normalise(prefix)] for prefix in prefixes)
-        without = [name for name in owners if name not in told.entropy]
-        if without and {"dirty", "too_low"} & set(self._watch.names):
-            notice(
-                f"watch: the data of {shorten(', '.join(without), 200)} has no manifest (`prepare` "
-                "writes one), so the alarms dirty and too_low have no yardstick for it"
-            )
-        return Known(
-            average=self.config.channel_loss.average,
-            entropy=told.entropy,
-            tokens=tokens,
-            documents=told.documents,
-            duplicates=told.duplicates,
-            pinned=frozenset(
-                leaf
-                for name, domain in self.config.domains.items()
-                if domain.pinned
-                for leaf in leaves_of(name, names)
-            ),
-            shares=self._planned_shares(sizes),
-        )
-
     def _tracer(self) -> Documents | None:
         """Of the documents behind findings, where the run leaves what a trace needs."""
         folder = self.facts.log_dir
         return None if folder is None or not self.reading.indices else Documents(folder)
-
-    def _sizes(self) -> list[float] | None:
-        """Samples that one epoch of every prefix has, where all are on this disk."""
-        blend = self.reading.blends[0]
-        prefixes = () if blend is None else blend[0]
-        corpora = training_corpora(self.reading, getattr(self.facts.flags, "seq_length", 1))
-        known = bool(prefixes) and all(prefix in corpora for prefix in prefixes)
-        return [max(float(corpora[one].samples), 1.0) for one in prefixes] if known else None
-
-    def _planned_shares(
-        self, sizes: list[float] | None
-    ) -> Callable[[int, int], dict[str, float]] | None:
-        """Of the blend, or of ``mix``; None where the losses decide, or nothing is planned."""
-        blend = self.reading.blends[0]
-        if blend is None or self.mixing is not None or not self.catalog.prefixes:
-            return None
-        prefixes, weights = blend
-        owners = [self.catalog.prefixes[normalise(prefix)] for prefix in prefixes]
-        all_along = Stage(None, None if weights is None else tuple(weights))
-        plan = self.plan or Plan(tuple(prefixes), (all_along,), 0)
-        return partial(planned_shares, plan, sizes, owners, self.catalog.names)
 
     def _begun(self) -> Callable[[int, int], Iterable[str]] | None:
         """Tells the stages of the stream that begin on the way; None where there is only one."""
@@ -537,7 +389,8 @@ class Session:
         channel_loss = self.config.channel_loss.model_dump()
         watch = self.config.watch.model_dump()
         mix = None if self.plan is None else self.plan.dump()
-        dynamic = None if self.mixing is None else self.mixing.agreed()
+        mixing = None if self.stream is None else self.stream.mixing
+        dynamic = None if mixing is None else mixing.agreed()
         documents = [one.domains for one in self.catalog.documents.values()]
         of_tokens = (self.catalog.splits, documents)
         return repr((of_tokens, reweighting, channel_loss, watch, mix, dynamic))
