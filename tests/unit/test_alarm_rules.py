@@ -174,6 +174,15 @@ def test_too_low(start: int, words: str) -> None:
     assert found[0].iteration == start + 3
 
 
+@pytest.mark.parametrize(("rule", "limit"), [("too_low", 0.75), ("dirty", 4.5)])
+def test_a_loss_that_hovers_around_the_limit_is_told_once(rule: str, limit: float) -> None:
+    run = MadeUpRun(only(rule, dirty={"tokens": 0.0}), KNOWN)
+    found = run.steps(400, losses={"code": limit})  # a window's noise is 0.1
+    assert told(found) == [(rule, "code")]
+    away = run.steps(32, losses={"code": 2.5})
+    assert told([*away, *run.steps(40, losses={"code": limit})]) == [(rule, "code")]
+
+
 def test_copies_in_the_manifest() -> None:
     run = MadeUpRun(Watching(), Known(documents={"code": 1000}, duplicates={"code": 400}))
     found = run.steps(50)

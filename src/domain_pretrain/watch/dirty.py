@@ -15,9 +15,10 @@ from domain_pretrain.rules.options import NonNegative, Options, Positive, Steps
 from domain_pretrain.rules.state import State
 from domain_pretrain.watch import cause
 from domain_pretrain.watch.alarm import Reading, register
-from domain_pretrain.watch.memory import column, onset
+from domain_pretrain.watch.memory import column, in_a_row, onset
 
 IN_A_ROW = 3  # windows: one alone is noise
+OVER = 32  # windows below it before it is told again: a loss may hover around the limit
 
 
 class DirtyOptions(Options):
@@ -49,10 +50,10 @@ def dirty(seen: Reading, state: State, options: DirtyOptions) -> tuple[list[Find
         if empty[row]:
             continue
         ratio = losses[name] / entropy
-        high[row] = high[row] + 1 if ratio > options.ratio else 0.0
+        above, below = in_a_row(ratio > options.ratio, high, row)
         trained = min(total, 100 * tokens[row]) >= options.tokens
         trained = trained and seen.iteration >= options.steps
-        if onset(trained and high[row] >= IN_A_ROW, high[row] == 0, active, row):
+        if onset(trained and above >= IN_A_ROW, below >= OVER, active, row):
             found.append(_unlearnt(seen, name, losses[name], entropy, tokens[row]))
     rows = {"tokens": tokens, "high": high, "active": active, "empty": empty}
     return found, {"total": total, **rows}

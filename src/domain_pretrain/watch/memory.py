@@ -16,6 +16,19 @@ def column(state: State, key: str, fresh: Array) -> Array:
     return fresh.copy() if found is None else np.where(np.isnan(found), fresh, found)
 
 
+def in_a_row(holds: bool, runs: Array, row: int) -> tuple[float, float]:
+    """For how many windows a condition has held up to now, and for how many it has not.
+
+    Args:
+        holds: whether it does now.
+        runs: ``[D]``, positive while it holds, negative while it does not; changed in place.
+        row: of the domain.
+    """
+    so_far = runs[row]
+    runs[row] = max(so_far, 0.0) + 1 if holds else min(so_far, 0.0) - 1
+    return max(runs[row], 0.0), max(-runs[row], 0.0)
+
+
 def onset(holds: bool, clear: bool, active: Array, row: int) -> bool:
     """Whether a condition begins: it holds, and has been clear since it was told last.
 

@@ -9,9 +9,10 @@ from domain_pretrain.rules.options import Fraction, Options, Steps
 from domain_pretrain.rules.state import State
 from domain_pretrain.watch import cause
 from domain_pretrain.watch.alarm import Reading, register
-from domain_pretrain.watch.memory import column, onset
+from domain_pretrain.watch.memory import column, in_a_row, onset
 
 IN_A_ROW = 3  # windows: one alone is noise
+OVER = 32  # windows above it before it is told again: a loss may hover around the limit
 
 
 class TooLowOptions(Options):
@@ -34,8 +35,8 @@ def too_low(seen: Reading, state: State, options: TooLowOptions) -> tuple[list[F
         if not entropy:
             continue
         row = seen.rows[name]
-        low[row] = low[row] + 1 if loss < options.ratio * entropy else 0.0
-        if onset(low[row] >= IN_A_ROW, low[row] == 0, active, row):
+        below, above = in_a_row(loss < options.ratio * entropy, low, row)
+        if onset(below >= IN_A_ROW, above >= OVER, active, row):
             found.append(_finding(seen, name, loss, entropy, early=seen.iteration <= options.early))
     return found, {"low": low, "active": active}
 
