@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain_pretrain.data.order import Order, breaks, remarks
+from domain_pretrain.data.order import Order, breaks, breaks_of_epochs, remarks
 from domain_pretrain.data.resumption import ACCOUNT
 from domain_pretrain.errors import ConfigError
 
@@ -71,18 +71,20 @@ def check_continuity(
     """
     changes = [*_moved(saved, now)]
     told: list[str] = []
-    broken: list[str] = []
+    could = False
     (told if continued else changes).extend(_other_names(saved, now))
     if now.order is not None and "order" in saved:
         before = Order.load(saved["order"])
         broken = [f"other training data: {one}" for one in breaks(before, now.order, consumed)]
         (told if continued else changes).extend(broken)
+        whole = not any(breaks_of_epochs(before, now.order))
+        could = bool(broken) and whole and ACCOUNT in saved
         told += remarks(before, now.order)
     if changes and not allow:
         raise ConfigError(
             f"the checkpoint was written with {'; '.join(changes)}. Counts would go on under other "
             "meanings, and samples be read again or never. Give what was given before, or "
-            f"{_CONTINUE if broken and ACCOUNT in saved else ''}"
+            f"{_CONTINUE if could else ''}"
             "--allow-domain-change to carry on regardless (domains by name, as many samples "
             "skipped as were consumed), or --finetune to start counting afresh"
         )
