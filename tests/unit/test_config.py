@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from domain_pretrain import section
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.domain import Domain
 from domain_pretrain.errors import ConfigError, DomainPretrainError
@@ -213,6 +214,7 @@ def test_a_message_does_not_repeat_a_long_value(tmp_path: Path, text: str, said:
 def test_a_key_of_an_earlier_version_still_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    section._tell_new_name.cache_clear()  # it is told once a process
     config = load(tmp_path, "reweight: {blend: 0.5}")
     assert config == load(tmp_path, "reweight: {uniform_part: 0.5}")
     assert config.reweighting("linupper") == DomainConfig.model_validate(

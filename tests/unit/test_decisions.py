@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.errors import ConfigError, LogFolderError
 from domain_pretrain.flow.moment import Moment
@@ -272,3 +273,12 @@ def test_without_a_stream() -> None:
     assert leave_out(None, [STOP]) is None
     with pytest.raises(ConfigError, match="give the config's mix as before"):
         leave_out(None, [STOP, BACK])
+
+
+def test_what_acts_on_a_spike_needs_its_alarm(tmp_path: Path) -> None:
+    path = tmp_path / "domains.yaml"
+    path.write_text("watch: {on_spike: stop, alarms: {spike: false}}", "utf-8")
+    with pytest.raises(ConfigError, match="on_spike: stop waits for the alarm spike, which alarms"):
+        DomainConfig.load(path)
+    path.write_text("watch: {on_spike: log, alarms: {spike: false}}", "utf-8")
+    DomainConfig.load(path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.types import Strict
+from pydantic_core import PydanticCustomError
 
 from domain_pretrain.section import Section
 
@@ -31,3 +32,14 @@ class Watching(Section):
     rollbacks: Annotated[int, Strict(), Field(gt=0)] = Field(
         default=3, description="So many at most, in the whole run; the next spike stops it."
     )
+
+    @model_validator(mode="after")
+    def _finds_what_it_acts_on(self) -> Watching:
+        if self.on_spike != "log" and self.alarms.get("spike") is False:
+            raise PydanticCustomError(
+                "on_spike",
+                "on_spike: {action} waits for the alarm spike, which alarms turn off: leave "
+                "spike: false out, or on_spike",
+                {"action": self.on_spike},
+            )
+        return self
