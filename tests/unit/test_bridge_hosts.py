@@ -63,6 +63,8 @@ def config(**changed: Any) -> Any:
         "dist": {"use_decentralized_pg": False},
         "ddp": {},
         "checkpoint": {"save": None},
+        "optimizer": {"optimizer": "adam", "lr": 1e-3, "clip_grad": 1.0},
+        "scheduler": {"lr_decay_style": "cosine", "lr_warmup_iters": 10},
         "logger": {"tensorboard_dir": None},
         "inprocess_restart": {"enabled": False},
     }
@@ -97,6 +99,16 @@ def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], said: str) -> No
     check(config())
     with pytest.raises(UnsupportedError, match=said):
         check(config(**wrong))
+
+
+def test_runs_can_be_compared_by_what_the_optimizer_is_told() -> None:
+    pytest.importorskip("megatron.core")
+    told = bridge._facts(config(), PluginArgs(channel_loss=True)).hyperparameters
+    assert told == {
+        **{"seq_length": 8, "global_batch_size": 2, "micro_batch_size": 1},
+        **{"optimizer": "adam", "lr": 1e-3, "clip_grad": 1.0},
+        **{"lr_decay_style": "cosine", "lr_warmup_iters": 10},
+    }
 
 
 def test_missing_data_files_are_named() -> None:
