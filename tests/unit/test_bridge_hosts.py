@@ -38,6 +38,13 @@ def test_a_stream_of_our_own_is_refused(tmp_path: Path) -> None:
         BridgeDomains(tmp_path / "mix.yaml")
 
 
+def test_a_cut_in_a_stream_of_our_own_is_refused(tmp_path: Path) -> None:
+    """Not by an error that asks for mix, which is refused as well."""
+    (tmp_path / "watch.yaml").write_text("watch: {on_spike: rollback}", "utf-8")
+    with pytest.raises(UnsupportedError, match="not with Megatron-Bridge: give on_spike: stop"):
+        BridgeDomains(tmp_path / "watch.yaml")
+
+
 def test_a_forward_step_without_an_iterator_is_refused() -> None:
     with pytest.raises(ConfigError, match="must take data_iterator, it takes state, batch"):
         BridgeDomains().wrap(lambda state, batch: None)

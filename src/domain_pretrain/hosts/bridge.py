@@ -77,6 +77,11 @@ class BridgeDomains:
                 "`channels: true` is not supported with Megatron-Bridge, whose data sets the "
                 "callbacks do not reach: prepare the data with --by instead, a file a domain"
             )
+        if self._config.watch.on_spike == "rollback":
+            raise UnsupportedError(
+                "watch.on_spike: rollback cuts samples out of the plugin's stream, which there is "
+                "not with Megatron-Bridge: give on_spike: stop, or log"
+            )
         self._config.reweighting(reweight)  # its mistakes are found here, before Megatron starts
         self._options = PluginArgs(
             channel_loss=True,
