@@ -132,7 +132,8 @@ class LiveRun:
             self.train_iters = entry.get("train_iters")
             self._pace.clear()  # perhaps on other devices
         if event.name != START:
-            self.events = [*self.events, event][-KEPT:]
+            # Once: a run that is killed before its next checkpoint resumes at the same place again.
+            self.events = [*(one for one in self.events if one != event), event][-KEPT:]
 
     def _add_window(self, entry: dict[str, Any]) -> None:
         self.iteration = entry["iteration"]
