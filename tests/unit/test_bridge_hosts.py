@@ -38,6 +38,13 @@ def test_a_stream_of_our_own_is_refused(tmp_path: Path) -> None:
         BridgeDomains(tmp_path / "mix.yaml")
 
 
+def test_a_cut_in_a_stream_of_our_own_is_refused(tmp_path: Path) -> None:
+    """Not by an error that asks for mix, which is refused as well."""
+    (tmp_path / "watch.yaml").write_text("watch: {on_spike: rollback}", "utf-8")
+    with pytest.raises(UnsupportedError, match="not with Megatron-Bridge: give on_spike: stop"):
+        BridgeDomains(tmp_path / "watch.yaml")
+
+
 def test_a_forward_step_without_an_iterator_is_refused() -> None:
     with pytest.raises(ConfigError, match="must take data_iterator, it takes state, batch"):
         BridgeDomains().wrap(lambda state, batch: None)
@@ -63,6 +70,8 @@ def config(**changed: Any) -> Any:
         "dist": {"use_decentralized_pg": False},
         "ddp": {},
         "checkpoint": {"save": None},
+        "optimizer": {"optimizer": "adam", "lr": 1e-3, "clip_grad": 1.0},
+        "scheduler": {"lr_decay_style": "cosine", "lr_warmup_iters": 10},
         "logger": {"tensorboard_dir": None},
         "inprocess_restart": {"enabled": False},
     }
@@ -97,6 +106,16 @@ def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], said: str) -> No
     check(config())
     with pytest.raises(UnsupportedError, match=said):
         check(config(**wrong))
+
+
+def test_runs_can_be_compared_by_what_the_optimizer_is_told() -> None:
+    pytest.importorskip("megatron.core")
+    told = bridge._facts(config(), PluginArgs(channel_loss=True)).hyperparameters
+    assert told == {
+        **{"seq_length": 8, "global_batch_size": 2, "micro_batch_size": 1},
+        **{"optimizer": "adam", "lr": 1e-3, "clip_grad": 1.0},
+        **{"lr_decay_style": "cosine", "lr_warmup_iters": 10},
+    }
 
 
 def test_missing_data_files_are_named() -> None:

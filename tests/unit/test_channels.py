@@ -28,11 +28,13 @@ from domain_pretrain.data.channels import (
 from domain_pretrain.data.domain import Domain
 from domain_pretrain.data.index import Index
 from domain_pretrain.data.origin import ById, ByToken
+from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch
 from domain_pretrain.flow.tap import DOMAIN_ID, BatchTap, Source
 from domain_pretrain.hosts.channels import WithDomains, with_domains
+from domain_pretrain.hosts.known import known_of
 from domain_pretrain.records.metrics_file import metrics_entry
 from domain_pretrain.records.record import Record
 from domain_pretrain.records.scalars import scalar_values
@@ -55,6 +57,20 @@ def prefix(tmp_path: Path) -> str:
 
 def read(prefix: str) -> Channels:
     return Channels.read(prefix, Index.read(prefix))
+
+
+def test_domains_without_a_yardstick_are_told_of(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A manifest has the entropy of a file, not of the channels within it."""
+    blend = ([prefix], None)
+    whole = Catalog.build(blend, None, {"finance": Domain(data=[prefix])})
+    reading = Reading.check(blend, None, "1,0,0", 4, whole.prefixes, files=True)
+    catalog = whole.parted({prefix: read(prefix)})
+    for alarms, told in ((["spike"], False), (["dirty"], True)):
+        known = known_of(DomainConfig(), catalog, reading, None, seq_length=4, alarms=alarms)
+        assert not known.entropy
+        assert ("finance/news/daily, finance/Filings" in capsys.readouterr().out) == told
 
 
 def test_channels_are_spelled_as_domains(prefix: str) -> None:

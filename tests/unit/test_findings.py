@@ -94,6 +94,13 @@ def test_the_console_tells_cause_advice_and_documents() -> None:
     ]
 
 
+def test_the_console_names_no_domain_where_all_are_concerned() -> None:
+    out: list[str] = []
+    console = Console("token", out.append)
+    console.traced(Finding("all_moved", None, 31, "error", "all", documents=(DOCUMENT,)))
+    assert out[0] == "channel loss | documents behind all_moved at iteration 31, the worst first:"
+
+
 def test_tensorboard_has_a_text() -> None:
     texts: list[tuple[Any, ...]] = []
     writer = SimpleNamespace(add_text=lambda *given: texts.append(given), flush=lambda: None)

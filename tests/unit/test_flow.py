@@ -23,9 +23,12 @@ from domain_pretrain.flow.microbatch import row_of_token
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.kernels.domain_reduce import Backend
+from domain_pretrain.records.events_file import EventsFile
 from domain_pretrain.records.publisher import open_publisher
-from domain_pretrain.records.reader import read_events
+from domain_pretrain.records.reader import read_events, read_findings
 from domain_pretrain.records.record import Event
+from domain_pretrain.watch import Watch
+from domain_pretrain.watch.section import Watching
 
 CPU = torch.device("cpu")
 NAMES = ("finance", "general", "rare")
@@ -184,6 +187,27 @@ def test_only_whole_sets_of_an_evaluation_are_published(tmp_path: Path) -> None:
     assert cut["domains"].keys() == {"finance", "general"}
     assert whole["domains"].keys() == {"finance", "general", "rare"}
     assert cut["domains"]["finance"] == whole["domains"]["finance"]
+
+
+def test_what_a_final_evaluation_finds_goes_with_it_at_a_resume(tmp_path: Path) -> None:
+    """As its line does: the checkpoint before it does not know of either."""
+    step = make(tmp_path, watch=Watch(Watching(), NAMES))
+    broken = batches([0, 0])
+    broken[0]["losses"][:] = math.nan
+    for split, final in (("valid", False), ("test", True)):
+        step.evaluation.open()
+        step.evaluation.open_set()
+        step.evaluation.open_attempt(1)
+        run(step, broken, training=False)
+        step.evaluation.close_step()
+        step.evaluation.close_set()
+        step.close_evaluation(split, 8, 32, final=final)
+    assert len(read_findings(tmp_path)) == 2
+    assert step.publisher is not None
+    step.publisher.close()
+    EventsFile(tmp_path, 8).close()
+    (kept,) = read_findings(tmp_path)
+    assert "(valid, iteration 8)" in kept.message
 
 
 def test_attempts_that_a_graph_replays(tmp_path: Path) -> None:

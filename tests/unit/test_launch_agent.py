@@ -122,7 +122,7 @@ def test_a_rollback_is_no_restart(tmp_path: Path) -> None:
     """Four of them, where three restarts are allowed."""
     script = decide(tmp_path, *([BACK] * count for count in range(1, 5)))
     script += "[[ $number == 5 ]] || exit 75"
-    code, said = ends(start(tmp_path, script, "--load", "run"))
+    code, said = ends(start(tmp_path, script, "--save", "run"))
     assert code == 0, said
     assert (tmp_path / "starts0").read_text() == "start\n" * 5
     logs = {path.name for path in tmp_path.glob("logs0/*/attempt_*")}
@@ -133,7 +133,7 @@ def test_75_without_a_decision_is_a_failure(tmp_path: Path) -> None:
     """Of before it started, there is one."""
     script = decide(tmp_path)
     (tmp_path / "run" / "domain_decisions.json").write_text(json.dumps({"decisions": [BACK]}))
-    code, said = ends(start(tmp_path, script + "exit 75", "--load", "run"))
+    code, said = ends(start(tmp_path, script + "exit 75", "--save", "run"))
     assert code == 75, said
     assert "rank 0 failed: exit code 75, no restart left" in said
     assert (tmp_path / "starts0").read_text() == "start\n" * 4
@@ -151,7 +151,7 @@ def test_a_run_that_has_decided_to_stop_is_not_restarted(tmp_path: Path) -> None
     """
     port = free_port()
     agents = [
-        start(tmp_path, script, "--load", "run", node=node, nodes=2, port=port) for node in (0, 1)
+        start(tmp_path, script, "--save", "run", node=node, nodes=2, port=port) for node in (0, 1)
     ]
     outcomes = [ends(agent) for agent in agents]
     assert [code for code, _ in outcomes] == [75, 75], outcomes

@@ -289,6 +289,22 @@ def test_what_has_been_read_as_a_table(ask: Any) -> None:
     assert "sums" in out and "web" not in out
 
 
+def test_what_has_been_read_of_what_is_below_a_name(ask: Any, run: Path) -> None:
+    (run / JOURNAL_FILE).unlink()
+    web, maths = str(run.parent / "web"), str(run.parent / "maths")
+    domains = {web: "text/web", maths: "sums"}
+    np.save(f"{maths}.channels.npy", np.zeros(20, np.int16))
+    Path(f"{maths}.manifest.json").write_text('{"channels": [{"name": "short"}]}', "utf-8")
+    note(run, domains, 12, 0, cache=str(run.parent / "cache"), channels={maths: ["sums/short"]})
+    code, out, _ = ask("--consumed", "--domain", "text", "--json")
+    assert (code, [json.loads(line)["domain"] for line in out.splitlines()]) == (0, ["text/web"])
+    code, _, err = ask("--consumed", "--domain", "sums/short")
+    assert (code, err) == (
+        1,
+        "domain-pretrain trace: no prefix that has been read is sums/short's alone\n",
+    )
+
+
 def test_nothing_has_been_read(ask: Any, run: Path) -> None:
     write_metrics(run, ["web", "sums"], 0)
     assert ask("--consumed")[0] == 1
@@ -303,8 +319,9 @@ def test_nothing_has_been_read(ask: Any, run: Path) -> None:
     ("words", "said"),
     [
         ("--consumed 13", "iteration 13 is beyond the run: it ends with iteration 12, after 48"),
-        ("--consumed -1", "--consumed takes an iteration"),
+        ("--consumed -1", "--consumed -1: give an iteration"),
         ("--consumed --text", "has no --text"),
+        ("--consumed --worst odd", "has no --text and no --worst"),
         ("--iteration 13", "iteration 13 is beyond the run: it ends with iteration 12, after 48"),
         ("--iteration 0", "they count from 1"),
         ("--iteration 5:5", "the second number is not read any more"),

@@ -230,6 +230,11 @@ def test_alarms_are_told_in_the_row_and_below() -> None:
     assert "a jumped" in text
 
 
+def test_a_resume_at_the_same_place_again_is_told_once() -> None:
+    run = live(start("code", iteration=0), window(1, code=2.0), *[start("code", iteration=1)] * 3)
+    assert shown(run).count("after iteration 1: resumed") == 1
+
+
 def test_a_loss_that_is_not_finite_is_seen() -> None:
     run = live(start("a"), window(1, a=1.0), window(2, a={"loss": None}), window(3, a=2.0))
     assert row(shown(run), "a")[1:3] == ["2.000", f"{BARS[0]}×{BARS[-1]}"]

@@ -20,7 +20,7 @@ from rich.text import Text
 from domain_pretrain.commands.report import find_metrics
 from domain_pretrain.data.trace.consumption import Told
 from domain_pretrain.data.trace.timeline import Mark, stretches
-from domain_pretrain.data.trace.trace import Part, Sample, Trace
+from domain_pretrain.data.trace.trace import Part, Sample, Trace, is_below
 from domain_pretrain.data.trace.worst import ORDERS, Worst, worst
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.hosts.built import Built
@@ -111,8 +111,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--document and --prefix go together: a document's number is of a prefix")
     if args.text is not None and args.text < 1:
         raise ConfigError(f"--text {args.text}: give at least 1 character")
-    if args.consumed is not None and (args.text is not None or args.consumed < 0):
-        raise ConfigError("--consumed takes an iteration, and has no --text: it counts documents")
+    if args.consumed is not None:
+        if args.consumed < 0:
+            raise ConfigError(f"--consumed {args.consumed}: give an iteration, or nothing")
+        if args.text is not None or args.worst is not None:
+            raise ConfigError("--consumed has no --text and no --worst: it counts documents")
     if folder := os.environ.get("MEGATRON_LM_PATH"):
         sys.path.insert(0, folder)
     # What others print goes where it does not spoil the answer.
@@ -122,7 +125,8 @@ def run(args: argparse.Namespace) -> int:
             trace.check_domain(args.domain)
         if args.consumed is not None:
             after, consumed = trace.consumed(args.consumed or None)
-            consumed = [one for one in consumed if args.domain in (None, one.domain)]
+            if args.domain is not None:
+                consumed = [one for one in consumed if is_below(one.domain, args.domain)]
             samples = []
         else:
             samples = list(_asked_for(trace, args))
@@ -140,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
             notice(str(error))  # which documents it is can be told all the same
             texts = None
     if args.consumed is not None:
-        return _print_consumed(after, consumed, as_json=args.json)
+        return _print_consumed(after, consumed, args)
     if not samples:
         print(f"domain-pretrain trace: {_nothing(args)}", file=sys.stderr)
         return 1
@@ -277,12 +281,15 @@ def _worst_table(found: Sequence[Worst], texts: Sequence[str] | None) -> Table:
     return table
 
 
-def _print_consumed(iteration: int, consumed: Sequence[Told], *, as_json: bool) -> int:
+def _print_consumed(iteration: int, consumed: Sequence[Told], args: argparse.Namespace) -> int:
     """What has been read of each prefix; 1 where nothing has."""
     if not consumed:
-        print("domain-pretrain trace: nothing has been read", file=sys.stderr)
+        nothing = "nothing has been read"
+        if args.domain is not None:  # perhaps a part of a file
+            nothing = f"no prefix that has been read is {args.domain}'s alone"
+        print(f"domain-pretrain trace: {nothing}", file=sys.stderr)
         return 1
-    if as_json:
+    if args.json:
         for one in consumed:
             print(json.dumps({"iteration": iteration, **one.dump()}, ensure_ascii=False))
         return 0
@@ -299,7 +306,7 @@ def _print_consumed(iteration: int, consumed: Sequence[Told], *, as_json: bool) 
         samples, *documents = (f"{number:,}" for number in numbers)
         cells = [one.domain, one.prefix.removeprefix(folder), samples, f"{one.epochs:.3f}"]
         table.add_row(*map(Text, [*cells, *documents]))
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    _print(table)
     return 0
 
 

@@ -181,7 +181,7 @@ class Step:
             self.publisher.scalars(record)
             self.publisher.line(record)
         if self.watch is not None:
-            self._look(self.watch, self.watch.evaluation(split, iteration, stats))
+            self._look(self.watch, self.watch.evaluation(split, iteration, stats), final=final)
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
@@ -241,12 +241,12 @@ class Step:
         host = {name: one for name, one in moment.host.items() if name in self._known_everywhere}
         return watch.window(moment.iteration, moment.consumed_samples, stats, host)
 
-    def _look(self, watch: Watch, seen: Reading) -> Sequence[Finding]:
+    def _look(self, watch: Watch, seen: Reading, *, final: bool = False) -> Sequence[Finding]:
         """Ask the alarms, on every rank; the publisher's rank tells what they found.
 
         What they found is in force from here on: the ranks prove in the next step that all did.
         """
-        found = watch.read(seen)
+        found = [replace(one, final=final) for one in watch.read(seen)]
         if found:
             self._digest.note(json.dumps([[one.rule, one.domain, one.cause] for one in found]))
         if self.publisher is not None:
@@ -302,5 +302,4 @@ class Step:
         if self.mixing is not None and "mix" in state:
             self.mixing.load_state_dict(state["mix"])
         if self.watch is not None:
-            self.watch.begin(iteration, consumed_samples)
             self.watch.load_state_dict(state.get("watch", {}))

@@ -77,6 +77,11 @@ class BridgeDomains:
                 "`channels: true` is not supported with Megatron-Bridge, whose data sets the "
                 "callbacks do not reach: prepare the data with --by instead, a file a domain"
             )
+        if self._config.watch.on_spike == "rollback":
+            raise UnsupportedError(
+                "watch.on_spike: rollback cuts samples out of the plugin's stream, which there is "
+                "not with Megatron-Bridge: give on_spike: stop, or log"
+            )
         self._config.reweighting(reweight)  # its mistakes are found here, before Megatron starts
         self._options = PluginArgs(
             channel_loss=True,
@@ -325,6 +330,13 @@ REFUSALS: tuple[Refusal, ...] = (
 )
 
 
+# Of the host's config; where two have a setting of one name, the first one counts.
+SECTIONS = (
+    *("model", "train", "dataset", "dist", "ddp", "checkpoint"),
+    *("optimizer", "scheduler"),  # what one compares runs by
+)
+
+
 def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
     from megatron.core import __version__ as version
 
@@ -332,7 +344,7 @@ def _facts(cfg: Any, options: PluginArgs) -> RunFacts:
     own = SimpleNamespace(inprocess_restart=bool(getattr(restart, "enabled", False)))
     return RunFacts(
         core_version=version,
-        flags=_Settings(own, cfg.model, cfg.train, cfg.dataset, cfg.dist, cfg.ddp, cfg.checkpoint),
+        flags=_Settings(own, *(getattr(cfg, name) for name in SECTIONS)),
         refusals=REFUSALS,
         blends=lambda: (cfg.dataset.blend, cfg.dataset.blend_per_split),
         validation_set_names=None,

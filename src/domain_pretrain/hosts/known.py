@@ -53,11 +53,13 @@ def known_of(
         )
     )
     owners = dict.fromkeys(domain_of[normalise(prefix)] for prefix in prefixes)
-    without = [name for name in owners if name not in told.entropy]
+    leaves = (leaf for name in owners for leaf in leaves_of(name, catalog.names))
+    without = [leaf for leaf in leaves if leaf not in told.entropy]
     if without and _NEED_ENTROPY & set(alarms):
         notice(
-            f"watch: the data of {shorten(', '.join(without), 200)} has no manifest (`prepare` "
-            "writes one), so the alarms dirty and too_low have no yardstick for it"
+            f"watch: no manifest tells the entropy of {shorten(', '.join(without), 200)} "
+            "(`prepare` writes that of whole files), so the alarms dirty and too_low have no "
+            "yardstick for it"
         )
     pinned = [name for name, domain in config.domains.items() if domain.pinned]
     return Known(

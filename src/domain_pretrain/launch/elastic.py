@@ -14,7 +14,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.reaper import Reaper, kill_groups
 from domain_pretrain.watch.decision import EXIT_CODE as DECIDED
-from domain_pretrain.watch.decision import Decision, decisions_of
+from domain_pretrain.watch.decision import Decision, read_decisions
 
 REFUSED = 2  # the exit code of a wrong command, config or installation, as of argparse's errors
 _REFUSED = f"ended with exit code {REFUSED}: no restart can change that"
@@ -117,7 +117,11 @@ class Agent(LocalElasticAgent):
 
 
 def _decisions(group: Any) -> list[Decision]:
-    """Of the run that the ranks' command is; their file is on a disk that all nodes share."""
+    """Of the run that the ranks' command is: where it writes them, on a disk that all nodes share.
+
+    Not where it resumes from, which a run that stops may do elsewhere, or not at all.
+    """
     with contextlib.suppress(ConfigError):  # who reads the file before training says so
-        return decisions_of(Flags.read([str(word) for word in group.spec.args])[0])
+        save = Flags.read([str(word) for word in group.spec.args])[0].save
+        return [] if save is None else read_decisions(save)
     return []

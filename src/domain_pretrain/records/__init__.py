@@ -2,7 +2,8 @@
 
 A ``record`` is a logging window or an evaluation, a ``Finding`` what an alarm found in one. They
 go through the ``publisher`` to exporters: ``scalars`` (W&B, with its ``panels``), ``tensorboard``
-(with its ``charts``), the ``metrics_file`` (written by ``writer``, read back by ``reader``, and
-while it grows by ``tail``), the ``console``, and those of other packages (``exporter``). Filled by
-``flow``; read by ``strategies``, ``report``, ``launch`` and ``demo``.
+(with its ``charts``), the ``metrics_file`` and the ``events_file`` (written by ``writer``, read
+back by ``reader``, and while they grow by ``tail``), the ``console``, and those of other packages
+(``exporter``). The ``journal`` tells which sample comes when. Filled by ``flow`` and ``hosts``;
+read by ``strategies``, ``report``, ``launch``, ``commands`` and ``demo``.
 """

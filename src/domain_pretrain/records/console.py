@@ -61,7 +61,8 @@ class Console(Exporter):
         """The worst documents, a line each."""
         if not finding.documents:
             return
-        what = f"{finding.rule} in {finding.domain} at iteration {finding.iteration}"
+        where = "" if finding.domain is None else f" in {finding.domain}"
+        what = f"{finding.rule}{where} at iteration {finding.iteration}"
         self._out(f"channel loss | documents behind {what}, the worst first:")
         for one in finding.documents:
             self._out(f"channel loss |   {document_line(one)}")

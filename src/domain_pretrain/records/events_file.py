@@ -53,6 +53,7 @@ def finding_entry(finding: Finding) -> dict[str, Any]:
         "finding": finding.rule,
         "domain": finding.domain,
         "iteration": int(finding.iteration),
+        **({"final": True} if finding.final else {}),
         "severity": finding.severity,
         "message": finding.message,
         "cause": finding.cause,

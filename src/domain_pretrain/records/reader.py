@@ -92,6 +92,7 @@ class _Finding(BaseModel):
     evidence: dict[str, Any] = {}
     documents: tuple[dict[str, Any], ...] = ()
     advice: str = ""
+    final: bool = False
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:

@@ -85,6 +85,8 @@ class Finding:
         documents: those behind it, the worst first, each by name of its facts: ``prefix``,
             ``document`` and so on; JSON takes them. Empty where none could be told.
         advice: what to try, a sentence or two; empty where there is nothing to say.
+        final: found in an evaluation after the end of training, as :attr:`Record.final` has it; the
+            plugin says so, not the alarm.
     """
 
     rule: str
@@ -96,6 +98,7 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[Mapping[str, Any], ...] = ()
     advice: str = ""
+    final: bool = False
 
 
 @dataclass(frozen=True)

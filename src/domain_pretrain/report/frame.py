@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_pretrain.report.live import LiveRun, Row
+from domain_pretrain.report.table import NONE, written
 
 BARS = "▁▂▃▄▅▆▇█"
 TOLD = 5  # alarms and events below the table
@@ -68,10 +69,10 @@ def _head(run: LiveRun) -> list[str]:
     of = ""
     if run.train_iters:
         of = f" of {run.train_iters:,} ({run.iteration / run.train_iters:.0%})"
-    words = [f"iteration {run.iteration:,}{of}", f"lm loss {_number(run.lm_loss)}"]
+    words = [f"iteration {run.iteration:,}{of}", f"lm loss {written(run.lm_loss)}"]
     for key, name, spec in (("learning_rate", "lr", ".3g"), ("grad_norm", "grad norm", ".3f")):
         if key in run.host:
-            words.append(f"{name} {_number(run.host[key], spec)}")
+            words.append(f"{name} {written(run.host[key], spec)}")
     if run.tokens_per_second is not None:
         words.append(f"{run.tokens_per_second:,.0f} tokens/s")
     if run.train_iters and run.iteration >= run.train_iters:
@@ -87,18 +88,18 @@ def _table(run: LiveRun, fit: int) -> Table:
     alarms = {name: list(dict.fromkeys(a.rule for a in run.alarms_of(name))) for name in names}
     # Name, whether any domain has it, and how it is written.
     optional = [
-        ("valid\nloss", any(row.valid is not None for row in rows), lambda n, r: _number(r.valid)),
+        ("valid\nloss", any(row.valid is not None for row in rows), lambda n, r: written(r.valid)),
         ("share of\ntokens", True, lambda n, r: _share(r.share if _there(run, r) else None)),
         (
             "multi-\nplier",
             any(row.weight is not None for row in rows),
-            lambda n, r: _number(r.weight, ".2f"),
+            lambda n, r: written(r.weight, ".2f"),
         ),
         ("share of\nstream", any(row.mix is not None for row in rows), lambda n, r: _share(r.mix)),
         (
             "tokens\nso far",
             any(row.consumed is not None for row in rows),
-            lambda n, r: _number(r.consumed, ",.0f"),
+            lambda n, r: written(r.consumed, ",.0f"),
         ),
         (
             "epochs",
@@ -118,7 +119,7 @@ def _table(run: LiveRun, fit: int) -> Table:
         last = row.losses[-1] if row.losses else None
         style = "red" if last is not None and math.isnan(last) else "yellow" if alarms[name] else ""
         cells = (text(name, row) for _, text in columns)
-        table.add_row(name, _number(last), sparkline(row.losses), *cells, style=style)
+        table.add_row(name, written(last), sparkline(row.losses), *cells, style=style)
     hidden = len(run.rows) - len(names)
     if hidden:
         table.add_row(f"… {hidden} more", style="dim")
@@ -166,14 +167,8 @@ def _there(run: LiveRun, row: Row) -> bool:
 
 def _epochs(run: LiveRun, name: str, row: Row) -> str:
     size = run.corpus_tokens.get(name)
-    return _number(row.consumed / size if size and row.consumed is not None else None, ".2f")
+    return written(row.consumed / size if size and row.consumed is not None else None, ".2f")
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None, spec: str = ".3f") -> str:
-    if value is None:
-        return "–"
-    return "NaN" if math.isnan(value) else format(value, spec)
+    return NONE if value is None else f"{value:.1%}"

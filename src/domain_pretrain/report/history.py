@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,14 @@ class History:
         }.get(entry["split"], ())
         for series, of in zip(curves, (domains, entry.get("parents", {})), strict=False):
             if of or of is domains:
-                losses = {name: _number(values["loss"]) for name, values in of.items()}
+                losses = {name: number(values["loss"]) for name, values in of.items()}
                 series.add(self.end_tokens, entry["iteration"], losses)
 
     def _add_event(self, entry: dict[str, Any]) -> None:
         event = event_of(entry)
         if is_header(entry):
             self.domains = list(dict.fromkeys([*self.domains, *entry["domains"]]))
-            sizes = entry.get("corpus_tokens") or ()
-            self.corpus_tokens.update(
-                {name: size for name, size in zip(entry["domains"], sizes, strict=False) if size}
-            )
+            self.corpus_tokens.update(corpus_tokens(entry))
         if event.name != START:
             self.marks.append(Mark(event, self.end_tokens))
 
@@ -97,7 +95,7 @@ class History:
         numbers = entry.get("host")
         told = numbers if isinstance(numbers, dict) else {}
         whole = {key: entry[key] for key in ("lm_loss", "consumed_samples") if key in entry}
-        values = {name: _number(value) for name, value in {**whole, **told}.items()}
+        values = {name: number(value) for name, value in {**whole, **told}.items()}
         if values.get("seconds"):
             values["tokens_per_second"] = tokens / values["seconds"]
         if values:
@@ -105,14 +103,14 @@ class History:
 
     def _add_domains(self, domains: dict[str, dict[str, Any]]) -> None:
         counts = {
-            name: _number(values.get("samples", values["tokens"]))
+            name: number(values.get("samples", values["tokens"]))
             for name, values in domains.items()
         }
         for name, count in counts.items():
             self.samples[name] = self.samples.get(name, 0.0) + count
         self.counts.add(self.end_tokens, self.end_iteration, counts)
         for key, series in (("weight", self.weights), ("mix", self.mix)):
-            values = {name: _number(one[key]) for name, one in domains.items() if key in one}
+            values = {name: number(one[key]) for name, one in domains.items() if key in one}
             if values:
                 series.add(self.end_tokens, self.end_iteration, values)
 
@@ -136,7 +134,13 @@ def read_history(path: str | Path) -> History:
     return history
 
 
-def _number(value: Any) -> float:
+def corpus_tokens(header: Mapping[str, Any]) -> dict[str, float]:
+    """Of a header: tokens of each domain's training data, as far as they are known."""
+    sizes = header.get("corpus_tokens") or ()
+    return {name: size for name, size in zip(header["domains"], sizes, strict=False) if size}
+
+
+def number(value: Any) -> float:
     """A number of a line, where null is a number that is not finite."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if known else math.nan

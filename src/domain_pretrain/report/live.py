@@ -20,7 +20,7 @@ from domain_pretrain.records.reader import (
 )
 from domain_pretrain.records.record import Event, Finding
 from domain_pretrain.records.tail import Tail
-from domain_pretrain.report.history import START
+from domain_pretrain.report.history import START, corpus_tokens, number
 
 WINDOWS = 32  # of each domain, as its curve shows them; the pace is of as many
 KEPT = 100  # alarms, and as many events
@@ -89,7 +89,7 @@ class LiveRun:
             self._add_window(entry)
         elif entry["split"] == "valid":
             for name, values in entry["domains"].items():
-                self._row(name).valid = _number(values["loss"])
+                self._row(name).valid = number(values["loss"])
 
     def add_finding(self, line: bytes) -> None:
         """A whole line of ``domain_events.jsonl``, where events stand, too."""
@@ -128,20 +128,19 @@ class LiveRun:
         if is_header(entry):
             for name in entry["domains"]:
                 self._row(name)
-            sizes = entry.get("corpus_tokens") or ()
-            sized = zip(entry["domains"], sizes, strict=False)
-            self.corpus_tokens.update({name: size for name, size in sized if size})
+            self.corpus_tokens.update(corpus_tokens(entry))
             self.train_iters = entry.get("train_iters")
             self._pace.clear()  # perhaps on other devices
         if event.name != START:
-            self.events = [*self.events, event][-KEPT:]
+            # Once: a run that is killed before its next checkpoint resumes at the same place again.
+            self.events = [*(one for one in self.events if one != event), event][-KEPT:]
 
     def _add_window(self, entry: dict[str, Any]) -> None:
         self.iteration = entry["iteration"]
-        self.lm_loss = _number(entry.get("lm_loss"))
+        self.lm_loss = number(entry.get("lm_loss"))
         host = entry.get("host")
         self.host = (
-            {key: _number(value) for key, value in host.items()} if isinstance(host, dict) else {}
+            {key: number(value) for key, value in host.items()} if isinstance(host, dict) else {}
         )
         domains = entry["domains"]
         tokens = sum(values["tokens"] for values in domains.values())
@@ -149,7 +148,7 @@ class LiveRun:
         self._pace.append((self.iteration, seconds if seconds > 0 else 0.0, tokens))
         for name, values in domains.items():
             row = self._row(name)
-            row.losses.append(_number(values["loss"]))
+            row.losses.append(number(values["loss"]))
             row.iteration = self.iteration
             row.share = values["tokens"] / tokens if tokens else 0.0
             row.weight = _known(values.get("weight"))
@@ -200,12 +199,6 @@ class Follower:
         self._events.close()
 
 
-def _number(value: Any) -> float:
-    """A number of a line, where null is a number that is not finite."""
-    known = _known(value)
-    return math.nan if known is None else known
-
-
 def _known(value: Any) -> float | None:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known else None
+    found = number(value)
+    return None if math.isnan(found) else found

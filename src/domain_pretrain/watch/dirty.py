@@ -15,10 +15,7 @@ from domain_pretrain.rules.options import NonNegative, Options, Positive, Steps
 from domain_pretrain.rules.state import State
 from domain_pretrain.watch import cause
 from domain_pretrain.watch.alarm import Reading, register
-from domain_pretrain.watch.memory import column, in_a_row, onset
-
-IN_A_ROW = 3  # windows: one alone is noise
-OVER = 32  # windows below it before it is told again: a loss may hover around the limit
+from domain_pretrain.watch.memory import column, onset, stays
 
 
 class DirtyOptions(Options):
@@ -50,10 +47,9 @@ def dirty(seen: Reading, state: State, options: DirtyOptions) -> tuple[list[Find
         if empty[row]:
             continue
         ratio = losses[name] / entropy
-        above, below = in_a_row(ratio > options.ratio, high, row)
         trained = min(total, 100 * tokens[row]) >= options.tokens
         trained = trained and seen.iteration >= options.steps
-        if onset(trained and above >= IN_A_ROW, below >= OVER, active, row):
+        if stays(ratio > options.ratio, high, active, row, counts=trained):
             found.append(_unlearnt(seen, name, losses[name], entropy, tokens[row]))
     rows = {"tokens": tokens, "high": high, "active": active, "empty": empty}
     return found, {"total": total, **rows}

@@ -9,6 +9,9 @@ from domain_pretrain.rules.state import State
 
 Array = NDArray[np.float64]
 
+IN_A_ROW = 3  # windows: one alone is noise
+OVER = 32  # windows without it before it is told again: a loss may hover around a limit
+
 
 def column(state: State, key: str, fresh: Array) -> Array:
     """A copy of what is kept; ``fresh``, ``[D, …]``, where nothing is known of a domain."""
@@ -16,17 +19,20 @@ def column(state: State, key: str, fresh: Array) -> Array:
     return fresh.copy() if found is None else np.where(np.isnan(found), fresh, found)
 
 
-def in_a_row(holds: bool, runs: Array, row: int) -> tuple[float, float]:
-    """For how many windows a condition has held up to now, and for how many it has not.
+def stays(holds: bool, runs: Array, active: Array, row: int, *, counts: bool = True) -> bool:
+    """Whether a condition has come to stay: told once it has held for some windows in a row.
 
     Args:
         holds: whether it does now.
-        runs: ``[D]``, positive while it holds, negative while it does not; changed in place.
+        runs: ``[D]``, windows in a row: positive while it holds, negative while it does not;
+            changed in place.
+        active: as :func:`onset` takes it.
         row: of the domain.
+        counts: whether that may be told by now.
     """
-    so_far = runs[row]
-    runs[row] = max(so_far, 0.0) + 1 if holds else min(so_far, 0.0) - 1
-    return max(runs[row], 0.0), max(-runs[row], 0.0)
+    so_far = float(runs[row])
+    runs[row] = now = max(so_far, 0.0) + 1 if holds else min(so_far, 0.0) - 1
+    return onset(counts and now >= IN_A_ROW, now <= -OVER, active, row)
 
 
 def onset(holds: bool, clear: bool, active: Array, row: int) -> bool:

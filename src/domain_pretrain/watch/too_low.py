@@ -9,10 +9,7 @@ from domain_pretrain.rules.options import Fraction, Options, Steps
 from domain_pretrain.rules.state import State
 from domain_pretrain.watch import cause
 from domain_pretrain.watch.alarm import Reading, register
-from domain_pretrain.watch.memory import column, in_a_row, onset
-
-IN_A_ROW = 3  # windows: one alone is noise
-OVER = 32  # windows above it before it is told again: a loss may hover around the limit
+from domain_pretrain.watch.memory import column, stays
 
 
 class TooLowOptions(Options):
@@ -35,8 +32,7 @@ def too_low(seen: Reading, state: State, options: TooLowOptions) -> tuple[list[F
         if not entropy:
             continue
         row = seen.rows[name]
-        below, above = in_a_row(loss < options.ratio * entropy, low, row)
-        if onset(below >= IN_A_ROW, above >= OVER, active, row):
+        if stays(loss < options.ratio * entropy, low, active, row):
             found.append(_finding(seen, name, loss, entropy, early=seen.iteration <= options.early))
     return found, {"low": low, "active": active}
 

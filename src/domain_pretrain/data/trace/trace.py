@@ -99,13 +99,13 @@ class Sample:
 
     def only(self, name: str) -> Sample:
         """With those of its documents that are of a domain, or of one below it."""
-        own = (span for span in self.documents if _is_below(self.domain_of(span), name))
+        own = (span for span in self.documents if is_below(self.domain_of(span), name))
         return replace(self, documents=tuple(own))
 
     def is_of(self, name: str) -> bool:
         """Whether a document of it is of a domain, or of one below it."""
         own = (self.domain, *self.domains)
-        return any(_is_below(one, name) for one in own)
+        return any(is_below(one, name) for one in own)
 
     def _channel(self, span: Span) -> str | None:
         return self.part.data.channel(self.prefix, span.index)
@@ -128,7 +128,8 @@ class Sample:
         }
 
 
-def _is_below(domain: str, name: str) -> bool:
+def is_below(domain: str, name: str) -> bool:
+    """Whether a domain has that name, or is part of it, as ``finance/news`` is of ``finance``."""
     return domain == name or domain.startswith(f"{name}/")
 
 

@@ -116,7 +116,7 @@ async function open() {
       others: own ? greyOf(key) : [],
       points: key === "valid" ? true : undefined,
       floor: loss || key === "learning_rate" || key === "shares" ? 0 : null,
-      tick: key === "shares" ? value => `${+(100 * value).toPrecision(3)}%` : key === "learning_rate" ? value => value ? value.toExponential().replace("e", "e") : "0" : short,
+      tick: key === "shares" ? value => `${+(100 * value).toPrecision(3)}%` : key === "learning_rate" ? value => value ? value.toExponential() : "0" : short,
       right: loss ? value => short(+Math.exp(value).toPrecision(3)) : null,
       marks: state.marks ? marksOf() : [],
     };

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from domain_pretrain.records.reader import EVENTS_FILE
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
 from domain_pretrain.report.page.markup import Markup, element, join
@@ -69,7 +70,7 @@ def alarms(runs: Sequence[Told]) -> Markup | None:
     ]
     rest = None
     if len(found) > MOST:
-        rest = element("p", f"and {len(found) - MOST:,} more in domain_events.jsonl", class_="more")
+        rest = element("p", f"and {len(found) - MOST:,} more in {EVENTS_FILE}", class_="more")
     return section("alarms", "Alarms", *articles, rest)
 
 
