@@ -182,6 +182,26 @@ def test_resume(alone: tuple[Run, Path], start: Any, tmp_path: Path) -> None:
     assert resumed.host_losses() == alone[0].host_losses()[2:]
 
 
+@pytest.mark.parametrize("layout", ["one", "cp2"])
+def test_a_blend_that_changes(layout: str, start: Any, tmp_path: Path) -> None:
+    """Two stages of 16 samples, and cuts: each step reads what it is to read."""
+    config = tmp_path / "stages.yaml"
+    stages = [{"samples": 16, "weights": {"code": 1, "maths": 3}}, {"weights": {"general": 1}}]
+    skip = [{"samples": [8, 12]}]
+    config.write_text(json.dumps({"mix": {"schedule": stages, "skip": skip}}))
+    record, how = {"RECORD_DIR": str(tmp_path)}, {"script": "mindspeed_gpt.py"}
+    flags = (*BASE, "--domain-config", config, *LAYOUTS.get(layout, "").split())
+    run = start(tmp_path, *flags, env=record, nproc=1 if layout == "one" else 2, **how)
+    assert_adds_up(run)
+    if layout == "one":
+        assert_equals_oracle(run, tmp_path, microbatches=8)
+    read = [{name: d["samples"] for name, d in entry["domains"].items()} for entry in run.metrics()]
+    assert read[0] == {"code": 2, "maths": 6}
+    assert read[1].pop("general") == 4, "the cut has brought the second stage forward"
+    assert sum(read[1].values()) == 4
+    assert read[2] == read[3] == {"general": 8}
+
+
 def test_repatch(alone: tuple[Run, Path], start: Any, tmp_path: Path) -> None:
     """MindSpeed starts over from its saved originals: the seams are on top of it again."""
     env = {"REPATCH": "1", "RECORD_DIR": str(tmp_path)}
