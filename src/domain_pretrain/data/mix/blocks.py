@@ -89,10 +89,14 @@ class Blocks:
 
     def window(self, consumed: int) -> tuple[int, int]:
         """First and last block that matter to a run after ``consumed`` samples: from that of the
-        sample before to that of the last one that its next step may read."""
+        sample before to that of the last one that its next step may read. Of a run that begins with
+        a cut, what is cut is before."""
         samples = self.plan.samples
-        before, after = max(min(consumed, samples), 1) - 1, min(consumed + self.size, samples - 1)
-        return self.plan.position(before) // self.size, self.plan.position(after) // self.size
+        before, after = (
+            self.plan.passed(min(consumed, samples)),
+            min(consumed + self.size, samples - 1),
+        )
+        return max(before - 1, 0) // self.size, self.plan.position(after) // self.size
 
     def advance(self, consumed: int, shares: Array) -> list[Block]:
         """Decide what the next step may read, and forget what is read.
