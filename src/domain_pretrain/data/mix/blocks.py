@@ -182,7 +182,6 @@ class Blocks:
         return {
             "prefixes": [normalise(prefix) for prefix in self.plan.prefixes],
             "size": self.size,
-            "begin": self.plan.begin,
             "next": self.next,
             "taken": self.taken.tolist(),
             "owed": self._owed.tolist(),
@@ -194,12 +193,10 @@ class Blocks:
     def load(self, saved: Mapping[str, Any]) -> None:
         """The inverse. By prefix; by position, where files were moved.
 
-        Where the plan begins with this run, nothing is taken over. Nor is it with more or fewer
-        prefixes, or blocks of another size (whether that is allowed is the caller's affair): all
-        blocks are laid out anew, as if the present shares had always held.
+        With more or fewer prefixes, or blocks of another size (whether that is allowed is the
+        caller's affair), nothing is taken over: all blocks are laid out anew, as if the present
+        shares had always held.
         """
-        if saved.get("begin", 0) != self.plan.begin:
-            return
         places = same_places(saved["prefixes"], self.plan.prefixes)
         if places is None or saved["size"] != self.size:
             return
