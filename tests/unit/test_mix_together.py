@@ -369,6 +369,18 @@ def test_two_changes_at_the_same_position(tmp_path: Path) -> None:
     steps(run, 5, walk)
 
 
+def test_documents_at_the_very_beginning(tmp_path: Path) -> None:
+    """A checkpoint from before the first step: they may be taken out again, and others be in."""
+    config = dynamic(40, ("/c", "/d"))
+    out = [Omission((0, 0), one) for one in (((5,), (1, 7)), ((), (2,)))]
+    for plan in (replace(config.plan, omissions=(one,)) for one in out):
+        run = Run(tmp_path, replace(config, plan=plan), (), 0, 0, None)
+        for now in (config, replace(config, plan=replace(config.plan, omissions=(out[1],)))):
+            walk = Walk()
+            walk.leave_out(now.plan)
+            steps(Run(tmp_path, now, (), 0, 0, run.state()), 30, walk)
+
+
 def test_a_decided_stream_of_moved_files_is_traced(tmp_path: Path) -> None:
     """The blocks that the checkpoint held were told by the names of before."""
     run = Run(tmp_path, dynamic(40, ("/c", "/d")), (), 0, 0, None)
@@ -380,7 +392,7 @@ def test_a_decided_stream_of_moved_files_is_traced(tmp_path: Path) -> None:
     traced(run, 40, steps(run, 1, walk))
 
 
-KINDS = ("nothing", "documents", "cuts", "both", "moved", "change", "return", "rollback")
+KINDS = ("nothing", "length", "documents", "cuts", "both", "moved", "change", "return", "rollback")
 
 
 @dataclass(frozen=True)
@@ -399,7 +411,7 @@ def go(seed: int, folder: Path) -> None:
     random = np.random.default_rng(seed)
     samples, batch = int(random.integers(300, 900)), int(random.integers(1, 8))
     decisions: list[tuple[int, int]] = []
-    saved = [Checkpoint(0, 0, None, configs(random, samples), Walk())]
+    saved = [hosts(random, samples)]
     for _ in range(6):
         kind, last = random.choice(KINDS), saved[-1]
         config, run_before = last.config, last
@@ -414,8 +426,13 @@ def go(seed: int, folder: Path) -> None:
             config = configs(random, samples)
         elif kind == "return":
             config = saved[random.integers(len(saved))].config
+        elif kind == "length":
+            longer = max(last.consumed, samples + int(random.integers(-300, 300)))
+            config = replace(config, plan=replace(config.plan, samples=longer))
         elif kind == "moved":
             config = replace(config, plan=moved(random, config.plan))
+        if config.plan.samples < last.consumed:  # the host itself refuses that
+            config = replace(config, plan=replace(config.plan, samples=last.consumed))
         if kind in ("cuts", "both"):
             since = config.plan.without(decisions).passed(last.consumed)
             config = cuts(random, config, since)
@@ -426,13 +443,41 @@ def go(seed: int, folder: Path) -> None:
         walk.leave_out(config.plan)
         first, read = run.consumed, []
         for _ in range(random.choice([0, 1, 10, 30, 60])):
-            if (at := run.consumed) + batch <= samples:
+            if (at := run.consumed) + batch <= run.plan.samples:
                 read += check(run, walk, run.step(batch, random), at)
         state = run.state()
         told = {name(one): n["samples"] for one, n in state[ACCOUNT].items() if n["samples"]}
         assert told == {one: n for one, n in walk.turns.items() if n}
         traced(run, first, read)
         saved.append(Checkpoint(run.iteration, run.consumed, state, config, walk))
+
+
+def hosts(random: np.random.Generator, samples: int) -> Checkpoint:
+    """Nothing read so far, or some of Megatron's own blend, in one pass of every prefix."""
+    config = configs(random, samples)
+    plan = config.plan
+    weights = plan.stages[0].weights
+    if random.integers(2) or not plan.is_hosts_blend or weights is None:
+        return Checkpoint(0, 0, None, config, Walk())
+    own = Plan(plan.prefixes, plan.stages, samples)
+    order, locator = order_of(own), Locator(own, [POOL[one] for one in own.prefixes], SEED)
+    walk, done = Walk(), 0
+    while done < samples:
+        one = plan.prefixes[locator.locate(done).prefix]
+        if walk.turns[name(one)] == POOL[one]:
+            break
+        walk.next(name(one))
+        done += 1
+    walk = Walk()
+    done = int(random.integers(1, done))
+    for consumed in range(done):
+        walk.next(name(plan.prefixes[locator.locate(consumed).prefix]))
+    read = [walk.turns[name(one)] for one in plan.prefixes]
+    told = account(plan.prefixes, read, locator.lengths, READING)
+    order = replace(order, mix=None)
+    meaning = Meaning(tuple(map(name, plan.prefixes)), {}, {}, order).dump()
+    state = json.loads(json.dumps({**meaning, ACCOUNT: carry.dump(told)}))
+    return Checkpoint(1, done, state, config, walk)
 
 
 def begun(

@@ -218,10 +218,10 @@ def given_before(saved: Mapping[str, Any], plan: Plan, position: int) -> Counts 
     Args:
         saved: of :meth:`Blocks.dump`.
         plan: of the run that goes on.
-        position: above 0.
+        position: of the stream.
 
     Returns:
-        int64 ``[n]``; None where it does not tell.
+        int64 ``[n]``; None where it does not tell, and at the very beginning.
     """
     places = same_places(saved["prefixes"], plan.prefixes)
     number, last = divmod(position - 1, saved["size"])
