@@ -24,8 +24,14 @@ def lines(folder: Path) -> list[bytes]:
     return (folder / JOURNAL_FILE).read_bytes().splitlines()
 
 
-def note(folder: Path, iteration: int, order: dict[str, Any] = ORDER) -> None:
-    note_start(folder, iteration, 4 * iteration, order, READS)
+def note(folder: Path, iteration: int, order: dict[str, Any] = ORDER, **more: Any) -> None:
+    note_start(folder, iteration, 4 * iteration, order, READS, **more)
+
+
+def told(number: int, start: int, count: int) -> dict[str, Any]:
+    """A block of 16 samples."""
+    before = {"f": start, "g": 16 * number - start}
+    return {"block": number, "starts": before, "counts": {"f": count, "g": 16 - count}}
 
 
 def test_each_start_has_a_line(tmp_path: Path) -> None:
@@ -58,28 +64,24 @@ def test_a_later_start_overrides_what_comes_after_it(tmp_path: Path) -> None:
 
 def test_blocks_stand_between_starts(tmp_path: Path) -> None:
     note(tmp_path, 0)
-    tell_block(tmp_path, 0, 0, 0, {"finance": 0.25}, {"f": 0, "g": 0}, {"f": 4, "g": 12})
-    note(tmp_path, 4)
-    tell_block(tmp_path, 4, 16, 1, {"finance": 0.5}, {"f": 4, "g": 12}, {"f": 8, "g": 8})
+    tell_block(tmp_path, 0, 0, {"finance": 0.25}, **told(0, 0, 4))
+    note(tmp_path, 4, blocks=[told(0, 0, 4)])
+    tell_block(tmp_path, 4, 16, {"finance": 0.5}, **told(1, 4, 8))
     found = [json.loads(line) for line in lines(tmp_path)]
     assert [entry.get("block", "order") for entry in found] == ["order", 0, "order", 1]
     assert found[3]["counts"] == {"f": 8, "g": 8}
     assert (found[3]["iteration"], found[3]["consumed_samples"]) == (4, 16)
     assert [start.iteration for start in read_starts(tmp_path)] == [0, 4]
-    tell_block(tmp_path, 2, 8, 1, {"finance": 0.0}, {"f": 4, "g": 12}, {"f": 0, "g": 16})
+    tell_block(tmp_path, 2, 8, {"finance": 0.0}, **told(1, 4, 0))
     (tmp_path / JOURNAL_FILE).open("ab").write(b'{"block": 2, "sta')
     first, second = (start.blocks for start in read_starts(tmp_path))
     assert first.keys() == {0}
-    assert second.keys() == {0, 1}, "what was decided before it holds for it, too"
+    assert second.keys() == {0, 1}, "one that its checkpoint held, too"
     assert second[1].starts == {"f": 4, "g": 12} and second[1].counts == {"f": 0, "g": 16}
 
 
-def test_a_block_that_was_decided_anew_is_of_its_start(tmp_path: Path) -> None:
-    """Another plan begins within a block; a run from before it has the block as it was."""
-
-    def tell(iteration: int, number: int, count: int, start: int = 0) -> None:
-        one = {"f": start}, {"f": count}
-        tell_block(tmp_path, iteration, 4 * iteration, number, {}, *one)
+def test_a_block_is_of_its_start_alone(tmp_path: Path) -> None:
+    """Another plan begins within a block, and has not come yet to what was decided before it."""
 
     def counts() -> list[dict[int, int]]:
         return [
@@ -89,14 +91,13 @@ def test_a_block_that_was_decided_anew_is_of_its_start(tmp_path: Path) -> None:
 
     note(tmp_path, 0)
     for number in range(4):
-        tell(number, number, 10 + number)
+        tell_block(tmp_path, number, 4 * number, {}, **told(number, 0, 10 + number))
     note(tmp_path, 2)
-    tell(2, 2, 22, start=-1)
-    tell(5, 3, 23)
-    assert counts() == [{0: 10, 1: 11, 2: 12, 3: 13}, {0: 10, 1: 11, 2: 22, 3: 23}]
-    note(tmp_path, 2)
-    tell(4, 3, 33)
-    assert counts() == [{0: 10, 1: 11, 2: 12, 3: 13}, {0: 10, 1: 11, 2: 12, 3: 33}]
+    tell_block(tmp_path, 2, 8, {}, **told(2, -1, 15))
+    assert counts() == [{0: 10, 1: 11, 2: 12, 3: 13}, {2: 15}]
+    note(tmp_path, 2, blocks=[told(1, 0, 11), told(2, 0, 12)])
+    tell_block(tmp_path, 4, 16, {}, **told(3, 0, 9))
+    assert counts() == [{0: 10, 1: 11, 2: 12, 3: 13}, {1: 11, 2: 12, 3: 9}]
 
 
 @pytest.mark.parametrize("torn", [b'{"iterat', b"\xff", b'{"order": ' + b"[" * 100_000], ids=len)

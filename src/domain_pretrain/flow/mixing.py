@@ -211,10 +211,16 @@ class Mixer:
         """Python primitives; the same on every rank."""
         return {"rule": self._rule.dump(self._memory), **self.blocks.dump()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse."""
+    def load_state_dict(self, state: Mapping[str, Any], *, continued: bool = False) -> None:
+        """The inverse.
+
+        Args:
+            state: of a checkpoint.
+            continued: whether another stream goes on from there: its blocks are its own.
+        """
         self._memory = self._rule.load(state["rule"])
-        self.blocks.load(state)
+        if not continued:
+            self.blocks.load(state)
 
 
 def _as_multipliers(

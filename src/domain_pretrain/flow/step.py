@@ -300,6 +300,6 @@ class Step:
         if self.steering is not None and "reweight" in state:
             self.steering.load_state_dict(state["reweight"])
         if self.mixing is not None and "mix" in state:
-            self.mixing.load_state_dict(state["mix"])
+            self.mixing.load_state_dict(state["mix"], continued=self._continued)
         if self.watch is not None:
             self.watch.load_state_dict(state.get("watch", {}))

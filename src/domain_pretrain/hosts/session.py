@@ -346,7 +346,9 @@ class Session:
                 self.catalog.channels(),
             )
             start = after_iteration or 0
-            note_start(self.facts.log_dir, start, consumed_samples, order.dump(), reads)
+            held = [] if mixer is None else map(self._told_block, mixer.blocks.live.values())
+            told = order.dump(), reads, [*held]
+            note_start(self.facts.log_dir, start, consumed_samples, *told)
         if mixer is not None:
             if consumed_samples and "mix" not in (state or {}) and not mixer.blocks.plan.taken:
                 notice(
@@ -371,13 +373,18 @@ class Session:
         self, iteration: int, consumed_samples: int, block: Block, shares: Mapping[str, float]
     ) -> None:
         """On the rank that writes."""
-        if self.facts.log_dir is not None and self.plan is not None:
-            starts, counts = (
-                dict(zip(self.plan.prefixes, numbers.tolist(), strict=True))
-                for numbers in (block.start, block.counts)
-            )
-            told = (block.number, shares, starts, counts)
-            tell_block(self.facts.log_dir, iteration, consumed_samples, *told)
+        if self.facts.log_dir is not None:
+            told = self._told_block(block)
+            tell_block(self.facts.log_dir, iteration, consumed_samples, shares, **told)
+
+    def _told_block(self, block: Block) -> dict[str, Any]:
+        """For the journal."""
+        assert self.plan is not None
+        starts, counts = (
+            dict(zip(self.plan.prefixes, numbers.tolist(), strict=True))
+            for numbers in (block.start, block.counts)
+        )
+        return {"block": block.number, "starts": starts, "counts": counts}
 
     def _agreed(self) -> str:
         """What decides whose a token is and what it weighs: it must be the same on every rank.

@@ -160,8 +160,8 @@ class Streaming:
             wanted = plan.omissions[-1].documents if plan.omissions else ()
             return (Omission(plan.taken, wanted),) if any(wanted) else ()
         saved = saved_omissions(state.get("order"), plan.prefixes)
-        if not consumed or not (saved or plan.omissions):
-            return plan.omissions
+        if not saved and not plan.omissions:
+            return ()
         wanted = plan.omissions[-1].documents if plan.omissions else ((),) * len(plan.prefixes)
         position = plan.passed(consumed)
         if plan.block is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from domain_pretrain.errors import ConfigError, LogFolderError
 from domain_pretrain.process import notice
@@ -19,9 +19,8 @@ _Count = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
 
 class Block(BaseModel):
-    """A block as :func:`tell_block` has told it."""
+    """A decided block of the stream; see :func:`tell_block`."""
 
-    iteration: _Count
     block: _Count
     starts: dict[str, int]
     counts: dict[str, _Count]
@@ -36,7 +35,8 @@ class Start(BaseModel):
         order: what decides the order of the samples, for a person and for a comparison.
         reads: what it takes to find the samples again; None in a journal of an older version.
         blocks: where the stream is decided on the way, its blocks by number, as this start has
-            them: those that its checkpoint held, and what was decided from there on.
+            them: those that its checkpoint held, and what was decided from there on. Not those of
+            starts before it: they may be of another plan, or call the prefixes otherwise.
     """
 
     iteration: _Count
@@ -45,6 +45,15 @@ class Start(BaseModel):
     reads: dict[str, Any] | None = None
     blocks: dict[int, Block] = Field(default={}, exclude=True)
 
+    @field_validator("blocks", mode="before")
+    @classmethod
+    def _by_number(cls, told: Any) -> Any:
+        """The journal has them in a row."""
+        if not isinstance(told, list):
+            return told
+        blocks = map(Block.model_validate, told)
+        return {one.block: one for one in blocks}
+
 
 def note_start(
     log_dir: Path,
@@ -52,6 +61,7 @@ def note_start(
     consumed_samples: int,
     order: Mapping[str, Any],
     reads: Mapping[str, Any],
+    blocks: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Append a start: what orders the samples from here on.
 
@@ -61,12 +71,14 @@ def note_start(
     Args:
         log_dir: its folder.
         iteration, consumed_samples, order, reads: see :class:`Start`; JSON values.
+        blocks: that its checkpoint held, as the fields of :class:`Block`.
 
     Raises:
         LogFolderError: it cannot be written.
     """
     line = {"iteration": iteration, "consumed_samples": consumed_samples}
-    _append(log_dir / JOURNAL_FILE, {**line, "order": order, "reads": reads})
+    held = {"blocks": list(blocks)} if blocks else {}
+    _append(log_dir / JOURNAL_FILE, {**line, "order": order, "reads": reads, **held})
 
 
 def note_decision(
@@ -90,8 +102,9 @@ def tell_block(
     log_dir: Path,
     iteration: int,
     consumed_samples: int,
-    number: int,
     shares: Mapping[str, float],
+    *,
+    block: int,
     starts: Mapping[str, int],
     counts: Mapping[str, int],
 ) -> None:
@@ -102,8 +115,8 @@ def tell_block(
     Args:
         log_dir: its folder.
         iteration, consumed_samples: after which it was decided.
-        number: of the block.
         shares: that were wanted, by domain.
+        block: its number.
         starts: samples of each prefix in the blocks before it; where the run has begun to read
             another plan within it, so many that the rest of it goes on from there.
         counts: samples of each prefix in it.
@@ -112,7 +125,7 @@ def tell_block(
         LogFolderError: it cannot be written.
     """
     line = {"iteration": iteration, "consumed_samples": consumed_samples}
-    told = {"block": number, "shares": shares, "starts": starts, "counts": counts}
+    told = {"block": block, "shares": shares, "starts": starts, "counts": counts}
     _append(log_dir / JOURNAL_FILE, {**line, **told})
 
 
@@ -149,10 +162,7 @@ def read_starts(log_dir: Path) -> list[Start]:
         except (ValueError, ValidationError, RecursionError):
             torn += 1  # by a crash of the machine
             continue
-        starts = [one for one in starts if one.iteration < start.iteration]
-        told = starts[-1].blocks if starts else {}
-        held = {number: one for number, one in told.items() if one.iteration <= start.iteration}
-        starts.append(start.model_copy(update={"blocks": held}))
+        starts = [*(one for one in starts if one.iteration < start.iteration), start]
     if not starts:
         raise ConfigError(f"{path} tells of no start of the run")
     if torn:

@@ -89,10 +89,14 @@ class Blocks:
 
     def window(self, consumed: int) -> tuple[int, int]:
         """First and last block that matter to a run after ``consumed`` samples: from that of the
-        sample before to that of the last one that its next step may read."""
+        sample before to that of the last one that its next step may read. Of a run that begins with
+        a cut, what is cut is before."""
         samples = self.plan.samples
-        before, after = max(min(consumed, samples), 1) - 1, min(consumed + self.size, samples - 1)
-        return self.plan.position(before) // self.size, self.plan.position(after) // self.size
+        before, after = (
+            self.plan.passed(min(consumed, samples)),
+            min(consumed + self.size, samples - 1),
+        )
+        return max(before - 1, 0) // self.size, self.plan.position(after) // self.size
 
     def advance(self, consumed: int, shares: Array) -> list[Block]:
         """Decide what the next step may read, and forget what is read.
@@ -178,7 +182,6 @@ class Blocks:
         return {
             "prefixes": [normalise(prefix) for prefix in self.plan.prefixes],
             "size": self.size,
-            "begin": self.plan.begin,
             "next": self.next,
             "taken": self.taken.tolist(),
             "owed": self._owed.tolist(),
@@ -190,12 +193,10 @@ class Blocks:
     def load(self, saved: Mapping[str, Any]) -> None:
         """The inverse. By prefix; by position, where files were moved.
 
-        Where the plan begins with this run, nothing is taken over. Nor is it with more or fewer
-        prefixes, or blocks of another size (whether that is allowed is the caller's affair): all
-        blocks are laid out anew, as if the present shares had always held.
+        With more or fewer prefixes, or blocks of another size (whether that is allowed is the
+        caller's affair), nothing is taken over: all blocks are laid out anew, as if the present
+        shares had always held.
         """
-        if saved.get("begin", 0) != self.plan.begin:
-            return
         places = same_places(saved["prefixes"], self.plan.prefixes)
         if places is None or saved["size"] != self.size:
             return
@@ -217,10 +218,10 @@ def given_before(saved: Mapping[str, Any], plan: Plan, position: int) -> Counts 
     Args:
         saved: of :meth:`Blocks.dump`.
         plan: of the run that goes on.
-        position: above 0.
+        position: of the stream.
 
     Returns:
-        int64 ``[n]``; None where it does not tell.
+        int64 ``[n]``; None where it does not tell, and at the very beginning.
     """
     places = same_places(saved["prefixes"], plan.prefixes)
     number, last = divmod(position - 1, saved["size"])
