@@ -18,7 +18,7 @@ from support.prefixes import write_prefix
 
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.index import Index
-from domain_pretrain.data.plan import training_tokens
+from domain_pretrain.data.plan import training_corpora, training_tokens
 from domain_pretrain.data.reading import Reading, check_links
 from domain_pretrain.data.splits import documents, parse_split
 from domain_pretrain.errors import ConfigError
@@ -245,9 +245,13 @@ def test_the_training_tokens_of_a_domain() -> None:
     domains = {"a": "ab", "b": "ab", "c": "c"}
     names = {os.path.abspath(prefix): domain for prefix, domain in domains.items()}
     names |= {"s3://x": "ab"}
+
+    def tokens(reading: Reading) -> dict[str, int]:
+        return training_tokens(reading, training_corpora(reading, seq_length=8), names)
+
     whole = (["a", "./b", "c", "b"], [1.0, 1, 1, 1])
-    assert training_tokens(read(whole, "8,2"), names) == {"ab": 160, "c": 800}
+    assert tokens(read(whole, "8,2")) == {"ab": 160, "c": 800}
     own: Blend = (["a"], None)
-    assert training_tokens(read(None, train=own, valid=(["c"], None)), names) == {"ab": 100}
+    assert tokens(read(None, train=own, valid=(["c"], None))) == {"ab": 100}
     remote = (["a", "s3://x", "c"], [1.0, 1, 1])
-    assert training_tokens(read(remote, "1"), names) == {"c": 1000}
+    assert tokens(read(remote, "1")) == {"c": 1000}

@@ -187,17 +187,20 @@ def training_corpora(reading: Reading, seq_length: int) -> dict[str, Corpus]:
     return corpora
 
 
-def training_tokens(reading: Reading, domain_of: Mapping[str, str]) -> dict[str, int]:
+def training_tokens(
+    reading: Reading, of_prefix: Mapping[str, Corpus], domain_of: Mapping[str, str]
+) -> dict[str, int]:
     """Tokens of every domain's training data; of a prefix that is in the blend twice, once.
 
     Args:
         reading: what the run reads.
+        of_prefix: of :func:`training_corpora`.
         domain_of: data prefix, normalised → name of its domain.
 
     Returns:
         Without the domains of which it is not known: in an object store, say.
     """
-    corpora = _corpora_of_domains(reading, training_corpora(reading, seq_length=1), domain_of)
+    corpora = _corpora_of_domains(reading, of_prefix, domain_of)
     return {name: corpus.tokens for name, corpus in corpora.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from domain_pretrain.config import DomainConfig
@@ -10,10 +10,10 @@ from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.data.mix.planned import planned_shares
-from domain_pretrain.data.plan import training_corpora, training_tokens
+from domain_pretrain.data.plan import Corpus, training_corpora, training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.told import read_manifests
+from domain_pretrain.data.told import Told, read_manifests
 from domain_pretrain.errors import shorten
 from domain_pretrain.hosts.ranks import from_first_rank
 from domain_pretrain.process import notice
@@ -33,7 +33,8 @@ def known_of(
 ) -> Known:
     """All ranks call this together.
 
-    Manifests are read by one rank for all: nodes may not see the same files.
+    Manifests and the lengths of documents are read by one rank for all: nodes may not see the same
+    files.
 
     Args:
         config: of the run.
@@ -45,13 +46,13 @@ def known_of(
     """
     blend, domain_of = reading.blends[0], catalog.prefixes
     prefixes = () if blend is None or not reading.indices else tuple(blend[0])
-    told, tokens, sizes = from_first_rank(
-        lambda: (
-            read_manifests(prefixes, domain_of),
-            training_tokens(reading, domain_of),
-            _sizes(reading, seq_length),
-        )
-    )
+
+    def read() -> tuple[Told, dict[str, int], list[float] | None]:
+        corpora = training_corpora(reading, seq_length)
+        tokens = training_tokens(reading, corpora, domain_of)
+        return read_manifests(prefixes, domain_of), tokens, _sizes(reading, corpora)
+
+    told, tokens, sizes = from_first_rank(read)
     owners = dict.fromkeys(domain_of[normalise(prefix)] for prefix in prefixes)
     leaves = (leaf for name in owners for leaf in leaves_of(name, catalog.names))
     without = [leaf for leaf in leaves if leaf not in told.entropy]
@@ -73,11 +74,10 @@ def known_of(
     )
 
 
-def _sizes(reading: Reading, seq_length: int) -> list[float] | None:
+def _sizes(reading: Reading, corpora: Mapping[str, Corpus]) -> list[float] | None:
     """Samples that one epoch of every prefix has, where all are on this disk."""
     blend = reading.blends[0]
     prefixes = () if blend is None else blend[0]
-    corpora = training_corpora(reading, seq_length)
     known = bool(prefixes) and all(prefix in corpora for prefix in prefixes)
     return [max(float(corpora[one].samples), 1.0) for one in prefixes] if known else None
 

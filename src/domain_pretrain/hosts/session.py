@@ -20,7 +20,6 @@ from domain_pretrain.data.mix.blocks import Block
 from domain_pretrain.data.mix.describe import describe, tell_begun, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan, make_plan
 from domain_pretrain.data.origin import Constant, Sets
-from domain_pretrain.data.plan import training_tokens
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.resumption import account
@@ -284,7 +283,7 @@ class Session:
                 wandb,
                 self.config.channel_loss.average,
                 after_iteration=after_iteration,
-                corpus_tokens=training_tokens(self.reading, self.catalog.prefixes),
+                corpus_tokens=self._watch.known.tokens,
                 hyperparameters=self.facts.hyperparameters,
                 config=self.config.settings(self.options.domain_reweight),
                 others=self._exporters,
