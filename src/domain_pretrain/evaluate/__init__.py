@@ -2,13 +2,34 @@
 
 ``model`` says what a probe may ask of a model, and makes one of any function from tokens to logits.
 A ``probe`` is a rule, (model, options) → scores; ``completion`` is one; ``run_probes`` runs those
-that a mapping names. Called from Python, by every rank of a layout alike; a training run does not
-call it. Imports rules and records.
+that a mapping names. Probes run on one rank, and know nothing of the others. ``rows`` makes tokens
+of texts; ``fixed`` says which validation samples make a fixed set. Imports rules and records.
 """
 
 from domain_pretrain.evaluate import completion  # noqa: F401 -- importing a probe registers it
-from domain_pretrain.evaluate.model import LogitsModel, Model
-from domain_pretrain.evaluate.probe import Probe, register, run_probes
-from domain_pretrain.records.score import Score
+from domain_pretrain.evaluate.model import LogitsModel, Model, Row
+from domain_pretrain.evaluate.probe import (
+    Probe,
+    ProbeOptions,
+    build_probes,
+    check_probes,
+    register,
+    run_probes,
+)
+from domain_pretrain.evaluate.rows import text_row
+from domain_pretrain.records.score import Part, Score
 
-__all__ = ["LogitsModel", "Model", "Probe", "Score", "register", "run_probes"]
+__all__ = [
+    "LogitsModel",
+    "Model",
+    "Part",
+    "Probe",
+    "ProbeOptions",
+    "Row",
+    "Score",
+    "build_probes",
+    "check_probes",
+    "register",
+    "run_probes",
+    "text_row",
+]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Annotated
 
 from pydantic import Field
 
-from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.model import Model
-from domain_pretrain.evaluate.probe import register
-from domain_pretrain.records.score import Score
-from domain_pretrain.rules.options import Options
+from domain_pretrain.evaluate.probe import ProbeOptions, register
+from domain_pretrain.evaluate.rows import text_row
+from domain_pretrain.records.score import Part, Score
 from domain_pretrain.section import Section
 
 
@@ -22,7 +20,7 @@ class Item(Section):
     completion: Annotated[str, Field(min_length=1)]
 
 
-class CompletionOptions(Options):
+class CompletionOptions(ProbeOptions):
     """Options of ``completion``.
 
     Attributes:
@@ -36,22 +34,15 @@ class CompletionOptions(Options):
 def completion(model: Model, options: CompletionOptions) -> list[Score]:
     """``Σ log p(completion | prompt)`` by domain, nats, over the completions' tokens.
 
-    Prompt and completion are encoded apart: where a tokenizer would join them over the seam, these
-    are not the tokens of the whole text; begin the completion where a token begins.
-
     Raises:
-        ConfigError: a prompt or a completion has no tokens.
+        ConfigError: a completion has no tokens.
     """
-    sums: defaultdict[str, float] = defaultdict(float)
-    counts: defaultdict[str, int] = defaultdict(int)
+    scores = []
     for domain, items in options.items.items():
-        for item in items:
-            prompt, answer = model.encode(item.prompt), model.encode(item.completion)
-            if not prompt or not answer:
-                raise ConfigError(f"probes.completion.items.{domain}: {item!r} has no tokens")
-            sums[domain] += sum(model.log_probabilities(prompt + answer)[-len(answer) :])
-            counts[domain] += len(answer)
-    return [
-        Score("completion", domain, sums[domain], counts[domain], higher_is_better=True)
-        for domain in options.items
-    ]
+        rows = [text_row(model, item.completion, item.prompt) for item in items]
+        parts = [
+            Part(item.prompt, value, len(row.tokens) - row.first)
+            for item, row, value in zip(items, rows, model.log_likelihoods(rows), strict=True)
+        ]
+        scores.append(Score.of("completion", domain, parts, higher_is_better=True))
+    return [score for score in scores if score is not None]
