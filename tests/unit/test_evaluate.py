@@ -65,7 +65,8 @@ def expected(text: str, count: int) -> float:
 
 
 def test_completions_by_domain() -> None:
-    finance, maths = run_probes({"completion": {"items": ITEMS}}, model())
+    finance, whole, maths, _ = run_probes({"completion": {"items": ITEMS}}, model())
+    assert (whole.name, whole.domain, whole.count) == ("completion_prob", "finance", 2)
     assert (finance.name, finance.domain, finance.count) == ("completion", "finance", 8)
     assert (maths.domain, maths.count, maths.higher_is_better) == ("maths", 2, True)
     # fp32 against float64: log-probabilities of up to 20 nats, to 2^-20 of each.
@@ -73,6 +74,8 @@ def test_completions_by_domain() -> None:
         expected("the bond yields", 7) + expected("ab", 1), rel=1e-5
     )
     assert maths.mean == pytest.approx(expected("1 + 1 = 2", 2) / 2, rel=1e-5)
+    values = math.exp(expected("the bond yields", 7)), math.exp(expected("ab", 1))
+    assert whole.mean == pytest.approx(sum(values) / 2, rel=1e-4)
 
 
 def test_a_models_logits_may_be_of_any_width() -> None:

@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
 
-from pydantic import Field
-
+from domain_pretrain.evaluate.items import Item, ItemOptions, Text, score_items
 from domain_pretrain.evaluate.model import Model
-from domain_pretrain.evaluate.probe import ProbeOptions, register
-from domain_pretrain.evaluate.rows import text_row
-from domain_pretrain.records.score import Part, Score
-from domain_pretrain.section import Section
+from domain_pretrain.evaluate.probe import register
+from domain_pretrain.evaluate.rows import ask, text_row
+from domain_pretrain.records.score import Score
 
 
-class Item(Section):
+class Completion(Item):
     """One prompt and the words that belong after it."""
 
-    prompt: Annotated[str, Field(min_length=1)]
-    completion: Annotated[str, Field(min_length=1)]
+    prompt: Text
+    completion: Text
 
 
-class CompletionOptions(ProbeOptions):
-    """Options of ``completion``.
+class CompletionOptions(ItemOptions[Completion]):
+    """Options of ``completion``."""
 
-    Attributes:
-        items: by domain.
-    """
-
-    items: dict[str, Annotated[list[Item], Field(min_length=1)]]
+    item = Completion
 
 
 @register("completion", CompletionOptions)
 def completion(model: Model, options: CompletionOptions) -> list[Score]:
-    """``Σ log p(completion | prompt)`` by domain, nats, over the completions' tokens.
+    """Two scores of every domain, with a part for each item; higher is better.
+
+    ``completion``: ``Σ log p(completion | prompt)`` over the completions' tokens, nats.
+    ``completion_prob``: ``p(completion | prompt)`` over the items.
 
     Raises:
-        ConfigError: a completion has no tokens.
+        ConfigError: a completion has no tokens, or does not fit the model's context.
     """
-    scores = []
-    for domain, items in options.items.items():
-        rows = [text_row(model, item.completion, item.prompt) for item in items]
-        parts = [
-            Part(item.prompt, value, len(row.tokens) - row.first)
-            for item, row, value in zip(items, rows, model.log_likelihoods(rows), strict=True)
-        ]
-        scores.append(Score.of("completion", domain, parts, higher_is_better=True))
-    return [score for score in scores if score is not None]
+    asked = ask(model, (text_row(model, item.completion, item.prompt) for item in options.every))
+
+    def measure(item: Completion) -> dict[str, tuple[float, int]]:
+        row, value = next(asked)
+        return {
+            "completion": (value, len(row.tokens) - row.first),
+            "completion_prob": (math.exp(value), 1),
+        }
+
+    return score_items(options, measure)

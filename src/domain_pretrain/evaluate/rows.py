@@ -1,9 +1,15 @@
-"""A text behind another one, as a row of tokens."""
+"""Texts as rows of tokens, and asking a model about many of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.model import Model, Row
+
+ROWS = 1024
+"""Asked about at once: enough for every data-parallel rank, and little memory."""
 
 
 def text_row(model: Model, text: str, prompt: str = "") -> Row:
@@ -15,11 +21,46 @@ def text_row(model: Model, text: str, prompt: str = "") -> Row:
     Raises:
         ConfigError: ``text`` adds no token.
     """
-    alone, whole = model.encode(prompt), model.encode(prompt + text)
-    same = next(
-        (at for at, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b),
-        min(len(alone), len(whole)),
-    )
-    if same == len(whole):
-        raise ConfigError(f"{text[:60]!r} has no tokens of its own behind {prompt[-60:]!r}")
-    return Row(whole, same) if same else Row([model.end, *whole])
+    return text_rows(model, [text], prompt)[0]
+
+
+def text_rows(model: Model, texts: Sequence[str], prompt: str = "") -> list[Row]:
+    """Each of several texts after one prompt, to be compared; see :func:`text_row`.
+
+    All are asked about from the same position on: a tokenizer that joins one of them with the
+    prompt's end, and another not, would leave a factor out of one probability.
+
+    Raises:
+        ConfigError: a text adds no token.
+    """
+    alone = model.encode(prompt)
+    encoded = [model.encode(prompt + text) for text in texts]
+    first = [_same(alone, tokens) for tokens in encoded]
+    for text, tokens, same in zip(texts, encoded, first, strict=True):
+        if same == len(tokens):
+            raise ConfigError(f"{text[:60]!r} has no tokens of its own behind {prompt[-60:]!r}")
+    start = min(first)
+    return [Row(tokens, start) if start else Row([model.end, *tokens]) for tokens in encoded]
+
+
+def _same(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens that two texts begin with alike."""
+    differ = (at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differ, min(len(a), len(b)))
+
+
+def ask(model: Model, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
+    """Each row with its log-likelihood (:meth:`.Model.log_likelihoods`), nats; many at once.
+
+    Raises:
+        ConfigError: a row does not fit the model's context; tells what it says.
+    """
+    rows = iter(rows)
+    while batch := list(islice(rows, ROWS)):
+        for row in batch:
+            if len(row.tokens) > model.context + 1:
+                raise ConfigError(
+                    f"{model.decode(row.tokens[:40])!r} … has {len(row.tokens):,} tokens, more "
+                    f"than the model's context of {model.context:,}: shorten it, or leave it out"
+                )
+        yield from zip(batch, model.log_likelihoods(batch), strict=True)
