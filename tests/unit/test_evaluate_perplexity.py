@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.pages import blocks
+from support.pages import text as text_of
 from support.prepared import TEXTS, json_lines, write
 
 from domain_pretrain.errors import ConfigError
@@ -323,6 +325,33 @@ def test_a_prefix_is_the_file_that_it_was_made_of(tmp_path: Path) -> None:
         assert found[0].name == f"{tmp_path / 'out.holdout'}:0"
 
 
+def test_what_was_held_out_of_every_domain(tmp_path: Path) -> None:
+    pytest.importorskip("megatron.core")
+    from domain_pretrain.prepare.corpus import prepare
+
+    names = {"law": "law", "finance/news": "finance.news", "[zh]": "_zh_"}
+    lines = [{"text": f"{by} {n}", "by": by} for by in names for n in range(9)]
+    source = write(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    prepare([source], tmp_path / "web", "bytes", by="by", holdout="3")
+    options: dict[str, Any] = {"holdout": str(tmp_path / "web"), "texts": {"all": str(source)}}
+    scores = run_probes({"perplexity": options}, bytes_model(uniform))
+    found = {s.domain: [part.name for part in s.parts] for s in scores if s.name == "loss"}
+    assert found.keys() == {*names.values(), "all"}
+    assert len(found.pop("all")) == 27
+    for value, domain in names.items():
+        assert found[domain] == [f"{tmp_path / 'web' / value}.holdout:{n}" for n in range(3)]
+
+    options["texts"] = {"all": str(tmp_path / "web")}
+    with pytest.raises(ConfigError, match=r"'all': .*web: a folder with data prefixes.* holdout: "):
+        run_probes({"perplexity": options}, silent())
+    options["texts"] = {"law": str(source)}
+    with pytest.raises(ConfigError, match=r"the domain 'law' is among texts and in .*web"):
+        run_probes({"perplexity": options}, silent())
+    prepare([source], tmp_path / "none", "bytes", by="by")
+    with pytest.raises(ConfigError, match=r"none: .* no domain of which documents were held out"):
+        run_probes({"perplexity": {"holdout": str(tmp_path / "none")}}, silent())
+
+
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE that puts <s> before a text, in a folder as a hub's."""
@@ -382,8 +411,10 @@ def test_a_prefix_of_another_tokenizer_is_refused(tmp_path: Path, tokenizer_fold
 
     source = write(tmp_path / "a.jsonl", json_lines(TEXTS))
     prepare([source], tmp_path / "out", str(tokenizer_folder))
-    with pytest.raises(ConfigError, match=r"out: was made by a tokenizer other than bytes"):
+    with pytest.raises(ConfigError, match=r"out: was made by .*, and bytes is not what"):
         read_texts([str(tmp_path / "out")], 9, tokenizer="bytes")
+    with pytest.raises(ConfigError, match=r"out: .*none does not exist; .*its place, as tokenizer"):
+        read_texts([str(tmp_path / "out")], 9, tokenizer=str(tmp_path / "none"))
     (tmp_path / "out.manifest.json").unlink()
     with pytest.raises(ConfigError, match=r"out: document \d has ids from .* bytes has 257"):
         read_texts([str(tmp_path / "out")], 9, tokenizer="bytes")
@@ -413,7 +444,8 @@ def silent(context: int = 8) -> LogitsModel:
         ({"a.doc": "x"}, {"texts": {"a": "a.doc"}}, r"a\.doc: unknown kind of file"),
         ({"a.txt": "x"}, {"texts": {"a": ["a.txt", "./a.txt"]}}, r"a\.txt: given twice"),
         ({}, {"texts": {"a": []}}, r"texts\.a: List should have at least 1"),
-        ({}, {"texts": {}}, r"texts: Dictionary should have at least 1"),
+        ({}, {"texts": {}}, "no texts: give texts by domain, or the folder of a holdout"),
+        ({}, {"holdout": "data"}, r"perplexity: holdout: .*data/manifest\.json"),
         ({}, {"documents": 0}, "documents: Input should be greater than 0"),
         ({}, {"document": 5}, "document: unknown key; did you mean 'documents'"),
         ({}, {"window": 4, "stride": 5}, "stride 5 is more than window 4"),
@@ -460,6 +492,13 @@ def test_a_domain_without_a_token_is_named(tmp_path: Path) -> None:
 # --- the page, on a model of Hugging Face's ------------------------------------------------------
 
 (PAGE_CONFIG,), (PAGE_CODE,) = (blocks("docs/perplexity.md", kind) for kind in ("yaml", "python"))
+
+
+def test_the_page_lists_the_options() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text_of("docs/perplexity.md"), re.MULTILINE)
+    told = {name: default for name, default in rows if name not in ("loss", "bits_per_byte")}
+    assert list(told) == list(PerplexityOptions.model_fields)
+    assert told["documents"] == str(PerplexityOptions.model_fields["documents"].default)
 
 
 @pytest.fixture

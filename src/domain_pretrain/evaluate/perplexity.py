@@ -14,7 +14,7 @@ from typing_extensions import Self
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.model import Model, Row
 from domain_pretrain.evaluate.probe import ProbeOptions, register
-from domain_pretrain.evaluate.texts import Text, read_texts
+from domain_pretrain.evaluate.texts import Text, held_out_of, read_texts
 from domain_pretrain.evaluate.windows import rolling_windows
 from domain_pretrain.records.score import Part, Score
 
@@ -34,6 +34,7 @@ class PerplexityOptions(ProbeOptions):
 
     Attributes:
         texts: by domain, files, folders, patterns or data prefixes.
+        holdout: a folder of ``prepare --by --holdout``: what it has cut off of every domain.
         documents: of every domain; all that it has, where it has fewer.
         text_key: the field of the text in JSON and in tables.
         tokenizer: that has made the prefixes; None: their manifests say it.
@@ -42,10 +43,10 @@ class PerplexityOptions(ProbeOptions):
         rolling: whether a document longer than the window is read in several; else it is an error.
     """
 
-    texts: Annotated[
-        dict[str, Annotated[list[Name], Field(min_length=1), BeforeValidator(_as_list)]],
-        Field(min_length=1),
-    ]
+    texts: dict[str, Annotated[list[Name], Field(min_length=1), BeforeValidator(_as_list)]] = Field(
+        default_factory=dict
+    )
+    holdout: Name | None = None
     documents: PositiveInt = 200
     text_key: Name = "text"
     tokenizer: Name | None = None
@@ -54,7 +55,9 @@ class PerplexityOptions(ProbeOptions):
     rolling: bool = True
 
     @model_validator(mode="after")
-    def _check_stride(self) -> Self:
+    def _check(self) -> Self:
+        if not self.texts and self.holdout is None:
+            raise ValueError("no texts: give texts by domain, or the folder of a holdout")
         if self.stride is not None and not self.rolling:
             raise ValueError("stride has no effect with rolling: false; take one of them out")
         if self.stride and self.window and self.stride > self.window:
@@ -68,7 +71,7 @@ class PerplexityOptions(ProbeOptions):
     def held_out(self) -> Mapping[str, Sequence[Text]]:
         """The texts of every domain, read once: every evaluation of a run asks about the same."""
         found = {}
-        for domain, places in self.texts.items():
+        for domain, places in self._places().items():
             try:
                 texts = read_texts(places, self.documents, self.text_key, self.tokenizer)
             except (ConfigError, OSError) as error:
@@ -77,6 +80,20 @@ class PerplexityOptions(ProbeOptions):
                 raise _nothing(domain, f"no text in {', '.join(places)}")
             found[domain] = texts
         return found
+
+    def _places(self) -> Mapping[str, list[str]]:
+        if self.holdout is None:
+            return self.texts
+        try:
+            places = held_out_of(self.holdout)
+        except ConfigError as error:
+            raise ConfigError(f"perplexity: holdout: {error}") from error
+        if both := sorted(places.keys() & self.texts.keys()):
+            raise ConfigError(
+                f"perplexity: the domain {both[0]!r} is among texts and in {self.holdout}: call the "
+                "one in texts something else, or leave it out"
+            )
+        return {**places, **self.texts}
 
     def check(self) -> None:
         """Read all texts.

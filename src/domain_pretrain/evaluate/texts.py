@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from domain_pretrain.data.index import Index
 from domain_pretrain.data.prefixes import did_you_mean_prefix, expand
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.prepare.encode import documents
+from domain_pretrain.prepare.encode import Target, documents
 from domain_pretrain.prepare.errors import BadLine, PrepareError
 from domain_pretrain.prepare.inputs import resolve
+from domain_pretrain.prepare.layout import Folder
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
 from domain_pretrain.prepare.parquet import check_parquet
 from domain_pretrain.prepare.readers import HashedFile, kind_of, read_chunks
@@ -84,6 +86,25 @@ def read_texts(
     return [text for _, _, text in sorted(found, key=itemgetter(1)) if text.content]
 
 
+def held_out_of(folder: str) -> dict[str, list[str]]:
+    """By domain, the prefixes of what ``prepare --by --holdout`` has cut off.
+
+    Raises:
+        ConfigError: the folder is none of its, or nothing was held out.
+    """
+    layout = Folder(Path(folder), force=False)
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for dataset in Manifest.read(Path(folder) / Folder.MANIFEST).datasets:
+        if dataset.held_out and dataset.domain is not None and dataset.value is not None:
+            found[dataset.domain].append(layout.prefix(Target(dataset.value, held_out=True)))
+    if not found:
+        raise ConfigError(
+            f"{folder}: its {Folder.MANIFEST} tells of no domain of which documents were held out; "
+            "prepare it with --by and --holdout"
+        )
+    return dict(found)
+
+
 def _in_our_words(message: str) -> str:
     message = message.replace("--text-key", "text_key")
     if "--" in message:
@@ -96,6 +117,11 @@ def _sources(places: Sequence[str]) -> list[Path | str]:
     found: list[Path | str] = []
     for place in places:
         prefixes = [prefix for prefix in expand(place) if os.path.isfile(f"{prefix}.idx")]
+        if not prefixes and next(Path(place).rglob("*.idx"), None):
+            raise ConfigError(
+                f"{place}: a folder with data prefixes in it: name them, as in {place}/*.holdout, or "
+                f"give holdout: {place}"
+            )
         try:
             # Megatron keeps its caches in a folder of the prefix's name.
             found += prefixes or resolve([place])
@@ -191,16 +217,22 @@ def _tokenizer(prefix: str, name: str | None) -> tuple[Tokenizer, int | None]:
     Text is what any model can be asked about: the model's own tokenizer encodes it anew.
     """
     manifest = Manifest.load(prefix) if manifest_path(prefix).is_file() else None
-    name = name or (manifest and manifest.tokenizer)
+    if name is None and manifest is not None:
+        name = manifest.tokenizer
     if name is None:
         raise ConfigError(
             f"{prefix}: no manifest of domain-pretrain prepare says which tokenizer has made it: "
             "name it, as tokenizer, or give the files of text"
         )
-    tokenizer = load_tokenizer(name)
-    if manifest and manifest.tokenizer_sha256 != tokenizer.sha256:
+    try:
+        tokenizer = load_tokenizer(name)
+    except PrepareError as error:
+        raise ConfigError(f"{prefix}: {error}; name its place, as tokenizer") from error
+    if manifest is None:
+        return tokenizer, tokenizer.eod
+    if manifest.tokenizer_sha256 != tokenizer.sha256:
         raise ConfigError(
-            f"{prefix}: was made by a tokenizer other than {name}, by its manifest "
-            f"({manifest.tokenizer}): name that one, as tokenizer, or give the files of text"
+            f"{prefix}: was made by the tokenizer {manifest.tokenizer}, and {name} is not what it "
+            "was then (sha256): name the one that made it, as tokenizer, or give the files of text"
         )
-    return tokenizer, tokenizer.eod if manifest is None else manifest.eod
+    return tokenizer, manifest.eod
