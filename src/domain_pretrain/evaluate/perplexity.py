@@ -90,8 +90,8 @@ class PerplexityOptions(ProbeOptions):
             raise ConfigError(f"perplexity: holdout: {error}") from error
         if both := sorted(places.keys() & self.texts.keys()):
             raise ConfigError(
-                f"perplexity: the domain {both[0]!r} is among texts and in {self.holdout}: call the "
-                "one in texts something else, or leave it out"
+                f"perplexity: the domain {both[0]!r} is among texts and in {self.holdout}: call it "
+                "something else in texts, or leave it out there"
             )
         return {**places, **self.texts}
 

@@ -119,8 +119,8 @@ def _sources(places: Sequence[str]) -> list[Path | str]:
         prefixes = [prefix for prefix in expand(place) if os.path.isfile(f"{prefix}.idx")]
         if not prefixes and next(Path(place).rglob("*.idx"), None):
             raise ConfigError(
-                f"{place}: a folder with data prefixes in it: name them, as in {place}/*.holdout, or "
-                f"give holdout: {place}"
+                f"{place}: a folder with data prefixes in it: name them, as in {place}/*.holdout, "
+                f"or give holdout: {place}"
             )
         try:
             # Megatron keeps its caches in a folder of the prefix's name.
