@@ -153,6 +153,17 @@ def test_windows_as_long_as_the_text_agree(tmp_path: Path) -> None:
     assert shorter.mean != pytest.approx(whole.mean, rel=1e-6)
 
 
+def test_the_default_is_the_models_context_in_steps_of_half_of_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.txt", "the quick brown fox jumps over the lazy dog")
+    model = bytes_model(looking_back, context=12)
+    means = [
+        measured(model, source, **options)["loss"].mean
+        for options in ({}, {"window": 12, "stride": 6}, {"stride": 12}, {"window": 6})
+    ]
+    assert means[0] == pytest.approx(means[1], rel=1e-12)
+    assert len({round(mean, 6) for mean in means}) == 3
+
+
 def hard_tokens(needs: Sequence[int], window: int, stride: int) -> int:
     """The loss of a model that context helps: a token is a nat, until it sees as many as it needs.
 
