@@ -1,14 +1,22 @@
 """What a model knows, by domain: probes, and the scores they give.
 
 ``model`` says what a probe may ask of a model, and makes one of any function from tokens to logits.
-A ``probe`` is a rule, (model, options) → scores; ``completion``, ``sentence``, ``contrast`` and
-``choice`` ask about ``items``, and a ``suite`` is a file of probes; ``run_probes`` runs those that
-a mapping names. Probes run on one rank, and know nothing of the others. ``rows`` makes tokens of
-texts; ``fixed`` says which validation samples make a fixed set. Imports rules and records.
+A ``probe`` is a rule, (model, options) → scores; ``run_probes`` runs those that a mapping names.
+``completion``, ``sentence``, ``contrast`` and ``choice`` ask about ``items``; ``perplexity`` reads
+held-out ``texts`` in rolling ``windows``; a ``suite`` is a file of probes. They run on one rank,
+and know nothing of the others. ``rows`` makes tokens of texts; ``fixed`` says which validation
+samples make a fixed set. Imports rules, records, prepare and data.
 """
 
 # Importing a probe registers it.
-from domain_pretrain.evaluate import choice, completion, contrast, sentence, suite  # noqa: F401
+from domain_pretrain.evaluate import (  # noqa: F401
+    choice,
+    completion,
+    contrast,
+    perplexity,
+    sentence,
+    suite,
+)
 from domain_pretrain.evaluate.model import LogitsModel, Model, Row
 from domain_pretrain.evaluate.probe import (
     Probe,
