@@ -132,3 +132,15 @@ def test_the_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) ->
     (code,) = blocks(NAME, "python")
     exec(code, {"__name__": "example"})
     assert capsys.readouterr().out in blocks(NAME, "")
+
+
+def test_the_planted_facts_are_those_of_the_result() -> None:
+    result = json.loads(text("benchmarks/probes/results/cpu.json"))
+    assert f"commit {result['commit']}," in PAGE
+    for run in result["runs"]:
+        row = [str(run["seed"])]
+        for kind in ("planted", "control"):
+            one = run["scores"][f"completion of {kind}"]
+            row += [f"{one['before']:.3f}", f"{one['after']:.3f}"]
+            row += [f"{one['change']:+.2f} ± {one['error']:.2f}"]
+        assert f"| {' | '.join(row)} |".replace("-", "−") in PAGE
