@@ -19,11 +19,13 @@ from support.probes import write_data
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, UnsupportedError, WriterError
 from domain_pretrain.evaluate import LogitsModel, ProbeOptions, Row, Score
+from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.probes import driver, probing
 from domain_pretrain.hosts.probes.checks import check_probing, look_up
 from domain_pretrain.hosts.probes.driver import Driver, _pack, _unpack
 from domain_pretrain.hosts.probes.probing import Probing
 from domain_pretrain.hosts.probes.text import Text, end_of, of_bytes, of_host
+from domain_pretrain.hosts.runtime import Runtime
 from domain_pretrain.hosts.support import REFUSED_WITH_PROBES, check_flags
 from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.rules.registry import Configured
@@ -57,6 +59,22 @@ def test_probes_that_could_not_run(flags: Any, parts: Any, message: str) -> None
         check_probing(given, Reading((None,) * 3, parts, {}), probes)
     fits = SimpleNamespace(eval_iters=2, context_parallel_size=1)
     check_probing(fits, Reading((None,) * 3, (0, 1, None), {}), probes)
+
+
+def test_a_host_on_which_nobody_has_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = SimpleNamespace(eval_iters=2, context_parallel_size=1)
+    monkeypatch.setitem(sys.modules, mindspeed.MANAGER, SimpleNamespace())
+    with pytest.raises(UnsupportedError, match="MindSpeed-LLM makes other batches"):
+        check_probing(given, Reading((None,) * 3, (0, 1, None), {}), [probe()])
+
+
+def test_a_rank_for_which_a_script_builds_no_data() -> None:
+    """In some, tensor-parallel ranks but the first do not even hear of it."""
+    runtime = Runtime()
+    assert runtime._validation_of([object(), object()]) == [None, None]
+    for data in ("other run's", "a", None):
+        runtime.keep_validation(data)
+    assert runtime._validation_of([object(), object()]) == ["a", None]
 
 
 def test_predictions_alone_do_not_go_with_context_parallelism() -> None:
