@@ -24,6 +24,7 @@ from domain_pretrain.hosts.probes import driver, probing
 from domain_pretrain.hosts.probes.checks import check_probing, look_up
 from domain_pretrain.hosts.probes.driver import Driver, _pack, _unpack
 from domain_pretrain.hosts.probes.probing import Probing
+from domain_pretrain.hosts.probes.scorer import _row_sums
 from domain_pretrain.hosts.probes.text import Text, end_of, of_bytes, of_host
 from domain_pretrain.hosts.runtime import Runtime
 from domain_pretrain.hosts.support import REFUSED_WITH_PROBES, check_flags
@@ -224,6 +225,7 @@ def make(*probes: Any, every: int = 1, publisher: Any = None, interval: int = 5)
         seq_length=32,
         padded_vocab_size=300,
         consumed_train_samples=80,
+        context_parallel_size=1,
     )
     return Probing(probes, every, by_bytes=True, args=args, device=CPU, publisher=publisher)
 
@@ -330,6 +332,9 @@ def test_a_model_that_fails_ends_the_run_whatever_the_probe_does(
 
     monkeypatch.setattr(Alone, "log_likelihoods", fail)
 
+    def misfit(self: Any, rows: Any) -> Any:
+        return _row_sums(torch.ones(3), torch.ones(1, 2))
+
     def swallows(model: Any, options: Any) -> list[Score]:
         for _ in range(2):
             try:
@@ -340,6 +345,10 @@ def test_a_model_that_fails_ends_the_run_whatever_the_probe_does(
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(make(probe(good), publisher=publisher))
+    monkeypatch.setattr(Alone, "log_likelihoods", misfit)
+    with pytest.raises(WriterError, match=r"evaluate\.probes\.p: the model returned \(3,\)"):
+        run(make(probe(good), publisher=publisher))
+    monkeypatch.setattr(Alone, "log_likelihoods", fail)
     with pytest.raises(RuntimeError, match="went on after its call of the model had failed"):
         run(make(probe(swallows), publisher=publisher))
     assert not publisher.found
@@ -388,6 +397,24 @@ def test_nothing_is_asked_without_rows(publisher: Recording) -> None:
     model = Driver(scorer, Text(lambda text: [], lambda tokens: "", 256), 32, 300)  # type: ignore[arg-type]
     assert model.log_likelihoods([]) == []
     assert scorer.calls == 0
+
+
+def test_predictions_that_a_layout_cannot_make_are_refused_before_the_ranks_are_told() -> None:
+    """Also to a probe that has not said that it asks for them."""
+    text = Text(lambda text: [], lambda tokens: "", 256)
+    model = Driver(Alone(), text, 32, 300, predicts=False)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="asks for predictions, which context parallelism"):
+        model.predict([Row([1, 2])])
+    assert not model.broken
+
+
+def test_sums_of_many_tokens_keep_their_digits() -> None:
+    """fp32 has none left at 1e-4 in 100,000 nats."""
+    losses = torch.full((1, 40_000), 2.7)
+    (found,) = _row_sums(losses, torch.ones(1, 40_000))
+    assert found == pytest.approx(40_000 * float(losses[0, 0]), abs=1e-6)
+    joined = torch.arange(6.0)
+    assert _row_sums(joined, torch.tensor([[1, 0, 1], [0, 1, 0]])) == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("high", [2, 2**31 + 5])

@@ -28,13 +28,17 @@ class Driver:
         text: of the run.
         context: tokens of a row.
         ids: that the embedding has.
+        predicts: whether this layout can.
 
     Attributes:
         broken: a call of the model failed, so the ranks may not be where one thinks.
     """
 
-    def __init__(self, scorer: Scorer, text: Text, context: int, ids: int) -> None:
+    def __init__(
+        self, scorer: Scorer, text: Text, context: int, ids: int, *, predicts: bool = True
+    ) -> None:
         self._scorer = scorer
+        self._predicts = predicts
         self._ids = ids
         self.encode = text.encode
         self.decode = text.decode
@@ -48,6 +52,11 @@ class Driver:
 
     def predict(self, rows: Sequence[Row]) -> list[list[int]]:
         """See :class:`~domain_pretrain.evaluate.Model`."""
+        if not self._predicts:
+            raise ConfigError(
+                "it asks for predictions, which context parallelism would cut: evaluate with "
+                "--context-parallel-size 1, or leave the probe out"
+            )
         return self._ask("predict", rows, self.context)
 
     def done(self, failure: str | None) -> None:

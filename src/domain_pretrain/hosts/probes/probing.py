@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, DomainPretrainError, WriterError
 from domain_pretrain.evaluate.probe import Probe
 from domain_pretrain.hosts.probes.driver import Driver, serve
 from domain_pretrain.hosts.probes.scorer import Scorer
@@ -109,7 +109,13 @@ class Probing:
                 failure = serve(scorer)
             else:
                 text, args = of_bytes() if self._by_bytes else of_host(tokenizer), self._args
-                driver = Driver(scorer, text, args.seq_length, args.padded_vocab_size)
+                driver = Driver(
+                    scorer,
+                    text,
+                    args.seq_length,
+                    args.padded_vocab_size,
+                    predicts=args.context_parallel_size == 1,
+                )
                 scores, failures = self._ask(driver)
                 failure = "\n".join(failures) if failures and not trained else None
                 driver.done(failure)
@@ -130,6 +136,8 @@ class Probing:
                     raise TypeError(f"it gave {strange[0]!r}, which is no Score")
             except Exception as error:
                 if driver.broken:  # the ranks are no longer together
+                    if isinstance(error, DomainPretrainError):  # this one has to say it
+                        raise WriterError(f"evaluate.probes.{probe.name}: {error}") from error
                     raise
                 failures.append(_told(probe.name, error))
                 continue

@@ -239,7 +239,7 @@ def _row_sums(losses: Any, mask: torch.Tensor) -> list[float]:
     if not isinstance(losses, torch.Tensor) or losses.numel() != mask.numel():
         shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
         raise IntegrityError(
-            f"evaluate.probes: the model returned {shape} for a loss mask of {tuple(mask.shape)}: "
+            f"the model returned {shape} for a loss mask of {tuple(mask.shape)}: "
             "probes need one loss per token"
         )
     # On the host: not every device adds in float64.
