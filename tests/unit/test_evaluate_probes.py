@@ -141,7 +141,7 @@ def test_a_model_is_asked_about_many_rows_at_once() -> None:
 
 def test_what_is_too_long_is_told_by_its_words() -> None:
     texts = ["a" * 16, "too long, this one"]
-    with pytest.raises(ConfigError, match=r"'\\x00too long, this one' … has 19 tokens.* of 16"):
+    with pytest.raises(ConfigError, match=r"of 19 tokens .* takes 17: '\\x00too long, this one' …"):
         run_probes({"sentence": {"items": {"a": texts}}}, model(context=16))
 
 

@@ -60,7 +60,8 @@ def ask(model: Model, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
         for row in batch:
             if len(row.tokens) > model.context + 1:
                 raise ConfigError(
-                    f"{model.decode(row.tokens[:40])!r} … has {len(row.tokens):,} tokens, more "
-                    f"than the model's context of {model.context:,}: shorten it, or leave it out"
+                    f"a text of {len(row.tokens):,} tokens does not fit the model's context, which "
+                    f"takes {model.context + 1:,}: {model.decode(row.tokens[:40])!r} …; shorten "
+                    "it, or leave it out"
                 )
         yield from zip(batch, model.log_likelihoods(batch), strict=True)
