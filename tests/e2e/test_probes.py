@@ -213,7 +213,10 @@ def test_a_probe_that_fails_while_training_is_told_and_the_run_goes_on(shared: F
     assert "ZeroDivisionError" in run.output and "Traceback" in run.output
     found = read_evaluations(run.log_dir)
     assert [(one.iteration, one.final) for one in found] == [(4, False), (5, True)]
-    assert {score.name for one in found for score in one.scores} == {"completion"}
+    assert {score.name for one in found for score in one.scores} == {
+        "completion",
+        "completion_prob",
+    }
     events = [event for event in read_events(run.log_dir) if event.name == "probe"]
     assert [event.iteration for event in events] == [4, 5]
 
