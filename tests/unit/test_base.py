@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.base import TRACKER, check_base
+from domain_pretrain.hosts.base import check_base
 
 
 def args(**given: Any) -> SimpleNamespace:
