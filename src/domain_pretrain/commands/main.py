@@ -14,12 +14,14 @@ from domain_pretrain.version import __version__
 
 COMMANDS = {
     "demo": "continued pretraining on four small domains, from nothing to the picture",
+    "import": "make a checkpoint to start from of a Hugging Face model",
     "prepare": "make a Megatron dataset (.bin, .idx) from text files",
     "plan": "from budgets in tokens, samples and stages to a run's flags",
     "preflight": "check a training command before it starts",
     "trace": "show which documents the model read at a step, or when it reads a document",
     "watch": "follow a run in the terminal while it trains",
     "report": "show what became of every domain in a run",
+    "export": "make a Hugging Face model of a run's checkpoint",
     "doctor": "check versions, devices and seams",
 }
 """Modules beside this one, and their lines in the help."""

@@ -56,9 +56,8 @@ def _found(folder: Path) -> str:
         return "it is a file; give the folder that holds " + TRACKER
     if any(any(folder.glob(pattern)) for pattern in _HUGGING_FACE):
         return (
-            "it is a Hugging Face checkpoint; convert it to Megatron's format first (Megatron-"
-            "Bridge: AutoBridge.import_ckpt; MindSpeed-LLM: convert_ckpt_v2.py), and give the "
-            "folder of the result"
+            f"it is a Hugging Face checkpoint; convert it first, `domain-pretrain import {folder} "
+            "OUT`, and give OUT (MindSpeed-LLM has convert_ckpt_v2.py for its own format)"
         )
     if folder.name.startswith("iter_") or any(
         (folder / name).exists() for name in (".metadata", "metadata.json", "mp_rank_00")
