@@ -1,4 +1,4 @@
-"""Models beside each other: what a difference says among many, and which documents are the noise."""
+"""Models beside each other: what a difference says among many; which documents are the noise."""
 
 from __future__ import annotations
 
