@@ -12,7 +12,7 @@ from rich.console import Console
 from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.score import Part, Score
 from domain_pretrain.report.compare import Comparison, Mark, compare, verdict
-from domain_pretrain.report.evaluations import MOST, as_json, print_evaluations, run_models
+from domain_pretrain.report.evaluations import MOST, as_json, print_evaluations, models_of
 from domain_pretrain.report.significance import chance, holm
 from domain_pretrain.report.worst import worst_documents
 
@@ -207,6 +207,6 @@ def test_documents_that_are_all_alike() -> None:
 
 def test_of_a_long_run_the_first_and_the_last_are_shown() -> None:
     every = [model(n, score("a", HARD)) for n in range(9)]
-    assert [one.iteration for _, one in run_models(every)] == [0, 6, 7, 8]
-    assert len(run_models(every)) == MOST
-    assert [one.iteration for _, one in run_models(every[:2])] == [0, 1]
+    assert [one.iteration for _, one in models_of(every)] == [0, 6, 7, 8]
+    assert len(models_of(every)) == MOST
+    assert [one.iteration for _, one in models_of(every[:2])] == [0, 1]

@@ -43,7 +43,7 @@ def print_evaluations(console: Console, models: Models, title: str | None = None
             console.print(line)
 
 
-def run_models(evaluations: Sequence[Evaluated]) -> Models:
+def models_of(evaluations: Sequence[Evaluated]) -> Models:
     """Those of one run, by iteration; of many, the first and the last."""
     shown = [*evaluations[:1], *evaluations[1:][-(MOST - 1) :]]
     return [(_label(one), one) for one in shown]
@@ -76,7 +76,7 @@ def score_table(comparison: Comparison, title: str | None = None) -> Table:
     for at, line in enumerate(comparison.lines):
         if at and line.name != comparison.lines[at - 1].name:
             table.add_section()
-        cells = [line.name, line.domain, *map(_score, line.scores)]
+        cells = [line.name, line.domain, *map(written_score, line.scores)]
         if several:
             cells += [written_change(line.change), line.change.mark.value if line.change else ""]
         if losses:
@@ -94,7 +94,8 @@ def _caption(several: bool, losses: bool) -> str:
     return "\n".join(lines)
 
 
-def _score(score: Score | None) -> str:
+def written_score(score: Score | None) -> str:
+    """Mean and error, for a person."""
     if score is None:
         return NONE
     error = score.error
