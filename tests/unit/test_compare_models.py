@@ -12,7 +12,7 @@ from rich.console import Console
 from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.score import Part, Score
 from domain_pretrain.report.compare import Comparison, Mark, compare, verdict
-from domain_pretrain.report.evaluations import MOST, as_json, print_evaluations, models_of
+from domain_pretrain.report.evaluations import MOST, as_json, models_of, print_evaluations
 from domain_pretrain.report.significance import chance, holm
 from domain_pretrain.report.worst import worst_documents
 
