@@ -154,6 +154,18 @@ def test_what_cannot_be_judged() -> None:
     json.dumps(as_json([("a", first), ("b", last)]), allow_nan=False)
 
 
+def test_questions_that_are_asked_twice_count_twice() -> None:
+    """Two parts of one name are two draws: of four, two would make an error a third too small."""
+    twice = [Part("the capital is", value, 1) for value in (0.0, 1.0, 1.0, 0.0)]
+    apart = [Part(f"question {n}", part.sum, 1) for n, part in enumerate(twice)]
+    scores = [Score.of("right", "a", parts, higher_is_better=True) for parts in (twice, apart)]
+    assert scores[0] is not None and scores[1] is not None
+    assert scores[0].error == pytest.approx(scores[1].error)
+    assert scores[0].error == pytest.approx(math.sqrt(4 / 3 * 4 * 0.25) / 4)
+    (line,) = compare([("a", model(0, scores[0])), ("b", model(1, scores[0]))]).lines
+    assert line.change is not None and (line.change.delta, line.change.error) == (0, 0)
+
+
 def shown(models: list[tuple[str, Evaluated]]) -> str:
     console = Console(width=140, record=True, highlight=False, markup=False, quiet=False)
     with console.capture() as captured:

@@ -6,15 +6,14 @@ import json
 import shlex
 import shutil
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from support.checkpoints import write_checkpoint
 
-from domain_pretrain.checkpoints.tracker import RELEASE, write_tracker
+from domain_pretrain.checkpoints.tracker import RELEASE
 from domain_pretrain.commands import eval as command
 from domain_pretrain.commands.main import main
 from domain_pretrain.demo.launch import PhaseFailed
@@ -41,14 +40,7 @@ mix: {skip: []}
 
 
 def save(folder: Path, name: str, **changes: Any) -> Path:
-    """A checkpoint of the format ``torch``, without weights."""
-    part = folder / name / "mp_rank_00"
-    part.mkdir(parents=True)
-    iteration = 0 if name == RELEASE else int(name.removeprefix("iter_"))
-    saved = {"args": Namespace(**{**ARGS, **changes}), "iteration": iteration}
-    torch.save(saved, part / "model_optim_rng.pt")
-    write_tracker(folder, name if name == RELEASE else iteration)
-    return folder / name
+    return write_checkpoint(folder, name, **{**ARGS, **changes})
 
 
 @pytest.fixture

@@ -131,8 +131,8 @@ def _change(scores: Sequence[Score | None]) -> Change | None:
 
 def _other_units(first: Score, last: Score) -> bool:
     """Whether the same parts have other counts: a text in the tokens of another tokenizer."""
-    counts = {part.name: part.count for part in first.parts}
-    return any(counts.get(part.name, part.count) != part.count for part in last.parts)
+    old, new = (sorted((part.name, part.count) for part in one.parts) for one in (first, last))
+    return old != new and [name for name, _ in old] == [name for name, _ in new]
 
 
 def _chance(line: Line) -> float:
