@@ -67,11 +67,9 @@ def find_models(
             folders = [folder for _, folder in sorted(checkpoints_of(chosen.parent).items())]
         for folder in folders:
             _check(folder)
-            step = (
-                "" if folder.name == RELEASE else f" @ {int(folder.name.removeprefix('iter_')):,}"
-            )
             tokenizer = folder.parent / BESIDE if is_imported(folder.parent) else None
-            found.append(Checkpoint(label + step, folder, read_saved(folder).args, tokenizer))
+            one = Checkpoint(label, folder, read_saved(folder).args, tokenizer)
+            found.append(one if one.step is None else replace(one, label=f"{label} @ {one.step:,}"))
     return found
 
 
