@@ -76,3 +76,47 @@ def test_every_checkpoint_is_the_model_that_was_trained(
     )
     before = [one["means"][0] for one in told["lines"]]
     assert before != pytest.approx([*last.values()], rel=1e-4)  # another model's are others
+
+
+def test_without_the_data_of_its_run(run: Run, forked: None, tmp_path: Path) -> None:
+    """Megatron's made-up tokens are enough; with a tokenizer that knows text, here each byte."""
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
+    words = [
+        "eval",
+        run.folder,
+        "--config",
+        run.config,
+        "--out",
+        tmp_path / "out",
+        "--",
+        *tokenizer,
+    ]
+    assert main([*map(str, words), "--mock-data", "--split", "0,1,0"]) == 0
+    (found,) = read_evaluations(tmp_path / "out" / "01-iter_0000004")
+    assert found.iteration == 4
+    asked = {score.domain: score.mean for score in found.scores}
+    last = {score.domain: score.mean for score in run.found[-1].scores}
+    assert asked == pytest.approx(last, rel=1e-4)
+
+
+def write_byte_tokenizer(folder: Path) -> list[str]:
+    """One of Hugging Face whose tokens are those of ``--tokenizer bytes``; the flags for it."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("transformers")
+    # GPT-2's letters for bytes: printable ones stand for themselves, the others for 256 and on.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    letters |= {chr(256 + at): byte for at, byte in enumerate(others)}
+    vocabulary = {**letters, "<|end|>": 256}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
+    return ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(folder)]

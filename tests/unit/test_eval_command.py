@@ -79,6 +79,7 @@ def test_the_command_of_each_model(work: Path, capsys: Any) -> None:
         "--tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer "
         "--make-vocab-size-divisible-by 128 --seq-length 64 --micro-batch-size 2 "
         "--mock-data --split 0,1,0 --train-iters 1 --eval-iters 1 --eval-interval 1000000000 "
+        "--lr 1e-5 "
         "--domain-config out/evaluate.yaml --domain-log-dir out/01-release"
     )
     assert value(final, "--load") == "run/checkpoints"

@@ -24,6 +24,7 @@ _ONCE: tuple[Flag, ...] = (
     ("--train-iters", "1"),
     ("--eval-iters", "1"),
     ("--eval-interval", "1000000000"),
+    ("--lr", "1e-5"),  # up to 0.15 there is an optimizer even so, which wants one
 )
 
 
