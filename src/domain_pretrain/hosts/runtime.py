@@ -16,6 +16,7 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.base import check_base
+from domain_pretrain.hosts.base_model import check_model
 from domain_pretrain.hosts.channels import with_domains
 from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
@@ -70,6 +71,7 @@ class Runtime:
         if not options.channel_loss:
             return cls(args)
         check_base(args)
+        check_model(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
         return cls(args, Session(_facts(args, options), options, config or DomainConfig()))
 
