@@ -2,8 +2,8 @@
 
 A family is a table of names and shapes (``families``); ``config`` reads its ``config.json`` into a
 ``Model`` and writes it, ``flags`` does so with Megatron's arguments. ``safetensors_file`` and
-``torch_dist`` read and write the two formats a tensor at a time. ``importing`` and ``exporting``
-put them together; ``base`` is what an import leaves beside the weights, by which a run is checked
-when it starts, and ``card`` the page about an exported model. Imported by the hosts and the
-commands.
+``torch_dist`` read and write the two formats a tensor at a time, ``torch_ranks`` reads the older
+one; ``importing`` and ``exporting`` put them together. ``base`` is what an import leaves beside
+the weights, by which ``check`` holds a run when it starts, ``found`` which checkpoint a user means,
+and ``card`` the page about an exported model. Imported by the hosts and the commands.
 """
