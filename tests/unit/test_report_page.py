@@ -54,7 +54,7 @@ def finding(**changes: Any) -> dict[str, Any]:
         "message": "it jumps",
         "cause": "its data",
         "evidence": {"z": 41.25, "onset": 19},
-        "documents": [{"prefix": "/data/plain", "document": 7, "text": "odd text"}],
+        "documents": [{"prefix": "/here/data/plain", "document": 7, "text": "odd text"}],
         "advice": "read it",
         **changes,
     }
@@ -272,8 +272,9 @@ def test_a_finding_is_told_with_all_that_is_known(tmp_path: Path) -> None:
         "read it",
     ):
         assert words in found.shown
-    for words in ("onset 19", "z 41.25", "/data/plain 7 odd text"):
+    for words in ("onset 19", "z 41.25", "prefix …/data/plain document 7", "odd text"):
         assert words in found.shown
+    assert "/here/data/plain" in [given.get("title") for _, given in found.elements]
     assert ("details", "alarm-1") in [(tag, given.get("id")) for tag, given in found.elements]
     marks = json.loads(found.inside["data"])["runs"][0]["marks"]
     assert [one["kind"] for one in marks] == ["resume", "event", "error"]

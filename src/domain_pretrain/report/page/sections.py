@@ -13,7 +13,6 @@ from domain_pretrain.report.page.markup import Markup, element, join
 from domain_pretrain.report.page.parts import (
     Told,
     domain_name,
-    scrolling,
     section,
     short,
 )
@@ -23,6 +22,7 @@ from domain_pretrain.report.table import NONE, PART, written
 MOST = 200  # findings on the page
 OPEN = 3  # of them, shown in full from the start
 FEW = 12  # domains of a check, shown from the start
+FOLDERS = 2  # of a path, as many parts as are shown
 FOLDED = 100  # more of them, behind a click
 
 
@@ -115,34 +115,44 @@ def _evidence(evidence: Mapping[str, Any]) -> Markup | None:
 
 
 def _documents(documents: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """A row for each, with whatever is told of it."""
+    """Of each, what is told of it, and its text below: that has any length."""
     if not documents:
         return None
-    keys = list(dict.fromkeys(key for one in documents for key in one))
-    head = element("tr", *(element("th", key.replace("_", " "), scope="col") for key in keys))
-    rows = [
-        element("tr", *(element("td", _any(one[key]) if key in one else NONE) for key in keys))
-        for one in documents
-    ]
-    return scrolling(
-        "Documents",
-        element(
-            "table",
-            element("caption", "Documents, the worst first"),
-            element("thead", head),
-            element("tbody", *rows),
-            class_="documents",
-        ),
+    return element(
+        "figure",
+        element("figcaption", "Documents, the worst first"),
+        element("ol", *map(_document, documents)),
+        class_="documents",
     )
+
+
+def _document(document: Mapping[str, Any]) -> Markup:
+    facts = [
+        element("span", element("span", f"{key.replace('_', ' ')} ", class_="key"), _fact(value))
+        for key, value in document.items()
+        if key != "text"
+    ]
+    text = element("blockquote", _any(document["text"])) if "text" in document else None
+    return element("li", element("p", *facts), text)
+
+
+def _fact(value: Any) -> Markup | str:
+    """A path by its end: folders above are in the way on a phone, and in the title."""
+    if isinstance(value, str) and value.count("/") > FOLDERS:
+        end = "/".join(value.split("/")[-FOLDERS:])
+        return element("span", f"…/{end}", title=value)
+    return _any(value)
 
 
 def _any(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:,.0f}"
     if isinstance(value, (list, tuple)) and all(isinstance(one, (int, float)) for one in value):
-        return ", ".join(map(_any, value))
+        return " to ".join(map(_any, value)) if len(value) == 2 else ", ".join(map(_any, value))
     return json.dumps(value, ensure_ascii=False)
 
 
