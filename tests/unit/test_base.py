@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.base import TRACKER, check_base
+from domain_pretrain.hosts.base import check_base
 
 
 def args(**given: Any) -> SimpleNamespace:
@@ -41,8 +42,8 @@ WRONG = {
     "missing": "does not exist",
     "empty": "the folder is empty",
     "file": "it is a file",
-    "hugging_face": "Hugging Face checkpoint; convert it",
-    "older_hugging_face": "Hugging Face checkpoint; convert it",
+    "hugging_face": "Hugging Face checkpoint; convert it first, `domain-pretrain import ",
+    "older_hugging_face": "Hugging Face checkpoint; convert it first, `domain-pretrain import ",
     "without_tracker": f"{TRACKER} is missing",
     "torch_dist": "the folder of one iteration",
     "checkpoints/iter_0000004": "give the one above it, .*checkpoints ",

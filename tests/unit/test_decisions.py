@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from domain_pretrain.checkpoints.tracker import TRACKER, write_tracker
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.errors import ConfigError, LogFolderError
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.hosts import rollback
-from domain_pretrain.hosts.base import TRACKER, write_tracker
 from domain_pretrain.hosts.rollback import Reaction, check_rollback, leave_out, tell_rollbacks
 from domain_pretrain.records.exporter import Exporter, Publisher
 from domain_pretrain.records.metrics_file import MetricsFile

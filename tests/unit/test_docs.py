@@ -99,7 +99,8 @@ def subcommands() -> list[tuple[str, str, frozenset[str]]]:
         shown = [*commands(name), *CODE.findall(prose(name))]
         for line in shown:
             if match := re.match(r"domain-pretrain ([a-z]+)\b(.*)", line):
-                found.append((name, match[1], frozenset(FLAG.findall(match[2]))))
+                own = match[2].partition(" -- ")[0]  # behind it are Megatron's
+                found.append((name, match[1], frozenset(FLAG.findall(own))))
     return found
 
 

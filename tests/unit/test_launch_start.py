@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.base import TRACKER, check_base
+from domain_pretrain.hosts.base import check_base
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.preflight import inspect
 from domain_pretrain.launch.start import find_start

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from support.checkpoints import write_checkpoint
 from support.clone import make_clone, shell, write_command
 from support.flags import FLAG
 from support.pages import PAGES, ROOT, blocks, commands, text
@@ -31,6 +32,7 @@ RUN = (
     r"domain-pretrain prepare .*",
     r"domain-pretrain plan .*",
     r"domain-pretrain (trace|watch) .*",
+    r"domain-pretrain eval .*",  # as --dry-run
     r"domain-pretrain doctor( --host /path/to/Megatron-LM)?",
     r"(sbatch|kubectl) .*",  # stand-ins, which look at what they are given
     r"([A-Z_]+=\S+ )*scripts/pretrain_[gn]pu\.sh .*",  # as --dry-run
@@ -171,6 +173,14 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(config, encoding="utf-8")
 
 
+def write_models(clone: Path) -> None:
+    """A base and a run's checkpoints, and the page's config."""
+    for folder in ("models/base", "runs/finance/checkpoints"):
+        write_checkpoint(clone / folder, "iter_0000100", seq_length=64, vocab_size=256)
+    (config,) = [body for body in blocks("docs/compare.md", "yaml") if "# probes.yaml" in body]
+    (clone / "probes.yaml").write_text(config, encoding="utf-8")
+
+
 def write_run() -> None:
     """Of 1,500 iterations, in relative paths; to be written in the clone."""
     data, run = Path("data"), Path("runs") / "finance"
@@ -198,7 +208,9 @@ def test_it_does_as_shown(command: str, clone: Path, monkeypatch: pytest.MonkeyP
         assert found is not None and found.submodule_search_locations
         host = Path(next(iter(found.submodule_search_locations))).parent
         command = command.replace("/path/to/Megatron-LM", str(host))
-    words = re.sub(r"(scripts/pretrain_\w+\.sh) ", r"\1 --dry-run ", command)
+    if " eval " in command:
+        write_models(clone)
+    words = re.sub(r"(scripts/pretrain_\w+\.sh|pretrain eval) ", r"\1 --dry-run ", command)
     done = shell(clone, f"set -e; {words}", MINDSPEED_LLM_PATH="/path/to/MindSpeed-LLM")
     assert done.returncode == 0, done.stdout
     if "pretrain_" in words or "sbatch" in words:
@@ -224,7 +236,10 @@ def test_its_words_are_known(command: str) -> None:
     if words[0] == "domain-pretrain":
         subparsers = argparse.ArgumentParser().add_subparsers()
         assert words[1] in COMMANDS
-        import_module(f"domain_pretrain.commands.{words[1]}").add_parser(subparsers)
+        module = import_module(f"domain_pretrain.commands.{words[1]}")
+        module.add_parser(subparsers)
+        if getattr(module, "TAKES_WORDS", False):  # Megatron's, behind --
+            words = words[: (*words, "--").index("--")]
         subparsers.choices[words[1]].parse_args(words[2:])
     elif words[0] == "python" and words[1].endswith(".py"):
         assert all(f'"{flag}"' in text(words[1]) for flag in FLAG.findall(command))

@@ -14,12 +14,15 @@ from domain_pretrain.version import __version__
 
 COMMANDS = {
     "demo": "continued pretraining on four small domains, from nothing to the picture",
+    "import": "make a checkpoint to start from of a Hugging Face model",
     "prepare": "make a Megatron dataset (.bin, .idx) from text files",
     "plan": "from budgets in tokens, samples and stages to a run's flags",
     "preflight": "check a training command before it starts",
     "trace": "show which documents the model read at a step, or when it reads a document",
     "watch": "follow a run in the terminal while it trains",
     "report": "show what became of every domain in a run",
+    "eval": "what models know, before and after: probes, differences, what was forgotten",
+    "export": "make a Hugging Face model of a run's checkpoint",
     "doctor": "check versions, devices and seams",
 }
 """Modules beside this one, and their lines in the help."""
@@ -38,13 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     # Only the one that is asked for is imported: with torch behind some, -h would take seconds.
     asked = next((word for word in words if word != "--"), None)
+    behind: list[str] = []
     for name, text in COMMANDS.items():
         if name == asked:
-            import_module(f"domain_pretrain.commands.{name}").add_parser(subparsers)
+            module = import_module(f"domain_pretrain.commands.{name}")
+            module.add_parser(subparsers)
+            if getattr(module, "TAKES_WORDS", False) and "--" in words:
+                # By hand: argparse would add them to the command's own list of arguments.
+                at = words.index("--")
+                words, behind = words[:at], words[at + 1 :]
         else:
             subparsers.add_parser(name, help=text)
     _print_whatever_the_terminal()
-    args = parser.parse_args(words)
+    args = parser.parse_args(words, argparse.Namespace(behind=behind))
     try:
         return int(args.run(args))
     except BrokenPipeError:  # ``| head`` has read enough; what is left in the buffer goes nowhere

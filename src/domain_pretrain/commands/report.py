@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import METRICS_FILE, read_findings
+from domain_pretrain.records.reader import METRICS_FILE, read_evaluations, read_findings
+from domain_pretrain.report.evaluations import models_of, print_evaluations
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.page.write import write_page
 from domain_pretrain.report.picture import loss_picture
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the tables, and draw the picture."""
     console = Console(highlight=False, markup=False)
     files = [find_metrics(folder) for folder in args.runs]
-    histories = []
+    histories, last = [], []
     for path in files:
         history = read_history(path)
         if not history.domains:
@@ -78,6 +79,14 @@ def run(args: argparse.Namespace) -> int:
         for line in [*event_lines(history), *finding_lines(read_findings(path.parent))]:
             console.print(line)
         histories.append(history)
+        evaluations = read_evaluations(path.parent)
+        if evaluations:
+            print_evaluations(console, models_of(evaluations))
+        last.append(evaluations[-1:])
+    if args.compare and sum(map(len, last)) > 1:
+        names = run_names([path.parent for path in files])
+        ends = [(name, one) for name, found in zip(names, last, strict=True) for one in found]
+        print_evaluations(console, ends, "The last evaluations")
     if args.html is not None:
         # Beside the metrics, whose folder is the run's own.
         folders = [path.parent for path in files]

@@ -31,7 +31,7 @@ SAID = 10  # progress lines per phase, where there is no terminal
 
 
 class PhaseFailed(DomainPretrainError):
-    """Training ended with an exit code other than 0; the message ends with its last lines."""
+    """A process ended with an exit code other than 0; the message ends with its last lines."""
 
 
 def torchrun(nproc: int, words: Iterable[str]) -> list[str]:
@@ -40,8 +40,15 @@ def torchrun(nproc: int, words: Iterable[str]) -> list[str]:
     return [sys.executable, *launcher, "-m", "domain_pretrain", *words]
 
 
-def run(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[str]:
+def run(
+    command: list[str], environment: Mapping[str, str], log: Path, what: str = "training"
+) -> Iterator[str]:
     """Run ``command`` and yield the lines that it prints, which also go to the file ``log``.
+
+    Args:
+        command, environment: of the process.
+        log: the file.
+        what: it is, for the message.
 
     Raises:
         PhaseFailed: naming the exit code and the log's last lines.
@@ -70,7 +77,7 @@ def run(command: list[str], environment: Mapping[str, str], log: Path) -> Iterat
             raise
     if process.returncode:
         raise PhaseFailed(
-            f"training ended with exit code {process.returncode}; the end of {log}:\n{_tail(log)}"
+            f"{what} ended with exit code {process.returncode}; the end of {log}:\n{_tail(log)}"
         )
 
 

@@ -66,7 +66,7 @@ class Forward:
                     "example), which belong to no domain; train it without --channel-loss"
                 )
             rows = self._rows(tap, source, output)
-            microbatch = Microbatch.build(output, _loss_mask(loss_func), rows, self.groups)
+            microbatch = Microbatch.build(output, loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
             if finish is not None and self.groups.is_counting and self.backend.fused:
@@ -143,7 +143,7 @@ class Forward:
         return rows
 
 
-def _loss_mask(loss_func: Callable[..., Any]) -> torch.Tensor:
+def loss_mask(loss_func: Callable[..., Any]) -> torch.Tensor:
     """The mask that the host's forward step bound into its loss partial."""
     args = getattr(loss_func, "args", ())
     mask = args[0] if args else getattr(loss_func, "keywords", {}).get("loss_mask")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.paths import is_remote
-from domain_pretrain.whole_file import whole_file
 
-TRACKER = "latest_checkpointed_iteration.txt"
-_FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
 # Files of a Hugging Face checkpoint.
 _HUGGING_FACE = ("*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json")
 MOST_NAMED = 5
@@ -46,27 +43,6 @@ def check_base(args: Any) -> None:
         )
 
 
-def read_tracker(folder: Path) -> str | None:
-    """What ``folder``'s tracker says, be it right or not; None where there is no tracker."""
-    tracker = folder / TRACKER
-    return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
-
-
-def write_tracker(folder: Path, iteration: int) -> None:
-    """Let the tracker name an iteration, atomically; one process calls it, while none saves."""
-    with whole_file(folder / TRACKER) as file:
-        file.write(str(iteration).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def checkpoints_of(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a folder by their iteration, be they whole or not."""
-    found = [] if not folder.is_dir() else list(folder.iterdir())
-    matches = [(path, _FOLDER.fullmatch(path.name)) for path in found]
-    return {int(match[1]): path for path, match in matches if match}
-
-
 def _holds(folder: str) -> bool:
     # Of os.path, which says no to a name that no file can have.
     return is_remote(folder) or os.path.isfile(os.path.join(folder, TRACKER))
@@ -80,9 +56,8 @@ def _found(folder: Path) -> str:
         return "it is a file; give the folder that holds " + TRACKER
     if any(any(folder.glob(pattern)) for pattern in _HUGGING_FACE):
         return (
-            "it is a Hugging Face checkpoint; convert it to Megatron's format first (Megatron-"
-            "Bridge: AutoBridge.import_ckpt; MindSpeed-LLM: convert_ckpt_v2.py), and give the "
-            "folder of the result"
+            f"it is a Hugging Face checkpoint; convert it first, `domain-pretrain import {folder} "
+            "OUT`, and give OUT (MindSpeed-LLM has convert_ckpt_v2.py for its own format)"
         )
     if folder.name.startswith("iter_") or any(
         (folder / name).exists() for name in (".metadata", "metadata.json", "mp_rank_00")

@@ -280,6 +280,11 @@ class BridgeDomains:
                 "evaluate.samples: Megatron-Bridge's callbacks cannot start an evaluation of their "
                 "own; leave it out, or train with Megatron-LM"
             )
+        if session.probes:
+            raise UnsupportedError(
+                "evaluate.probes: Megatron-Bridge's callbacks cannot run the model; leave them "
+                "out, or ask the exported checkpoint"
+            )
         self._trained = bool(getattr(getattr(cfg, "validation", None), "skip_train", False))
         step = session.build(
             state.tensorboard_logger,

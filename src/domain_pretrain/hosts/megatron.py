@@ -158,18 +158,18 @@ def _evaluate_and_print(original: Callable[..., Any]) -> Callable[..., Any]:
         if not runtime.active:
             return original(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
+        which = given["prefix"], given["iteration"], *(given[name] for name in _RUN)
         with clear_exit():
             fixed = runtime.has_fixed_set(given["prefix"])
-        if fixed:
-            result = original(*args, **kwargs)
-            with clear_exit():
-                run = (given[name] for name in _RUN)
-                runtime.evaluate_fixed_set(given["prefix"], given["iteration"], *run)
-            return result
-        with clear_exit():
-            runtime.open_evaluation(given["prefix"])
+            if not fixed:
+                runtime.open_evaluation(given["prefix"])
         result = original(*args, **kwargs)
-        runtime.close_evaluation(given["iteration"])
+        if not fixed:
+            runtime.close_evaluation(given["iteration"])
+        with clear_exit():
+            if fixed:
+                runtime.evaluate_fixed_set(*which)
+            runtime.probe(*which)
         return result
 
     return evaluate_and_print_results

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
+from domain_pretrain.checkpoints.tracker import checkpoints_of, read_tracker, write_tracker
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.moment import Moment
-from domain_pretrain.hosts.base import checkpoints_of, read_tracker, write_tracker
 from domain_pretrain.hosts.support import REFUSED_WITH_ROLLBACK, check_flags
 from domain_pretrain.paths import is_remote
 from domain_pretrain.process import notice

@@ -16,11 +16,13 @@ from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.base import check_base
+from domain_pretrain.hosts.base_model import check_model
 from domain_pretrain.hosts.channels import with_domains
 from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.fixed_set import FixedSet
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
+from domain_pretrain.hosts.probes.probing import Probing
 from domain_pretrain.hosts.reads import tell_data
 from domain_pretrain.hosts.session import Session, report_nonfinite
 from domain_pretrain.process import notice
@@ -47,6 +49,7 @@ class Runtime:
         self._validation: list[Any] = []  # the host's data, for each model chunk
         self._fixed: FixedSet | None = None
         self._reads_fixed = False
+        self._probing: Probing | None = None
         self._before_first_step = True
         self._streams = 0  # that have been built
         self._training: Any = None  # the data set that this rank trains on, if it reads any
@@ -68,6 +71,7 @@ class Runtime:
         if not options.channel_loss:
             return cls(args)
         check_base(args)
+        check_model(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
         return cls(args, Session(_facts(args, options), options, config or DomainConfig()))
 
@@ -279,8 +283,47 @@ class Runtime:
     def before_step(self, *run: Any) -> None:
         """Before the host's train_step: at the first of a new run, see where the model stands."""
         first, self._before_first_step = self._before_first_step, False
-        if first and self.args.iteration == 0 and self.has_fixed_set("iteration 0"):
+        if not first or self.args.iteration != 0:
+            return
+        if self.has_fixed_set("iteration 0"):
             self.evaluate_fixed_set("iteration 0", 0, *run)
+        self.probe("iteration 0", 0, *run)
+
+    # Probes.
+
+    def probe(self, prefix: str, iteration: int, *run: Any) -> None:
+        """After an evaluation that the host calls ``prefix``, on every rank: ask what is due.
+
+        Args:
+            prefix, iteration: of the evaluation.
+            run: what :meth:`Probing.run` takes of the host.
+
+        Raises:
+            ConfigError: a probe failed before anything was trained.
+        """
+        session = self._session
+        assert session is not None
+        if not session.probes:
+            return
+        split, final = upstream.evaluated(prefix)
+        if self._probing is None:
+            self._probing = Probing(
+                session.probes,
+                session.config.evaluate.every,
+                by_bytes=session.by_bytes,
+                args=self.args,
+                device=self.step.device,
+                publisher=self.step.publisher,
+            )
+        if split == "valid" and self._probing.due(iteration, final=final):
+            chunks = self._validation[-len(run[1]) :]
+            self._probing.run(
+                iteration,
+                *run,
+                reads=[one is not None for one in chunks],
+                final=final,
+                trained=iteration > 0 and not getattr(self.args, "skip_train", False),
+            )
 
     # Checkpoints.
 

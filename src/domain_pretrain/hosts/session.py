@@ -24,6 +24,7 @@ from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.resumption import account
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.evaluate import build_probes
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.groups import Groups
@@ -35,6 +36,7 @@ from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
 from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.known import known_of
 from domain_pretrain.hosts.ownership import own_folder
+from domain_pretrain.hosts.probes.checks import check_probing, look_up
 from domain_pretrain.hosts.ranks import (
     device_of,
     groups_of,
@@ -54,6 +56,7 @@ from domain_pretrain.hosts.support import (
     REFUSED_WITH_FIXED_SET,
     REFUSED_WITH_MIX,
     REFUSED_WITH_OTHER_TEST_DATA,
+    REFUSED_WITH_PROBES,
     REFUSED_WITH_WEIGHTS,
     check_flags,
     check_version,
@@ -131,12 +134,19 @@ class Session:
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
             check_flags(facts.flags, REFUSED_WITH_FIXED_SET)
+        self.probes = build_probes(config.evaluate.probes)
+        if self.probes:
+            check_flags(facts.flags, REFUSED_WITH_PROBES)
+            check_probing(facts.flags, self.reading, self.probes)
+        self.by_bytes = False  # whether the tokens are; where probes run
         if rank() == 0:
             check_content(self.reading, facts.flags)
             for one in channels.values():
                 one.check_numbers()
         if owns_writers():
             check_command(config.watch.command)
+            if self.probes:
+                self.by_bytes = look_up(facts.flags, self.reading, self.probes)
             if facts.log_dir is not None:
                 check_log_dir(facts.log_dir)
             check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")

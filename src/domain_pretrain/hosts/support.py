@@ -260,6 +260,22 @@ REFUSED_WITH_FIXED_SET: tuple[Refusal, ...] = (
 )
 
 
+REFUSED_WITH_PROBES: tuple[Refusal, ...] = (
+    Refusal(
+        "a full-iteration CUDA graph with evaluate.probes",
+        full_iteration_graph,
+        "the graph that the host captures of its own evaluation does not read other rows; drop one "
+        "of the two",
+    ),
+    Refusal(
+        "--sft or --dataloader-inter-document-masking with evaluate.probes",
+        lambda a: _on(a, "sft") or _on(a, "dataloader_inter_document_masking"),
+        "the model then expects packed rows with the boundaries of their documents; ask the "
+        "checkpoint without the flag, by --skip-train",
+    ),
+)
+
+
 EVERY_REFUSAL = (
     REFUSALS
     + REFUSED_WITH_WEIGHTS
@@ -267,6 +283,7 @@ EVERY_REFUSAL = (
     + REFUSED_WITH_ROLLBACK
     + REFUSED_WITH_OTHER_TEST_DATA
     + REFUSED_WITH_FIXED_SET
+    + REFUSED_WITH_PROBES
 )
 
 

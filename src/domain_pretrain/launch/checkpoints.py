@@ -8,18 +8,22 @@ and a crash of the machine can leave a tracker that names files that never reach
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from domain_pretrain.checkpoints.index import read_index
+from domain_pretrain.checkpoints.tracker import (
+    RELEASE,
+    TRACKER,
+    checkpoints_of,
+    read_tracker,
+    write_tracker,
+)
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.base import TRACKER, checkpoints_of, read_tracker, write_tracker
 
-RELEASE = "release"  # a converted model, without an iteration
 _ITERATION = re.compile(r"[0-9]{1,18}")
 
 
@@ -110,13 +114,9 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
     if not (checkpoint / "metadata.json").read_bytes().rstrip().endswith(b"}"):
         yield "metadata.json is cut off"
     try:
-        needed = _sizes_of_index(checkpoint / ".metadata")
-    except _ForeignNameError as error:
-        raise ConfigError(
-            f"{checkpoint / '.metadata'} names {str(error)[:100]}, which no checkpoint needs; to "
-            "read it could run anything. Move the folder away to resume from an older checkpoint, "
-            "and find out where this file comes from."
-        ) from None
+        needed = _sizes_of_index(checkpoint)
+    except ConfigError:
+        raise
     except Exception as error:  # a pickle of random bytes can fail as anything
         yield f".metadata cannot be read: {str(error)[:200]}"
         return
@@ -132,109 +132,12 @@ def _damage_of_distributed(checkpoint: Path) -> Iterator[str]:
         yield "common.pt is cut off"
 
 
-# What an index names, by module, from torch 2.1 to 2.14; Megatron leaves its ranks' plans there.
-_INDEX_CLASSES = {
-    "torch": {"Size"},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-    },
-    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-    "torch.distributed.checkpoint.planner": {
-        "BytesIOWriteData",
-        "SavePlan",
-        "TensorWriteData",
-        "WriteItem",
-    },
-    "builtins": {"frozenset", "set"},
-    "collections": {"OrderedDict", "defaultdict"},
-    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
-    "pathlib._local": {"Path", "PosixPath", "PurePosixPath"},  # Python 3.13
-}
-_INDEX_ENUMS = {
-    "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
-    "torch.distributed._shard.sharded_tensor.metadata": {"MEM_FORMAT_ENCODING"},
-    "torch.distributed.checkpoint.planner": {"WriteItemType"},
-}
-_DTYPE = re.compile(r"bool|bfloat16|(float|complex|q?u?int|bits)\d+\w*")
-_HOSTS = ("megatron", "mindspeed", "mindspeed_llm")
-
-
-def _sizes_of_index(path: Path) -> dict[str, int]:
+def _sizes_of_index(checkpoint: Path) -> dict[str, int]:
     """Bytes that each file of a checkpoint must have at least, by name."""
-    with open(path, "rb") as file:
-        entries = _IndexReader(file).load().fields["storage_data"].values()
     needed: dict[str, int] = {}
-    for entry in entries:
-        name, end = entry.fields["relative_path"], entry.fields["offset"] + entry.fields["length"]
-        needed[name] = max(end, needed.get(name, 0))
+    for blob in read_index(checkpoint).blobs():
+        needed[blob.file] = max(blob.start + blob.length, needed.get(blob.file, 0))
     return needed
-
-
-class _IndexReader(pickle._Unpickler):
-    """Reads a ``.metadata`` without importing or calling anything that it names.
-
-    By pickle's unpickler in Python, which takes twice as long as the one in C: that one makes room
-    for as many objects as the file says, and one damaged byte can say billions.
-
-    A pickle can name any function and have it called. What an index holds is known, so whatever
-    it names is replaced by a stand-in, and a name that no index needs is refused: Megatron, which
-    reads the file later, would call it. Objects of the host's own are replaced too: Megatron must
-    not be imported before the plugin is enabled, and may not be on the path yet.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in _INDEX_ENUMS.get(module, ()):
-            return _EnumStandIn
-        if name in _INDEX_CLASSES.get(module, ()) or module.partition(".")[0] in _HOSTS:
-            return _StandIn
-        if module == "torch" and _DTYPE.fullmatch(name):
-            return _StandIn
-        if (module, name) == ("builtins", "getattr"):
-            return _member
-        raise _ForeignNameError(f"{module}.{name}")
-
-
-class _ForeignNameError(pickle.UnpicklingError):
-    """An index names what none of PyTorch's or Megatron's does."""
-
-
-class _StandIn:
-    """Takes whatever a pickle does to an object; keeps its fields."""
-
-    def __new__(cls, *args: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any) -> None:
-        self.fields: dict[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.fields = state if isinstance(state, dict) else {}
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, item: Any) -> None: ...
-
-    def extend(self, items: Any) -> None: ...
-
-    def add(self, item: Any) -> None: ...
-
-
-class _EnumStandIn(_StandIn): ...
-
-
-def _member(of: Any, name: Any) -> Any:
-    """``getattr``, by which Python 3.11 names an enum's member."""
-    if of is not _EnumStandIn:
-        raise _ForeignNameError("builtins.getattr")
-    return _EnumStandIn()
 
 
 def _damage_of_torch(parts: list[Path]) -> Iterator[str]:

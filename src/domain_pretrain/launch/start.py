@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from domain_pretrain.checkpoints.tracker import RELEASE, read_tracker
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import plugin_args
-from domain_pretrain.hosts.base import check_base, read_tracker
-from domain_pretrain.launch.checkpoints import RELEASE, find_damage, find_resume
+from domain_pretrain.hosts.base import check_base
+from domain_pretrain.launch.checkpoints import find_damage, find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.paths import is_remote
 

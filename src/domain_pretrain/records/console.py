@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: one line per logged step, one table per evaluation."""
+"""What a person at the terminal sees: a line for a logged step, a table for an evaluation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Finding, Record
+from domain_pretrain.records.score import Score
 from domain_pretrain.stats import Average, DomainStats, DomainTotals
 
 Row = tuple[str, DomainTotals]
 
 ALL_UP_TO = 12  # so many domains are all shown, in the order of the config;
 SHOWN = 8  # of more, these with the highest loss
-PLAIN = str.maketrans({"▼": "v", "▲": "^", "…": "...", "×": "x"})
+PLAIN = str.maketrans({"▼": "v", "▲": "^", "…": "...", "×": "x", "±": "+-"})
 
 
 def say(text: str) -> None:
@@ -44,6 +46,10 @@ class Console(Exporter):
             self._out(self.train_line(record.stats, record.weights, record.reweighting))
         else:
             self._out(self.evaluation_table(record.split, record.iteration, record.stats))
+
+    def scores(self, evaluated: Evaluated) -> None:
+        """A table."""
+        self._out(self.scores_table(evaluated))
 
     def finding(self, finding: Finding) -> None:
         """One line each; for one rule and window, no more than a person reads."""
@@ -108,6 +114,38 @@ class Console(Exporter):
         self._remember(split, [*stats, *above])
         return "\n".join(lines)
 
+    def scores_table(self, evaluated: Evaluated) -> str:
+        """A header, and a line for each domain of each score: mean, its standard error where that
+        is known, and of how many values."""
+        groups: dict[str, list[Score]] = {}
+        for score in evaluated.scores:
+            groups.setdefault(score.name, []).append(score)
+        first = max(map(len, ["score", *groups]))
+        second = max(map(len, ["domain", *(score.domain for score in evaluated.scores)]))
+        lines = [
+            f"evaluation of the model of iteration {evaluated.iteration}",
+            f"  {'score':<{first}}  {'domain':<{second}}  "
+            f"{'mean':>9}   {'± error':>9} {'count':>9}",
+        ]
+        for name, scores in groups.items():
+            shown = _worst(scores)
+            for score in shown:
+                error = "" if score.error is None else f"{score.error:.4f}"
+                lines.append(
+                    f"  {name:<{first}}  {score.domain:<{second}}  {self._mean(score)} "
+                    f"{error:>9} {score.count:>9,}"
+                )
+            if len(shown) < len(scores):
+                lines.append(f"  {name:<{first}}  … {len(scores) - len(shown)} more")
+        for score in evaluated.scores:
+            self._previous[f"eval-{score.name}", score.domain] = score.mean
+        return "\n".join(lines)
+
+    def _mean(self, score: Score) -> str:
+        """11 wide: with where it went since the last time."""
+        arrow = self._arrow(score.mean, (f"eval-{score.name}", score.domain))
+        return "NaN".rjust(9) + "  " if math.isnan(score.mean) else f"{score.mean:9.4f}{arrow:<2}"
+
     def _evaluated(self, split: str, width: int, name: str, totals: DomainTotals) -> str:
         loss = self._loss(split, name, totals)
         ppl = f"{totals.ppl(self._average):,.2f}"
@@ -125,13 +163,25 @@ class Console(Exporter):
         loss = totals.loss(self._average)
         if math.isnan(loss):
             return "NaN"
-        previous = self._previous.get((split, name), math.nan)
-        arrow = " ▼" if loss < previous else " ▲" if loss > previous else ""
-        return f"{loss:.3f}{arrow}"
+        return f"{loss:.3f}{self._arrow(loss, (split, name))}"
+
+    def _arrow(self, value: float, of: tuple[str, str]) -> str:
+        """Down or up from what it was."""
+        previous = self._previous.get(of, math.nan)
+        return " ▼" if value < previous else " ▲" if value > previous else ""
 
     def _remember(self, split: str, rows: Iterable[Row]) -> None:
         for name, totals in rows:
             self._previous[split, name] = totals.loss(self._average)
+
+
+def _worst(scores: list[Score]) -> list[Score]:
+    """Those to show, in their order: all of a few, of many the worst."""
+    if len(scores) <= ALL_UP_TO:
+        return scores
+    sign = 1 if scores[0].higher_is_better else -1
+    last = sorted(scores, key=lambda one: (not math.isnan(one.mean), sign * one.mean))[:SHOWN]
+    return [one for one in scores if one in last]
 
 
 def document_line(one: Mapping[str, Any]) -> str:

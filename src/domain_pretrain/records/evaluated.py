@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,10 @@ class Evaluated:
     final: bool = False
 
     def dump(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As JSON has it: null for a sum that is not finite, which a broken model's may be.
+
+        A probe may have counted with booleans, or with numpy.
+        """
         return {
             "iteration": self.iteration,
             "consumed_samples": self.consumed_samples,
@@ -37,10 +41,12 @@ class Evaluated:
                 {
                     "name": score.name,
                     "domain": score.domain,
-                    "sum": score.sum,
-                    "count": score.count,
+                    "sum": _finite(score.sum),
+                    "count": int(score.count),
                     "higher_is_better": score.higher_is_better,
-                    "parts": [[part.name, part.sum, part.count] for part in score.parts],
+                    "parts": [
+                        [part.name, _finite(part.sum), int(part.count)] for part in score.parts
+                    ],
                 }
                 for score in self.scores
             ],
@@ -57,8 +63,26 @@ class Evaluated:
             entry["iteration"],
             entry["consumed_samples"],
             tuple(
-                Score(**{**score, "parts": tuple(Part(*part) for part in score["parts"])})
+                Score(
+                    **{
+                        **score,
+                        "sum": _number(score["sum"]),
+                        "parts": tuple(
+                            Part(name, _number(value), count)
+                            for name, value, count in score["parts"]
+                        ),
+                    }
+                )
                 for score in entry["scores"]
             ),
             entry.get("final", False),
         )
+
+
+def _finite(value: float) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.record import Event, Finding, Record
 from domain_pretrain.rules.registry import Configured, Registry
 from domain_pretrain.stats import Average
@@ -34,6 +35,9 @@ class Exporter:
 
     def line(self, record: Record) -> None:
         """A line for a log, at the host's logging interval, and for every evaluation."""
+
+    def scores(self, evaluated: Evaluated) -> None:
+        """What the probes have found, each time that they ran; never without a score."""
 
     def finding(self, finding: Finding) -> None:
         """What an alarm has found, right after the line of the window it was found in."""
@@ -127,6 +131,11 @@ class Publisher(Exporter):
         for exporter in self.exporters:
             exporter.line(record)
         self._tell_traced(wait=False)
+
+    def scores(self, evaluated: Evaluated) -> None:
+        """See :class:`Exporter`."""
+        for exporter in self.exporters:
+            exporter.scores(evaluated)
 
     def finding(self, finding: Finding) -> None:
         """See :class:`Exporter`."""

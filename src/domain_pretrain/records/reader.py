@@ -1,5 +1,5 @@
-"""``domain_metrics.jsonl`` and ``domain_events.jsonl`` as they are read: one JSON object per line,
-the last one possibly torn.
+"""``domain_metrics.jsonl``, ``domain_events.jsonl`` and ``domain_evaluations.jsonl`` as they are
+read: one JSON object per line, the last one possibly torn.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.compact import expand
+from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.record import Event, Finding, Severity
 from domain_pretrain.records.tail import Tail
 from domain_pretrain.stats import Split
@@ -95,6 +96,22 @@ class _Finding(BaseModel):
     final: bool = False
 
 
+class _Score(BaseModel):
+    name: str
+    domain: str
+    sum: _Number | None
+    count: Annotated[int, Field(ge=1)]
+    higher_is_better: bool
+    parts: list[tuple[str, _Number | None, Annotated[int, Field(ge=0)]]] = []
+
+
+class _Evaluated(BaseModel):
+    iteration: _Iteration
+    consumed_samples: Annotated[int, Field(ge=0)]
+    scores: list[_Score]
+    final: bool = False
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """One line of the file, as it stands there; None where it is torn or foreign."""
     try:
@@ -124,6 +141,8 @@ def _kind(entry: Any) -> type[BaseModel]:
         return _Wide
     if "finding" in entry:
         return _Finding
+    if "scores" in entry:
+        return _Evaluated
     return _Event if "event" in entry else _Compact if "columns" in entry else _Wide
 
 
@@ -146,6 +165,8 @@ class Lines:
     def entry(self, line: bytes) -> dict[str, Any]:
         """The next line; a ValueError says in a few words why it is not one of ours."""
         entry = _parse(line)
+        if "finding" in entry or "scores" in entry:  # of the files beside it
+            raise ValueError(f"a line of {EVENTS_FILE} or {EVALUATIONS_FILE}")
         if is_header(entry):
             self._names = entry["domains"]
         return expand(entry, self._names) if "columns" in entry else entry
@@ -224,21 +245,37 @@ def read_findings(path: str | Path) -> list[Finding]:
         path: ``domain_events.jsonl``, or the folder that holds it; a run that wrote none found
             nothing.
     """
+    found: dict[tuple[Any, ...], Finding] = {}
+    for entry in _entries(path, EVENTS_FILE):
+        if "finding" in entry:
+            one = finding_of(entry)
+            # Told at once, and again with its documents.
+            found[one.rule, one.domain, one.iteration, one.message] = one
+    return list(found.values())
+
+
+def read_evaluations(path: str | Path) -> list[Evaluated]:
+    """What the probes of a run found, in order.
+
+    Args:
+        path: ``domain_evaluations.jsonl``, or the folder that holds it; a run that wrote none had
+            no probes.
+    """
+    found = (one for one in _entries(path, EVALUATIONS_FILE) if "scores" in one)
+    return [Evaluated.load(_Evaluated.model_validate(entry).model_dump()) for entry in found]
+
+
+def _entries(path: str | Path, name: str) -> list[dict[str, Any]]:
+    """The lines that can be used of a file, or of the one of that name in a folder, if any."""
     path = Path(path)
-    path = path / EVENTS_FILE if path.is_dir() else path
+    path = path / name if path.is_dir() else path
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"cannot read {shorten(str(path))}: {error.strerror}") from error
-    found: dict[tuple[Any, ...], Finding] = {}
-    for entry in map(parse_line, lines):
-        if entry is not None and "finding" in entry:
-            one = finding_of(entry)
-            # Told at once, and again with its documents.
-            found[one.rule, one.domain, one.iteration, one.message] = one
-    return list(found.values())
+    return [entry for entry in map(parse_line, lines) if entry is not None]
 
 
 def finding_of(entry: Mapping[str, Any]) -> Finding:

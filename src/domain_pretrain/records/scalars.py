@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from domain_pretrain.records.console import document_line
+from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.stats import Average
@@ -32,6 +33,10 @@ class WandB(Exporter):
         values = scalar_values(record, self._average)
         if values:
             self._wandb.log(values, step=record.iteration)
+
+    def scores(self, evaluated: Evaluated) -> None:
+        """Points."""
+        self._wandb.log(score_values(evaluated), step=evaluated.iteration)
 
     def finding(self, finding: Finding) -> None:
         """An alert, which W&B sends on as the user has asked it to."""
@@ -65,6 +70,11 @@ def scalar_values(record: Record, average: Average) -> dict[str, float]:
         for metric, value in own.items()
     }
     return values | overall_values(record)
+
+
+def score_values(evaluated: Evaluated) -> dict[str, float]:
+    """``tag → value``, ``eval-completion/finance`` and so on."""
+    return {f"eval-{score.name}/{score.domain}": score.mean for score in evaluated.scores}
 
 
 def overall_values(record: Record) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,9 +69,17 @@ class Score:
         """
         return _spread(list(self._residuals().values()))
 
-    def _residuals(self) -> dict[str, float]:
-        """By name of the part: how much it moves the mean."""
-        return {part.name: (part.sum - self.mean * part.count) / self.count for part in self.parts}
+    def _residuals(self) -> dict[tuple[str, int], float]:
+        """How much each part moves the mean, by its name; of several of one name, by their order.
+
+        Two questions may be asked alike.
+        """
+        mean, seen = self.mean, Counter[str]()
+        found = {}
+        for part in self.parts:
+            found[part.name, seen[part.name]] = (part.sum - mean * part.count) / self.count
+            seen[part.name] += 1
+        return found
 
 
 def difference(before: Score, after: Score) -> tuple[float, float | None]:

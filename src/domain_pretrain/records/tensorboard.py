@@ -1,8 +1,9 @@
 """TensorBoard: it gives a colour, a name and a switch to each *run*, so each domain is one.
 
-Beside the host's event file, ``domains/<domain>`` has one for each domain, all with the same tags:
-a tag is a chart, a domain a curve in it. Where that cannot be (too many domains, a writer that is
-not PyTorch's own), all of them go into the host's file, under tags with their names.
+Beside the host's event file, ``domains/<domain>`` has one for each domain, all with the same tags
+(``channel/<metric>``, and ``eval/<score>`` of what probes found): a tag is a chart, a domain a
+curve in it. Where that cannot be (too many domains, a writer that is not PyTorch's own), all of
+them go into the host's file, under tags with their names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from domain_pretrain.records.charts import add_layout
+from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.records.scalars import (
@@ -24,11 +26,13 @@ from domain_pretrain.records.scalars import (
     domain_values,
     overall_values,
     scalar_values,
+    score_values,
 )
 from domain_pretrain.stats import Average
 
 FOLDER = "domains"
-SECTION = "channel"  # of TensorBoard's page, in which all charts stand side by side
+# Of TensorBoard's page, in which charts stand side by side: of the data, and of what probes ask.
+SECTION, PROBES = "channel", "eval"
 RUNS_UP_TO = 50  # domains: each has a file, a thread that writes it, and a row in the list of runs
 
 
@@ -58,7 +62,8 @@ class TensorBoard(Exporter):
         self._average = average
         self._out = out
         self._after_iteration = after_iteration
-        self._runs: DomainRuns | None = None
+        self._open: DomainRuns | None = None
+        self._runs: DomainRuns | None = None  # where records go, once they do
         self._begun = False
         if after_iteration is not None and _is_pytorchs(writer):
             _add_settings(writer, after_iteration, hyperparameters, config)
@@ -79,6 +84,19 @@ class TensorBoard(Exporter):
             if self._runs is not None:
                 self._runs.flush()
 
+    def scores(self, evaluated: Evaluated) -> None:
+        """Points: a chart for each score."""
+        runs = self._runs_of([score.domain for score in evaluated.scores])
+        if runs is None:
+            for tag, value in score_values(evaluated).items():
+                self._writer.add_scalar(tag, value, evaluated.iteration)
+            self._writer.flush()
+            return
+        for score in evaluated.scores:
+            values = {score.name: score.mean}
+            runs.add(score.domain, values, evaluated.iteration, PROBES)
+        runs.flush()  # seldom, and the host may end before the next point
+
     def finding(self, finding: Finding) -> None:
         """A text, under the tag of its rule."""
         self._writer.add_text(f"alarms/{finding.rule}", as_text(finding), finding.iteration)
@@ -91,20 +109,28 @@ class TensorBoard(Exporter):
 
     def close(self) -> None:
         """Close what the host does not know of."""
-        if self._runs is not None:
-            self._runs.close()
+        if self._open is not None:
+            self._open.close()
 
     def _begin(self, record: Record) -> None:
         """With the first points: the domains' runs, or the layout of the charts."""
         self._begun = True
-        names = record.stats.names
-        if len(names) <= RUNS_UP_TO and _is_pytorchs(self._writer) and not _is_mirrored():
-            self._runs = DomainRuns(self._writer, names, self._after_iteration)
+        self._runs = self._runs_of(record.stats.names)
+        if self._runs is not None:
             return
         weights, mix = record.weights is not None, record.mix is not None
         note = add_layout(self._writer, weights=weights, mix=mix)
         if note:
             self._out(note)
+
+    def _runs_of(self, names: Iterable[str]) -> DomainRuns | None:
+        """The runs, with these domains among them; None: their points go into the host's file."""
+        names = list(dict.fromkeys(names))
+        if len(names) > RUNS_UP_TO or not _is_pytorchs(self._writer) or _is_mirrored():
+            return None
+        self._open = self._open or DomainRuns(self._writer, self._after_iteration)
+        self._open.know(names)
+        return self._open
 
 
 class DomainRuns:
@@ -112,22 +138,27 @@ class DomainRuns:
 
     Args:
         host: the host's writer; the folders are in its own.
-        names: the domains.
         after_iteration: where this run starts; of what earlier ones wrote, TensorBoard then shows
             what is in force, as the metrics file does.
     """
 
-    def __init__(self, host: Any, names: Iterable[str], after_iteration: int | None) -> None:
+    def __init__(self, host: Any, after_iteration: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._host = host
         self._make = SummaryWriter
-        self._folders = folders(names)
+        self._folders: dict[str, str] = {}
         # At 0 there is no checkpoint, and nothing stays.
         self._purge_step = after_iteration + 1 if after_iteration else after_iteration
         self._writers: dict[str, Any] = {}
 
-    def add(self, name: str, values: Mapping[str, float], step: int) -> None:
+    def know(self, names: Iterable[str]) -> None:
+        """Have a folder for these domains, and for what they are parts of; a folder stays."""
+        self._folders = folders([*self._folders, *names])
+
+    def add(
+        self, name: str, values: Mapping[str, float], step: int, section: str = SECTION
+    ) -> None:
         """Points of a domain, or of what several are parts of: metric → value."""
         if name not in self._writers:
             self._writers[name] = self._make(
@@ -137,7 +168,7 @@ class DomainRuns:
                 flush_secs=self._host.flush_secs,
             )
         for metric, value in values.items():
-            self._writers[name].add_scalar(f"{SECTION}/{metric}", value, step)
+            self._writers[name].add_scalar(f"{section}/{metric}", value, step)
 
     def flush(self) -> None:
         """To the disk, now."""

@@ -11,6 +11,7 @@ from typing import IO, Any
 from domain_pretrain.errors import LogFolderError
 from domain_pretrain.file_lock import hold
 from domain_pretrain.paths import is_remote
+from domain_pretrain.records.evaluated import EVALUATIONS_FILE
 from domain_pretrain.records.reader import EVENTS_FILE, METRICS_FILE, is_header, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
@@ -27,7 +28,7 @@ def check_log_dir(path: str | Path) -> None:
             f"the log folder {path} is in an object store: give --domain-log-dir a folder on a disk"
         )
     check_folder(path, "--domain-log-dir")
-    for name in (METRICS_FILE, EVENTS_FILE, DISCARDED_FILE):
+    for name in (METRICS_FILE, EVENTS_FILE, EVALUATIONS_FILE, DISCARDED_FILE):
         try:
             if Path(path, name).exists():
                 with open(Path(path, name), "r+b"):

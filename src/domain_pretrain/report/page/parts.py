@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
 from domain_pretrain.report.page.markup import Markup, element
@@ -26,6 +27,7 @@ class Told:
         planned: what was to be read.
         findings: of its alarms.
         checks: what the rules of practice saw.
+        evaluations: what its probes found, in order.
         places: of every domain of the page, its place, which decides its colour.
     """
 
@@ -34,6 +36,7 @@ class Told:
     planned: Planned
     findings: Sequence[Finding]
     checks: Sequence[Check]
+    evaluations: Sequence[Evaluated]
     places: Mapping[str, int]
 
 

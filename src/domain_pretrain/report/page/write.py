@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.reader import read_findings
+from domain_pretrain.records.reader import read_evaluations, read_findings
 from domain_pretrain.report.curves import XAxis
 from domain_pretrain.report.history import History
-from domain_pretrain.report.page import sections, tables
+from domain_pretrain.report.page import evaluations, sections, tables
 from domain_pretrain.report.page.markup import Markup, data, element, join
 from domain_pretrain.report.page.numbers import numbers
 from domain_pretrain.report.page.packing import Packing
@@ -63,8 +63,10 @@ def write_page(
     drawn = numbers(named, planned, findings, packing, x=x, compare=compare)
     places = {one["name"]: place for place, one in enumerate(drawn["domains"])}
     runs = [
-        Told(name, history, plan, found, check(history, plan.entropy), places)
-        for (name, history), plan, found in zip(named, planned, findings, strict=True)
+        Told(name, history, plan, found, check(history, plan.entropy), told, places)
+        for (name, history), plan, found, told in zip(
+            named, planned, findings, map(read_evaluations, log_dirs), strict=True
+        )
     ]
     parts = {
         "title": join(" · ".join(run.name for run in runs)),
@@ -73,6 +75,7 @@ def write_page(
         "figures": _figures(named),
         "alarms": sections.alarms(runs) or Markup(),
         "checks": sections.checks(runs),
+        "evaluations": evaluations.evaluations(runs) or Markup(),
         "tables": tables.tables(runs),
         "comparison": (tables.comparison(runs) if compare else None) or Markup(),
         "version": join(__version__),

@@ -1,0 +1,34 @@
+"""The tracker: which of a folder's checkpoints is the one to load."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from domain_pretrain.whole_file import whole_file
+
+TRACKER = "latest_checkpointed_iteration.txt"
+RELEASE = "release"  # instead of an iteration: a converted model, in a folder of that name
+_FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
+
+
+def read_tracker(folder: Path) -> str | None:
+    """What ``folder``'s tracker says, be it right or not; None where there is no tracker."""
+    tracker = folder / TRACKER
+    return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
+
+
+def write_tracker(folder: Path, iteration: int | str) -> None:
+    """Let the tracker name an iteration, atomically; one process calls it, while none saves."""
+    with whole_file(folder / TRACKER) as file:
+        file.write(str(iteration).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def checkpoints_of(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by their iteration, be they whole or not."""
+    found = [] if not folder.is_dir() else list(folder.iterdir())
+    matches = [(path, _FOLDER.fullmatch(path.name)) for path in found]
+    return {int(match[1]): path for path, match in matches if match}

@@ -1,0 +1,67 @@
+"""``domain-pretrain export``: a run's model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.huggingface.exporting import export_model
+from domain_pretrain.huggingface.found import find_checkpoint
+from domain_pretrain.launch.checkpoints import find_damage
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``export`` command to ``argparse``'s ``subparsers``; ``args.run`` runs it."""
+    parser = subparsers.add_parser(
+        "export",
+        description=(
+            "Make a Hugging Face model of a run's checkpoint: weights, config, tokenizer and a "
+            "card with its domains, tokens, losses and evaluation. Needs no GPU."
+        ),
+    )
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run's folder, the one that --save named, or the folder of an iteration",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to be made")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="the Hugging Face model that the run began with, or what was imported of it; by "
+        "default the one that its --pretrained-checkpoint or --load names",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint has them)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and say what came of it."""
+    found = find_checkpoint(args.checkpoint)
+    if damage := find_damage(found.folder):
+        raise ConfigError(f"{found.folder} is not good: {damage}")
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    console = Console(stderr=True)
+
+    def progress(layers: Iterable[int]) -> Iterable[int]:
+        return track(layers, "exporting", console=console, disable=not console.is_terminal)
+
+    done = export_model(found, args.out, args.base, dtype, progress)
+    base = "random weights" if done.base is None else done.base.source
+    print(f"exported: {args.out}, {done.family.architecture} of {found.folder}, begun as {base}")
+    if done.tokenizer is None:
+        print("it has no tokenizer: the run's is not here; --base DIR names the model that has it")
+    return 0

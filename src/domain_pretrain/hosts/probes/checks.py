@@ -1,0 +1,63 @@
+"""Whether probes can run, found at the start of a run: later, it would cost what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from domain_pretrain.data.reading import Reading
+from domain_pretrain.errors import ConfigError, UnsupportedError, WriterError
+from domain_pretrain.evaluate.probe import Probe, ProbeOptions, check_probes
+from domain_pretrain.hosts.probes.text import is_bytes
+from domain_pretrain.rules.registry import Configured
+
+
+def check_probing(flags: Any, reading: Reading, probes: Sequence[Configured[Probe]]) -> None:
+    """Refuse probes that would never run, or could not, on every rank.
+
+    Args:
+        flags: an object with the host's settings, under the names of Megatron-LM's flags.
+        reading: what the run is going to read.
+        probes: with their options.
+
+    Raises:
+        ConfigError, UnsupportedError: name what is missing.
+    """
+    if reading.parts[1] is None:
+        raise ConfigError(
+            "evaluate.probes run when the host evaluates on validation data, and there is none: "
+            "give --valid-data-path, or validation a part in --split"
+        )
+    full = getattr(flags, "full_validation", None)
+    if getattr(flags, "eval_iters", None) == 0 and not full:
+        raise ConfigError(
+            "evaluate.probes run when the host evaluates, and --eval-iters 0 never does: give "
+            "--eval-iters 1 or more"
+        )
+    predicting = [
+        probe.name
+        for probe in probes
+        if isinstance(probe.options, ProbeOptions) and probe.options.predicts
+    ]
+    if predicting and getattr(flags, "context_parallel_size", 1) > 1:
+        raise UnsupportedError(
+            f"evaluate.probes.{predicting[0]} asks for predictions, which context parallelism "
+            "would cut: evaluate with --context-parallel-size 1, or leave the probe out"
+        )
+
+
+def look_up(flags: Any, reading: Reading, probes: Sequence[Configured[Probe]]) -> bool:
+    """See, on the rank that drives, that what the probes read is there.
+
+    Returns:
+        Whether the tokens of the run are bytes.
+
+    Raises:
+        WriterError: something is missing.
+    """
+    try:
+        found = is_bytes(flags, reading.indices)
+        check_probes(probes)
+    except ConfigError as error:
+        raise WriterError(str(error)) from error
+    return found

@@ -1,0 +1,191 @@
+"""A checkpoint of Megatron's → a Hugging Face folder, with tokenizer, config and model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domain_pretrain.checkpoints.arguments import read_saved
+from domain_pretrain.data.vocabulary import size_of_tokenizer
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.huggingface import torch_dist, torch_ranks
+from domain_pretrain.huggingface.base import Base, copied_files, is_imported, read_base
+from domain_pretrain.huggingface.card import write_card
+from domain_pretrain.huggingface.check import tokenizer_problems
+from domain_pretrain.huggingface.config import CONFIG, write_config
+from domain_pretrain.huggingface.families import Family, Row, ends, expert, layer, shapes
+from domain_pretrain.huggingface.flags import differences, family_of, model_of
+from domain_pretrain.huggingface.found import Found
+from domain_pretrain.huggingface.importing import Progress, check_room
+from domain_pretrain.huggingface.model import Model
+from domain_pretrain.huggingface.safetensors_file import Writer
+
+_WORDS = "embedding.word_embeddings.weight"
+Reader = torch_dist.Reader | torch_ranks.Reader
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        family: of the model.
+        model: as it was written.
+        dtype: of its weights.
+        iteration: of the checkpoint.
+        base: the model that it began as; None where nothing tells.
+        tokenizer: the folder that its tokenizer is from; None: it has none.
+    """
+
+    family: Family
+    model: Model
+    dtype: torch.dtype
+    iteration: int
+    base: Base | None
+    tokenizer: Path | None
+
+
+def export_model(
+    found: Found,
+    out: Path,
+    base_folder: Path | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress = lambda layers: layers,
+) -> Exported:
+    """Convert a checkpoint; what is wrong is found before the first byte is written.
+
+    Args:
+        found: the checkpoint.
+        out: a folder to be made.
+        base_folder: the Hugging Face model that the run began with, or what was imported of it;
+            None: what its own arguments name.
+        dtype: to write the weights as; None: as the checkpoint has them.
+        progress: over the layers.
+
+    Raises:
+        ConfigError: names what is wrong with the checkpoint, its base or its tokenizer.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not empty; give a folder that is to be made")
+    saved = read_saved(found.folder)
+    base = read_base(base_folder) if base_folder else _base_of(saved.args, found.folder)
+    tokenizer = _tokenizer_of(saved.args, base)
+    kind = torch_ranks.Reader if found.parallel else torch_dist.Reader
+    reader: Reader = kind(found.folder, model_of(saved.args, 0))
+    model = _model(saved.args, base, reader.rows(_WORDS), tokenizer)
+    if base is not None:
+        wrong = differences(base.model, model)
+        wrong += tokenizer_problems(base, tokenizer)
+        if wrong:
+            lines = "\n  ".join(wrong)
+            raise ConfigError(f"{found.folder} does not come from {base.source}:\n  {lines}")
+    family = base.family if base else family_of(model)
+    reader = kind(found.folder, model)
+    for row, number, each in _places(model):
+        reader.check(row, number, each)
+    dtype = dtype or reader.dtype()
+    done = Exported(family, model, dtype, saved.iteration, base, tokenizer)
+    check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
+
+    out = out.resolve()
+    part = out.with_name(f".{out.name}.part")  # until it is whole
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        _write(reader, part, model, dtype, progress)
+        _write_beside(part, done)
+        write_card(part, done, found)
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return done
+
+
+def _write(reader: Reader, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:
+    writer = Writer(out, shapes(model), dtype)
+    layers = iter(progress(range(model.layers)))
+    current = -1
+    for row, number, each in _places(model):
+        if number is not None and number != current:
+            current = next(layers)
+        prefix = "" if number is None else f"model.layers.{number}."
+        whole = reader.read(row, number, each)
+        for (name, _), part in zip(row.parts, row.unpack(whole), strict=True):
+            writer.write(prefix + name, part)
+    next(layers, None)  # the end of the progress
+    writer.close()
+
+
+def _places(model: Model) -> Iterator[tuple[Row, int | None, int | None]]:
+    """All rows in the order of :func:`~.families.rows`, each with its layer and its expert."""
+    first, *last = ends(model)
+    yield first, None, None
+    for number in range(model.layers):
+        for row in layer(model, number):
+            yield row, number, None
+        if model.experts is not None and model.is_sparse(number):
+            for each in range(model.experts.count):
+                for row in expert(model, each):
+                    yield row, number, each
+    for row in last:
+        yield row, None, None
+
+
+def _write_beside(out: Path, done: Exported) -> None:
+    """Config, tokenizer, and what else came with the base."""
+    base = done.base
+    before = None if base is None else (base.model, base.config)
+    config = write_config(done.family, done.model, str(done.dtype).removeprefix("torch."), before)
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for folder in dict.fromkeys((base.folder if base else None, done.tokenizer)):
+        for path in copied_files(folder) if folder else ():
+            shutil.copyfile(path, out / path.name)
+
+
+def _base_of(args: Mapping[str, Any], checkpoint: Path) -> Base | None:
+    """What the run's own arguments name, or the checkpoint itself was imported into."""
+    for name in (checkpoint.parent, args.get("pretrained_checkpoint"), args.get("load")):
+        if isinstance(name, (str, Path)) and is_imported(name):
+            return read_base(Path(name))
+    return None
+
+
+def _tokenizer_of(args: Mapping[str, Any], base: Base | None) -> Path | None:
+    """The run's own, which may have more tokens than the base's; where it is not here, that."""
+    for name in (args.get("tokenizer_model"), args.get("tokenizer_name_or_path")):
+        if isinstance(name, str) and Path(name).is_dir() and size_of_tokenizer(Path(name)):
+            return Path(name)
+    return base.folder if base else None
+
+
+def _model(args: Mapping[str, Any], base: Base | None, rows: int, tokenizer: Path | None) -> Model:
+    """What the checkpoint holds; of what training does not change, what its base says."""
+    model = model_of(args, rows)
+    if base is None:
+        return model  # all rows took part in the softmax
+    size = (size_of_tokenizer(tokenizer) if tokenizer else None) or 0
+    vocab = max(base.model.vocab, size)  # rows beyond are padding
+    if vocab > rows:
+        raise ConfigError(
+            f"the checkpoint has {rows:,} rows of the vocabulary, and {base.source} has {vocab:,}"
+        )
+    experts = model.experts
+    if experts is not None and base.model.experts is not None:
+        experts = replace(experts, aux_loss=base.model.experts.aux_loss)
+    return replace(
+        model,
+        vocab=vocab,
+        positions=max(base.model.positions, args.get("seq_length") or 0),
+        window=model.window or base.model.window,
+        experts=experts,
+    )

@@ -1,0 +1,131 @@
+"""The command that evaluates one checkpoint: Megatron's --skip-train, without any training data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.demo.launch import torchrun
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.evaluate import build_probes, check_probes
+from domain_pretrain.hosts.command_line import DATA_FLAGS
+from domain_pretrain.launch.models import Checkpoint, known
+from domain_pretrain.launch.saved_flags import Flag, data_flags, layout_flags, model_flags
+
+CONFIG = "evaluate.yaml"
+# Megatron evaluates only where it has validation data. One batch of its own made-up tokens does;
+# with an interval that no run reaches, of no evaluation before.
+_NO_DATA: tuple[Flag, ...] = (("--mock-data",), ("--split", "0,1,0"))
+_ONCE: tuple[Flag, ...] = (
+    ("--train-iters", "1"),
+    ("--eval-iters", "1"),
+    ("--eval-interval", "1000000000"),
+)
+
+
+def write_config(path: Path, out: Path) -> None:
+    """The part of a config that an evaluation needs.
+
+    Its domains would bring their data along, its mix a stream of them.
+
+    Args:
+        path: the user's.
+        out: the file to write.
+
+    Raises:
+        ConfigError: it is wrong, or asks nothing; or what a probe reads is not there.
+    """
+    probes = DomainConfig.load(path).evaluate.probes
+    if not probes:
+        raise ConfigError(
+            f"{path} names no probes, so that there is nothing to ask: see evaluate.probes in "
+            "docs/evaluation.md"
+        )
+    check_probes(build_probes(probes))
+    text = yaml.safe_dump({"evaluate": {"probes": probes}}, allow_unicode=True, sort_keys=False)
+    out.write_text(text, encoding="utf-8")
+
+
+def common_flags(models: Sequence[Checkpoint], given: Sequence[str]) -> list[Flag]:
+    """The same for all models, so that they are asked the same: the context, and rows at once.
+
+    Args:
+        models: to be evaluated.
+        given: the user's own flags.
+
+    Raises:
+        ConfigError: nothing says how long a context is.
+    """
+    lengths = sorted(set(known(models, "seq_length")))
+    if not lengths and "--seq-length" not in names_of(given):
+        raise ConfigError(
+            "none of the checkpoints says how long its sequences were: give -- --seq-length N"
+        )
+    rows = min(known(models, "micro_batch_size"), default=1)
+    return [*(("--seq-length", str(n)) for n in lengths[:1]), ("--micro-batch-size", str(rows))]
+
+
+def command_of(
+    model: Checkpoint,
+    log_dir: Path,
+    config: Path,
+    common: Sequence[Flag],
+    words: Sequence[str],
+    *,
+    script: str | None = None,
+    nproc: int = 1,
+) -> list[str]:
+    """What a shell would start.
+
+    Args:
+        model: to be evaluated.
+        log_dir: for its ``domain_evaluations.jsonl``.
+        config: as :func:`write_config` wrote it.
+        common: see :func:`common_flags`.
+        words: the user's flags, which win over all others.
+        script: the one that trained it; None: the built-in.
+        nproc: processes.
+    """
+    taken = names_of(words)
+    flags: list[Flag] = [
+        ("--skip-train",),
+        ("--load", str(model.folder.parent)),
+        *((("--ckpt-step", str(model.step)),) if model.step else ()),
+        ("--no-load-optim",),
+        ("--no-load-rng",),
+        ("--use-checkpoint-args",),
+        # Its own flag would win over the user's.
+        ("--no-use-tokenizer-model-from-checkpoint-args",),
+        *model_flags(model.args),
+        *_tokenizer_of(model),
+        *(layout_flags(model.args) if model.own_layout else ()),
+        *common,
+        *(() if taken & set(DATA_FLAGS) else data_flags(model.args) or _NO_DATA),
+        *_ONCE,
+        ("--domain-config", str(config)),
+        ("--domain-log-dir", str(log_dir)),
+    ]
+    ours = [word for flag in flags if flag[0] not in taken for word in flag]
+    whole = [*([script] if script else []), *ours, *words]
+    return (
+        torchrun(nproc, whole) if nproc > 1 else [sys.executable, "-m", "domain_pretrain", *whole]
+    )
+
+
+def _tokenizer_of(model: Checkpoint) -> list[Flag]:
+    """Of an imported model, whose arguments name none."""
+    if model.tokenizer is None or model.args.get("tokenizer_type"):
+        return []
+    return [
+        ("--tokenizer-type", "HuggingFaceTokenizer"),
+        ("--tokenizer-model", str(model.tokenizer)),
+    ]
+
+
+def names_of(words: Sequence[str]) -> set[str]:
+    """The flags among a command line's words."""
+    return {word.split("=", 1)[0] for word in words if word.startswith("--")}
