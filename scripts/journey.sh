@@ -19,10 +19,10 @@ run() {
 
 run python3 -m domain_pretrain.demo.journey journey
 run domain-pretrain prepare journey/raw/general.jsonl --output journey/data/general --tokenizer journey/model --holdout 5%
-run domain-pretrain prepare journey/raw/code.jsonl --output journey/data/code --tokenizer journey/model --holdout 5%
+run domain-pretrain prepare journey/raw/maths.jsonl --output journey/data/maths --tokenizer journey/model --holdout 5%
 run domain-pretrain plan configs/journey/plan.yaml --output journey/plan
 run domain-pretrain import journey/model journey/base
-run domain-pretrain eval journey/base --config configs/journey/probes.yaml
+run domain-pretrain eval journey/base --config configs/journey/probes.yaml -- --seq-length 128
 run scripts/pretrain_gpu.sh configs/journey/train.env "$@"
 run domain-pretrain watch journey/run --once
 run domain-pretrain report journey/run --html journey/report.html

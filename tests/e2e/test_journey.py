@@ -1,4 +1,4 @@
-"""From raw texts and a Hugging Face model to an evaluated one, by the commands of docs/journey.md."""
+"""From raw texts and a Hugging Face model to an evaluated one, by docs/journey.md."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_the_journey(tmp_path: Path) -> None:
     assert set(shown) <= {line.removesuffix(f" {few}") for line in printed}
 
     run, exported = clone / "journey" / "run", clone / "journey" / "exported"
-    assert windows(run)[-1]["domains"].keys() == {"general", "code"}
+    assert windows(run)[-1]["domains"].keys() == {"general", "maths"}
     assert (clone / "journey" / "report.html").stat().st_size
     # The table before and after: two models, two domains; the trained one is better.
-    lines = re.findall(r"^.*(?:general|code).*better.*$", done.stdout, re.M)
+    lines = re.findall(r"^.*(?:general|maths).*better.*$", done.stdout, re.M)
     assert len(lines) >= 2, done.stdout[-8000:]
     config = json.loads((exported / "config.json").read_text("utf-8"))
     assert config["architectures"] == ["Qwen3ForCausalLM"]
