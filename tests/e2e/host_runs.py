@@ -14,6 +14,7 @@ from support.forks import fork_server
 from support.launch import MODEL, SCRIPTS, Run, environment
 from support.metrics import METRICS
 from support.observe import STEPS, Observed
+from support.probes import ALL, config, write_data, write_spy
 from support.ramps import RULE, ramped
 from support.tools import tools
 
@@ -180,12 +181,27 @@ class Host:
         words += ["--domain-config", config, "--domain-log-dir", log]
         return self._start("counted", layout, *words, plugin=True)
 
+    def asked(self, layout: str) -> Observed:
+        """Of other data, whose tokens are bytes; probes ask the model at each evaluation."""
+        folder, log = self.folder / "bytes", self.folder / f"asked-{layout}"
+        if not folder.exists():
+            folder.mkdir()
+            self._bytes = write_data(folder)
+            self._spy = write_spy(folder)["PYTHONPATH"]
+        spy = {"texts": ALL, "predict": layout != "CP2"}
+        asked = config(self.folder / f"asked-{layout}.yaml", {"spy": spy})
+        words = [*self.script, *self.common, *PLAIN, *self._bytes, *asked]
+        words += ["--domain-log-dir", log, "--channel-loss"]
+        path = os.pathsep.join([self.env["PYTHONPATH"], self._spy])
+        return self._start("asked", layout, *words, plugin=True, PYTHONPATH=path)
+
 
 RUNS = {
     "weighted": Host.weighted,
     "resumed": Host.resumed,
     "alone": Host.alone,
     "counted": Host.counted,
+    "asked": Host.asked,
     "ramped": Host.ramped,
     "mixed": Host.mixed,
     "followed": Host.followed,

@@ -32,6 +32,7 @@ from support.losses import (
 )
 from support.metrics import counted
 from support.observe import STEPS, assert_same_checkpoint, assert_same_training
+from support.probes import ALL, PREDICTED, VALUES, parts
 from support.ramps import assert_ramped
 
 from domain_pretrain.backends import cpu
@@ -42,6 +43,7 @@ from domain_pretrain.data.trace.trace import Sample
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.versions import host_version
 from domain_pretrain.records.journal import JOURNAL_FILE
+from domain_pretrain.records.reader import read_evaluations
 from domain_pretrain.seams.seam import check
 
 HOST = Path(os.environ.get("MEGATRON_LM_PATH", ""))
@@ -280,3 +282,15 @@ def test_fixed_set(layout: str, host: Host) -> None:
         assert {d["samples"] for d in entry["domains"].values()} == {FIXED}
     if layout != "CP2":  # it has other data
         assert_close(entries[:1], host.run("counted", "one").run.metrics("valid")[:1])
+
+
+@each_layout
+def test_probes(layout: str, host: Host) -> None:
+    """Log-probabilities and predictions of the untrained model are those of one process."""
+    first, *more = read_evaluations(host.run("asked", layout).folder)
+    assert [one.iteration for one in more] == [2, 4]
+    alone = read_evaluations(host.run("asked", "one").folder)[0]
+    assert parts(alone, VALUES).keys() == set(ALL)
+    assert parts(first, VALUES) == pytest.approx(parts(alone, VALUES), abs=1e-4)
+    if layout != "CP2":  # which would cut the rows
+        assert parts(first, PREDICTED) == parts(alone, PREDICTED)

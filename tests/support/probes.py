@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from domain_pretrain.prepare.corpus import prepare
+from domain_pretrain.records.evaluated import Evaluated
 
 # English, Chinese and code; a row has at most 33 bytes.
 TEXTS = {
@@ -16,10 +18,12 @@ TEXTS = {
     "chinese": ["中国的首都是北京。", "今天天气很好。"],
     "code": ["for i in range(10): print(i)", "return a + b  # sum"],
 }
+ALL = [text for own in TEXTS.values() for text in own]
 ITEMS = {
     name: [{"prompt": text[: len(text) // 2], "completion": text[len(text) // 2 :]} for text in own]
     for name, own in TEXTS.items()
 }
+PREDICTED, VALUES = ("predicted", "all"), ("spy", "all")  # what the probe below calls its scores
 
 SPY = '''
 """Asks for everything, draws and seeds as careless libraries do, and fails where it is told to."""
@@ -68,7 +72,7 @@ def write_spy(folder: Path) -> dict[str, str]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spying\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[domain_pretrain.probes]\nspy = spying\n")
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 def write_data(folder: Path) -> list[str]:
@@ -81,6 +85,12 @@ def write_data(folder: Path) -> list[str]:
         prepare([source], folder / name, "bytes", workers=1)
         words += ["1", str(folder / name)]
     return ["--split", "80,20,0", "--data-path", *words]
+
+
+def parts(found: Evaluated, score: tuple[str, str]) -> dict[str, float]:
+    """What a score consists of, by the name of the part."""
+    (one,) = (one for one in found.scores if (one.name, one.domain) == score)
+    return {part.name: part.sum for part in one.parts}
 
 
 def config(path: Path, probes: dict[str, Any], **more: Any) -> list[str]:

@@ -17,6 +17,7 @@ from domain_pretrain.checkpoints.tracker import RELEASE
 from domain_pretrain.commands import eval as command
 from domain_pretrain.commands.main import main
 from domain_pretrain.demo.launch import PhaseFailed
+from domain_pretrain.launch.models import find_models
 from domain_pretrain.launch.saved_flags import data_flags, layout_flags, model_flags
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.score import Part, Score
@@ -87,6 +88,22 @@ def test_the_command_of_each_model(work: Path, capsys: Any) -> None:
     config = (work / "out" / "evaluate.yaml").read_text("utf-8")
     assert "completion" in config and "nowhere" not in config and "mix" not in config
     assert value(base, "--seq-length") == value(final, "--seq-length")
+
+
+@pytest.mark.parametrize(
+    ("places", "labels"),
+    [
+        ("base run", ["base", "run @ 20"]),
+        ("run", ["run @ 20"]),
+        ("base/release run/checkpoints/iter_0000010", ["base", "run @ 10"]),
+        ("run/checkpoints/iter_0000010 run/checkpoints", ["run @ 10", "run @ 20"]),
+        ("run deep/run", ["run @ 20", "deep/run @ 5"]),
+    ],
+)
+def test_labels_are_short_and_tell_models_apart(places: str, labels: list[str], work: Path) -> None:
+    save(work / "deep" / "run", "iter_0000005")
+    found = find_models([Path(place) for place in places.split()], lambda place: place, every=False)
+    assert [one.label for one in found] == labels
 
 
 def test_all_models_get_the_shortest_context(work: Path, capsys: Any) -> None:

@@ -4,6 +4,7 @@
 run starts, ``runtime`` (or ``bridge``, by callbacks) gathers ``RunFacts``, and ``session`` does the
 rest for all of them: checks (``support``, ``versions``, ``command_line``), the ``streaming`` of its
 data where it is mixed, what alarms have ``known``, then the step of this rank (``ranks``).
-``rehearsal`` ends a start after the checks. ``gpt`` is the built-in entry, ``page`` makes
-docs/hosts.md. Only this room and ``backends`` name Megatron. Imported by the entry points.
+``probes`` ask the model. ``rehearsal`` ends a start after the checks. ``gpt`` is the built-in
+entry, ``page`` makes docs/hosts.md. Only this room and ``backends`` name Megatron. Imported by the
+entry points.
 """

@@ -252,6 +252,13 @@ class Runtime:
         """After the host has built the data of a model chunk; None: this rank reads none."""
         self._validation.append(dataset)
 
+    def _validation_of(self, model: Sequence[Any]) -> list[Any]:
+        """The host's data for each chunk of the model; None: this rank reads none.
+
+        Some scripts have it built on the first tensor-parallel rank alone.
+        """
+        return [*[None] * len(model), *self._validation][-len(model) :]
+
     def has_fixed_set(self, prefix: str) -> bool:
         """Whether the evaluation that the host calls ``prefix`` is to be on the fixed set."""
         assert self._session is not None
@@ -268,10 +275,8 @@ class Runtime:
         samples = self._session.config.evaluate.samples
         assert samples is not None
         if self._fixed is None:
-            chunks = self._validation[-len(run[1]) :]
-            self._fixed = FixedSet(
-                self.args, chunks, self._session.validation_domains(), samples, self.step.device
-            )
+            domains, built = self._session.validation_domains(), self._validation_of(run[1])
+            self._fixed = FixedSet(self.args, built, domains, samples, self.step.device)
         self.open_evaluation(prefix)
         self._reads_fixed = True
         try:
@@ -316,11 +321,10 @@ class Runtime:
                 publisher=self.step.publisher,
             )
         if split == "valid" and self._probing.due(iteration, final=final):
-            chunks = self._validation[-len(run[1]) :]
             self._probing.run(
                 iteration,
                 *run,
-                reads=[one is not None for one in chunks],
+                reads=[one is not None for one in self._validation_of(run[1])],
                 final=final,
                 trained=iteration > 0 and not getattr(self.args, "skip_train", False),
             )

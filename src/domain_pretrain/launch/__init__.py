@@ -5,5 +5,7 @@
 a process that is the run up to there (``rehearsal``). ``agent`` is torchrun with meaningful exit
 codes (``elastic`` knows when not to restart, ``reaper`` leaves no process behind), ``lifeline``
 ends a node that was cut off, and ``python -m domain_pretrain.launch`` resumes from the newest good
-checkpoint. The scripts in scripts/ start these; nothing imports them but ``commands``.
+checkpoint. ``models`` finds the checkpoints that ``domain-pretrain eval`` means, ``evaluate`` makes
+the command of each, with the flags that are saved in it (``saved_flags``). The scripts in scripts/
+start these; nothing imports them but ``commands``.
 """

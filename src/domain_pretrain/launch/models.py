@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,9 @@ def find_models(
             folders = [folder for _, folder in sorted(checkpoints_of(chosen.parent).items())]
         for folder in folders:
             _check(folder)
-            same = named.name == folder.name or folder.name == RELEASE
-            step = "" if same else f" @ {int(folder.name.removeprefix('iter_')):,}"
             tokenizer = folder.parent / BESIDE if is_imported(folder.parent) else None
-            found.append(Checkpoint(label + step, folder, read_saved(folder).args, tokenizer))
+            one = Checkpoint(label, folder, read_saved(folder).args, tokenizer)
+            found.append(one if one.step is None else replace(one, label=f"{label} @ {one.step:,}"))
     return found
 
 
@@ -91,7 +90,7 @@ def _check(folder: Path) -> None:
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
-    """As short as tells them apart: without the folders that all of them are in.
+    """As short as tells them apart: without the folders that all of their runs are in.
 
     Raises:
         ConfigError: one is given twice.
@@ -100,8 +99,17 @@ def _labels(places: Sequence[Path]) -> list[str]:
     for at, path in enumerate(paths):
         if path in paths[:at]:
             raise ConfigError(f"{places[at]} is given twice")
-    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, shared) for path in paths]
+    runs = [_run_of(path) for path in paths]
+    shared = os.path.commonpath([os.path.dirname(run) for run in runs])
+    return [os.path.relpath(run, shared) for run in runs]
+
+
+def _run_of(path: str) -> str:
+    """The folder that a person names a model by."""
+    above, name = os.path.split(path)
+    if name.startswith("iter_") or name == RELEASE:
+        above, name = os.path.split(above)
+    return above if name == "checkpoints" else os.path.join(above, name)
 
 
 def known(models: Sequence[Checkpoint], name: str) -> Iterator[Any]:

@@ -23,6 +23,13 @@ def check_probing(flags: Any, reading: Reading, probes: Sequence[Configured[Prob
     Raises:
         ConfigError, UnsupportedError: name what is missing.
     """
+    from domain_pretrain.hosts import mindspeed  # which imports this module, by its seams
+
+    if mindspeed.present():
+        raise UnsupportedError(
+            "evaluate.probes: MindSpeed-LLM makes other batches than Megatron-LM, and nobody has "
+            "tried: leave them out, or ask the checkpoint with Megatron-LM, by --skip-train"
+        )
     if reading.parts[1] is None:
         raise ConfigError(
             "evaluate.probes run when the host evaluates on validation data, and there is none: "

@@ -16,7 +16,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.probe import Probe
 from domain_pretrain.hosts.probes.driver import Driver, serve
 from domain_pretrain.hosts.probes.scorer import Scorer
-from domain_pretrain.hosts.probes.text import of_bytes, of_host
+from domain_pretrain.hosts.probes.text import end_of, of_bytes, of_host
 from domain_pretrain.hosts.ranks import owns_writers
 from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.exporter import Publisher
@@ -94,14 +94,13 @@ class Probing:
 
         self._last = iteration
         tokenizer = get_tokenizer()
-        text = of_bytes() if self._by_bytes else of_host(tokenizer)
         scorer = Scorer(
             self._args,
             forward_step,
             model,
             config,
             reads=reads,
-            end=int(tokenizer.eod),
+            end=end_of(tokenizer),
             vocabulary=int(tokenizer.vocab_size),
             device=self._device,
         )
@@ -109,7 +108,7 @@ class Probing:
             if not owns_writers():
                 failure = serve(scorer)
             else:
-                args = self._args
+                text, args = of_bytes() if self._by_bytes else of_host(tokenizer), self._args
                 driver = Driver(scorer, text, args.seq_length, args.padded_vocab_size)
                 scores, failures = self._ask(driver)
                 failure = "\n".join(failures) if failures and not trained else None

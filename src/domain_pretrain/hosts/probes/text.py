@@ -30,7 +30,7 @@ class Text:
 
 
 def is_bytes(flags: Any, prefixes: Iterable[str]) -> bool:
-    """Whether the run's tokens are bytes, as ``domain-pretrain prepare --tokenizer bytes`` makes.
+    """Whether the run's tokens are bytes, as ``domain-pretrain prepare`` may make them.
 
     Megatron has no tokenizer for these; the manifests beside the data tell.
 
@@ -54,7 +54,7 @@ def is_bytes(flags: Any, prefixes: Iterable[str]) -> bool:
     raise ConfigError(
         f"evaluate.probes ask about text, and {kind} knows none: give the tokenizer that the data "
         "was made with (--tokenizer-type HuggingFaceTokenizer --tokenizer-model FOLDER), or data "
-        "of `domain-pretrain prepare --tokenizer bytes` with its manifests beside it"
+        "that `domain-pretrain prepare` has made of bytes, with its manifests"
     )
 
 
@@ -71,27 +71,33 @@ def of_host(tokenizer: Any) -> Text:
 
     Args:
         tokenizer: with ``tokenize``, ``detokenize`` and ``eod``.
-
-    Raises:
-        UnsupportedError: nothing ends a document.
     """
     around, one = (_tokens(tokenizer, text) for text in ("", "a"))
     before = 0
     while before < len(around) and around[before] == one[before]:
         before += 1
     after = len(around) - before
+
+    def encode(text: str) -> list[int]:
+        found = _tokens(tokenizer, text)
+        return found[before : len(found) - after]
+
+    return Text(encode, lambda tokens: str(tokenizer.detokenize(list(tokens))), end_of(tokenizer))
+
+
+def end_of(tokenizer: Any) -> int:
+    """The token that ends a document; every rank asks.
+
+    Raises:
+        UnsupportedError: nothing does.
+    """
     end = getattr(tokenizer, "eod", None)
     if end is None or end < 0:
         raise UnsupportedError(
             f"evaluate.probes: the tokenizer, a {type(tokenizer).__name__}, has no token that ends "
             "a document, behind which a text would begin: give one that has (eos_token)"
         )
-
-    def encode(text: str) -> list[int]:
-        found = _tokens(tokenizer, text)
-        return found[before : len(found) - after]
-
-    return Text(encode, lambda tokens: str(tokenizer.detokenize(list(tokens))), int(end))
+    return int(end)
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
