@@ -31,7 +31,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(words: Sequence[str] = WORDS) -> Import:
-    model = find_import(Flags.parse(words))
+    model = find_import(words, Flags.parse(words))
     assert model is not None
     return model
 
@@ -73,7 +73,15 @@ def test_another_model_is_not_taken_for_it(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("folder", ["imported", "gone"])
 def test_what_is_no_hugging_face_model_is_left_alone(folder: str) -> None:
     import_model(Path("model"), Path("imported"))
-    assert find_import(Flags.parse([*WORDS[:-1], folder])) is None
+    words = [*WORDS[:-1], folder]
+    assert find_import(words, Flags.parse(words)) is None
+
+
+def test_mindspeed_llm_has_a_tool_of_its_own() -> None:
+    Path("checkout/mindspeed_llm").mkdir(parents=True)
+    words = ["checkout/pretrain_gpt.py", *WORDS]
+    assert find_import(words, Flags.parse(words)) is None
+    assert any("convert_ckpt_v2.py" in problem for problem in inspect(words, 1, 1).problems)
 
 
 def test_somewhere_it_has_to_be() -> None:

@@ -42,6 +42,7 @@ TESTED = {
     r"torchrun .*": "test_page_runs.py::test_a_shown_run_trains",
     r".* (configs/)?journey/.*": "test_journey.py::test_the_journey",
     r"domain-pretrain (demo|report) .*|tensorboard .*": "test_page_runs.py::test_the_demos_page",
+    r"domain-pretrain (import|export) .*": "test_huggingface.py::test_the_pages_commands",
     r"(mkdir|cat|domain-pretrain prepare|NODE_RANK=.) .*loopback.*|wait \$!": (
         "test_launch.py::test_two_nodes_word_for_word"
     ),
@@ -76,6 +77,7 @@ LISTED = {
     "domain-pretrain demo": "the same with a layout is run",
     "pip install /path/to/this/clone": NETWORK,
     "pip install '/path/to/this/clone[megatron]'": NETWORK,
+    "pip install '/path/to/this/clone[hf]'": NETWORK,
     "pip install peft datasets accelerate einops wandb tqdm": NETWORK,
     "pip install --no-deps megatron-bridge==0.6.2 omegaconf hydra-core "
     "antlr4-python3-runtime==4.9.3 mistral-common": NETWORK,

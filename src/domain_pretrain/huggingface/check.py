@@ -38,7 +38,7 @@ def check_run(args: Mapping[str, Any], base: Base, rows: int | None) -> list[str
     except ConfigError as error:
         raise ConfigError(f"{_of(base)}: {error}") from None
     wrong = differences(base.model, run)
-    told = []
+    told: list[str] = []
     for text, stretched in _rope(base, args, run.rope_base, run.rope_factor):
         (told if stretched else wrong).append(text)
     wrong += _window(base, args, run.window)

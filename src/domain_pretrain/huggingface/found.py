@@ -58,8 +58,8 @@ def _found(folder: Path) -> Found:
     if (folder / INDEX).is_file():
         raise ConfigError(
             f"{folder} has the format torch_dcp or fsdp_dtensor (Megatron-FSDP), whose weights lie "
-            "there as the ranks had them; Megatron-LM's tools/checkpoint/checkpoint_inspector.py "
-            "converts them to torch_dist"
+            "there as the ranks had them; export needs a checkpoint "
+            "that was saved with --ckpt-format torch_dist, or torch"
         )
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -111,7 +111,7 @@ def _safe_open() -> Callable[..., Any]:
         raise ConfigError(
             "reading a Hugging Face model needs safetensors: pip install 'domain-pretrain[hf]'"
         ) from None
-    return safe_open  # type: ignore[no-any-return]
+    return safe_open
 
 
 class Writer:
@@ -132,7 +132,7 @@ class Writer:
         self._folder, self._shapes, self._dtype = folder, shapes, dtype
         self._shards = list(_shards(shapes, dtype.itemsize))
         self._file: BinaryIO | None = None
-        self._left = iter(())  # type: ignore[var-annotated]
+        self._left: Iterator[str] = iter(())
         self._shard = -1
 
     def write(self, name: str, tensor: torch.Tensor) -> None:

@@ -197,7 +197,7 @@ class Reader:
     def dtype(self) -> torch.dtype:
         """Of the embedding, and of all weights."""
         stored = self._find(("embedding.word_embeddings.weight",), None, None)[0]
-        return getattr(torch, stored.dtype)  # type: ignore[no-any-return]
+        return getattr(torch, stored.dtype)
 
     def check(self, row: Row, layer: int | None = None, expert: int | None = None) -> None:
         """Whether a row is there, of the model's shape; a vocabulary may be padded.
@@ -245,7 +245,7 @@ class Reader:
             file.seek(chunk.blob.start)
             data = io.BytesIO(file.read(chunk.blob.length))
         part = torch.load(data, map_location="cpu", weights_only=True)
-        return part.reshape(chunk.sizes)  # type: ignore[no-any-return]
+        return part.reshape(chunk.sizes)
 
     def _find(
         self, names: tuple[str, ...], layer: int | None, expert: int | None

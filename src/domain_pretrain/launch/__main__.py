@@ -28,7 +28,7 @@ def main() -> None:
     """
     try:
         flags = Flags.parse(sys.argv[1:])
-        if (base := find_import(flags)) is not None:
+        if (base := find_import(sys.argv[1:], flags)) is not None:
             sys.argv[1:] = base.in_place(sys.argv[1:])
         if rank() == 0:
             _prepare_resume(flags)

@@ -71,8 +71,14 @@ class Import:
         return sum(path.stat().st_size for path in self.source.glob("*.safetensors"))
 
 
-def find_import(flags: Flags) -> Import | None:
+def find_import(words: Sequence[str], flags: Flags) -> Import | None:
     """Where ``--pretrained-checkpoint`` names a Hugging Face model.
+
+    Not for MindSpeed-LLM, which has a format and a tool of its own: the run says so.
+
+    Args:
+        words: of the command: a script perhaps, and the flags.
+        flags: of them.
 
     Raises:
         ConfigError: it does, and no ``--save`` tells where the import is to be.
@@ -80,6 +86,8 @@ def find_import(flags: Flags) -> Import | None:
     source = flags.pretrained_checkpoint
     # Of what is none, nothing is imported to find that out.
     if source is None or is_remote(source) or not (source / "config.json").is_file():
+        return None
+    if words[0].endswith(".py") and (Path(words[0]).parent / "mindspeed_llm").is_dir():
         return None
     from domain_pretrain.huggingface.base import is_huggingface
 
@@ -150,7 +158,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- WORDS")
     args = parser.parse_args(argv)
     try:
-        model = find_import(Flags.parse(args.words[1:]))
+        words = args.words[1:]
+        model = find_import(words, Flags.parse(words))
         if model is None or not model.needed:
             return 0
         if _is_first(args.node_rank, args.address):

@@ -91,7 +91,7 @@ def inspect(words: list[str], nodes: int, devices_per_node: int, ask: Ask | None
     """
     try:
         flags, wrong = Flags.read(words)
-        base = find_import(flags)
+        base = find_import(words, flags)
     except ConfigError as error:
         report = Report()
         report.add_problem(str(error))
