@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from support.clone import make_clone, shell
+from support.launch import start
 from support.metrics import windows
 from support.pages import commands
+
+from domain_pretrain.demo.journey import write_model
+from domain_pretrain.launch.base_model import main as import_first
+from domain_pretrain.launch.host import ask
+from domain_pretrain.launch.preflight import inspect
 
 pytestmark = pytest.mark.megatron
 
@@ -50,3 +57,36 @@ def test_the_journey(tmp_path: Path) -> None:
 
     again = shell(clone, "scripts/journey.sh")
     assert (again.returncode, "remove it to begin again" in again.stdout) == (2, True)
+
+
+def test_a_run_begins_with_a_hugging_face_model(blend: list[str], tmp_path: Path) -> None:
+    """The preflight holds Megatron's own arguments against it; then it is imported, and trained."""
+    pytest.importorskip("tokenizers")
+    model, base = tmp_path / "model", tmp_path / "run" / "base"
+    write_model(model)
+    save = str(tmp_path / "run" / "checkpoints")
+    words = shlex.split(
+        "--num-layers 2 --hidden-size 64 --ffn-hidden-size 192 --num-attention-heads 4 "
+        "--kv-channels 16 --group-query-attention --num-query-groups 2 --seq-length 32 "
+        "--max-position-embeddings 128 --position-embedding-type rope --no-rope-fusion --swiglu "
+        "--normalization RMSNorm --norm-epsilon 1e-6 --disable-bias-linear "
+        "--untie-embeddings-and-output-weights --make-vocab-size-divisible-by 288 "
+        "--attention-dropout 0 --hidden-dropout 0 --micro-batch-size 2 --global-batch-size 4 "
+        "--lr 1e-3 --train-iters 2 --eval-iters 1 --log-interval 1 --channel-loss"
+    )
+    words += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(model), *blend]
+    words += ["--save", save, "--load", save, "--save-interval", "2", "--ckpt-format", "torch_dist"]
+    words += ["--domain-log-dir", str(tmp_path / "run"), "--pretrained-checkpoint", str(model)]
+    (problem,) = inspect(words, 1, 1, ask).problems
+    assert f"does not fit the model that it starts from, {model}" in problem
+    assert "--qk-layernorm: the base has True, the run False" in problem
+    words.append("--qk-layernorm")
+    report = inspect(words, 1, 1, ask)
+    assert (report.problems, report.accepted) == ([], True)
+    assert not base.exists()
+
+    assert import_first(["--node-rank", "0", "--", *words]) == 0
+    code, output = start(1, "-m", "domain_pretrain.launch", *words, plugin=False)
+    assert code == 0, output[-6000:]
+    assert f"loaded checkpoint from {base}" in output
+    assert [line["iteration"] for line in windows(tmp_path / "run", "train")] == [1, 2]
