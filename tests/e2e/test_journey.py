@@ -72,7 +72,8 @@ def test_a_run_begins_with_a_hugging_face_model(blend: list[str], tmp_path: Path
         "--normalization RMSNorm --norm-epsilon 1e-6 --disable-bias-linear "
         "--untie-embeddings-and-output-weights --make-vocab-size-divisible-by 288 "
         "--attention-dropout 0 --hidden-dropout 0 --micro-batch-size 2 --global-batch-size 4 "
-        "--lr 1e-3 --train-iters 2 --eval-iters 1 --log-interval 1 --channel-loss"
+        "--lr 1e-3 --train-iters 2 --eval-interval 10 --eval-iters 1 --log-interval 1 "
+        "--channel-loss"
     )
     words += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(model), *blend]
     words += ["--save", save, "--load", save, "--save-interval", "2", "--ckpt-format", "torch_dist"]
