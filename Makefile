@@ -7,10 +7,11 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 # A Megatron-LM checkout compiles its helper with the python3 that comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test fuzz check hosts gpu
+.PHONY: help setup demo journey test fuzz check hosts gpu
 
 help:
 	@echo "make demo    train on several domains and show each domain's loss (CPU or GPU)"
+	@echo "make journey from raw texts and a Hugging Face model to an evaluated one, small, on a CPU"
 	@echo "make test    run the tests, real Megatron training among them"
 	@echo "make fuzz    throw malformed input at everything that reads some"
 	@echo "make check   ruff and mypy"
@@ -23,6 +24,9 @@ setup:
 
 demo: setup
 	$(BIN)/domain-pretrain demo $(ARGS)
+
+journey: setup
+	scripts/journey.sh $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)

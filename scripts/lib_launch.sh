@@ -116,6 +116,16 @@ launch() {
   if [[ ${node_rank:-0} != 0 ]]; then preflight+=(--quiet); fi
   "${preflight[@]}" -- "${train[@]}"
 
+  # A Hugging Face model as --pretrained-checkpoint is imported by the first node, once.
+  local word first=$node_rank
+  if [[ $NODES == 1 ]]; then first=0; fi
+  for word in "${train[@]}"; do
+    if [[ ! -f ${word#*=}/config.json ]]; then continue; fi
+    "$python" -m domain_pretrain.launch.base_model --node-rank "$first" --address "$address" \
+      --patience "${JOIN_TIMEOUT:-600}" -- "${train[@]}"
+    break
+  done
+
   mkdir -p "$log_dir"
   exec "${torchrun[@]}" "${train[@]}" # its exit code is that of the training
 }

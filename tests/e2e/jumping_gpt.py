@@ -6,7 +6,7 @@ import torch
 from domain_pretrain.hosts.gpt import entry as gpt
 
 DOMAIN = 1  # "general": in every batch
-FROM_STEP, MICROBATCHES = 38, 8
+FROM_STEP, MICROBATCHES = 38, 2
 labels: list[torch.Tensor] = []
 get_batch, forward_step = gpt.get_batch, gpt.forward_step
 passes = 0

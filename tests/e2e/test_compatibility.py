@@ -6,16 +6,15 @@ What version 0.1 wrote lies in ``tests/data/v0_1``, with the script that made it
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.version import Version
 from support.board import points
+from support.forks import fork_server
+from support.launch import environment
 
 from domain_pretrain.records.reader import METRICS_FILE, read_metrics
 
@@ -62,17 +61,10 @@ def test_a_run_goes_on(form: str, tmp_path: Path) -> None:
     flags = (OLD / "flags.txt").read_text().split()
     flags += ["--domain-config", "config.yaml", "--domain-log-dir", "log"]
     flags += ["--load", form, "--ckpt-format", form, "--tensorboard-dir", "tensorboard"]
-    done = subprocess.run(
-        [sys.executable, "-m", "domain_pretrain", *flags],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-    )
-    assert done.returncode == 0, done.stdout[-8000:]
-    assert "holds no domain_pretrain state" not in done.stdout
+    env = environment()
+    code, output = fork_server(env).run(["-m", "domain_pretrain", *flags], env=env, cwd=folder)
+    assert code == 0, output[-8000:]
+    assert "holds no domain_pretrain state" not in output
 
     assert (log / METRICS_FILE).read_bytes().startswith(b"".join(unbroken[:2]))
     expected, lines = [json.loads(line) for line in unbroken], read_metrics(log)

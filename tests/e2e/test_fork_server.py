@@ -147,6 +147,17 @@ def test_forks_from_a_single_thread(server: ForkServer, tmp_path: Path) -> None:
     assert psutil.Process(server.process.pid).num_threads() == 1
 
 
+def test_a_manager_imports_nothing(server: ForkServer, tmp_path: Path) -> None:
+    """Started anew, it would import the script once more, and whatever that imports."""
+    text = """
+import multiprocessing
+queue = multiprocessing.get_context("spawn").Manager().Queue()
+queue.put("told")
+print(__name__, queue.get())
+"""
+    assert run(server, tmp_path, text) == (0, "__main__ told\n")
+
+
 def test_megatron_is_imported_by_the_ranks_alone(server: ForkServer, tmp_path: Path) -> None:
     text = "import sys; print([n for n in sys.modules if n.startswith(('megatron', 'domain_'))])"
     assert run(server, tmp_path, text) == (0, "[]\n")

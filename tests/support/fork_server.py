@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib import import_module, invalidate_caches
+from multiprocessing.context import SpawnContext
 from typing import TypedDict
 
 # What Megatron and the plugin import of others, by the time it takes; what is not installed is
@@ -113,6 +114,9 @@ def _become(job: Job, rank: int, port: int) -> None:
     sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX") or None
     os.chdir(job["cwd"])
     multiprocessing.process.ORIGINAL_DIR = job["cwd"]  # a spawned process would go there
+    # Megatron's checkpoint writer takes a queue from a manager, a process that has nothing to do:
+    # started by Python's own hand, it would import all that the script imports.
+    SpawnContext.Manager = lambda self: multiprocessing.get_context("fork").Manager()  # type: ignore[method-assign]
     given = [path for path in job["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
     invalidate_caches()
     words = job["words"]

@@ -40,6 +40,7 @@ RUN = (
 # Run elsewhere, taken from the page: by this test.
 TESTED = {
     r"torchrun .*": "test_page_runs.py::test_a_shown_run_trains",
+    r".* (configs/)?journey/.*": "test_journey.py::test_the_journey",
     r"domain-pretrain (demo|report) .*|tensorboard .*": "test_page_runs.py::test_the_demos_page",
     r"domain-pretrain (import|export) .*": "test_huggingface.py::test_the_pages_commands",
     r"(mkdir|cat|domain-pretrain prepare|NODE_RANK=.) .*loopback.*|wait \$!": (
@@ -71,6 +72,7 @@ LISTED = {
     "scripts/gpu_day.sh --rehearse --out rehearsal": "it trains for minutes; test_gpu_day.py",
     "make hosts CHECKOUTS=../checkouts": HOURS,
     "domain-pretrain watch runs/finance": "it goes on until Ctrl-C; with --once it is run",
+    "make journey": "it makes an environment first; the script is run",
     "make demo": "it makes an environment first; the demo is run",
     "domain-pretrain demo": "the same with a layout is run",
     "pip install /path/to/this/clone": NETWORK,

@@ -43,16 +43,23 @@ def build(root: Path, *, seed: int = 1234, max_bytes: int = 2_000_000) -> dict[s
     Returns:
         the corpora by domain name, general first.
     """
-    root.mkdir(parents=True, exist_ok=True)
     corpora = {}
-    for name, documents in _domains(seed).items():
-        source = root / f"{name}.jsonl"
-        with source.open("w", encoding="utf-8") as file:
-            for text in _up_to(int(max_bytes * SHARES[name]), documents):
-                file.write(json.dumps({"text": text}) + "\n")
+    for name, source in write_texts(root, seed=seed, max_bytes=max_bytes).items():
         prefix = root / name
         corpora[name] = Corpus(name, prefix, prepare([source], prefix, "bytes", force=True))
     return corpora
+
+
+def write_texts(root: Path, *, seed: int = 1234, max_bytes: int = 2_000_000) -> dict[str, Path]:
+    """``root/DOMAIN.jsonl``, by domain name: the texts of :func:`build`, with its arguments."""
+    root.mkdir(parents=True, exist_ok=True)
+    sources = {}
+    for name, documents in _domains(seed).items():
+        sources[name] = root / f"{name}.jsonl"
+        with sources[name].open("w", encoding="utf-8") as file:
+            for text in _up_to(int(max_bytes * SHARES[name]), documents):
+                file.write(json.dumps({"text": text}) + "\n")
+    return sources
 
 
 def _domains(seed: int) -> dict[str, Iterable[str]]:

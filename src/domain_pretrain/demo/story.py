@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from domain_pretrain.demo.launch import PhaseProgress, run, torchrun
 from domain_pretrain.demo.layout import Layout, cores
 from domain_pretrain.demo.recipe import Phase
 from domain_pretrain.demo.traced import last_iteration
+from domain_pretrain.records.reader import EVENTS_FILE, read_findings
+from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.page.write import write_page
 from domain_pretrain.report.picture import loss_picture
@@ -56,6 +58,7 @@ class Story:
         self._show_tables()
         self._show_picture()
         self._show_trace()
+        self._show_alarm()
         minutes, seconds = divmod(int(time.monotonic() - started), 60)
         self._say("done", f"in {minutes} min {seconds} s")
 
@@ -128,6 +131,23 @@ class Story:
                 f"{one['index']} from token {one['first']}" for one in sample["documents"]
             )
             self._say("", f"sample {sample['sample']}, document {spans}: {sample['text']!r}")
+
+    def _show_alarm(self) -> None:
+        folder = self.out / self.continued.name
+        told = alarm_text(read_findings(folder), _short(folder / EVENTS_FILE))
+        if told is not None:
+            self._say("alarm", told)
+
+
+def alarm_text(findings: Sequence[Finding], file: str) -> str | None:
+    """The alarm ``dirty``, and where its documents are; None where it was not raised."""
+    found = next((one for one in findings if one.rule == "dirty"), None)
+    if found is None:
+        return None
+    return (
+        f"{found.rule} in iteration {found.iteration}: {found.message}; the documents behind it "
+        f"are in {file}, and `domain-pretrain trace` shows more"
+    )
 
 
 def _device(layout: Layout) -> str:

@@ -66,17 +66,12 @@ def import_model(source: Path, out: Path, progress: Progress = lambda layers: la
 
     # Under another name until it is whole.
     out = out.resolve()
-    part = out.with_name(f".{out.name}.part")
+    part = unfinished(out)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         _write(folder, part, model, dtype, progress)
-        (part / BESIDE).mkdir()
-        for path in (source / CONFIG, *copied_files(source)):
-            shutil.copyfile(path, part / BESIDE / path.name)
-        write_env(part, model, source)
-        write_record(part, source, fingerprint_of(source))
-        write_tracker(part, RELEASE)
+        _write_beside(source, part, model)
         if out.exists():
             out.rmdir()
         part.rename(out)
@@ -84,6 +79,32 @@ def import_model(source: Path, out: Path, progress: Progress = lambda layers: la
         shutil.rmtree(part, ignore_errors=True)
         raise
     return True
+
+
+def unfinished(out: Path) -> Path:
+    """The folder that becomes ``out`` once it is whole."""
+    return out.resolve().with_name(f".{out.resolve().name}.part")
+
+
+def write_outline(source: Path, out: Path) -> None:
+    """All of an import but the tensors: what the flags of a run are held against.
+
+    Raises:
+        ConfigError: see :func:`import_model`; the tensors are not looked at.
+    """
+    _, model, _ = read_config(source)
+    _check_tokenizer(source, model)
+    Writer(out / RELEASE, model, torch.bfloat16).close(saved_args(model))
+    _write_beside(source, out, model)
+
+
+def _write_beside(source: Path, out: Path, model: Model) -> None:
+    (out / BESIDE).mkdir()
+    for path in (source / CONFIG, *copied_files(source)):
+        shutil.copyfile(path, out / BESIDE / path.name)
+    write_env(out, model, source)
+    write_record(out, source, fingerprint_of(source))
+    write_tracker(out, RELEASE)
 
 
 def _write(folder: Folder, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:

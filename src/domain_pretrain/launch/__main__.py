@@ -11,6 +11,7 @@ import sys
 from domain_pretrain.__main__ import main as train
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.base_model import find_import
 from domain_pretrain.launch.checkpoints import repair_tracker
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human
@@ -27,6 +28,8 @@ def main() -> None:
     """
     try:
         flags = Flags.parse(sys.argv[1:])
+        if (base := find_import(sys.argv[1:], flags)) is not None:
+            sys.argv[1:] = base.in_place(sys.argv[1:])
         if rank() == 0:
             _prepare_resume(flags)
     except ConfigError as error:

@@ -12,6 +12,7 @@ from rich.table import Table
 from domain_pretrain.data.plan import TokenPlan, plan_tokens, read_too_often
 from domain_pretrain.data.vocabulary import vocabulary
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.launch.base_model import Import, find_import
 from domain_pretrain.launch.data import data_of_flags, mix_of_flags, prefixes_of_flags
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.host import Answer, without_plugin
@@ -56,6 +57,12 @@ class Report:
         if text not in self.problems:
             self.problems.append(text)
 
+    def rename(self, stand_in: str, path: str) -> None:
+        """Say ``path`` wherever its stand-in was looked at."""
+        self.rows = [(name, text.replace(stand_in, path)) for name, text in self.rows]
+        self.warnings = [text.replace(stand_in, path) for text in self.warnings]
+        self.problems = [text.replace(stand_in, path) for text in self.problems]
+
     def print(self, console: Console) -> None:
         """The tables, and the warnings."""
         table = Table("", "", show_header=False, title="Preflight", title_justify="left")
@@ -82,24 +89,71 @@ def inspect(words: list[str], nodes: int, devices_per_node: int, ask: Ask | None
         ask: the host whether it accepts the flags, :func:`~domain_pretrain.launch.host.ask`; None:
             do not.
     """
-    report = Report()
     try:
         flags, wrong = Flags.read(words)
+        base = find_import(words, flags)
     except ConfigError as error:
+        report = Report()
         report.add_problem(str(error))
         return report
+    if base is None:
+        return _inspect(words, flags, wrong, nodes, devices_per_node, ask)
+    return _inspect_with_import(base, words, wrong, nodes, devices_per_node, ask)
+
+
+def _inspect_with_import(
+    base: Import, words: list[str], wrong: list[str], nodes: int, devices: int, ask: Ask | None
+) -> Report:
+    """As if the model had been imported; so the run's flags are held against it, too."""
+    try:
+        with base.outline() as folder:
+            words = base.in_place(words, folder)
+            report = _inspect(words, Flags.read(words)[0], wrong, nodes, devices, ask)
+        report.rename(str(folder), str(base.out))
+    except ConfigError as error:
+        report = Report()
+        report.add_problem(str(error))
+        return report
+    report.attempt("the import", lambda: _look_at_import(report, base))
+    return report
+
+
+def _look_at_import(report: Report, base: Import) -> None:
+    if not base.needed:
+        return
+    if base.done():
+        report.rows.append(("base model", f"{base.source}, imported into {base.out}"))
+        return
+    size, free = base.bytes(), free_bytes(base.out)
+    if size > free:
+        raise ConfigError(
+            f"{base.source} is to be imported into {base.out}, which takes {human(size)}, and "
+            f"{human(free)} are free"
+        )
+    report.rows.append(
+        ("base model", f"{base.source}, to be imported into {base.out} first: {human(size)}")
+    )
+
+
+def _inspect(
+    words: list[str],
+    flags: Flags,
+    wrong: list[str],
+    nodes: int,
+    devices: int,
+    ask: Ask | None,
+) -> Report:
+    report = Report()
     report.problems += wrong
     script = words[0] if words and not words[0].startswith("-") else None
     report.rows.append(("script", script or "the built-in one"))
-    dp = data_parallel_size(flags, nodes * devices_per_node)
+    dp = data_parallel_size(flags, nodes * devices)
     report.attempt("paths", lambda: _look_at_paths(report, script, flags))
-    report.attempt(
-        "the layout", lambda: _look_at_layout(report, flags, nodes, devices_per_node, dp)
-    )
+    report.attempt("the layout", lambda: _look_at_layout(report, flags, nodes, devices, dp))
     if ask is not None and (script is None or Path(script).is_file()):
-        report.attempt("flags", lambda: _ask_host(report, words, nodes, devices_per_node, ask))
+        report.attempt("flags", lambda: _ask_host(report, words, nodes, devices, ask))
     if not report.accepted:
-        report.problems += layout_problems(flags, nodes * devices_per_node)
+        report.problems += layout_problems(flags, nodes * devices)
     report.attempt("data", lambda: _look_at_tokens(report, flags, dp))
     report.attempt("checkpoints", lambda: _look_at_start(report, flags))
     report.attempt("disk space", lambda: _look_at_disk(report, flags))
