@@ -6,7 +6,7 @@ Another package adds one by a decorator and an entry point of the group ``domain
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from domain_pretrain.evaluate.model import Model
 from domain_pretrain.records.score import Score
@@ -21,7 +21,13 @@ register = PROBES.register
 
 
 class ProbeOptions(Options):
-    """Options of a probe."""
+    """Options of a probe.
+
+    Attributes:
+        predicts: the probe calls :meth:`Model.predict`, which not every layout can do.
+    """
+
+    predicts: ClassVar[bool] = False
 
     def check(self) -> None:
         """See that what the probe is going to read and to import is there, before a model is.
