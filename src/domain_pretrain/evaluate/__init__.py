@@ -3,12 +3,12 @@
 ``model`` says what a probe may ask of a model, and makes one of any function from tokens to logits.
 A ``probe`` is a rule, (model, options) → scores; ``completion`` is one; ``run_probes`` runs those
 that a mapping names. Probes run on one rank, and know nothing of the others. ``rows`` makes tokens
-of texts; ``perplexity`` reads held-out ``texts`` in rolling ``windows``; ``harness`` asks lm-eval's
-tasks; ``generate`` continues texts; ``fixed`` says which validation samples make a fixed set.
-Imports rules, records, prepare and data.
+of texts; ``perplexity`` reads held-out ``texts`` in rolling ``windows``; ``continuation`` has them
+continued by ``generate``, and measures the ``likeness``; ``harness`` asks lm-eval's tasks;
+``fixed`` says which validation samples make a fixed set. Imports rules, records, prepare and data.
 """
 
-from domain_pretrain.evaluate import completion, harness, perplexity  # noqa: F401 -- registers them
+from domain_pretrain.evaluate import completion, continuation, harness, perplexity  # noqa: F401 -- probes
 from domain_pretrain.evaluate.model import LogitsModel, Model, Row
 from domain_pretrain.evaluate.probe import (
     Probe,
