@@ -95,7 +95,7 @@ def write_tasks(folder: Path, continued: Sequence[tuple[str, str]], new_tokens: 
 
 
 def hf_answers(
-    folder: Path, tasks: Sequence[str], model: Any, tokenizer: Any, *, context: int
+    folder: Path, tasks: Sequence[str], model: Any, tokenizer: Any, *, context: int, end: int
 ) -> dict[str, Any]:
     """What ``lm_eval --model hf`` finds, on the CPU.
 
@@ -105,6 +105,7 @@ def hf_answers(
         model: of transformers, or the folder of one.
         tokenizer: of transformers, or the folder of one.
         context: tokens that the model is given at most.
+        end: the token that ends a document.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -118,6 +119,7 @@ def hf_answers(
         batch_size=1,
         max_length=context,
         add_bos_token=False,
+        prefix_token_id=end,
     )
     found = lm_eval.simple_evaluate(
         model=asked,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -14,11 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from support.harness import CHOICES, TEXTS, assert_same, hf_answers, write_task, write_tasks
+from support.pages import blocks
+from support.pages import text as text_of
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Score, run_probes
+from domain_pretrain.evaluate.continuation import ContinuationOptions
 from domain_pretrain.evaluate.generate import generate
+from domain_pretrain.evaluate.harness import HarnessOptions, harness
 from domain_pretrain.evaluate.harness.apart import VARIABLES
 
 CONTEXT = 48
@@ -134,10 +141,10 @@ def by_name(scores: list[Score]) -> dict[str, Score]:
 
 
 def test_the_numbers_of_lm_evals_own_model(
-    scores: list[Score], folder: Path, network: Any, tokenizer: Any
+    scores: list[Score], model: LogitsModel, folder: Path, network: Any, tokenizer: Any
 ) -> None:
     """Chinese, contexts longer than the model's, none at all, and texts of several windows."""
-    found = hf_answers(folder, ALL, network, tokenizer, context=CONTEXT)
+    found = hf_answers(folder, ALL, network, tokenizer, context=CONTEXT, end=model.end)
     assert_same(scores, found, within=1e-9)  # both in float64
     # Not all of one kind, or the comparison says nothing.
     greedy = by_name(scores)["harness_greedy_acc"]
@@ -207,8 +214,6 @@ def test_the_same_every_time_and_nothing_is_drawn(
 def test_examples_in_the_prompt_are_the_same_at_every_evaluation(
     model: LogitsModel, folder: Path
 ) -> None:
-    from domain_pretrain.evaluate.harness import HarnessOptions, harness
-
     options = HarnessOptions(
         tasks={"general": ["choices"]},
         include_path=[str(folder)],
@@ -338,11 +343,11 @@ def test_tasks_that_cannot_be_loaded_are_named(
         ask("choice", folder)
     write_task(tmp_path, "far", "generate_until", [{"text": "a"}], doc_to_text="text")
     far = tmp_path / "far.yaml"
-    yaml = far.read_text(encoding="utf-8")
-    far.write_text(yaml.replace("dataset_path: json", "dataset_path: some/one"), encoding="utf-8")
+    text = far.read_text(encoding="utf-8")
+    far.write_text(text.replace("dataset_path: json", "dataset_path: some/one"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"task 'far': .*; only files on this machine are read"):
         ask("far")
-    far.write_text(yaml.replace("far.jsonl", "gone.jsonl"), encoding="utf-8")
+    far.write_text(text.replace("far.jsonl", "gone.jsonl"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"task 'far': .*gone\.jsonl"):
         ask("far")
 
@@ -372,3 +377,34 @@ def test_bits_per_byte_by_hand(scores: list[Score], model: LogitsModel) -> None:
     (value,) = model.log_likelihoods([text_row(model, TEXTS[0])])
     part = by_name(scores)["harness_texts_bits_per_byte"].parts[0]
     assert part.sum == pytest.approx(-value / math.log(2))
+
+
+def test_the_page_runs_as_it_stands(
+    model: LogitsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, task = blocks("docs/harness.md", "yaml")
+    (rows,) = blocks("docs/harness.md", "json")
+    Path("tasks").mkdir()
+    Path(task.splitlines()[0].removeprefix("# ")).write_text(task, encoding="utf-8")
+    Path("tasks/bond_questions.jsonl").write_text(rows, encoding="utf-8")
+    Path("heldout").mkdir()
+    line = json.dumps({"text": TEXTS[0] + TEXTS[1]}) + "\n"
+    for name in ("finance", "chinese"):
+        Path(f"heldout/{name}.jsonl").write_text(line, encoding="utf-8")
+    probes = yaml.safe_load(config)["evaluate"]["probes"]
+    probes["continuation"].update(prompt_tokens=8, new_tokens=8)  # of a small model
+    assert {(score.domain, score.name) for score in run_probes(probes, model)} == {
+        ("finance", "harness_bond_questions_acc"),
+        ("finance", "harness_bond_questions_acc_norm"),
+        *((domain, name) for domain in ("finance", "chinese") for name in ("bleu", "rouge_l")),
+    }
+
+
+def test_the_page_lists_the_options() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (\S+)", text_of("docs/harness.md"), re.MULTILINE)
+    told = {name: default for names, default in rows for name in re.findall(r"\w+", names)}
+    fields = {**HarnessOptions.model_fields, **ContinuationOptions.model_fields}
+    assert told.keys() - {"bleu", "rouge_l"} == fields.keys()
+    for name in ("documents", "prompt_tokens", "new_tokens"):
+        assert told[name] == str(fields[name].default)
