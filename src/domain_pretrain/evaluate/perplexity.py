@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Any
+from typing import ClassVar
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.evaluate.held_out import HeldOutOptions
 from domain_pretrain.evaluate.model import Model, Row
-from domain_pretrain.evaluate.probe import ProbeOptions, register
-from domain_pretrain.evaluate.texts import Text, held_out_of, read_texts
+from domain_pretrain.evaluate.probe import register
+from domain_pretrain.evaluate.texts import Text
 from domain_pretrain.evaluate.windows import rolling_windows
 from domain_pretrain.records.score import Part, Score
 
@@ -22,42 +22,23 @@ ROWS = 1024
 """Asked about at once: enough for every data-parallel rank, and little memory."""
 
 
-def _as_list(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
-
-
-Name = Annotated[str, Field(min_length=1)]
-
-
-class PerplexityOptions(ProbeOptions):
-    """Options of ``perplexity``.
+class PerplexityOptions(HeldOutOptions):
+    """Options of ``perplexity``; ``texts`` and so on are those of :class:`HeldOutOptions`.
 
     Attributes:
-        texts: by domain, files, folders, patterns or data prefixes.
-        holdout: a folder of ``prepare --by --holdout``: what it has cut off of every domain.
-        documents: of every domain; all that it has, where it has fewer.
-        text_key: the field of the text in JSON and in tables.
-        tokenizer: that has made the prefixes; None: their manifests say it.
         window: tokens that a prediction looks back on at most; None: the model's context.
         stride: tokens that each window after the first adds; None: half of ``window``.
         rolling: whether a document longer than the window is read in several; else it is an error.
     """
 
-    texts: dict[str, Annotated[list[Name], Field(min_length=1), BeforeValidator(_as_list)]] = Field(
-        default_factory=dict
-    )
-    holdout: Name | None = None
-    documents: PositiveInt = 200
-    text_key: Name = "text"
-    tokenizer: Name | None = None
+    probe: ClassVar[str] = "perplexity"
+
     window: PositiveInt | None = None
     stride: PositiveInt | None = None
     rolling: bool = True
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.texts and self.holdout is None:
-            raise ValueError("no texts: give texts by domain, or the folder of a holdout")
+    def _check_windows(self) -> Self:
         if self.stride is not None and not self.rolling:
             raise ValueError("stride has no effect with rolling: false; take one of them out")
         if self.stride and self.window and self.stride > self.window:
@@ -66,42 +47,6 @@ class PerplexityOptions(ProbeOptions):
                 "windows would be left out"
             )
         return self
-
-    @cached_property
-    def held_out(self) -> Mapping[str, Sequence[Text]]:
-        """The texts of every domain, read once: every evaluation of a run asks about the same."""
-        found = {}
-        for domain, places in self._places().items():
-            try:
-                texts = read_texts(places, self.documents, self.text_key, self.tokenizer)
-            except (ConfigError, OSError) as error:
-                raise ConfigError(f"perplexity: texts of {domain!r}: {error}") from error
-            if not texts:
-                raise _nothing(domain, f"no text in {', '.join(places)}")
-            found[domain] = texts
-        return found
-
-    def _places(self) -> Mapping[str, list[str]]:
-        if self.holdout is None:
-            return self.texts
-        try:
-            places = held_out_of(self.holdout)
-        except ConfigError as error:
-            raise ConfigError(f"perplexity: holdout: {error}") from error
-        if both := sorted(places.keys() & self.texts.keys()):
-            raise ConfigError(
-                f"perplexity: the domain {both[0]!r} is among texts and in {self.holdout}: call it "
-                "something else in texts, or leave it out there"
-            )
-        return {**places, **self.texts}
-
-    def check(self) -> None:
-        """Read all texts.
-
-        Raises:
-            ConfigError: they cannot be, or a domain has none.
-        """
-        _ = self.held_out
 
 
 @register("perplexity", PerplexityOptions)
@@ -144,7 +89,9 @@ def perplexity(model: Model, options: PerplexityOptions) -> list[Score]:
         ):
             score = Score.of(name, domain, parts, higher_is_better=False)
             if score is None:
-                raise _nothing(domain, "the model's tokenizer makes no token of any of its texts")
+                raise options.nothing(
+                    domain, "the model's tokenizer makes no token of any of its texts"
+                )
             scores.append(score)
     return scores
 
@@ -169,10 +116,6 @@ def _refuse_longer(text: Text, tokens: int, window: int) -> None:
             f"perplexity: {text.name} has {tokens:,} tokens, more than the window of {window:,}: "
             "take out rolling: false, and it is read in several; or leave the document out"
         )
-
-
-def _nothing(domain: str, why: str) -> ConfigError:
-    return ConfigError(f"perplexity: texts of {domain!r}: {why}; give it some, or leave it out")
 
 
 def _batches(rows: Iterator[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:
