@@ -139,7 +139,8 @@ class Runtime:
         if upstream.gave_up(result):
             self.report_nonfinite(training=True)
             return
-        self.step.close(upstream.moment_after(result, self.args, given))
+        moment = upstream.moment_after(result, self.args, given, steers=self.step.steers)
+        self.step.close(moment)
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""
@@ -369,6 +370,7 @@ def _facts(args: Any, options: PluginArgs) -> RunFacts:
         blends=blends,
         validation_set_names=getattr(args, "validation_set_names", None),
         micro_batch_size=args.micro_batch_size,
+        offers=frozenset({"progress", "lr"}),
         log_dir=log_dir_of(
             options.domain_log_dir,
             getattr(args, "tensorboard_dir", None),

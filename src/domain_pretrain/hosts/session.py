@@ -160,6 +160,7 @@ class Session:
                 if d.floor is not None
                 for leaf in leaves_of(name, names)
             },
+            offers=self._offers(),
         )
         check_flags(facts.flags, REFUSED_WITH_WEIGHTS)
         if not facts.on("calculate_per_token_loss"):
@@ -235,7 +236,13 @@ class Session:
             pinned=[name for name, domain in self.config.domains.items() if domain.pinned],
             average=self.config.channel_loss.average,
             batch=self.facts.largest_batch,
+            offers=self._offers(),
         )
+
+    def _offers(self) -> frozenset[str]:
+        """What a rule may be told of the course of the run."""
+        fixed = self.config.evaluate.samples is not None
+        return self.facts.offers | ({"valid"} if fixed else set())
 
     def build(
         self,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.records.record import Finding
+from domain_pretrain.rules.options import Options
 from domain_pretrain.rules.registry import Configured, Registry
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.observation import Array, Observation
@@ -16,6 +18,45 @@ from domain_pretrain.strategies.observation import Array, Observation
 # (what was observed, what the rule kept, its options) → (weights [D], what it keeps).
 # A pure function: it never writes into what it is given. See Observation.weights for the weights.
 Rule = Callable[[Observation, State, Any], tuple[Array, State]]
+
+# What a rule may move: multipliers on the losses, or the shares of what is sampled.
+Actuator = Literal["losses", "sampling"]
+ACTUATORS: tuple[Actuator, ...] = get_args(Actuator)
+# Of a rule whose weights are shares of the tokens as they are to be, not a tilt around the blend.
+SHARES: Mapping[str, Any] = {
+    "objective": "domain_mean",
+    "uniform_part": 0.0,
+    "warmup_steps": 0,
+    "clip": (0.0, 1e6),
+}
+
+
+class StrategyOptions(Options):
+    """Options of a rule that says more of itself; plain :class:`Options` do for the others.
+
+    Attributes:
+        steers: what the rule may move.
+        settles: keys of the section that the rule decides itself.
+        needs: what it must be told of :class:`.Course`.
+    """
+
+    steers: ClassVar[tuple[Actuator, ...]] = ACTUATORS
+    settles: ClassVar[Mapping[str, Any]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def findings(self, state: State, iteration: int) -> Iterable[Finding]:
+        """What a person should know, after a step that brought an evaluation.
+
+        Args:
+            state: of the rule, now.
+            iteration: that it is of.
+        """
+        return ()
+
+    def summary(self, state: State) -> str | None:
+        """A sentence at the end of the run; None: nothing to say."""
+        return None
+
 
 STRATEGIES: Registry[Rule] = Registry("strategy", "domain_pretrain.strategies")
 register = STRATEGIES.register
