@@ -33,7 +33,7 @@ from front import Point, at, distance, point, tolerance
 from training import WIDTHS, Run
 
 BASE_SEED, TUNING, CONFIRMATION = 1000, (1001, 1002), (1, 2, 3, 4, 5)
-BASE_STEPS, BASE_LR = 2000, 2e-3
+BASE_STEPS, BASE_LR = 4000, 2e-3
 STEPS = 256
 EVERY = {True: 8, False: 32}  # steps between two looks at the sensor, with hold and without
 RATES = (5e-4, 1e-3, 2e-3)
