@@ -92,3 +92,30 @@ def test_a_resumed_run_goes_on_bit_for_bit(
         expected = [entry[key] for entry in single.metrics()[5:]]
         assert [entry[key] for entry in resumed.metrics()] == expected
     assert resumed.metrics("valid") == single.metrics("valid")[3:]
+
+
+@pytest.mark.parametrize("way", ["weights"], indirect=True)
+def test_a_resume_without_a_base_says_so_and_takes_what_it_finds(
+    single: Run, way: str, blend: list[str], tmp_path: Path
+) -> None:
+    """As after a run without the rule: --no-load-optim leaves its state behind."""
+    folder = single.log_dir / "checkpoints"
+    resumed = run(
+        tmp_path,
+        way,
+        blend,
+        "--load",
+        folder,
+        "--ckpt-format",
+        "torch",
+        "--no-load-optim",
+        "--ckpt-step",
+        "5",
+    )
+    said = " ".join(resumed.output.split())
+    assert (
+        "no base of general: the base is what the validation set says now, after iteration 5"
+        in said
+    )
+    first, second, *_ = resumed.metrics("valid")
+    assert (first["iteration"], second["iteration"]) == (5, 6)

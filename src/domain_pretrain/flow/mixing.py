@@ -194,6 +194,10 @@ class Mixer:
         """What it says at the end of the run, if anything."""
         return self._rule.summary(self._memory)
 
+    def bases(self) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet."""
+        return self._rule.bases(self._memory)
+
     def _advance(self, iteration: int, consumed: int) -> None:
         self._consumed = consumed
         shares = self._shares_now()

@@ -57,6 +57,9 @@ class Steering(Protocol):
     def summary(self) -> str | None:
         """What it says at the end of the run, if anything."""
 
+    def bases(self) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet."""
+
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         """What the weights do to the tokens of a window, in a few numbers."""
 
@@ -105,6 +108,9 @@ class Lagged:
 
     def summary(self) -> str | None:
         return self.reweighter.summary(self.memory)
+
+    def bases(self) -> dict[str, bool]:
+        return self.reweighter.bases(self.memory)
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         # The weights are those of now, the tokens those of the window.

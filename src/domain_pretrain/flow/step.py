@@ -13,7 +13,7 @@ import torch
 from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.flow.agreement import check_agreement, known_everywhere
 from domain_pretrain.flow.conservation import check_conservation
-from domain_pretrain.flow.continuity import Meaning, check_continuity
+from domain_pretrain.flow.continuity import Meaning, check_base, check_continuity
 from domain_pretrain.flow.evaluation import Evaluation
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
@@ -206,6 +206,11 @@ class Step:
         """What follows the losses, if anything does."""
         return [one for one in (self.steering, self.mixing) if one is not None]
 
+    @property
+    def baseless(self) -> list[str]:
+        """Domains that a rule compares with a base, and has none of yet."""
+        return [name for one in self._deciders for name, has in one.bases().items() if not has]
+
     def _tell_found(self, iteration: int) -> None:
         """What a rule has to tell after a step that brought it an evaluation."""
         for decider in self._deciders:
@@ -340,5 +345,10 @@ class Step:
         self._valid = {
             name: loss for name, loss in state.get("valid", {}).items() if name in self.names
         }
+        based = [name for one in self._deciders for name, has in one.bases().items() if has]
+        if based:
+            allow = self._allow_domain_change
+            for change in check_base(state, self._meaning, based, allow=allow):
+                notice(f"WARNING: {change}")
         if self.watch is not None:
             self.watch.load_state_dict(state.get("watch", {}))

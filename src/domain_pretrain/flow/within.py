@@ -51,6 +51,9 @@ class _Within:
     def summary(self) -> str | None:
         return None
 
+    def bases(self) -> dict[str, bool]:
+        return {}
+
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         # These weights went with their microbatch.
         return {}

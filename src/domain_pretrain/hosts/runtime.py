@@ -278,10 +278,12 @@ class Runtime:
         self.close_evaluation(iteration)
 
     def before_step(self, *run: Any) -> None:
-        """Before the host's train_step: at the first of a new run, see where the model stands."""
+        """Before the host's train_step: at the first of a run that is new, or whose rule has no
+        base yet, see where the model stands."""
         first, self._before_first_step = self._before_first_step, False
-        if first and self.args.iteration == 0 and self.has_fixed_set("iteration 0"):
-            self.evaluate_fixed_set("iteration 0", 0, *run)
+        here = self.args.iteration
+        if first and self.has_fixed_set(f"iteration {here}") and (here == 0 or self.step.baseless):
+            self.evaluate_fixed_set(f"iteration {here}", here, *run)
 
     # Checkpoints.
 

@@ -19,6 +19,8 @@ from domain_pretrain.strategies.registry import SHARES, StrategyOptions, registe
 
 # Evaluations in a row with the share at a bound, after which the goal is called out of reach.
 AT_BOUND = 3
+# Largest standard error of the sensor, as a part of ε, that goes without a word.
+ERROR = 0.1
 
 
 def _several(value: Any) -> Any:
@@ -43,6 +45,7 @@ class HoldOptions(StrategyOptions):
 
     settles: ClassVar = SHARES
     needs: ClassVar = frozenset({"valid", "lr"})
+    pins: ClassVar = False
 
     domains: Annotated[list[str], BeforeValidator(_several), Field(min_length=1)]
     epsilon: Positive
@@ -64,6 +67,27 @@ class HoldOptions(StrategyOptions):
         if self.low >= self.high:
             raise ConfigError(f"{where}: low {self.low} should be less than high {self.high}")
         return self
+
+    def doubts(self, tokens: float) -> Iterator[str]:
+        """Whether the set is large enough for so small an ε.
+
+        Where two models' losses differ by d nats a token, their difference varies by about
+        √(2·d) from token to token (exactly so for a log-likelihood ratio that is Gaussian).
+        """
+        error = math.sqrt(2 * self.epsilon / tokens)
+        if error > ERROR * self.epsilon:
+            wanted = math.ceil(2 / self.epsilon / ERROR**2)
+            yield (
+                f"hold: epsilon is {self.epsilon:g} nats, and {tokens:,.0f} validation tokens tell "
+                f"a rise of that size to about ± {error:.2g}: give evaluate.samples more, "
+                f"{wanted:,} tokens of {' and '.join(self.domains)} or above, or a larger epsilon"
+            )
+
+    def bases(self, state: State, names: tuple[str, ...]) -> dict[str, bool]:
+        """Those that are held; one that joined later may have none."""
+        base = state.get("base", np.full(len(names), np.nan))
+        found = dict(zip(names, np.isfinite(base).tolist(), strict=True))
+        return {name: found[name] for name in self.domains}
 
     def findings(self, state: State, iteration: int) -> Iterator[Finding]:
         """What the last evaluation has shown: a goal that is out of reach, or idle."""
@@ -133,10 +157,11 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     losses = {name: seen.course.valid[name] for name in seen.course.valid if name in seen.names}
     now = np.array([losses.get(name, math.nan) for name in seen.names])
     if np.isfinite(now[held]).all():
-        if "base" not in kept:
-            kept["base"] = now
+        base = kept.get("base", np.full_like(now, math.nan))
+        if np.isnan(base[held]).any():
+            kept["base"] = np.where(np.isnan(base), now, base)
         elif kept["warm"]:
-            risen = _sum(now[held] - kept["base"][held]) / int(held.sum())
+            risen = _sum(now[held] - base[held]) / int(held.sum())
             kept |= _moved(kept, risen, options, _goal(seen, options))
     kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
     return _shares(seen, held, kept["share"]), kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -38,11 +38,30 @@ class StrategyOptions(Options):
         steers: what the rule may move.
         settles: keys of the section that the rule decides itself.
         needs: what it must be told of :class:`.Course`.
+        pins: whether domains may be pinned, which it then has no say in.
     """
 
     steers: ClassVar[tuple[Actuator, ...]] = ACTUATORS
     settles: ClassVar[Mapping[str, Any]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
+    pins: ClassVar[bool] = True
+
+    def doubts(self, tokens: float) -> Iterable[str]:
+        """What a person should know at start-up.
+
+        Args:
+            tokens: of the fixed validation set, of the domains in :meth:`bases` together.
+        """
+        return ()
+
+    def bases(self, state: State, names: tuple[str, ...]) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet.
+
+        Args:
+            state: of the rule.
+            names: all domains.
+        """
+        return {}
 
     def findings(self, state: State, iteration: int) -> Iterable[Finding]:
         """What a person should know, after a step that brought an evaluation.
@@ -89,6 +108,40 @@ class Strategy(Configured[Rule]):
                 f"{int(seen.active.sum())} active domains: {weights}"
             )
         return weights, state
+
+
+# What a rule may need of a run, in words, and how one gets it; see :attr:`StrategyOptions.needs`.
+NEEDS: Mapping[str, tuple[str, str]] = {
+    "valid": (
+        "the losses of a fixed validation set",
+        "give evaluate.samples (Megatron-LM alone)",
+    ),
+    "progress": ("how far the run is", "a run of Megatron-LM knows its end"),
+    "lr": ("the learning rate", "a run of Megatron-LM knows it"),
+}
+
+
+class Described(NamedTuple):
+    """A strategy in words: its name, what it may steer, and what a run must have for it."""
+
+    name: str
+    steers: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def described() -> list[Described]:
+    """All strategies by name; of an installed one that is not imported yet, the name alone."""
+    rows = []
+    for name in available():
+        options = STRATEGIES.options(name)
+        if options is None:
+            rows.append(Described(name, (), ()))
+            continue
+        own = options if issubclass(options, StrategyOptions) else StrategyOptions
+        required = (key for key, field in options.model_fields.items() if field.is_required())
+        needs = (*required, *(NEEDS[need][0] for need in sorted(own.needs)))
+        rows.append(Described(name, own.steers, needs))
+    return rows
 
 
 def build(

@@ -17,6 +17,7 @@ from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
 from domain_pretrain.strategies.registry import (
+    NEEDS,
     Actuator,
     Strategy,
     StrategyOptions,
@@ -100,7 +101,7 @@ class Reweighter:
             options.strategy, options.model_extra or {}, names, where=where, also=known
         )
         if isinstance(strategy.options, StrategyOptions):
-            _check_fit(strategy, where, actuator, offers)
+            _check_fit(strategy, where, actuator, offers, pinned)
             options = _settled(options, strategy, where)
         return cls(
             names=names,
@@ -170,6 +171,13 @@ class Reweighter:
         options = self.strategy.options
         return options.summary(memory.state) if isinstance(options, StrategyOptions) else None
 
+    def bases(self, memory: Memory) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet."""
+        options = self.strategy.options
+        if not isinstance(options, StrategyOptions):
+            return {}
+        return options.bases(memory.state, self.names)
+
     def agreed(self) -> str:
         """What every rank must have read alike; without paths, which may differ by node."""
         common = {key: getattr(self.options, key) for key in type(self.options).model_fields}
@@ -205,15 +213,13 @@ class Reweighter:
         return Memory(saved["step"], ema, state, arrays["weights"], arrays["multipliers"])
 
 
-# What a run must offer for a rule, and how the user gets it.
-_OFFERED_BY = {
-    "valid": "the losses of a fixed validation set: give evaluate.samples (Megatron-LM alone)",
-    "progress": "how far the run is: a run of Megatron-LM knows its end",
-    "lr": "the learning rate: a run of Megatron-LM knows it",
-}
-
-
-def _check_fit(strategy: Strategy, where: str, actuator: Actuator, offers: Collection[str]) -> None:
+def _check_fit(
+    strategy: Strategy,
+    where: str,
+    actuator: Actuator,
+    offers: Collection[str],
+    pinned: Collection[str],
+) -> None:
     """Refuse a rule that would lack something, or move what it is not for."""
     options = strategy.options
     assert isinstance(options, StrategyOptions)
@@ -222,8 +228,14 @@ def _check_fit(strategy: Strategy, where: str, actuator: Actuator, offers: Colle
             f"{where}.strategy: {strategy.name} moves {' and '.join(options.steers)}, and here it "
             f"would move {actuator}"
         )
+    if pinned and not options.pins:
+        raise ConfigError(
+            f"domains.{next(iter(pinned))}.pinned: {strategy.name} decides the share of every "
+            f"domain ({where}.strategy), and a pinned one keeps its own: take pinned out"
+        )
     for need in sorted(options.needs.difference(offers)):
-        raise ConfigError(f"{where}.strategy: {strategy.name} needs {_OFFERED_BY[need]}")
+        what, how = NEEDS[need]
+        raise ConfigError(f"{where}.strategy: {strategy.name} needs {what}: {how}")
 
 
 def _settled(options: StepRule, strategy: Strategy, where: str) -> StepRule:
