@@ -138,12 +138,13 @@ ARMS = {**STATIC, **HOLD, **MAIN, **OTHERS}
 FEW = ("hold-1", "linupper-1", "excess")
 SCALED = ("hold-1", "hold-2")
 
-# Of hold, on the tuning seeds: the plugin's defaults, and what may be better for short runs.
-# A rises from nothing to twice of what comes back of general's loss as the rate falls.
+# Of hold, on the tuning seeds: how far general may rise while the rate is high, and twice a
+# livelier controller.
 VARIANTS: tuple[Mapping[str, Any], ...] = (
     {"anneal": 0.0},
     {"anneal": 0.05},
     {"anneal": 0.1},
-    {"anneal": 0.05, "scale": 0.02},
-    {"anneal": 0.05, "integral": 0.3},
+    {"anneal": 0.2},
+    {"anneal": 0.1, "scale": 0.02},
+    {"anneal": 0.1, "integral": 0.3},
 )

@@ -15,6 +15,9 @@ from table import Row, rows
 
 from domain_pretrain.report.picture import COLOURS, FAINT, INK
 
+# Besides the front; a picture with all of them could not be read.
+SHOWN = (*HOLD, "ramp-up", "ramp-down", "linupper-1")
+
 
 def draw(plan: Plan, path: Path) -> None:
     """Means over the confirmation seeds; nothing is drawn as long as there are none."""
@@ -28,15 +31,16 @@ def draw(plan: Plan, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     _front(axes, front)
-    for arm, row in found.items():
-        if arm not in STATIC:
-            _arm(axes, row, COLOURS[0] if arm in HOLD else FAINT, held=arm in HOLD)
+    for arm in SHOWN:
+        if arm in found:
+            _arm(axes, found[arm], COLOURS[0] if arm in HOLD else FAINT, held=arm in HOLD)
     for arm in HOLD:
         number = ARMS[arm].epsilon
         if arm in found and number is not None:
             axes.axvline(plan.epsilons[number], color=COLOURS[0], lw=0.8, ls=":")
     axes.set_xlabel("what general text has lost (nats a token)", color=INK, fontsize=9)
     axes.set_ylabel("loss of code and maths (nats a token)", color=INK, fontsize=9)
+    axes.margins(x=0.14)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(FAINT)
     axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)

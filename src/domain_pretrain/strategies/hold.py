@@ -108,8 +108,9 @@ class HoldOptions(StrategyOptions):
                 f"{above}, and a share of {share:.2f} does not bring it back",
                 "epsilon is out of reach",
                 evidence,
-                advice="Allow a larger epsilon, a lower learning rate, or general data that is "
-                "closer to what the base was trained on.",
+                advice="Allow a larger epsilon, a lower learning rate, or data of the domain that "
+                "are closer to what the base was trained on; where mix.dynamic.epochs holds the "
+                "domain back, it gets less than that share.",
             )
         else:
             yield Finding(
