@@ -26,9 +26,12 @@ LAYOUTS = {
 SAVE = ["--save-interval", "5", "--ckpt-format", "torch"]
 
 
-def run(folder: Path, way: str, blend: list[str], *flags: str | Path, **how: Any) -> Run:
+def run(
+    folder: Path, way: str, blend: list[str], *flags: str | Path, samples: int = 4, **how: Any
+) -> Run:
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(json.dumps({"evaluate": {"samples": 4}, **CONFIGS[way]}))
+    config = {"evaluate": {"samples": samples}, **CONFIGS[way]}
+    (folder / "config.yaml").write_text(json.dumps(config))
     plugin = ["--domain-config", folder / "config.yaml", "--calculate-per-token-loss"]
     fixed = ["--eval-interval", "2", "--eval-iters", "1", "--lr-warmup-iters", "2"]
     return train(folder, *blend, *plugin, *fixed, *flags, iterations=10, **how)
@@ -119,3 +122,14 @@ def test_a_resume_without_a_base_says_so_and_takes_what_it_finds(
     )
     first, second, *_ = resumed.metrics("valid")
     assert (first["iteration"], second["iteration"]) == (5, 6)
+
+
+@pytest.mark.parametrize("way", ["weights"], indirect=True)
+def test_a_resumed_run_with_a_base_of_another_text_is_refused(
+    single: Run, way: str, blend: list[str], tmp_path: Path
+) -> None:
+    load = ["--load", single.log_dir / "checkpoints", "--ckpt-format", "torch"]
+    refused = run(tmp_path, way, blend, *load, "--ckpt-step", "5", samples=3, expect=2)
+    said = " ".join(refused.output.split())
+    assert "evaluate.samples 4 → 3. The base that losses are compared with was measured" in said
+    assert "--finetune to measure a base afresh" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -195,9 +196,9 @@ def order(valid: list[list[Any]], part: tuple[float, float] = (0.8, 0.9)) -> Ord
     return Order([train, valid, None], [[0.0, 0.8], list(part), None], {"--seed": 1}, {}, 100)
 
 
-def meaning(samples: int | None = 64, **of: Any) -> Meaning:
+def meaning(samples: int = 64, **of: Any) -> Meaning:
     valid = [["/general", 0.5, 20, 200], ["/code", 0.5, 30, 300]]
-    settings = {} if samples is None else {"evaluate.samples": samples}
+    settings = {"evaluate.samples": samples}
     prefixes = {"/general": "general", "/code": "code", "/new": "general"}
     return Meaning(NAMES, prefixes, settings, order(**{"valid": valid, **of}))
 
@@ -227,6 +228,8 @@ def test_a_base_of_another_text_is_refused(now: Meaning, words: str) -> None:
         meaning(valid=[["/general", 0.5, 20, 200], ["/code", 0.5, 31, 310]]),
         meaning(valid=[["/new", 0.5, 20, 200], ["/code", 0.5, 30, 300]]),
         meaning(valid=[["/general", 0.9, 20, 200], ["/code", 0.1, 30, 300]]),
+        # One that does not train follows nothing.
+        replace(meaning(128), order=None),
     ],
 )
 def test_a_base_of_the_same_text_is_taken(now: Meaning) -> None:

@@ -120,9 +120,11 @@ def check_base(
     Raises:
         ConfigError: the set is another one, without ``allow``.
     """
+    if now.order is None:  # a run that does not train follows nothing
+        return []
     samples = [of.get("evaluate.samples") for of in (saved.get("settings", {}), now.settings)]
     found = [] if samples[0] == samples[1] else [f"evaluate.samples {samples[0]} → {samples[1]}"]
-    if now.order is not None and "order" in saved:
+    if "order" in saved:
         prefixes = (
             {prefix for prefix, name in of.items() if name in based}
             for of in (saved.get("prefixes", {}), now.prefixes)
