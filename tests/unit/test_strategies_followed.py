@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.prefixes import write_prefix
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.order import Order
+from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.continuity import Meaning, check_base
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.steer import Lagged
+from domain_pretrain.flow.step import Step
 from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.session import Session
 from domain_pretrain.section import parse
@@ -25,6 +30,7 @@ from domain_pretrain.strategies import Course, Observation, Reweighter, build
 from domain_pretrain.strategies.section import StepRule
 
 NAMES = ("general", "code")
+CPU = torch.device("cpu")
 OPTIONS: dict[str, Any] = {"domains": "general", "epsilon": 0.05}
 HOLD = {"strategy": "hold", **OPTIONS}
 CONFIGS = {
@@ -193,7 +199,13 @@ def test_a_domain_that_joins_gets_a_base_of_its_own() -> None:
 
 def order(valid: list[list[Any]], part: tuple[float, float] = (0.8, 0.9)) -> Order:
     train = [["/train", 1.0, 10, 100]]
-    return Order([train, valid, None], [[0.0, 0.8], list(part), None], {"--seed": 1}, {}, 100)
+    return Order(
+        [train, valid, None],
+        [[0.0, 0.8], list(part), None],
+        {"--seed": 1},
+        Tokenizer("t", None).dump(),
+        100,
+    )
 
 
 def meaning(samples: int = 64, **of: Any) -> Meaning:
@@ -234,3 +246,34 @@ def test_a_base_of_another_text_is_refused(now: Meaning, words: str) -> None:
 )
 def test_a_base_of_the_same_text_is_taken(now: Meaning) -> None:
     assert check_base(meaning().dump(), now, ["general"], allow=False) == []
+
+
+def step(now: Meaning, *, allow: bool = False) -> Step:
+    rule = StepRule(**HOLD)
+    steering = Lagged(Reweighter.build(rule, NAMES, offers=OFFERS), "token", CPU)
+    made = Step(NAMES, Groups(), CPU, None, steering, meaning=now, allow_domain_change=allow)
+    assert made.baseless == ["general"]
+    return made
+
+
+def test_a_step_goes_on_from_a_base_of_its_own_text_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first = step(meaning())
+    without = first.state_dict()
+    assert isinstance(first.steering, Lagged)
+    first.steering.memory = replace(first.steering.memory, state={"base": np.array([2.0, np.nan])})
+    saved = first.state_dict()
+    same = step(meaning())
+    same.load_state_dict(saved)
+    assert same.baseless == []
+    with pytest.raises(ConfigError, match=r"evaluate\.samples 64 → 128"):
+        step(meaning(128)).load_state_dict(saved)
+    step(meaning(128), allow=True).load_state_dict(saved)
+    assert "WARNING: the fixed validation set is not the checkpoint's" in "".join(
+        capfd.readouterr()
+    )
+    # Without a base there is nothing to be of another text.
+    other = step(meaning(128))
+    other.load_state_dict(without)
+    assert other.baseless == ["general"]
