@@ -11,6 +11,7 @@ from domain_pretrain.backends import select
 from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS
 from domain_pretrain.commands.main import main
 from domain_pretrain.hosts.megatron import SEAMS
+from domain_pretrain.strategies import available
 
 
 @pytest.fixture
@@ -23,6 +24,19 @@ def host(tmp_path: Path) -> Path:
 def test_a_host_that_fits(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--host", str(host)]) == 0
     assert "0.19.1" in capsys.readouterr().out
+
+
+def test_the_strategies_with_what_they_need(
+    host: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["doctor", "--host", str(host)])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "losses or sampling" in line]
+    named = {row.split()[1]: row for row in rows}
+    assert set(available()) == set(named)
+    for part in ("epsilon", "the learning rate", "fixed validation set"):
+        assert part in named["hold"]
+    assert "how far the run is" in named["ramp"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_pretrain.errors import ConfigError, IntegrityError
-from domain_pretrain.strategies import Observation, available, build
+from domain_pretrain.strategies import Course, Observation, available, build
 from domain_pretrain.strategies.learnability import add_point, slope
 
 NAMES = ("a", "b", "c")
@@ -23,6 +23,8 @@ BUILT_IN = (
     "velocity",
     "learnability",
     "bandit",
+    "hold",
+    "ramp",
 )
 
 
@@ -38,12 +40,18 @@ def observe(loss, *, step=0, step_loss=None, tokens=None, active=None, names=Non
         present=np.isfinite(step_loss),
         step_loss=step_loss,
         tokens=np.full(len(loss), 100.0) if tokens is None else np.array(tokens, dtype=float),
+        share=np.full(len(loss), 1 / len(loss)),
+        course=Course(progress=0.5),
     )
 
 
 def options_of(name, names):
     """What a rule cannot do without."""
     by_domain = {n: 1.0 for n in names}
+    if name == "hold":
+        return {"domains": names[0], "epsilon": 0.1}
+    if name == "ramp":
+        return {"start": by_domain, "end": by_domain}
     needed = {"static": "weights", "excess": "reference", "velocity": "target"}
     return {needed[name]: by_domain} if name in needed else {}
 

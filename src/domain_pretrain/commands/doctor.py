@@ -22,6 +22,7 @@ from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED_REFUSA
 from domain_pretrain.hosts.support import EVERY_REFUSAL, check_version
 from domain_pretrain.hosts.versions import HOST_VERSIONS, find, host_version
 from domain_pretrain.seams.seam import check
+from domain_pretrain.strategies.registry import described
 from domain_pretrain.version import __version__
 
 PACKAGES = ("torch", "megatron-core", "transformer-engine", "tensorboard", "wandb", "torch_npu")
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     safe = _print_host(console, root, mindspeed_llm) and fit
     if args.host is None and select() == "cpu":
         safe = _print_cpu(console, root) and safe
+    _print_strategies(console)
     _print_refusals(console, mindspeed_llm is not None)
     console.print("[green]fit[/green]" if safe else "[red]not fit: see above[/red]")
     return 0 if safe else 1
@@ -166,6 +168,14 @@ def _print_cpu(console: Console, root: Path) -> bool:
         table.add_row(seam.name, seam.target, problem or "yes")
     console.print(table)
     return not any(problems)
+
+
+def _print_strategies(console: Console) -> None:
+    """What each rule may move, and what a run must have for it."""
+    table = Table("strategy", "steers", "needs", title="Strategies", title_justify="left")
+    for row in described():
+        table.add_row(row.name, " or ".join(row.steers), "; ".join(row.needs) or "-")
+    console.print(table)
 
 
 def _print_refusals(console: Console, on_mindspeed: bool) -> None:

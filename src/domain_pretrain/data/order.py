@@ -8,7 +8,7 @@ Whatever changes the order makes that skip miss: samples are read a second time,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -150,6 +150,26 @@ def remarks(before: Order, now: Order) -> Iterator[str]:
             f"another number of samples ({before.samples} → {now.samples}): {_few(again)}, "
             "read more than once, comes in another order from here"
         )
+
+
+def validation_changes(
+    before: Order, now: Order, old: Collection[str], new: Collection[str]
+) -> Iterator[str]:
+    """Changes after which some prefixes' validation samples are others, each as old → new.
+
+    Args:
+        before, now: of the run that wrote a checkpoint, and of the one that goes on from it.
+        old, new: the prefixes that are asked about, in either.
+    """
+    # Without weights: they say how often a sample is read, not what is in it.
+    entries = [
+        [[prefix, None, *counts] for prefix, _, *counts in of.data[1] or () if prefix in asked]
+        for of, asked in ((before, old), (now, new))
+    ]
+    yield from _data_changes(*entries)
+    if not _close(before.parts[1], now.parts[1]):
+        parts = (before.parts[1], now.parts[1])
+        yield f"the validation part of --split {' → '.join(map(_percent, parts))}"
 
 
 def _entries(blend: Blend, reading: Reading) -> list[list[Any]] | None:

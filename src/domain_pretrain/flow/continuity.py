@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain_pretrain.data.order import Order, breaks, breaks_of_epochs, remarks
+from domain_pretrain.data.order import (
+    Order,
+    breaks,
+    breaks_of_epochs,
+    remarks,
+    validation_changes,
+)
 from domain_pretrain.data.resumption import ACCOUNT
 from domain_pretrain.errors import ConfigError
 
@@ -97,6 +103,46 @@ def check_continuity(
     if settings:
         told.append(f"another config: {_few(settings)}")
     return changes + told
+
+
+def check_base(
+    saved: Mapping[str, Any], now: Meaning, based: Collection[str], *, allow: bool
+) -> list[str]:
+    """Compare the fixed validation set, on which a rule's base was measured, with a checkpoint's.
+
+    Args:
+        saved, now, allow: as :func:`check_continuity` takes them.
+        based: domains that have a base.
+
+    Returns:
+        What is different and allowed, in words.
+
+    Raises:
+        ConfigError: the set is another one, without ``allow``.
+    """
+    if now.order is None:  # a run that does not train follows nothing
+        return []
+    samples = [of.get("evaluate.samples") for of in (saved.get("settings", {}), now.settings)]
+    found = [] if samples[0] == samples[1] else [f"evaluate.samples {samples[0]} → {samples[1]}"]
+    if "order" in saved:
+        prefixes = (
+            {prefix for prefix, name in of.items() if name in based}
+            for of in (saved.get("prefixes", {}), now.prefixes)
+        )
+        found += validation_changes(Order.load(saved["order"]), now.order, *prefixes)
+    if not found:
+        return []
+    change = (
+        f"the fixed validation set is not the checkpoint's: {'; '.join(found)}. The base that "
+        "losses are compared with was measured on that one"
+    )
+    if not allow:
+        raise ConfigError(
+            f"{change}, and a rise above it would be one of the text. Give what was given before, "
+            "or --finetune to measure a base afresh (counts start afresh, too), or "
+            "--allow-domain-change to go on with the old base regardless"
+        )
+    return [change]
 
 
 def _other_names(saved: Mapping[str, Any], now: Meaning) -> Iterator[str]:

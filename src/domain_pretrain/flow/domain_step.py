@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.moment import Moment
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.windows import Windows
@@ -101,7 +102,7 @@ class DomainStep(Step):
             skipped: no update was made of it (an overflow, say): the weights do not move on.
         """
         self._reduce()
-        self._commit(None, 0, skipped=skipped)
+        self._commit(None, Moment(0, 0, False, False, 0, skipped=skipped))
         for window in (Windows.SCALARS, Windows.LOG):
             self.windows.restart(window)
 

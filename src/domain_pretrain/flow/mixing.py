@@ -28,6 +28,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.kernels.digest import WORDS
+from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import check_domains
 from domain_pretrain.stats import Average, DomainStats
 from domain_pretrain.strategies import Reweighter
@@ -74,6 +75,7 @@ class Mixing:
         pinned: Collection[str],
         average: Average,
         batch: int | None,
+        offers: Collection[str] = (),
     ) -> Mixing:
         """Find every mistake at start-up.
 
@@ -83,6 +85,7 @@ class Mixing:
             domain_of: data prefix, normalised → name of its domain.
             pinned: names of the pinned domains.
             batch: samples of a step, at most; None: not known.
+            offers: what the run tells of :class:`.Course`.
 
         Raises:
             ConfigError: names the key.
@@ -112,6 +115,8 @@ class Mixing:
             floor=_as_multipliers(section.floor, names, base),
             share=base,
             where="mix.dynamic",
+            actuator="sampling",
+            offers=offers,
         )
         return cls(plan, names, owners, fixed, rule, average, section.epochs)
 
@@ -176,8 +181,22 @@ class Mixer:
         """
         if stats is not None:
             sums = reduced(stats, self._mixing.average)
-            self._memory = self._rule.advance(self._memory, *sums, batch_tokens=moment.batch_tokens)
+            self._memory = self._rule.advance(
+                self._memory, *sums, batch_tokens=moment.batch_tokens, course=moment.course
+            )
         self._advance(moment.iteration, moment.consumed_samples)
+
+    def findings(self, iteration: int) -> list[Finding]:
+        """What the rule has to tell after a step that brought an evaluation."""
+        return self._rule.findings(self._memory, iteration)
+
+    def summary(self) -> str | None:
+        """What it says at the end of the run, if anything."""
+        return self._rule.summary(self._memory)
+
+    def bases(self) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet."""
+        return self._rule.bases(self._memory)
 
     def _advance(self, iteration: int, consumed: int) -> None:
         self._consumed = consumed

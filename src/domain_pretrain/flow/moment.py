@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from domain_pretrain.strategies.course import Course
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -18,6 +20,7 @@ class Moment:
         batch_tokens: tokens that the step's global batch has room for; they set the default EMA
             horizon, where reweighting has no other.
         skipped: the optimizer skipped the update.
+        course: how far the run is, as far as the host tells; without an evaluation.
         host: what else the host tells of the step, by name: ``learning_rate``, ``grad_norm``. Where
             it logs; numbers that it has, for which no device is asked.
     """
@@ -29,4 +32,5 @@ class Moment:
     microbatches: int
     batch_tokens: int = 0
     skipped: bool = False
+    course: Course = field(default_factory=Course)
     host: Mapping[str, float] = field(default_factory=dict)

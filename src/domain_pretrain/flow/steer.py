@@ -19,9 +19,11 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.within import WithinMicrobatch, WithinSamples
 from domain_pretrain.kernels.domain_reduce import Backend, select
+from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import check_domains
 from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.strategies import Reweighter
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.diagnostics import diagnose
 from domain_pretrain.strategies.ema import default_horizon, reduced
 from domain_pretrain.strategies.section import LaggedReweight, WithinReweight
@@ -41,13 +43,22 @@ class Steering(Protocol):
     def weights(self, microbatch: Microbatch) -> Weights:
         """What multiplies the samples' per-token losses. No host sync."""
 
-    def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
+    def commit(self, read: Callable[[], DomainStats], batch_tokens: int, course: Course) -> None:
         """Learn from a step that updated the model, on every rank.
 
         Args:
             read: returns the step's exact global sums; waits for the device.
-            batch_tokens: see :class:`.Moment`.
+            batch_tokens, course: see :class:`.Moment`.
         """
+
+    def findings(self, iteration: int) -> list[Finding]:
+        """What the rule has to tell after a step that brought an evaluation."""
+
+    def summary(self) -> str | None:
+        """What it says at the end of the run, if anything."""
+
+    def bases(self) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet."""
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         """What the weights do to the tokens of a window, in a few numbers."""
@@ -85,10 +96,21 @@ class Lagged:
     def weights(self, microbatch: Microbatch) -> Weights:
         return Weights(self._multipliers)
 
-    def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
+    def commit(self, read: Callable[[], DomainStats], batch_tokens: int, course: Course) -> None:
         sums = reduced(read(), self._average)
-        self.memory = self.reweighter.advance(self.memory, *sums, batch_tokens=batch_tokens)
+        self.memory = self.reweighter.advance(
+            self.memory, *sums, batch_tokens=batch_tokens, course=course
+        )
         self._put()
+
+    def findings(self, iteration: int) -> list[Finding]:
+        return self.reweighter.findings(self.memory, iteration)
+
+    def summary(self) -> str | None:
+        return self.reweighter.summary(self.memory)
+
+    def bases(self) -> dict[str, bool]:
+        return self.reweighter.bases(self.memory)
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         # The weights are those of now, the tokens those of the window.
@@ -137,6 +159,7 @@ class Reweighting:
         tokens_per_step: float | None = None,
         pinned: Collection[str] = (),
         floor: Mapping[str, float] | None = None,
+        offers: Collection[str] = (),
     ) -> Reweighting:
         """Find every mistake at start-up.
 
@@ -146,6 +169,7 @@ class Reweighting:
             tokens_per_step: tokens of a global batch, for the default EMA horizon; None: each
                 step says how many it has.
             floor: smallest multipliers, by domain.
+            offers: what the run tells of :class:`.Course`.
 
         Raises:
             ConfigError: names the key.
@@ -153,7 +177,9 @@ class Reweighting:
         rule: Reweighter | WithinReweight
         if isinstance(section, LaggedReweight):
             horizon = tokens_per_step and default_horizon(tokens_per_step, len(names))
-            rule = Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
+            rule = Reweighter.build(
+                section, names, horizon=horizon, pinned=pinned, floor=floor, offers=offers
+            )
         else:
             rule = section
             _check_within(section, names, pinned, floor)

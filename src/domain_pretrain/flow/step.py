@@ -13,7 +13,7 @@ import torch
 from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.flow.agreement import check_agreement, known_everywhere
 from domain_pretrain.flow.conservation import check_conservation
-from domain_pretrain.flow.continuity import Meaning, check_continuity
+from domain_pretrain.flow.continuity import Meaning, check_base, check_continuity
 from domain_pretrain.flow.evaluation import Evaluation
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
@@ -101,6 +101,8 @@ class Step:
         self._attempts = 0
         self._stats: DomainStats | None = None  # of the step that ended last, once read
         self._known_everywhere: frozenset[str] | None = None  # numbers of the host
+        # Of the fixed set, for the step after the evaluation; nats by domain.
+        self._valid: dict[str, float] = {}
         self._logged_at: float | None = None  # seconds, of a clock with no particular start
 
     # A training step: open → microbatches → close.
@@ -133,9 +135,15 @@ class Step:
         if moment.log or not self._proven:
             self._read()
         microbatches = moment.microbatches * self.groups.dp_cp_size
-        self._commit(microbatches, moment.batch_tokens, skipped=moment.skipped)
+        evaluated = bool(self._valid) and not moment.skipped
+        if evaluated:
+            moment = replace(moment, course=replace(moment.course, valid=self._valid))
+            self._valid = {}
+        self._commit(microbatches, moment)
         if self.mixing is not None:  # a skipped step has read its samples all the same
             self.mixing.commit(None if moment.skipped else self._read(), moment)
+        if evaluated:
+            self._tell_found(moment.iteration)
         if moment.log or moment.scalars or not self._proven:
             # Also of the steps that nobody read: what is published must be whole.
             self.windows.check()
@@ -176,12 +184,44 @@ class Step:
         stats = self.evaluation.close(self.names, self.groups.dp_cp_size)
         if stats is None:
             return
+        if split == "valid":
+            losses = {name: totals.loss() for name, totals in stats if not totals.nonfinite}
+            self._valid = {} if final else losses
+        if final:
+            self._tell_summary()
         if self.publisher is not None:
             record = Record(split, iteration, consumed_samples, stats, final=final)
             self.publisher.scalars(record)
             self.publisher.line(record)
         if self.watch is not None:
             self._look(self.watch, self.watch.evaluation(split, iteration, stats), final=final)
+
+    @property
+    def steers(self) -> bool:
+        """Whether something follows the losses."""
+        return bool(self._deciders)
+
+    @property
+    def _deciders(self) -> list[Steering | Mixer]:
+        """What follows the losses, if anything does."""
+        return [one for one in (self.steering, self.mixing) if one is not None]
+
+    @property
+    def baseless(self) -> list[str]:
+        """Domains that a rule compares with a base, and has none of yet."""
+        return [name for one in self._deciders for name, has in one.bases().items() if not has]
+
+    def _tell_found(self, iteration: int) -> None:
+        """What a rule has to tell after a step that brought it an evaluation."""
+        for decider in self._deciders:
+            for finding in decider.findings(iteration):
+                if self.publisher is not None:
+                    self.publisher.finding(finding)
+
+    def _tell_summary(self) -> None:
+        for decider in self._deciders:
+            if (summary := decider.summary()) is not None:
+                notice(summary)
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
@@ -190,8 +230,8 @@ class Step:
 
     def _reduce(self) -> None:
         """Make the step's sums global, with a digest of what was in force."""
-        ledger, deciders = self._train.ledger, (self.steering, self.mixing)
-        found = [one.in_force for one in deciders if one is not None]
+        ledger = self._train.ledger
+        found = [one.in_force for one in self._deciders]
         in_force = [one for one in found if one is not None]
         ledger.sign(self._digest.of(torch.cat(in_force) if in_force else None))
         ledger.reduce()
@@ -209,15 +249,15 @@ class Step:
             self._stats = sums.stats
         return self._stats
 
-    def _commit(self, microbatches: int | None, batch_tokens: int, *, skipped: bool) -> None:
+    def _commit(self, microbatches: int | None, moment: Moment) -> None:
         """Add a reduced step to the windows; the weights learn from it unless it was skipped."""
         self._attempts = 0
         ledger = self._train.ledger
         if self.steering is not None and self.steering.step_multipliers is not None:
             ledger.weigh(self.steering.step_multipliers)
-        self.windows.add(ledger, microbatches, skipped=skipped)
-        if self.steering is not None and not skipped:
-            self.steering.commit(self._read, batch_tokens)
+        self.windows.add(ledger, microbatches, skipped=moment.skipped)
+        if self.steering is not None and not moment.skipped:
+            self.steering.commit(self._read, moment.batch_tokens, moment.course)
 
     def _record(self, window: list[DomainStats], moment: Moment) -> Record:
         stats, *weighted = window
@@ -266,6 +306,7 @@ class Step:
             **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
             **({} if self.mixing is None else {"mix": self.mixing.state_dict()}),
             **({"watch": watched} if watched else {}),
+            **({"valid": self._valid} if self._valid and self._deciders else {}),
         }
 
     def load_state_dict(
@@ -301,5 +342,13 @@ class Step:
             self.steering.load_state_dict(state["reweight"])
         if self.mixing is not None and "mix" in state:
             self.mixing.load_state_dict(state["mix"], continued=self._continued)
+        self._valid = {
+            name: loss for name, loss in state.get("valid", {}).items() if name in self.names
+        }
+        based = [name for one in self._deciders for name, has in one.bases().items() if has]
+        if based:
+            allow = self._allow_domain_change
+            for change in check_base(state, self._meaning, based, allow=allow):
+                notice(f"WARNING: {change}")
         if self.watch is not None:
             self.watch.load_state_dict(state.get("watch", {}))

@@ -14,7 +14,9 @@ import torch
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend
+from domain_pretrain.records.record import Finding
 from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.microbatch import microbatch_multipliers, sample_multipliers
 from domain_pretrain.strategies.section import WithinReweight
 from domain_pretrain.strategies.shapes import SHAPES
@@ -38,10 +40,19 @@ class _Within:
         self.in_force: torch.Tensor | None = None
         self._put()
 
-    def commit(self, read: Callable[[], DomainStats], batch_tokens: int) -> None:
+    def commit(self, read: Callable[[], DomainStats], batch_tokens: int, course: Course) -> None:
         # The weights come from each microbatch: the step's sums are not needed.
         self._step += 1
         self._put()
+
+    def findings(self, iteration: int) -> list[Finding]:
+        return []
+
+    def summary(self) -> str | None:
+        return None
+
+    def bases(self) -> dict[str, bool]:
+        return {}
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         # These weights went with their microbatch.

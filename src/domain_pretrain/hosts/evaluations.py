@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from domain_pretrain.data.blend import Blend
@@ -9,6 +10,9 @@ from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.splits import documents
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import SPLITS
+
+# Evaluations of a run, below which a rule that follows them is warned of, and what is advised.
+FEWEST, MANY = 10, 40
 
 
 def check_evaluations(flags: Any, reading: Reading) -> None:
@@ -84,6 +88,37 @@ def check_fixed_set(flags: Any, reading: Reading) -> None:
                 f"shorter than one sample of {flags.seq_length:,} tokens: give it a larger part in "
                 "--split, or longer data by --valid-data-path"
             )
+
+
+def check_followed(
+    flags: Any, followed: Collection[str], validated: Collection[str], steps: float, where: str
+) -> Iterator[str]:
+    """Whether a rule that follows validation losses can follow them; yields what is doubtful.
+
+    Args:
+        flags: as :func:`check_evaluations` takes them.
+        followed: domains that the rule follows.
+        validated: domains that have validation data.
+        steps: optimizer steps of the run.
+        where: path of the rule in the config, for messages.
+
+    Raises:
+        ConfigError: a domain has no validation data.
+    """
+    missing = [name for name in followed if name not in validated]
+    if missing:
+        raise ConfigError(
+            f"{where}: {missing[0]!r} is followed by its validation loss, and has no validation "
+            f"data (there is some of {', '.join(validated)}): give it a prefix in "
+            "--valid-data-path, or a part in --split"
+        )
+    interval = getattr(flags, "eval_interval", None)
+    if followed and interval and steps / interval < FEWEST:
+        yield (
+            f"--eval-interval {interval:,}: the rule of {where} is told of a validation loss "
+            f"{int(steps / interval)} times in {steps:,.0f} steps, and needs {FEWEST} or more to "
+            f"settle; give --eval-interval {max(int(steps / MANY), 1):,}"
+        )
 
 
 def _weighted(blend: Blend) -> bool:

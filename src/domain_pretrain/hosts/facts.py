@@ -42,6 +42,7 @@ class RunFacts:
         validation_set_names: ``--validation-set-names``.
         micro_batch_size: in samples.
         log_dir: where the metrics file goes; None writes none.
+        offers: what the host tells of the :class:`.Course` of the run.
     """
 
     core_version: str
@@ -51,6 +52,7 @@ class RunFacts:
     validation_set_names: Sequence[str] | None
     micro_batch_size: int
     log_dir: Path | None
+    offers: frozenset[str] = frozenset()
 
     def on(self, flag: str) -> bool:
         """Whether a switch is given; one that this host does not have is not."""

@@ -143,7 +143,8 @@ class Runtime:
         if upstream.gave_up(result):
             self.report_nonfinite(training=True)
             return
-        self.step.close(upstream.moment_after(result, self.args, given))
+        moment = upstream.moment_after(result, self.args, given, steers=self.step.steers)
+        self.step.close(moment)
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""
@@ -286,13 +287,16 @@ class Runtime:
         self.close_evaluation(iteration)
 
     def before_step(self, *run: Any) -> None:
-        """Before the host's train_step: at the first of a new run, see where the model stands."""
+        """Before the host's train_step: at the first of a run that is new, or whose rule has no
+        base yet, see where the model stands."""
         first, self._before_first_step = self._before_first_step, False
-        if not first or self.args.iteration != 0:
+        here = self.args.iteration
+        if not first:
             return
-        if self.has_fixed_set("iteration 0"):
-            self.evaluate_fixed_set("iteration 0", 0, *run)
-        self.probe("iteration 0", 0, *run)
+        if (here == 0 or self.step.baseless) and self.has_fixed_set(f"iteration {here}"):
+            self.evaluate_fixed_set(f"iteration {here}", here, *run)
+        if here == 0:
+            self.probe("iteration 0", 0, *run)
 
     # Probes.
 
@@ -416,6 +420,7 @@ def _facts(args: Any, options: PluginArgs) -> RunFacts:
         blends=blends,
         validation_set_names=getattr(args, "validation_set_names", None),
         micro_batch_size=args.micro_batch_size,
+        offers=frozenset({"progress", "lr"}),
         log_dir=log_dir_of(
             options.domain_log_dir,
             getattr(args, "tensorboard_dir", None),

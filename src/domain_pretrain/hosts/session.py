@@ -7,6 +7,7 @@ way, and get the same checks and the same step. What a checkpoint holds, each ho
 from __future__ import annotations
 
 import atexit
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,7 +33,11 @@ from domain_pretrain.flow.mixing import Mixing
 from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts.evaluations import check_evaluations, check_fixed_set
+from domain_pretrain.hosts.evaluations import (
+    check_evaluations,
+    check_fixed_set,
+    check_followed,
+)
 from domain_pretrain.hosts.facts import RunFacts
 from domain_pretrain.hosts.known import known_of
 from domain_pretrain.hosts.ownership import own_folder
@@ -67,6 +72,8 @@ from domain_pretrain.records.journal import note_start, tell_block
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
+from domain_pretrain.strategies import Reweighter
+from domain_pretrain.strategies.registry import StrategyOptions
 from domain_pretrain.watch import Watch
 from domain_pretrain.watch.command import Command, check_command
 from domain_pretrain.watch.decision import decisions_of
@@ -134,6 +141,7 @@ class Session:
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
             check_flags(facts.flags, REFUSED_WITH_FIXED_SET)
+            self._check_followed(config.evaluate.samples)
         self.probes = build_probes(config.evaluate.probes)
         if self.probes:
             check_flags(facts.flags, REFUSED_WITH_PROBES)
@@ -170,6 +178,7 @@ class Session:
                 if d.floor is not None
                 for leaf in leaves_of(name, names)
             },
+            offers=self._offers(),
         )
         check_flags(facts.flags, REFUSED_WITH_WEIGHTS)
         if not facts.on("calculate_per_token_loss"):
@@ -245,7 +254,33 @@ class Session:
             pinned=[name for name, domain in self.config.domains.items() if domain.pinned],
             average=self.config.channel_loss.average,
             batch=self.facts.largest_batch,
+            offers=self._offers(),
         )
+
+    def _check_followed(self, samples: int) -> None:
+        """Rules that follow the validation losses of ``samples`` samples of every domain."""
+        facts, mixing = self.facts, None if self.stream is None else self.stream.mixing
+        found = [("mix.dynamic", None if mixing is None else mixing.rule)]
+        found += [("reweight", getattr(self.reweighting, "rule", None))]
+        for where, rule in found:
+            options = rule.strategy.options if isinstance(rule, Reweighter) else None
+            if not isinstance(options, StrategyOptions) or facts.on("skip_train"):
+                continue
+            followed = options.bases({}, self.catalog.names)
+            validated = dict.fromkeys(self.catalog.names[d] for d in self.validation_domains())
+            steps = (facts.samples or math.inf) / (facts.largest_batch or 1)
+            tokens = samples * len(followed) * getattr(facts.flags, "seq_length", 1)
+            doubts = [
+                *check_followed(facts.flags, followed, validated, steps, where),
+                *(options.doubts(tokens) if followed else ()),
+            ]
+            for doubt in doubts:
+                notice(f"WARNING: {doubt}")
+
+    def _offers(self) -> frozenset[str]:
+        """What a rule may be told of the course of the run."""
+        fixed = self.config.evaluate.samples is not None
+        return self.facts.offers | ({"valid"} if fixed else set())
 
     def build(
         self,
@@ -336,6 +371,13 @@ class Session:
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)
+        if after_iteration and step.baseless:
+            notice(
+                f"WARNING: the checkpoint has no base of {' and '.join(step.baseless)}: the base "
+                f"is what the validation set says now, after iteration {after_iteration:,}, with "
+                "all that was lost before; to hold what an earlier model knew, start from that "
+                "one, with --finetune"
+            )
         if self.plan is not None and self.plan.cuts and after_iteration is not None:
             position = self.plan.position(consumed_samples)
             notice(

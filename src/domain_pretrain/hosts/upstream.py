@@ -14,6 +14,7 @@ from typing import Any
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.stats import Split
+from domain_pretrain.strategies.course import Course
 
 
 def running_args() -> Any:
@@ -53,29 +54,45 @@ def host_numbers(optimizer: Any, grad_norm: float | None) -> dict[str, float]:
     return numbers
 
 
-def moment_after(train_step: Sequence[Any], args: Any, given: Iterable[Any]) -> Moment:
+def moment_after(
+    train_step: Sequence[Any], args: Any, given: Iterable[Any], *, steers: bool = False
+) -> Moment:
     """Where training stands after a step, which has not been counted yet.
 
     Args:
         train_step: what it returned.
         args: the host's.
         given: what it was called with.
+        steers: whether something follows the course of the run.
     """
     from megatron.core.num_microbatches_calculator import get_num_microbatches
 
     iteration, microbatches = args.curr_iteration + 1, get_num_microbatches()
     batch = microbatches * args.micro_batch_size * args.data_parallel_size
+    consumed = args.consumed_train_samples + batch
     log = iteration % args.log_interval == 0
+    optimizer = optimizer_of(given)
     return Moment(
         iteration=iteration,
-        consumed_samples=args.consumed_train_samples + batch,
+        consumed_samples=consumed,
         log=log,
         scalars=iteration % args.tensorboard_log_interval == 0,
         microbatches=microbatches,
         batch_tokens=batch * args.seq_length,
         skipped=bool(train_step[1]),
-        host=host_numbers(optimizer_of(given), train_step[5]) if log else {},
+        host=host_numbers(optimizer, train_step[5]) if log else {},
+        course=_course(args, consumed, optimizer) if steers else Course(),
     )
+
+
+def _course(args: Any, consumed: int, optimizer: Any) -> Course:
+    """How far the run is; the optimizer's rate is already that of the next step."""
+    samples = args.train_samples or args.train_iters * args.global_batch_size
+    rate, peak = host_numbers(optimizer, None).get("learning_rate"), args.lr
+    if rate is None or not peak:
+        return Course(progress=consumed / samples)
+    last = peak if args.lr_decay_style == "constant" else args.min_lr
+    return Course(consumed / samples, rate / peak, last / peak)
 
 
 # "iteration 10" while training, and after it "iteration 10 on validation set", "… on test set".

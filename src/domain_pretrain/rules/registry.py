@@ -69,6 +69,11 @@ class Registry(Generic[RuleT]):
         """Names of all rules, entry points that are not imported yet among them; sorted."""
         return tuple(sorted({*self._rules, *(point.name for point in self._entry_points())}))
 
+    def options(self, name: str) -> type[Options] | None:
+        """Of a registered rule; None of an entry point that is not imported yet."""
+        found = self._rules.get(name)
+        return None if found is None else found[1]
+
     def build(
         self,
         name: str,

@@ -18,21 +18,32 @@ from domain_pretrain.strategies import (  # noqa: F401 -- importing a rule regis
     excess,
     fixed,
     group_dro,
+    hold,
     learnability,
     loss_shape,
+    ramp,
     velocity,
 )
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.observation import Observation
-from domain_pretrain.strategies.registry import Strategy, available, build, register
+from domain_pretrain.strategies.registry import (
+    Strategy,
+    StrategyOptions,
+    available,
+    build,
+    register,
+)
 from domain_pretrain.strategies.reweighter import Memory, Reweighter
 
 __all__ = [
+    "Course",
     "Memory",
     "Observation",
     "Options",
     "Reweighter",
     "State",
     "Strategy",
+    "StrategyOptions",
     "available",
     "build",
     "register",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.course import Course
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -27,6 +28,9 @@ class Observation:
         present: bool ``[D]``, the domains with (finite) tokens in this very step.
         step_loss: ``[D]`` nats, mean over this step's tokens; NaN where not present.
         tokens: ``[D]``, loss tokens trained on so far.
+        share: ``[D]``, expected part of the tokens of each domain without weights, or of the blend
+            where a rule decides what is sampled; Σ = 1 over all domains once tokens were seen.
+        course: how far the run is.
     """
 
     names: tuple[str, ...]
@@ -36,6 +40,8 @@ class Observation:
     present: Mask
     step_loss: Array
     tokens: Array
+    share: Array = field(default_factory=lambda: np.zeros(0))
+    course: Course = field(default_factory=Course)
 
     @property
     def warming(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.records.record import Finding
+from domain_pretrain.rules.options import Options
 from domain_pretrain.rules.registry import Configured, Registry
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.observation import Array, Observation
@@ -16,6 +18,64 @@ from domain_pretrain.strategies.observation import Array, Observation
 # (what was observed, what the rule kept, its options) → (weights [D], what it keeps).
 # A pure function: it never writes into what it is given. See Observation.weights for the weights.
 Rule = Callable[[Observation, State, Any], tuple[Array, State]]
+
+# What a rule may move: multipliers on the losses, or the shares of what is sampled.
+Actuator = Literal["losses", "sampling"]
+ACTUATORS: tuple[Actuator, ...] = get_args(Actuator)
+# Of a rule whose weights are shares of the tokens as they are to be, not a tilt around the blend.
+SHARES: Mapping[str, Any] = {
+    "objective": "domain_mean",
+    "uniform_part": 0.0,
+    "warmup_steps": 0,
+    "clip": (0.0, 1e6),
+}
+
+
+class StrategyOptions(Options):
+    """Options of a rule that says more of itself; plain :class:`Options` do for the others.
+
+    Attributes:
+        steers: what the rule may move.
+        settles: keys of the section that the rule decides itself.
+        needs: what it must be told of :class:`.Course`.
+        pins: whether domains may be pinned, which it then has no say in.
+    """
+
+    steers: ClassVar[tuple[Actuator, ...]] = ACTUATORS
+    settles: ClassVar[Mapping[str, Any]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset()
+    pins: ClassVar[bool] = True
+
+    def doubts(self, tokens: float) -> Iterable[str]:
+        """What a person should know at start-up.
+
+        Args:
+            tokens: of the fixed validation set, of the domains in :meth:`bases` together.
+        """
+        return ()
+
+    def bases(self, state: State, names: tuple[str, ...]) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet.
+
+        Args:
+            state: of the rule.
+            names: all domains.
+        """
+        return {}
+
+    def findings(self, state: State, iteration: int) -> Iterable[Finding]:
+        """What a person should know, after a step that brought an evaluation.
+
+        Args:
+            state: of the rule, now.
+            iteration: that it is of.
+        """
+        return ()
+
+    def summary(self, state: State) -> str | None:
+        """A sentence at the end of the run; None: nothing to say."""
+        return None
+
 
 STRATEGIES: Registry[Rule] = Registry("strategy", "domain_pretrain.strategies")
 register = STRATEGIES.register
@@ -48,6 +108,40 @@ class Strategy(Configured[Rule]):
                 f"{int(seen.active.sum())} active domains: {weights}"
             )
         return weights, state
+
+
+# What a rule may need of a run, in words, and how one gets it; see :attr:`StrategyOptions.needs`.
+NEEDS: Mapping[str, tuple[str, str]] = {
+    "valid": (
+        "the losses of a fixed validation set",
+        "give evaluate.samples (Megatron-LM alone)",
+    ),
+    "progress": ("how far the run is", "a run of Megatron-LM knows its end"),
+    "lr": ("the learning rate", "a run of Megatron-LM knows it"),
+}
+
+
+class Described(NamedTuple):
+    """A strategy in words: its name, what it may steer, and what a run must have for it."""
+
+    name: str
+    steers: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def described() -> list[Described]:
+    """All strategies by name; of an installed one that is not imported yet, the name alone."""
+    rows = []
+    for name in available():
+        options = STRATEGIES.options(name)
+        if options is None:
+            rows.append(Described(name, (), ()))
+            continue
+        own = options if issubclass(options, StrategyOptions) else StrategyOptions
+        required = (key for key, field in options.model_fields.items() if field.is_required())
+        needs = (*required, *(NEEDS[need][0] for need in sorted(own.needs)))
+        rows.append(Described(name, own.steers, needs))
+    return rows
 
 
 def build(

@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.records.record import Finding
 from domain_pretrain.rules import state as codec
 from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
-from domain_pretrain.strategies.registry import Strategy, build
+from domain_pretrain.strategies.registry import (
+    NEEDS,
+    Actuator,
+    Strategy,
+    StrategyOptions,
+    build,
+)
 from domain_pretrain.strategies.section import StepRule
 
 
@@ -68,6 +77,8 @@ class Reweighter:
         floor: Mapping[str, float] | None = None,
         share: Array | None = None,
         where: str = "reweight",
+        actuator: Actuator = "losses",
+        offers: Collection[str] = (),
     ) -> Reweighter:
         """Check everything at start-up.
 
@@ -79,16 +90,22 @@ class Reweighter:
             floor: smallest multipliers, by domain.
             share: see the attributes.
             where: path of the options in the config, for messages.
+            actuator: what the multipliers move.
+            offers: what this run tells of :class:`.Course`.
 
         Raises:
             ConfigError: names the key.
         """
         known = tuple(type(options).model_fields)
+        strategy = build(
+            options.strategy, options.model_extra or {}, names, where=where, also=known
+        )
+        if isinstance(strategy.options, StrategyOptions):
+            _check_fit(strategy, where, actuator, offers, pinned)
+            options = _settled(options, strategy, where)
         return cls(
             names=names,
-            strategy=build(
-                options.strategy, options.model_extra or {}, names, where=where, also=known
-            ),
+            strategy=strategy,
             options=options,
             bounds=Bounds.build(names, options.clip, pinned, floor),
             horizon=options.ema_tokens or horizon,
@@ -101,7 +118,13 @@ class Reweighter:
         return Memory(0, Ema.empty(domains), {}, np.zeros(domains), np.ones(domains))
 
     def advance(
-        self, memory: Memory, loss_sum: Array, tokens: Array, *, batch_tokens: float
+        self,
+        memory: Memory,
+        loss_sum: Array,
+        tokens: Array,
+        *,
+        batch_tokens: float,
+        course: Course | None = None,
     ) -> Memory:
         """Fold in a step that was committed (never a skipped or repeated one).
 
@@ -111,10 +134,12 @@ class Reweighter:
             tokens: ``[D]``, Σ mask; 0 where absent.
             batch_tokens: tokens that the step had room for. Batch sizes may follow a schedule, so
                 the default horizon is taken from the step itself.
+            course: how far the run is, where that is known.
         """
         present = finite(loss_sum, tokens)
         horizon = self.horizon or default_horizon(batch_tokens, len(self.names))
         ema = memory.ema.fold(loss_sum, tokens, horizon)
+        share = ema.share if self.share is None else self.share
         seen = Observation(
             names=self.names,
             step=memory.step + 1 - self.options.warmup_steps,
@@ -125,13 +150,33 @@ class Reweighter:
                 loss_sum, tokens, out=np.full_like(ema.loss, np.nan), where=present
             ),
             tokens=ema.consumed,
+            share=share,
+            course=course or Course(),
         )
         weights, state = self.strategy(seen, memory.state)
         weights = mixed(weights, seen.active, self.options.uniform_part)
-        share = ema.share if self.share is None else self.share
         scaled = multipliers(weights, seen.active, share, self.bounds, self.options.objective)
         in_force = np.ones_like(scaled) if seen.warming else scaled
         return Memory(memory.step + 1, ema, state, weights, in_force)
+
+    def findings(self, memory: Memory, iteration: int) -> list[Finding]:
+        """What the strategy has to tell after a step that brought an evaluation."""
+        options = self.strategy.options
+        if not isinstance(options, StrategyOptions):
+            return []
+        return list(options.findings(memory.state, iteration))
+
+    def summary(self, memory: Memory) -> str | None:
+        """What it says at the end of the run, if anything."""
+        options = self.strategy.options
+        return options.summary(memory.state) if isinstance(options, StrategyOptions) else None
+
+    def bases(self, memory: Memory) -> dict[str, bool]:
+        """Domains whose validation loss is compared with a base, and whether there is one yet."""
+        options = self.strategy.options
+        if not isinstance(options, StrategyOptions):
+            return {}
+        return options.bases(memory.state, self.names)
 
     def agreed(self) -> str:
         """What every rank must have read alike; without paths, which may differ by node."""
@@ -166,3 +211,41 @@ class Reweighter:
             return Memory(saved["step"], ema, state, fresh.weights, fresh.multipliers)
         arrays = codec.load({key: saved[key] for key in ("weights", "multipliers")}, self.names)
         return Memory(saved["step"], ema, state, arrays["weights"], arrays["multipliers"])
+
+
+def _check_fit(
+    strategy: Strategy,
+    where: str,
+    actuator: Actuator,
+    offers: Collection[str],
+    pinned: Collection[str],
+) -> None:
+    """Refuse a rule that would lack something, or move what it is not for."""
+    options = strategy.options
+    assert isinstance(options, StrategyOptions)
+    if actuator not in options.steers:
+        raise ConfigError(
+            f"{where}.strategy: {strategy.name} moves {' and '.join(options.steers)}, and here it "
+            f"would move {actuator}"
+        )
+    if pinned and not options.pins:
+        raise ConfigError(
+            f"domains.{next(iter(pinned))}.pinned: {strategy.name} decides the share of every "
+            f"domain ({where}.strategy), and a pinned one keeps its own: take pinned out"
+        )
+    for need in sorted(options.needs.difference(offers)):
+        what, how = NEEDS[need]
+        raise ConfigError(f"{where}.strategy: {strategy.name} needs {what}: {how}")
+
+
+def _settled(options: StepRule, strategy: Strategy, where: str) -> StepRule:
+    """The section with what its rule decides itself."""
+    rule = strategy.options
+    assert isinstance(rule, StrategyOptions)
+    idle = sorted(options.model_fields_set & rule.settles.keys())
+    if idle:
+        raise ConfigError(
+            f"{where}.{idle[0]} has no effect with strategy {strategy.name}, whose weights are "
+            "shares as they are to be: take it out"
+        )
+    return options.model_copy(update=dict(rule.settles))

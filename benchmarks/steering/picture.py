@@ -1,0 +1,80 @@
+"""The picture: the front of the constant blends, and where one run of ``hold`` lands on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from arms import ARMS, FRONT, HOLD, STATIC
+from front import Point, at
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from plan import Plan
+from table import Row, rows
+
+from domain_pretrain.report.picture import COLOURS, FAINT, INK
+
+# Besides the front; a picture with all of them could not be read.
+SHOWN = (*HOLD, "ramp-up", "ramp-down", "linupper-1")
+
+
+def draw(plan: Plan, path: Path) -> None:
+    """Means over the confirmation seeds; nothing is drawn as long as there are none."""
+    found = {row.arm: row for row in rows(plan)}
+    front = [mean(found[arm]) for arm in STATIC if arm in found]
+    if len(front) < len(FRONT):
+        print("no picture: no seed has its whole front yet")
+        return
+    figure = Figure(figsize=(6.4, 4.4), dpi=160, facecolor="white")
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    _front(axes, front)
+    for arm in SHOWN:
+        if arm in found:
+            _arm(axes, found[arm], COLOURS[0] if arm in HOLD else FAINT, held=arm in HOLD)
+    for arm in HOLD:
+        number = ARMS[arm].epsilon
+        if arm in found and number is not None:
+            axes.axvline(plan.epsilons[number], color=COLOURS[0], lw=0.8, ls=":")
+    axes.set_xlabel("what general text has lost (nats a token)", color=INK, fontsize=9)
+    axes.set_ylabel("loss of code and maths (nats a token)", color=INK, fontsize=9)
+    axes.margins(x=0.14)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(FAINT)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)
+    figure.savefig(path)
+
+
+def mean(row: Row) -> Point:
+    return fmean(risen for risen, _ in row.points), fmean(target for _, target in row.points)
+
+
+def _front(axes: Axes, front: list[Point]) -> None:
+    low, high = min(front)[0], max(front)[0]
+    places = [low + (high - low) * part / 100 for part in range(101)]
+    axes.plot(places, [at(front, place) for place in places], color=INK, lw=1.6)
+    axes.plot(*zip(*front, strict=True), color=INK, marker="o", ms=4, ls="")
+    for share, where in zip(FRONT, front, strict=True):
+        axes.annotate(
+            f"{share:.0%} general",
+            where,
+            xytext=(6, 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=INK,
+        )
+
+
+def _arm(axes: Axes, row: Row, colour: str, *, held: bool) -> None:
+    where = mean(row)
+    axes.plot(*where, color=colour, marker="D" if held else "s", ms=7 if held else 4, ls="")
+    axes.annotate(
+        ARMS[row.arm].title,
+        where,
+        xytext=(6, -10),
+        textcoords="offset points",
+        fontsize=8,
+        color=colour,
+    )

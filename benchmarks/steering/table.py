@@ -1,0 +1,165 @@
+"""The results as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from arms import ARMS, DATA, FRONT, STATIC, VARIANTS
+from front import Estimate, Point, tolerance, verdict
+from plan import CONFIRMATION, RATES, TUNING, Case, Plan
+from training import WIDTHS
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm on the seeds for which it, and its whole front, are done.
+
+    Attributes:
+        arm: of :data:`arms.ARMS`.
+        lr: its peak.
+        points: by seed.
+        distances: from the front, by seed; NaN outside of it.
+        share: general's mean part of the weighted tokens.
+    """
+
+    arm: str
+    lr: float
+    points: tuple[Point, ...]
+    distances: tuple[float, ...]
+    share: float
+
+    @property
+    def risen(self) -> Estimate:
+        return Estimate.of([risen for risen, _ in self.points])
+
+    @property
+    def target(self) -> Estimate:
+        return Estimate.of([target for _, target in self.points])
+
+    @property
+    def distance(self) -> Estimate:
+        """NaN if one of the runs lies outside of its front."""
+        return Estimate.of(self.distances)
+
+
+def rows(plan: Plan, data: str = "clean", size: str = "medium") -> list[Row]:
+    """Of every arm that has a confirmation run, at the rate that was chosen for it."""
+    found = []
+    for arm in ARMS:
+        lr = plan.rate(arm) or plan.static_rate
+        cases = [] if lr is None else [Case(arm, lr, seed, data, size) for seed in CONFIRMATION]
+        cases = [
+            case
+            for case in cases
+            if case.name in plan.results
+            and len(plan.front(case.seed, None, data, size)) == len(FRONT)
+        ]
+        if cases:
+            shares = [general_share(plan.results[case.name]) for case in cases]
+            points = tuple(plan.point(case) for case in cases)
+            distances = tuple(plan.distance(case) for case in cases)
+            found.append(Row(arm, cases[0].lr, points, distances, fmean(shares)))
+    return found
+
+
+def general_share(result: dict[str, Any]) -> float:
+    """Its mean part of the tokens, as they were weighted, over the windows of the log."""
+    return fmean(share.get("general", 0.0) for _, share in result["shares"])
+
+
+def page(result: dict[str, Any], plan: Plan) -> str:
+    """Everything: where it comes from, the comparison, and what was chosen."""
+    parts = [
+        "# Does steering help? All numbers",
+        f"`{result['command']}`; {result['processor']}, commit {result['commit']}, torch "
+        f"{result['torch']}, {result['date']}. {progress(plan)}",
+        "General: test loss − the base's. Target: mean test loss of code and maths. Distance: "
+        "target loss − that of the static front of the same seed at the same general loss; below 0 "
+        "is better. Nats a token; mean over the confirmation seeds ± half of the 95 % interval.",
+    ]
+    for size in WIDTHS:
+        for data, title in DATA.items():
+            found = rows(plan, data, size)
+            if found:
+                parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
+                parts += [landings(found, plan)] if _held(found) else []
+    parts += ["## What was chosen, on the tuning seeds", chosen(plan)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def progress(plan: Plan) -> str:
+    """How much is done of what can be named."""
+    counts = [
+        f"{stage} {sum(run.name in plan.results for run in runs)} of {len(runs)}"
+        for stage, runs in plan.stages().items()
+        if runs
+    ]
+    return f"Runs: {', '.join(counts)}."
+
+
+def comparison(found: Iterable[Row]) -> str:
+    header = ["arm", "rate", "general's share", "general", "target", "n", "distance", "verdict"]
+    cells = []
+    for row in found:
+        far = ["", "the front"] if row.arm in STATIC else [str(row.distance), verdict(row.distance)]
+        numbers = [f"{row.lr:g}", f"{row.share:.3f}", str(row.risen), f"{row.target.mean:.4f}"]
+        cells.append([ARMS[row.arm].title, *numbers, str(len(row.points)), *far])
+    return markdown(header, cells)
+
+
+def _held(found: Iterable[Row]) -> Iterator[tuple[Row, int]]:
+    return ((row, e) for row in found if (e := ARMS[row.arm].epsilon) is not None)
+
+
+def landings(found: Iterable[Row], plan: Plan) -> str:
+    """Where the runs of hold end, beside where they were told to."""
+    cells = []
+    for row, number in _held(found):
+        epsilon = plan.epsilons[number]
+        misses = [risen - epsilon for risen, _ in row.points]
+        most = tolerance(epsilon)
+        lands = "every run" if all(abs(miss) <= most for miss in misses) else "no"
+        told = " ".join(f"{miss:+.3f}" for miss in misses)
+        cells.append([ARMS[row.arm].title, f"{epsilon:g}", told, f"{most:.3f}", lands])
+    return markdown(["arm", "ε", "general − ε, by seed", "tolerance", "lands"], cells)
+
+
+def chosen(plan: Plan) -> str:
+    """Rates, ε and the options of hold, with what they were chosen by."""
+    parts = [f"Rate of the front: {plan.static_rate or 'not known yet'}. ε: {plan.epsilons}."]
+    tried = []
+    for number, options in enumerate(VARIANTS):
+        for arm in ("hold-1", "hold-2"):
+            cases = [Case(arm, plan.static_rate or 0, seed, variant=number) for seed in TUNING]
+            tried += _tried(plan, [str(dict(options)), ARMS[arm].title], cases)
+    if tried:
+        of = "" if plan.variant is None else f"; chosen: {dict(VARIANTS[plan.variant])}"
+        parts.append(f"Options of hold{of}.")
+        parts.append(markdown(["options", "arm", "general", "distance"], tried))
+    tried = []
+    for arm in ARMS:
+        for lr in RATES:
+            cases = [Case(arm, lr, seed) for seed in TUNING]
+            mark = "**" if plan.rate(arm) == lr else ""
+            tried += _tried(plan, [ARMS[arm].title, f"{mark}{lr:g}{mark}"], cases)
+    parts.append(markdown(["arm", "rate", "general", "distance"], tried) if tried else "")
+    return "\n\n".join(parts)
+
+
+def _tried(plan: Plan, title: list[str], cases: Sequence[Case]) -> list[list[str]]:
+    done = [case for case in cases if case.name in plan.results]
+    if not done:
+        return []
+    risen = fmean(plan.point(case)[0] for case in done)
+    far = fmean(plan.distance(case) for case in done)
+    return [[*title, f"{risen:+.4f}", "outside of the front" if math.isnan(far) else f"{far:+.4f}"]]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

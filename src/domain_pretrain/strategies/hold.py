@@ -1,0 +1,213 @@
+"""``hold``: keep what the model knows, and give all the rest to what it is to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+from typing_extensions import Self
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.records.record import Finding
+from domain_pretrain.rules.options import NonNegative, Positive, check_domains
+from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.observation import Array, Mask, Observation
+from domain_pretrain.strategies.registry import SHARES, StrategyOptions, register
+
+# Evaluations in a row with the share at a bound, after which the goal is called out of reach.
+AT_BOUND = 3
+# Largest standard error of the sensor, as a part of ε, that goes without a word.
+ERROR = 0.1
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+class HoldOptions(StrategyOptions):
+    """Options of ``hold``.
+
+    Attributes:
+        domains: that are held, by name; one or several.
+        epsilon: ε, nats that their validation loss may have risen by at the end of the run.
+        anneal: A, nats above ε that it may have risen by while the learning rate is at its peak: a
+            part of it comes back as the rate falls. 0: ε holds from the start.
+        scale: nats that count as an error of one.
+        proportional, integral: gains of the controller.
+        low, high: smallest and largest share of the held domains.
+    """
+
+    settles: ClassVar = SHARES
+    needs: ClassVar = frozenset({"valid", "lr"})
+    pins: ClassVar = False
+
+    domains: Annotated[list[str], BeforeValidator(_several), Field(min_length=1)]
+    epsilon: Positive
+    anneal: NonNegative = 0.0
+    scale: Positive = 0.05
+    proportional: NonNegative = 1.0
+    integral: NonNegative = 0.15
+    low: Part = 0.02
+    high: Part = 0.9
+
+    def bind(self, names: tuple[str, ...], where: str) -> Self:
+        """Some domains are held, and some are not."""
+        check_domains(f"{where}.domains", dict.fromkeys(self.domains), names, complete=False)
+        if set(names) == set(self.domains):
+            raise ConfigError(
+                f"{where}.domains names all domains: with none left to learn, there is nothing to "
+                "decide; name those that the model must not forget"
+            )
+        if self.low >= self.high:
+            raise ConfigError(f"{where}: low {self.low} should be less than high {self.high}")
+        return self
+
+    def doubts(self, tokens: float) -> Iterator[str]:
+        """Whether the set is large enough for so small an ε.
+
+        Where two models' losses differ by d nats a token, their difference varies by about
+        √(2·d) from token to token (exactly so for a log-likelihood ratio that is Gaussian).
+        """
+        error = math.sqrt(2 * self.epsilon / tokens)
+        if error > ERROR * self.epsilon:
+            wanted = math.ceil(2 / self.epsilon / ERROR**2)
+            yield (
+                f"hold: epsilon is {self.epsilon:g} nats, and {tokens:,.0f} validation tokens tell "
+                f"a rise of that size to about ± {error:.2g}: give evaluate.samples more, "
+                f"{wanted:,} tokens of {' and '.join(self.domains)} or above, or a larger epsilon"
+            )
+
+    def bases(self, state: State, names: tuple[str, ...]) -> dict[str, bool]:
+        """Those that are held; one that joined later may have none."""
+        base = state.get("base", np.full(len(names), np.nan))
+        found = dict(zip(names, np.isfinite(base).tolist(), strict=True))
+        return {name: found[name] for name in self.domains}
+
+    def findings(self, state: State, iteration: int) -> Iterator[Finding]:
+        """What the last evaluation has shown: a goal that is out of reach, or idle."""
+        count = state.get("at_bound", 0)
+        if abs(count) != AT_BOUND:
+            return
+        held, share = " and ".join(self.domains), state["share"]
+        above = f"{held} stands {state['risen']:+.3f} nats from its base, the goal is " + (
+            f"{state['goal']:+.3f}"
+        )
+        evidence = {key: state[key] for key in ("risen", "goal", "share")}
+        if count > 0:
+            yield Finding(
+                "hold",
+                self.domains[0],
+                iteration,
+                "warning",
+                f"{above}, and a share of {share:.2f} does not bring it back",
+                "epsilon is out of reach",
+                evidence,
+                advice="Allow a larger epsilon, a lower learning rate, or data of the domain that "
+                "are closer to what the base was trained on; where mix.dynamic.epochs holds the "
+                "domain back, it gets less than that share.",
+            )
+        else:
+            yield Finding(
+                "hold",
+                self.domains[0],
+                iteration,
+                "info",
+                f"{above}, with a share of {share:.2f}",
+                "epsilon leaves room",
+                evidence,
+                advice="The domain is held by almost nothing: a higher learning rate or a smaller "
+                "epsilon would cost little.",
+            )
+
+    def summary(self, state: State) -> str | None:
+        """What the run amounts to."""
+        if not state.get("steps"):
+            return None
+        return (
+            f"hold: {' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} of the "
+            f"tokens on average: the constant share to try without hold"
+        )
+
+
+@register("hold", HoldOptions)
+def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, State]:
+    """The held domains' validation loss is led along ``base + goal`` by their share ρ.
+
+    ``goal = ε + A·(lr − lr_end)/(1 − lr_end)``, learning rates as parts of their peak;
+    ``e = (d − goal)/scale``, d being the mean over the held domains of loss − base;
+    ``I ← I + k_i·e`` within the bounds' logits, unless ρ is at a bound that e pushes into;
+    ``ρ = clip(sigmoid(I + k_p·e), low, high)``. Within each side, domains keep their ratios.
+
+    The base is the first evaluation. ρ starts at what the blend has, and stays there until the
+    learning rate has risen to its peak.
+
+    A PI controller of the multiplier of ``min L_rest + λ·(L_held − base − ε)``: Stooke et al.,
+    2020 (arXiv:2007.03964), and, for continual learning, Elenter et al., 2023 (arXiv:2310.00154).
+    """
+    held = np.array([name in options.domains for name in seen.names])
+    start = float(np.clip(_sum(seen.share[held]), options.low, options.high))
+    kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
+    lr, before = seen.course.lr, kept.get("lr", 0.0)
+    kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
+    losses = {name: seen.course.valid[name] for name in seen.course.valid if name in seen.names}
+    now = np.array([losses.get(name, math.nan) for name in seen.names])
+    if np.isfinite(now[held]).all():
+        base = kept.get("base", np.full_like(now, math.nan))
+        if np.isnan(base[held]).any():
+            kept["base"] = np.where(np.isnan(base), now, base)
+        elif kept["warm"]:
+            risen = _sum(now[held] - base[held]) / int(held.sum())
+            kept |= _moved(kept, risen, options, _goal(seen, options))
+    kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
+    return _shares(seen, held, kept["share"]), kept
+
+
+def _goal(seen: Observation, options: HoldOptions) -> float:
+    """Nats above the base."""
+    lr, last = seen.course.lr, seen.course.last_lr
+    left = max(lr - last, 0.0) / (1 - last) if last < 1 else 0.0
+    return options.epsilon + options.anneal * left
+
+
+def _moved(kept: State, risen: float, options: HoldOptions, goal: float) -> State:
+    """What an evaluation changes."""
+    error = (risen - goal) / options.scale
+    low, high = _logit(options.low), _logit(options.high)
+    integral = min(max(kept["integral"] + options.integral * error, low), high)
+    wanted = integral + options.proportional * error
+    side = 1 if wanted > high and error > 0 else -1 if wanted < low and error < 0 else 0
+    count = kept.get("at_bound", 0)
+    return {
+        "risen": risen,
+        "goal": goal,
+        # Held while the actuator can do no more: else it would wind up, and let go too late.
+        "integral": kept["integral"] if side else integral,
+        "share": min(max(1 / (1 + math.exp(-wanted)), options.low), options.high),
+        "at_bound": count + side if side * count >= 0 and side else side,
+    }
+
+
+def _shares(seen: Observation, held: Mask, share: float) -> Array:
+    """``[D]``: ρ over the held domains and 1 − ρ over the others, each in the blend's ratios."""
+    found = np.zeros(len(seen.names))
+    for side, part in ((held, share), (~held, 1 - share)):
+        own = side & seen.active
+        if own.any():
+            blend = seen.share[own]
+            blend = blend if _sum(blend) > 0 else np.ones_like(blend)
+            found[own] = part * blend / _sum(blend)
+    return seen.weights(found[seen.active])
+
+
+def _sum(values: Array) -> float:
+    return math.fsum(values)
+
+
+def _logit(part: float) -> float:
+    return math.log(part / (1 - part))

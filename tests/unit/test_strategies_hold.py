@@ -1,0 +1,199 @@
+"""``hold`` by hand, against a model that answers to its share, and what it refuses; ``ramp``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from domain_pretrain.errors import ConfigError
+from domain_pretrain.strategies import Course, Observation, Reweighter, build
+from domain_pretrain.strategies.section import StepRule
+
+NAMES = ("general", "code", "maths")
+SHARE = np.array([0.2, 0.6, 0.2])
+YES = np.ones(3, bool)
+
+
+def seen(course: Course, **changes: Any) -> Observation:
+    loss = np.array([2.0, 1.0, 3.0])
+    made = Observation(NAMES, 5, YES, loss, YES, loss, 100 * loss, SHARE, course)
+    return replace(made, **changes)
+
+
+def held(**options: Any) -> Any:
+    return build("hold", {"domains": "general", "epsilon": 0.1, **options}, NAMES)
+
+
+def valid(general: float, **course: float) -> Course:
+    return Course(valid={"general": general, "code": 9.0}, **course)
+
+
+def logit(part: float) -> float:
+    return math.log(part / (1 - part))
+
+
+def test_one_move_by_hand() -> None:
+    """base 2.0; the rate falls from its peak, so the warm-up is over; then d = 0.25 with half of
+    A = 0.2 left: goal 0.1 + 0.1, e = 0.05/0.05 = 1, I = logit(0.2) + 0.15, ρ = sigmoid(I + 1)."""
+    rule = held(anneal=0.2)
+    weights, state = rule(seen(valid(2.0, lr=1.0, last_lr=0.2)), {})
+    np.testing.assert_allclose(weights, SHARE, rtol=1e-14)  # where the blend has it
+    weights, state = rule(seen(valid(2.25, lr=0.6, last_lr=0.2)), state)
+    assert (state["risen"], state["goal"]) == (pytest.approx(0.25), pytest.approx(0.2))
+    share = 1 / (1 + math.exp(-(logit(0.2) + 1.15)))
+    # The others keep their 3 : 1.
+    expected = [share, 0.75 * (1 - share), 0.25 * (1 - share)]
+    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+    # Between evaluations nothing moves.
+    again, after = rule(seen(Course(lr=0.5, last_lr=0.2)), state)
+    np.testing.assert_array_equal(again, weights)
+    assert after["integral"] == state["integral"] == pytest.approx(logit(0.2) + 0.15)
+
+
+def test_nothing_moves_while_the_learning_rate_rises() -> None:
+    rule, state = held(), {}
+    for lr, loss in ((0.25, 2.0), (0.5, 2.9), (1.0, 2.9)):
+        weights, state = rule(seen(valid(loss, lr=lr)), state)
+        np.testing.assert_allclose(weights, SHARE, rtol=1e-14)
+    weights, state = rule(seen(valid(2.9)), state)
+    assert weights[0] > 0.8
+
+
+def test_several_held_domains_are_judged_by_their_mean() -> None:
+    rule = held(domains=["general", "code"])
+    _, state = rule(seen(Course(valid={"general": 2.0, "code": 1.0})), {})
+    # One of them alone says nothing.
+    _, state = rule(seen(Course(valid={"general": 5.0})), state)
+    assert "risen" not in state
+    _, state = rule(seen(Course(valid={"general": 2.3, "code": 1.1})), state)
+    assert state["risen"] == pytest.approx(0.2)
+
+
+def test_it_does_not_wind_up_at_a_bound() -> None:
+    rule = held()
+    _, state = rule(seen(valid(2.0)), {})
+    for _ in range(50):
+        weights, state = rule(seen(valid(4.0)), state)
+    assert weights[0] == pytest.approx(0.9)
+    # As soon as the loss is on its goal again, the share is what it was before the excursion.
+    weights, state = rule(seen(valid(2.1)), state)
+    assert weights[0] == pytest.approx(0.2)
+
+
+def run(epsilon: float, sensitivity: float, **options: Any) -> tuple[list[float], dict[str, Any]]:
+    """A model whose general loss goes, in a few evaluations, to 0.6·(1 − ρ)·sensitivity."""
+    rule, state, loss, losses = held(epsilon=epsilon, **options), {}, 2.0, []
+    for _ in range(60):
+        weights, state = rule(seen(valid(loss)), state)
+        loss += 0.3 * (2.0 + 0.6 * sensitivity * (1 - weights[0]) - loss)
+        losses.append(loss - 2.0)
+    return losses, state
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("sensitivity", [0.8, 1.0, 1.5])
+def test_it_lands_where_it_is_told_to(epsilon: float, sensitivity: float) -> None:
+    losses, _ = run(epsilon, sensitivity)
+    assert losses[-1] == pytest.approx(epsilon, abs=max(0.1 * epsilon, 0.01))
+
+
+def test_a_goal_out_of_reach_or_idle_is_told_once() -> None:
+    options = held().options
+    for loss, severity, words in ((3.0, "warning", "out of reach"), (2.0, "info", "leaves room")):
+        rule = held(epsilon=0.1 if loss > 2 else 0.5)
+        _, state = rule(seen(valid(2.0)), {})
+        told = []
+        for iteration in range(9):
+            _, state = rule(seen(valid(loss)), state)
+            told += rule.options.findings(state, iteration)
+        (finding,) = told
+        assert (finding.rule, finding.domain, finding.severity) == ("hold", "general", severity)
+        assert words in finding.cause
+        assert finding.evidence["risen"] == pytest.approx(loss - 2.0)
+    assert list(options.findings({}, 1)) == []
+
+
+def test_the_constant_share_that_it_amounts_to() -> None:
+    _, state = run(0.2, 1.0)
+    # 0.6·(1 − ρ) = 0.2 at ρ = 2/3, once it has got there.
+    assert 0.5 < state["total"] / state["steps"] < 0.75
+    said = held().options.summary(state)
+    assert said is not None and f"{state['total'] / state['steps']:.3f} of the tokens" in said
+    assert held().options.summary({}) is None
+
+
+SECTION = {"strategy": "hold", "domains": ["general"], "epsilon": 0.1}
+TOLD = frozenset({"valid", "lr", "progress"})
+
+
+def reweighter(section: dict[str, Any], offers: frozenset[str] = TOLD, **how: Any) -> Reweighter:
+    return Reweighter.build(StepRule(**section), NAMES, offers=offers, **how)
+
+
+def test_multipliers_make_the_tokens_shares_what_they_are_to_be() -> None:
+    """``Σ share·m = 1`` with ``share·m = ρ`` for the held domain, by losses and by sampling."""
+    for how in ({}, {"share": SHARE, "actuator": "sampling"}):
+        rule = reweighter(SECTION, **how)
+        memory = rule.start()
+        tokens = 1000 * SHARE
+        for loss in (2.0, 2.0, 2.3):
+            memory = rule.advance(
+                memory, 2.0 * tokens, tokens, batch_tokens=1000, course=valid(loss)
+            )
+        share = memory.state["share"]
+        assert share > 0.9 * 0.9
+        np.testing.assert_allclose(
+            SHARE * memory.multipliers, [share, 0.75 * (1 - share), 0.25 * (1 - share)], rtol=1e-9
+        )
+        again = rule.load(rule.dump(memory))
+        np.testing.assert_array_equal(again.state["base"][:2], memory.state["base"][:2])
+        np.testing.assert_array_equal(again.multipliers, memory.multipliers)
+
+
+@pytest.mark.parametrize(
+    ("section", "offers", "message"),
+    [
+        ({"domains": ["genral"]}, TOLD, "no domain 'genral'; did you mean 'general'"),
+        ({"domains": list(NAMES)}, TOLD, "names all domains"),
+        ({"low": 0.9}, TOLD, r"low 0\.9 should be less than high 0\.9"),
+        ({"clip": [0.5, 2.0]}, TOLD, r"reweight\.clip has no effect with strategy hold"),
+        ({"objective": "token_share"}, TOLD, r"reweight\.objective has no effect"),
+        ({}, frozenset({"lr"}), r"hold needs the losses of a fixed .*evaluate\.samples"),
+        ({}, frozenset({"valid"}), "hold needs the learning rate"),
+    ],
+)
+def test_what_it_refuses(section: dict[str, Any], offers: frozenset[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reweighter({**SECTION, **section}, offers)
+
+
+# --- ramp ----------------------------------------------------------------------------------------
+
+ENDS = {"start": {"general": 0, "code": 3, "maths": 1}, "end": {n: 1 for n in NAMES}}
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.0, [0, 3 / 4, 1 / 4]),
+        (0.25, [1 / 6, (3 / 4 + 1 / 3) / 2, (1 / 4 + 1 / 3) / 2]),
+        (0.5, [1 / 3] * 3),
+        (0.9, [1 / 3] * 3),
+    ],
+)
+def test_a_ramp(progress: float, expected: list[float]) -> None:
+    rule = build("ramp", {**ENDS, "until": 0.5}, NAMES)
+    weights, state = rule(seen(Course(progress=progress)), {})
+    np.testing.assert_allclose(weights, expected, rtol=1e-14)
+    assert state == {}
+
+
+def test_a_ramp_needs_both_ends_and_a_known_end_of_the_run() -> None:
+    with pytest.raises(ConfigError, match="no value for domain 'maths'"):
+        build("ramp", {**ENDS, "end": {"general": 1, "code": 1}}, NAMES)
+    with pytest.raises(ConfigError, match="ramp needs how far the run is"):
+        reweighter({"strategy": "ramp", **ENDS}, frozenset())
