@@ -26,7 +26,9 @@ _OTHERS += ("report/page",)  # style sheets have names like that
 _OF_TORCHRUN = {"--max-restarts", "--log-dir"}
 _OF_COMMANDS = {
     *("--by", "--channel-key", "--document", "--domain", "--host", "--output", "--prefix"),
+    *("--holdout", "--text-key"),  # of `prepare`
     *("--iteration", "--json", "--text", "--worst"),  # of `trace`
+    *("--address", "--node-rank", "--patience"),  # of the import at a launch
 }
 
 # Flags of single scripts, by the file of a checkout that adds them; no wheel holds it.
