@@ -23,7 +23,7 @@ run domain-pretrain prepare journey/raw/maths.jsonl --output journey/data/maths 
 run domain-pretrain plan configs/journey/plan.yaml --output journey/plan
 run domain-pretrain import journey/model journey/base
 run domain-pretrain eval journey/base --config configs/journey/probes.yaml -- --seq-length 128
-run scripts/pretrain_gpu.sh configs/journey/train.env "$@"
+run scripts/pretrain_gpu.sh configs/journey/train.env --domain-config configs/journey/probes.yaml "$@"
 run domain-pretrain watch journey/run --once
 run domain-pretrain report journey/run --html journey/report.html
 run domain-pretrain eval journey/base journey/run --config configs/journey/probes.yaml

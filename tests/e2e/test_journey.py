@@ -46,6 +46,9 @@ def test_the_journey(tmp_path: Path) -> None:
     assert {path.name for path in exported.iterdir()} >= {
         *("model.safetensors", "tokenizer.json", "README.md"),
     }
+    card = (exported / "README.md").read_text("utf-8")
+    assert "## Evaluation at step 8" in card and "| of the base |" in card
+    assert all(f"| loss | {domain} | " in card for domain in ("general", "maths"))
     from safetensors.numpy import load_file
 
     before = load_file(clone / "journey" / "model" / "model.safetensors")
