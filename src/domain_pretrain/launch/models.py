@@ -13,7 +13,7 @@ from domain_pretrain.checkpoints.tracker import RELEASE, TRACKER, checkpoints_of
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import BESIDE, is_huggingface, is_imported
 from domain_pretrain.huggingface.found import find_checkpoint
-from domain_pretrain.launch.checkpoints import find_damage
+from domain_pretrain.launch.checkpoints import check_whole
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def _check(folder: Path) -> None:
             f"{folder} is called neither iter_ and seven digits nor {RELEASE}: Megatron loads no "
             "other checkpoint"
         )
-    if damage := find_damage(folder):
-        raise ConfigError(f"{folder} is not good: {damage}")
+    check_whole(folder)
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
