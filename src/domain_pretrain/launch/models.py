@@ -97,7 +97,7 @@ def _labels(places: Sequence[Path]) -> list[str]:
     paths = [os.path.abspath(place) for place in places]
     for at, path in enumerate(paths):
         if path in paths[:at]:
-            raise ConfigError(f"{places[at]} is given twice")
+            raise ConfigError(f"{places[at]} is given twice: leave one out")
     runs = [_run_of(path) for path in paths]
     shared = os.path.commonpath([os.path.dirname(run) for run in runs])
     return [os.path.relpath(run, shared) for run in runs]
