@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from domain_pretrain.huggingface.families import Row, rows, shapes
 from domain_pretrain.huggingface.flags import flags_of, model_of
 from domain_pretrain.huggingface.found import find_checkpoint
 from domain_pretrain.huggingface.importing import import_model
+from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
+from domain_pretrain.records.reader import METRICS_FILE
+from domain_pretrain.records.score import Part, Score
 
 pytest.importorskip("transformers")
 load_file = pytest.importorskip("safetensors.torch").load_file
@@ -72,6 +76,24 @@ def test_there_and_back(name: str, models: Path, imported: Path, tmp_path: Path)
         assert json.loads((tmp_path / "back" / file).read_text()) == json.loads(
             (models / name / file).read_text()
         )
+
+
+def test_the_card_has_the_scores_that_can_be_read(imported: Path, tmp_path: Path) -> None:
+    """Also of parts whose names have a separator of lines, which JSON leaves as it is."""
+    whole = Score.of("loss", "general", [Part("a\u2028b", 2.5, 1)], higher_is_better=False)
+    assert whole is not None
+    entry = Evaluated(0, 0, (whole,)).dump()
+    foreign = {**entry, "scores": [{**entry["scores"][0], "name": "other", "count": 0}]}
+    lines = [json.dumps(one, ensure_ascii=False) for one in (entry, foreign)]
+    (tmp_path / EVALUATIONS_FILE).write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / METRICS_FILE).write_text(
+        '{"iteration": 1, "split": "train", "domains": {}}\n', encoding="utf-8"
+    )
+    found = replace(find_checkpoint(imported / next(iter(MODELS))), run=tmp_path)
+    export_model(found, tmp_path / "back")
+    card = (tmp_path / "back" / "README.md").read_text(encoding="utf-8")
+    assert "| loss | general | 2.5000 |" in card
+    assert "other" not in card
 
 
 @pytest.mark.parametrize("name", MODELS)

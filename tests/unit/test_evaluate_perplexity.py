@@ -22,7 +22,8 @@ from support.prepared import TEXTS, json_lines, write
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Row, Score, run_probes
-from domain_pretrain.evaluate.perplexity import ROWS, PerplexityOptions, perplexity
+from domain_pretrain.evaluate.perplexity import PerplexityOptions, perplexity
+from domain_pretrain.evaluate.rows import ROWS
 from domain_pretrain.evaluate.texts import read_texts
 from domain_pretrain.evaluate.windows import rolling_windows
 

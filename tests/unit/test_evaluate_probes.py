@@ -298,7 +298,7 @@ def test_a_bad_suite_is_named(tmp_path: Path, content: str | None, message: str)
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    probes = build_probes({"suite": {"files": [str(path)]}})
+    probes = build_probes({"suite": {"files": str(path)}})
     with pytest.raises(ConfigError, match=message):
         check_probes(probes)
 

@@ -61,6 +61,17 @@ def test_a_config_of_the_page_runs(block: str, model: LogitsModel) -> None:
     }
 
 
+@pytest.mark.parametrize("page", [NAME, "docs/evaluation.md"])
+def test_the_table_of_probes_has_them_all(page: str) -> None:
+    table = text(page).split("| probe | asks |")[1].split("\n\n")[0]
+    own = {
+        name
+        for name, (rule, _) in PROBES._rules.items()
+        if rule.__module__.startswith("domain_pretrain.")  # others' are tests' own
+    }
+    assert set(re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE)) == own
+
+
 def test_the_page_names_every_score(model: LogitsModel) -> None:
     for name, section in SECTIONS.items():
         (block,) = [block for block in CONFIGS if block in section]

@@ -11,10 +11,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.exporting import export_model
 from domain_pretrain.huggingface.found import find_checkpoint
-from domain_pretrain.launch.checkpoints import find_damage
+from domain_pretrain.launch.checkpoints import check_whole
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -51,8 +50,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what came of it."""
     found = find_checkpoint(args.checkpoint)
-    if damage := find_damage(found.folder):
-        raise ConfigError(f"{found.folder} is not good: {damage}")
+    check_whole(found.folder)
     dtype = getattr(torch, args.dtype) if args.dtype else None
     console = Console(stderr=True)
 

@@ -12,6 +12,8 @@ from domain_pretrain.paths import is_remote
 from domain_pretrain.prepare.manifest import Manifest, manifest_path
 
 TIKTOKEN_DEFAULT = 2**17  # Megatron's, where --vocab-size does not say
+# Whose texts are lists of numbers.
+WITHOUT_TEXT = ("NullTokenizer", "NullMultimodalTokenizer")
 # The host adds tokens of its own to their files', and others in other versions.
 _AMENDED = ("SentencePieceTokenizer", "BertWordPieceLowerCase", "BertWordPieceCase")
 # Of the data flags that Megatron has, those whose words are prefixes and weights.
@@ -35,7 +37,7 @@ def vocabulary(flags: Any, prefixes: Iterable[str] = ()) -> int | None:
         the flag's value: Megatron up to 0.17 adds one id, the end of a document.
     """
     kind, said = _of(flags, "tokenizer_type"), _of(flags, "vocab_size")
-    if kind in ("NullTokenizer", "NullMultimodalTokenizer"):
+    if kind in WITHOUT_TEXT:
         return said
     if kind == "TikTokenizer":
         return said or TIKTOKEN_DEFAULT

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.probe import ProbeOptions
 from domain_pretrain.evaluate.texts import Text, held_out_of, read_texts
-
-
-def _as_list(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
-
-
-Name = Annotated[str, Field(min_length=1)]
+from domain_pretrain.rules.options import Name, Names
 
 
 class HeldOutOptions(ProbeOptions):
@@ -35,9 +29,7 @@ class HeldOutOptions(ProbeOptions):
 
     probe: ClassVar[str]
 
-    texts: dict[str, Annotated[list[Name], Field(min_length=1), BeforeValidator(_as_list)]] = Field(
-        default_factory=dict
-    )
+    texts: dict[str, Names] = Field(default_factory=dict)
     holdout: Name | None = None
     documents: PositiveInt = 200
     text_key: Name = "text"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar
 
@@ -12,14 +11,12 @@ from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.held_out import HeldOutOptions
-from domain_pretrain.evaluate.model import Model, Row
+from domain_pretrain.evaluate.model import Model
 from domain_pretrain.evaluate.probe import register
+from domain_pretrain.evaluate.rows import batches
 from domain_pretrain.evaluate.texts import Text
 from domain_pretrain.evaluate.windows import rolling_windows
 from domain_pretrain.records.score import Part, Score
-
-ROWS = 1024
-"""Asked about at once: enough for every data-parallel rank, and little memory."""
 
 
 class PerplexityOptions(HeldOutOptions):
@@ -73,7 +70,7 @@ def perplexity(model: Model, options: PerplexityOptions) -> list[Score]:
         )
     )
     nats, tokens = [0.0] * len(texts), [0] * len(texts)
-    for batch in _batches(rows):
+    for batch in batches(rows):
         asked = [row for _, row in batch]
         for (number, row), value in zip(batch, model.log_likelihoods(asked), strict=True):
             nats[number] -= value
@@ -116,8 +113,3 @@ def _refuse_longer(text: Text, tokens: int, window: int) -> None:
             f"perplexity: {text.name} has {tokens:,} tokens, more than the window of {window:,}: "
             "take out rolling: false, and it is read in several; or leave the document out"
         )
-
-
-def _batches(rows: Iterator[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:
-    while batch := list(islice(rows, ROWS)):
-        yield batch

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.model import Model, Row
 
 ROWS = 1024
 """Asked about at once: enough for every data-parallel rank, and little memory."""
+
+T = TypeVar("T")
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """``ROWS`` items at a time; the last may be fewer, and is never empty."""
+    items = iter(items)
+    while batch := list(islice(items, ROWS)):
+        yield batch
 
 
 def text_row(model: Model, text: str, prompt: str = "") -> Row:
@@ -55,8 +65,7 @@ def ask(model: Model, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
     Raises:
         ConfigError: a row does not fit the model's context; tells what it says.
     """
-    rows = iter(rows)
-    while batch := list(islice(rows, ROWS)):
+    for batch in batches(rows):
         for row in batch:
             if len(row.tokens) > model.context + 1:
                 raise ConfigError(

@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.evaluate.items import Text
 from domain_pretrain.evaluate.model import Model
 from domain_pretrain.evaluate.probe import (
     Probe,
@@ -21,6 +17,7 @@ from domain_pretrain.evaluate.probe import (
     register,
 )
 from domain_pretrain.records.score import Score
+from domain_pretrain.rules.options import Names
 from domain_pretrain.rules.registry import Configured
 from domain_pretrain.suggest import did_you_mean
 from domain_pretrain.yaml_file import read_yaml
@@ -36,7 +33,7 @@ class SuiteOptions(ProbeOptions):
             of the config does.
     """
 
-    files: Annotated[list[Text], Field(min_length=1)]
+    files: Names
 
     @cached_property
     def suites(self) -> Mapping[str, Sequence[Configured[Probe]]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domain_pretrain.huggingface.found import Found
-from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
-from domain_pretrain.records.reader import is_event, stream_lines
+from domain_pretrain.records.reader import is_event, read_evaluations, stream_lines
 from domain_pretrain.version import __version__
 
 if TYPE_CHECKING:
@@ -89,10 +87,8 @@ def _training(done: Exported, run: Path | None) -> Iterator[str]:
 
 def _evaluation(done: Exported, run: Path | None) -> Iterator[str]:
     """The last scores of each probe, with their errors, beside those of the base."""
-    path = None if run is None else run / EVALUATIONS_FILE
-    if path is None or not path.is_file():
-        return
-    found = [each for each in _evaluations(path) if each.iteration <= done.iteration]
+    evaluations = [] if run is None else read_evaluations(run)
+    found = [each for each in evaluations if each.iteration <= done.iteration]
     if not found:
         return
     scores = {(s.name, s.domain): s for s in found[-1].scores}
@@ -106,14 +102,6 @@ def _evaluation(done: Exported, run: Path | None) -> Iterator[str]:
         error = "" if score.error is None else f" ± {score.error:.4f}"
         old = [f"{before[key].mean:.4f}" if key in before else ""] if before else []
         yield _row(*key, f"{score.mean:.4f}{error}", *old)
-
-
-def _evaluations(path: Path) -> Iterator[Evaluated]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield Evaluated.load(json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            continue  # torn, or of a later version
 
 
 def _loss(entry: Mapping[str, Any], name: str) -> str:

@@ -69,7 +69,10 @@ def read_config(folder: Path) -> tuple[Family, Model, dict[str, Any]]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ConfigError(f"{folder} is no Hugging Face model: it holds no {CONFIG}")
+        raise ConfigError(
+            f"{folder} is no Hugging Face model: it holds no {CONFIG}; give the folder "
+            "that it was downloaded into"
+        )
     content = read_json(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} should be an object of keys")

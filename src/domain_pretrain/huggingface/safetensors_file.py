@@ -74,7 +74,9 @@ class Folder:
             try:
                 self._open[file] = _safe_open()(file, "pt")
             except Exception as error:  # of a class of its own
-                raise ConfigError(f"{file} cannot be read: {str(error)[:200]}") from None
+                raise ConfigError(
+                    f"{file} cannot be read: {str(error)[:200]}; download it again"
+                ) from None
         return self._open[file]
 
 
@@ -85,12 +87,15 @@ def _files(folder: Path) -> list[Path]:
             files = [folder / name for name in sorted(set(index["weight_map"].values()))]
         except (TypeError, KeyError, AttributeError):
             raise ConfigError(
-                f"{folder / INDEX} holds no weight_map from tensors to files"
+                f"{folder / INDEX} holds no weight_map from tensors to files; download it again"
             ) from None
     else:
         files = sorted(folder.glob("*.safetensors"))
         if len(files) > 1:
-            raise ConfigError(f"{folder} holds {len(files)} .safetensors files and no {INDEX}")
+            raise ConfigError(
+                f"{folder} holds {len(files)} .safetensors files and no {INDEX}, which says what "
+                "is in which: download it, too"
+            )
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ConfigError(f"{folder} lacks {missing[0]}, which {INDEX} names; download it again")

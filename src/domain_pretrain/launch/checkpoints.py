@@ -88,6 +88,18 @@ def repair_tracker(folder: Path) -> Resume:
     return resume
 
 
+def check_whole(checkpoint: Path) -> None:
+    """That all of ``iter_…`` is there, where it and no other is asked for; see :func:`find_damage`.
+
+    Raises:
+        ConfigError: something is missing or cut off.
+    """
+    if damage := find_damage(checkpoint):
+        raise ConfigError(
+            f"{checkpoint} is not good: {damage}; bring it back whole, or name another checkpoint"
+        )
+
+
 def find_damage(checkpoint: Path) -> str | None:
     """What is missing or cut off in ``iter_…``; None where all of it is there.
 

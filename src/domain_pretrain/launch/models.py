@@ -13,7 +13,7 @@ from domain_pretrain.checkpoints.tracker import RELEASE, TRACKER, checkpoints_of
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import BESIDE, is_huggingface, is_imported
 from domain_pretrain.huggingface.found import find_checkpoint
-from domain_pretrain.launch.checkpoints import find_damage
+from domain_pretrain.launch.checkpoints import check_whole
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def _check(folder: Path) -> None:
             f"{folder} is called neither iter_ and seven digits nor {RELEASE}: Megatron loads no "
             "other checkpoint"
         )
-    if damage := find_damage(folder):
-        raise ConfigError(f"{folder} is not good: {damage}")
+    check_whole(folder)
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
@@ -98,7 +97,7 @@ def _labels(places: Sequence[Path]) -> list[str]:
     paths = [os.path.abspath(place) for place in places]
     for at, path in enumerate(paths):
         if path in paths[:at]:
-            raise ConfigError(f"{places[at]} is given twice")
+            raise ConfigError(f"{places[at]} is given twice: leave one out")
     runs = [_run_of(path) for path in paths]
     shared = os.path.commonpath([os.path.dirname(run) for run in runs])
     return [os.path.relpath(run, shared) for run in runs]

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from domain_pretrain.data.vocabulary import WITHOUT_TEXT
+
 Flag = tuple[str, ...]  # a flag and its values
 
 # By the argument's name: Megatron's default, for which no flag is needed.
@@ -78,8 +80,6 @@ _TOKENIZER: dict[str, Any] = {
 _SPELLED = {"layernorm_epsilon": "--norm-epsilon", "special_tokens": "--tokenizer-special-tokens"}
 # Lists that are one word of the command line.
 _ONE_WORD = {"window_size": ",", "no_rope_freq": None, "window_attn_skip_freq": None}
-# Whose texts are lists of numbers: what they stand for, only the manifests beside the data tell.
-_WITHOUT_TEXT = ("NullTokenizer", "NullMultimodalTokenizer")
 _DATA = (
     *("data_path", "data_args_path", "per_split_data_args_path"),
     *("train_data_path", "valid_data_path", "test_data_path", "data_cache_path"),
@@ -106,11 +106,11 @@ def layout_flags(args: Mapping[str, Any]) -> list[Flag]:
 
 
 def data_flags(args: Mapping[str, Any]) -> list[Flag]:
-    """The data that tells what the tokens of a tokenizer without text are; else nothing.
+    """The data whose manifests tell what the tokens of a tokenizer without text are; else nothing.
 
     All of it counts as validation data, of which one batch is read.
     """
-    if args.get("tokenizer_type") not in _WITHOUT_TEXT:
+    if args.get("tokenizer_type") not in WITHOUT_TEXT:
         return []
     found = list(_flags(args, [name for name in _DATA if args.get(name)]))
     blend = any(args.get(name) for name in _DATA[:2])

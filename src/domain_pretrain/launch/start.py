@@ -8,7 +8,7 @@ from domain_pretrain.checkpoints.tracker import RELEASE, read_tracker
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import plugin_args
 from domain_pretrain.hosts.base import check_base
-from domain_pretrain.launch.checkpoints import find_damage, find_resume
+from domain_pretrain.launch.checkpoints import check_whole, find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.paths import is_remote
 
@@ -75,8 +75,7 @@ def _named(flags: Flags) -> str:
             + (f"--ckpt-step {said}" if flags.ckpt_step else "the tracker")
             + " names"
         )
-    if damage := find_damage(checkpoint):
-        raise ConfigError(f"{checkpoint} is not good: {damage}")
+    check_whole(checkpoint)
     return _words(flags, folder, said)
 
 

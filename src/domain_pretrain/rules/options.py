@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.types import Strict
 from typing_extensions import Self
 
@@ -18,6 +18,15 @@ Positive = Annotated[float, Strict(), Field(gt=0)]
 NonNegative = Annotated[float, Strict(), Field(ge=0)]
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
 Steps = Annotated[int, Strict(), Field(ge=0)]
+
+
+def _as_list(given: Any) -> Any:
+    """One name may be given without a list around it."""
+    return [given] if isinstance(given, str) else given
+
+
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[list[Name], Field(min_length=1), BeforeValidator(_as_list)]
 
 
 class Options(Section):

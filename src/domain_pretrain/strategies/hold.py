@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.record import Finding
-from domain_pretrain.rules.options import NonNegative, Positive, check_domains
+from domain_pretrain.rules.options import Names, NonNegative, Positive, check_domains
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.observation import Array, Mask, Observation
 from domain_pretrain.strategies.registry import SHARES, StrategyOptions, register
@@ -21,10 +21,6 @@ from domain_pretrain.strategies.registry import SHARES, StrategyOptions, registe
 AT_BOUND = 3
 # Largest standard error of the sensor, as a part of ε, that goes without a word.
 ERROR = 0.1
-
-
-def _several(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 Part = Annotated[float, Field(gt=0, lt=1)]
@@ -47,7 +43,7 @@ class HoldOptions(StrategyOptions):
     needs: ClassVar = frozenset({"valid", "lr"})
     pins: ClassVar = False
 
-    domains: Annotated[list[str], BeforeValidator(_several), Field(min_length=1)]
+    domains: Names
     epsilon: Positive
     anneal: NonNegative = 0.0
     scale: Positive = 0.05

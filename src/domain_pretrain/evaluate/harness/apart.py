@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 
-import numpy as np
+from domain_pretrain.evaluate.random_state import kept_random_state
 
 VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
 # They read the variables when they are imported, which may have been long ago, and never again.
@@ -28,24 +27,11 @@ def apart(*, online: bool) -> Iterator[None]:
         online: whether the network may be asked.
     """
     with ExitStack() as stack:
-        stack.enter_context(_kept_random_state())
+        # Data sets get names by Python's ``random``, and a task's own code may draw or seed.
+        stack.enter_context(kept_random_state())
         if not online:
             stack.enter_context(_offline())
         yield
-
-
-@contextmanager
-def _kept_random_state() -> Iterator[None]:
-    """Data sets get names by Python's ``random``, and a task's own code may draw or seed."""
-    import torch  # the config is read without it
-
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 @contextmanager

@@ -13,9 +13,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.generate import cut_at, generate
 from domain_pretrain.evaluate.model import Model, Row
-
-ROWS = 1024
-"""Asked about at once: enough for every data-parallel rank, and little memory."""
+from domain_pretrain.evaluate.rows import batches
 
 NEW_TOKENS = 256
 """Of a task that says nothing of them, as in ``hf``."""
@@ -76,7 +74,7 @@ class HarnessModel(TemplateLM):
         rows = [self._row(*request) for request in requests]
         asked = [n for n, (pair, *_) in enumerate(requests) if pair in self._pairs]
         wanted = [Row(rows[n].tokens[:-1], rows[n].first) for n in asked]
-        predicted = [tokens for part in _parts(wanted) for tokens in self.model.predict(part)]
+        predicted = [tokens for part in batches(wanted) for tokens in self.model.predict(part)]
         greedy = {
             n: tokens == list(rows[n].tokens[rows[n].first :])
             for n, tokens in zip(asked, predicted, strict=True)
@@ -95,7 +93,7 @@ class HarnessModel(TemplateLM):
         return Row(tokens, len(tokens) - len(continuation))
 
     def _values(self, rows: Sequence[Row]) -> list[float]:
-        return [value for part in _parts(rows) for value in self.model.log_likelihoods(part)]
+        return [value for part in batches(rows) for value in self.model.log_likelihoods(part)]
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -138,10 +136,6 @@ class HarnessModel(TemplateLM):
             for n, tokens in zip(members, generate(self.model, prompts, count, stops), strict=True):
                 found[n] = cut_at(self.model.decode(tokens), stops)
         return found
-
-
-def _parts(rows: Sequence[Row]) -> list[Sequence[Row]]:
-    return [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
 
 
 def _limits(task: str | None, given: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
@@ -16,15 +16,7 @@ from domain_pretrain.evaluate.harness.apart import apart
 from domain_pretrain.evaluate.model import Model
 from domain_pretrain.evaluate.probe import ProbeOptions, register
 from domain_pretrain.records.score import Score
-
-
-def _as_list(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
-
-
-Names = Annotated[
-    list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(_as_list)
-]
+from domain_pretrain.rules.options import Names
 
 
 class HarnessOptions(ProbeOptions):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from domain_pretrain.errors import ConfigError, DomainPretrainError, WriterError
 from domain_pretrain.evaluate.probe import Probe
+from domain_pretrain.evaluate.random_state import kept_random_state
 from domain_pretrain.hosts.probes.driver import Driver, serve
 from domain_pretrain.hosts.probes.scorer import Scorer
 from domain_pretrain.hosts.probes.text import end_of, of_bytes, of_host
@@ -104,7 +102,8 @@ class Probing:
             vocabulary=int(tokenizer.vocab_size),
             device=self._device,
         )
-        with _kept_random_state(self._device):
+        # A probe may draw, and its libraries may seed: dropout goes on as if they had not.
+        with kept_random_state(self._device):
             if not owns_writers():
                 failure = serve(scorer)
             else:
@@ -164,16 +163,3 @@ def _told(name: str, error: Exception) -> str:
         return f"evaluate.probes.{name}: {error}"
     traceback.print_exc(file=sys.stderr)
     return f"evaluate.probes.{name} failed: {type(error).__name__}: {error}"
-
-
-@contextmanager
-def _kept_random_state(device: torch.device) -> Iterator[None]:
-    """A probe may draw, and its libraries may seed: dropout goes on as if they had not."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

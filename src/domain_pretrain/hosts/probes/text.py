@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain_pretrain.data.content import read_manifests
+from domain_pretrain.data.vocabulary import WITHOUT_TEXT
 from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.prepare.tokenize import ByteTokenizer
-
-# Whose texts are lists of numbers.
-_WITHOUT_TEXT = ("NullTokenizer", "NullMultimodalTokenizer")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def is_bytes(flags: Any, prefixes: Iterable[str]) -> bool:
         ConfigError: there is no text in this run.
     """
     kind = getattr(flags, "tokenizer_type", None)
-    if kind not in _WITHOUT_TEXT:
+    if kind not in WITHOUT_TEXT:
         return False
     prefixes = list(prefixes)
     manifests = read_manifests(prefixes)
