@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from support.harness import TEXTS, assert_same, hf_answers, write_tasks
-from support.huggingface import write_model
+from support.huggingface import model_flags, write_model
 from support.launch import train
 
 from domain_pretrain.commands.main import main
@@ -58,18 +57,10 @@ def test_the_numbers_of_lm_evals_own_model_on_the_export(tmp_path: Path, blend: 
     }
     config = tmp_path / "domains.yaml"
     config.write_text(yaml.safe_dump({"evaluate": {"probes": probes}}), encoding="utf-8")
-    script = '. "$0"; printf "%s\\n" "${MODEL_FLAGS[@]}"'
-    flags = subprocess.run(
-        ["bash", "-c", script, str(base / "model.env")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"TP": "2", "PATH": "/usr/bin:/bin"},
-    ).stdout.splitlines()
     train(
         run,
         *blend,
-        *flags,
+        *model_flags(base, 2),
         *("--seq-length", str(CONTEXT), "--eval-interval", "2", "--eval-iters", "1"),
         *("--tensor-model-parallel-size", "2", "--save-interval", "2"),
         *("--save", run / "checkpoints", "--ckpt-format", "torch_dist"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.clone import make_clone, shell
-from support.huggingface import logits_of, write_model
+from support.huggingface import logits_of, model_flags, write_model
 from support.launch import Run, train
 from support.pages import commands
 
@@ -51,19 +50,6 @@ class Trained:
         found = self.ranks[rank]
         steps = [int(key[6:]) for key in found if key.startswith("valid_") and found[key]]
         return np.concatenate([found[f"{name}_{step}"] for step in sorted(steps)[-BATCH:]])
-
-
-def model_flags(base: Path, tensor_parallel: int = 1) -> list[str]:
-    """As an env file of the launch scripts takes them."""
-    script = '. "$0"; printf "%s\\n" "${MODEL_FLAGS[@]}"'
-    done = subprocess.run(
-        ["bash", "-c", script, str(base / "model.env")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"TP": str(tensor_parallel), "PATH": "/usr/bin:/bin"},
-    )
-    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from support.probes import (
     write_data,
     write_spy,
 )
+from support.texts import COUNTS, losses, write_texts
 
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.reader import read_evaluations, read_events
@@ -60,10 +61,11 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name in ("data", "spy"):
+        for name in ("data", "spy", "texts"):
             (path / name).mkdir()
         self.data = write_data(path / "data")
         self.env = write_spy(path / "spy")
+        self.texts = write_texts(path / "texts")
         self._count = 0
 
     def run(self, *flags: str | Path, probes: Any = None, **how: Any) -> Run:
@@ -97,6 +99,29 @@ def saved(shared: Folder, name: str) -> list[str]:
 
 def named(found: Evaluated) -> dict[tuple[str, str], Score]:
     return {(score.name, score.domain): score for score in found.scores}
+
+
+def of_200_texts(shared: Folder) -> dict[str, Any]:
+    """The probe that asks about them."""
+    return {"perplexity": {"texts": shared.texts}}
+
+
+def losses_of_200_texts(found: Evaluated) -> dict[str, float]:
+    """By text, nats."""
+    return {
+        name: loss for domain in COUNTS for name, loss in parts(found, ("loss", domain)).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected_losses(asked: Run, shared: Folder) -> dict[str, float]:
+    """Those of the checkpoint that the layouts ask, in float64."""
+    weights = read_tensors(shared.path / "asked" / "iter_0000005")
+
+    def model(tokens: torch.Tensor) -> torch.Tensor:
+        return torch.stack([log_probabilities(weights, row) for row in tokens.tolist()])
+
+    return losses(shared.texts, model, context=32)
 
 
 def values(found: Evaluated) -> dict[str, float]:
@@ -167,17 +192,23 @@ def test_the_training_is_the_same_bit_for_bit(asked: Run, shared: Folder) -> Non
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str, asked: Run, shared: Folder) -> None:
+def test_layouts(
+    layout: str, asked: Run, shared: Folder, expected_losses: dict[str, float]
+) -> None:
     """The checkpoint, asked without training."""
     nproc, flags = LAYOUTS[layout]
     load = ["--load", str(shared.path / "asked"), "--skip-train"]
-    probes = spy(predict="--context" not in flags)
+    probes = {**spy(predict="--context" not in flags), **of_200_texts(shared)}
     (found,) = read_evaluations(
         shared.run(*load, *flags.split(), probes=probes, nproc=nproc).log_dir
     )
     assert (found.iteration, found.final) == (STEPS, True)
     expected = read_evaluations(asked.log_dir)[-1]
     assert values(found) == pytest.approx(values(expected), abs=1e-4)
+    told = losses_of_200_texts(found)
+    assert len(told) == 200
+    # So no two layouts are further apart than 1e-4; 5e-6 was seen.
+    assert told == pytest.approx(expected_losses, rel=0, abs=5e-5)
     for key, score in named(expected).items():
         if key[0] == "completion":
             assert named(found)[key].count == score.count
@@ -188,10 +219,14 @@ def test_layouts(layout: str, asked: Run, shared: Folder) -> None:
 
 
 def test_experts_on_several_ranks(shared: Folder) -> None:
-    alone = shared.run(*MOE, *saved(shared, "experts"), probes=spy(), iterations=2)
+    probes = {**spy(), **of_200_texts(shared)}
+    alone = shared.run(*MOE, *saved(shared, "experts"), probes=probes, iterations=2)
     load = [*MOE, "--load", str(shared.path / "experts"), "--skip-train"]
-    ranks = shared.run(*load, "--expert-model-parallel-size", "2", probes=spy(), nproc=2)
+    ranks = shared.run(*load, "--expert-model-parallel-size", "2", probes=probes, nproc=2)
     expected, found = (read_evaluations(one.log_dir)[-1] for one in (alone, ranks))
+    told, wanted = losses_of_200_texts(found), losses_of_200_texts(expected)
+    assert len(told) == 200
+    assert told == pytest.approx(wanted, rel=0, abs=1e-4)
     assert values(found) == pytest.approx(values(expected), abs=1e-4)
     assert predicted(found) == predicted(expected)
 

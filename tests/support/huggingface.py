@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +77,35 @@ def write_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
+def model_flags(base: Path, tensor_parallel: int = 1) -> list[str]:
+    """Of an imported model, as an env file of the launch scripts takes them."""
+    script = '. "$0"; printf "%s\\n" "${MODEL_FLAGS[@]}"'
+    done = subprocess.run(
+        ["bash", "-c", script, str(base / "model.env")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"TP": str(tensor_parallel), "PATH": "/usr/bin:/bin"},
+    )
+    return done.stdout.splitlines()
+
+
 def logits_of(folder: Path, tokens: Any) -> torch.Tensor:
     """What transformers computes in float32: ``[b, s, vocabulary]`` of tokens ``[b, s]``."""
+    return load_model(folder)(tokens)
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Callable[[Any], torch.Tensor]:
+    """By transformers: a function from tokens ``[b, s]`` to logits ``[b, s, vocabulary]``."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        logits: torch.Tensor = model(torch.as_tensor(tokens)).logits
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the others do not know float64
+
+    def logits(tokens: Any) -> torch.Tensor:
+        with torch.no_grad():
+            found: torch.Tensor = model(torch.as_tensor(tokens)).logits
+        return found
+
     return logits
