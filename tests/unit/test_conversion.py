@@ -103,6 +103,7 @@ def test_without_its_base(name: str, models: Path, imported: Path, tmp_path: Pat
     done = export_model(find_checkpoint(tmp_path / "iter_0000000"), tmp_path / "back")
     assert (done.base, done.tokenizer) == (None, None)
     assert equal(models / name, tmp_path / "back")
+    assert "\nTrained with Megatron-LM;" in (tmp_path / "back/README.md").read_text()
     assert read_config(tmp_path / "back")[:2] == read_config(models / name)[:2]
     from transformers import AutoConfig
 

@@ -19,6 +19,7 @@ from support.probes import write_data
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, UnsupportedError, WriterError
 from domain_pretrain.evaluate import LogitsModel, ProbeOptions, Row, Score
+from domain_pretrain.evaluate.suite import SuiteOptions
 from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.probes import driver, probing
 from domain_pretrain.hosts.probes.checks import check_probing, look_up
@@ -41,32 +42,25 @@ def probe(rule: Any = lambda model, options: [], options: Any = None, name: str 
 # --- what is refused at the start ----------------------------------------------------------------
 
 
-class Predicting(ProbeOptions):
-    predicts: ClassVar[bool] = True
-
-
 @pytest.mark.parametrize(
     ("flags", "parts", "message"),
     [
         ({}, (0, None, None), "there is none: give --valid-data-path"),
         ({"eval_iters": 0}, (0, 1, None), "--eval-iters 0 never does"),
-        ({"context_parallel_size": 2}, (0, 1, None), r"evaluate\.probes\.p asks for predictions"),
     ],
 )
 def test_probes_that_could_not_run(flags: Any, parts: Any, message: str) -> None:
-    given = SimpleNamespace(**{"eval_iters": 2, "context_parallel_size": 1, **flags})
-    probes = [probe(options=Predicting())]
-    with pytest.raises((ConfigError, UnsupportedError), match=message):
-        check_probing(given, Reading((None,) * 3, parts, {}), probes)
-    fits = SimpleNamespace(eval_iters=2, context_parallel_size=1)
-    check_probing(fits, Reading((None,) * 3, (0, 1, None), {}), probes)
+    given = SimpleNamespace(**{"eval_iters": 2, **flags})
+    with pytest.raises(ConfigError, match=message):
+        check_probing(given, Reading((None,) * 3, parts, {}))
+    check_probing(SimpleNamespace(eval_iters=2), Reading((None,) * 3, (0, 1, None), {}))
 
 
 def test_a_host_on_which_nobody_has_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = SimpleNamespace(eval_iters=2, context_parallel_size=1)
+    given = SimpleNamespace(eval_iters=2)
     monkeypatch.setitem(sys.modules, mindspeed.MANAGER, SimpleNamespace())
     with pytest.raises(UnsupportedError, match="MindSpeed-LLM makes other batches"):
-        check_probing(given, Reading((None,) * 3, (0, 1, None), {}), [probe()])
+        check_probing(given, Reading((None,) * 3, (0, 1, None), {}))
 
 
 def test_a_rank_for_which_a_script_builds_no_data() -> None:
@@ -78,9 +72,30 @@ def test_a_rank_for_which_a_script_builds_no_data() -> None:
     assert runtime._validation_of([object(), object()]) == ["a", None]
 
 
-def test_predictions_alone_do_not_go_with_context_parallelism() -> None:
-    given = SimpleNamespace(eval_iters=2, context_parallel_size=2)
-    check_probing(given, Reading((None,) * 3, (0, 1, None), {}), [probe()])
+def test_predictions_alone_do_not_go_with_context_parallelism(tmp_path: Path) -> None:
+    """Nor do those of probes inside a suite."""
+    (tmp_path / "asks.yaml").write_text("sentence: {items: {a: [bonds fall]}}\n")
+    (tmp_path / "goes_on.yaml").write_text(f"continuation: {{texts: {{a: {tmp_path}/a.txt}}}}\n")
+    (tmp_path / "a.txt").write_text("bonds fall")
+    asks, goes_on = (
+        probe(options=SuiteOptions(files=[str(tmp_path / f"{name}.yaml")]), name="suite")
+        for name in ("asks", "goes_on")
+    )
+
+    class Predicting(ProbeOptions):
+        predicts: ClassVar[bool] = True
+
+    def flags(ranks: int) -> SimpleNamespace:
+        return SimpleNamespace(tokenizer_type="TikTokenizer", context_parallel_size=ranks)
+
+    nothing = Reading((None,) * 3, (0, 1, None), {})
+    look_up(flags(2), nothing, [probe(), asks])
+    for one in (probe(options=Predicting()), goes_on):
+        look_up(flags(1), nothing, [one])
+        with pytest.raises(
+            WriterError, match=rf"evaluate\.probes\.{one.name} asks for predictions"
+        ):
+            look_up(flags(2), nothing, [asks, one])
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,27 @@ def test_at_the_console(run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch)
     assert "finance.jsonl:39" in text
 
 
+def test_no_name_of_a_score_is_cut(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a narrow terminal, ``choice_plain`` and ``choice_text`` would be the same."""
+    monkeypatch.setenv("COLUMNS", "60")
+    folder = write_run(tmp_path / "run", {"finance": [3.0]})
+    file = EvaluationsFile(folder, None)
+    for at in (100, 200, 300):
+        score = Score.of(
+            "choice_plain_and_long", "finance", [Part("q", 1, 2)], higher_is_better=True
+        )
+        assert score is not None
+        file.scores(Evaluated(at, 8 * at, (score,)))
+    file.close()
+    assert main(["report", str(folder)]) == 0
+    cells = [
+        line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line
+    ]
+    assert "choice_plain_and_long" in "".join(cells)
+
+
 def test_on_the_page(run: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert main(["report", str(run), "--html", str(page)]) == 0

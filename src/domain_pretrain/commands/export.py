@@ -58,8 +58,10 @@ def run(args: argparse.Namespace) -> int:
         return track(layers, "exporting", console=console, disable=not console.is_terminal)
 
     done = export_model(found, args.out, args.base, dtype, progress)
-    base = "random weights" if done.base is None else done.base.source
-    print(f"exported: {args.out}, {done.family.architecture} of {found.folder}, begun as {base}")
+    begun = "" if done.base is None else f", begun as {done.base.source}"
+    print(f"exported: {args.out}, {done.family.architecture} of {found.folder}{begun}")
+    if done.base is None:
+        print("the checkpoint names no base model; if it has one, export again with --base DIR")
     if done.tokenizer is None:
         print("it has no tokenizer: the run's is not here; --base DIR names the model that has it")
     return 0

@@ -29,6 +29,10 @@ class ProbeOptions(Options):
 
     predicts: ClassVar[bool] = False
 
+    def predicting(self) -> bool:
+        """:attr:`predicts`, or that of a probe it runs. Asked after :meth:`check`, on that rank."""
+        return self.predicts
+
     def check(self) -> None:
         """See that what the probe is going to read and to import is there, before a model is.
 

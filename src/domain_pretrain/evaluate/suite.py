@@ -52,6 +52,14 @@ class SuiteOptions(ProbeOptions):
         """
         _ = self.suites
 
+    def predicting(self) -> bool:
+        """Whether a probe of a suite does."""
+        return any(
+            isinstance(probe.options, ProbeOptions) and probe.options.predicting()
+            for probes in self.suites.values()
+            for probe in probes
+        )
+
 
 @register("suite", SuiteOptions)
 def suite(model: Model, options: SuiteOptions) -> list[Score]:

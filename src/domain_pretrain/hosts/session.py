@@ -145,7 +145,7 @@ class Session:
         self.probes = build_probes(config.evaluate.probes)
         if self.probes:
             check_flags(facts.flags, REFUSED_WITH_PROBES)
-            check_probing(facts.flags, self.reading, self.probes)
+            check_probing(facts.flags, self.reading)
         self.by_bytes = False  # whether the tokens are; where probes run
         if rank() == 0:
             check_content(self.reading, facts.flags)

@@ -38,9 +38,10 @@ def _head(done: Exported) -> Iterator[str]:
     yield ""
     yield f"# {done.family.architecture} after {done.iteration:,} steps of continued pretraining"
     yield ""
-    start = "random weights" if done.base is None else f"`{Path(done.base.source).name}`"
+    # Without a base, nothing is known: a resumed run names only itself.
+    start = "" if done.base is None else f" from `{Path(done.base.source).name}`"
     yield (
-        f"Trained from {start} with Megatron-LM; converted to Hugging Face by domain_pretrain "
+        f"Trained{start} with Megatron-LM; converted to Hugging Face by domain_pretrain "
         f"{__version__}, weights in {str(done.dtype).removeprefix('torch.')}."
     )
     if done.base is not None and any(done.base.folder.glob("LICEN[SC]E*")):

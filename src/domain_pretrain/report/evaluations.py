@@ -64,7 +64,7 @@ def score_table(comparison: Comparison, title: str | None = None) -> Table:
         caption=_caption(several, losses),
         caption_justify="left",
     )
-    table.add_column("score")
+    table.add_column("score", overflow="fold")
     table.add_column("domain", overflow="fold")
     for label in comparison.labels:
         table.add_column(label, justify="right", overflow="fold")

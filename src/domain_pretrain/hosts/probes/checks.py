@@ -12,13 +12,12 @@ from domain_pretrain.hosts.probes.text import is_bytes
 from domain_pretrain.rules.registry import Configured
 
 
-def check_probing(flags: Any, reading: Reading, probes: Sequence[Configured[Probe]]) -> None:
+def check_probing(flags: Any, reading: Reading) -> None:
     """Refuse probes that would never run, or could not, on every rank.
 
     Args:
         flags: an object with the host's settings, under the names of Megatron-LM's flags.
         reading: what the run is going to read.
-        probes: with their options.
 
     Raises:
         ConfigError, UnsupportedError: name what is missing.
@@ -41,30 +40,34 @@ def check_probing(flags: Any, reading: Reading, probes: Sequence[Configured[Prob
             "evaluate.probes run when the host evaluates, and --eval-iters 0 never does: give "
             "--eval-iters 1 or more"
         )
-    predicting = [
-        probe.name
-        for probe in probes
-        if isinstance(probe.options, ProbeOptions) and probe.options.predicts
-    ]
-    if predicting and getattr(flags, "context_parallel_size", 1) > 1:
-        raise UnsupportedError(
-            f"evaluate.probes.{predicting[0]} asks for predictions, which context parallelism "
-            "would cut: evaluate with --context-parallel-size 1, or leave the probe out"
-        )
 
 
 def look_up(flags: Any, reading: Reading, probes: Sequence[Configured[Probe]]) -> bool:
-    """See, on the rank that drives, that what the probes read is there.
+    """See, on the rank that drives, that what the probes read is there, and what they ask can be.
 
     Returns:
         Whether the tokens of the run are bytes.
 
     Raises:
-        WriterError: something is missing.
+        WriterError: something is missing, or this layout cannot predict.
     """
     try:
         found = is_bytes(flags, reading.indices)
         check_probes(probes)
+        _check_predicting(flags, probes)
     except ConfigError as error:
         raise WriterError(str(error)) from error
     return found
+
+
+def _check_predicting(flags: Any, probes: Sequence[Configured[Probe]]) -> None:
+    predicting = [
+        probe.name
+        for probe in probes
+        if isinstance(probe.options, ProbeOptions) and probe.options.predicting()
+    ]
+    if predicting and getattr(flags, "context_parallel_size", 1) > 1:
+        raise ConfigError(
+            f"evaluate.probes.{predicting[0]} asks for predictions, which context parallelism "
+            "would cut: evaluate with --context-parallel-size 1, or leave the probe out"
+        )
