@@ -24,6 +24,9 @@ from support.prefixes import write_prefix
 from support.traces import note, write_documents, write_metrics
 
 from domain_pretrain.commands.main import COMMANDS
+from domain_pretrain.records.events_file import finding_entry
+from domain_pretrain.records.reader import EVENTS_FILE
+from domain_pretrain.records.record import Finding
 
 SHOWN = sorted({command for page in PAGES for command in commands(page)})
 
@@ -32,7 +35,7 @@ RUN = (
     r"domain-pretrain prepare .*",
     r"domain-pretrain plan .*",
     r"domain-pretrain (trace|watch) .*",
-    r"domain-pretrain eval .*",  # as --dry-run
+    r"domain-pretrain (eval|replay) .*",  # as --dry-run
     r"domain-pretrain doctor( --host /path/to/Megatron-LM)?",
     r"(sbatch|kubectl) .*",  # stand-ins, which look at what they are given
     r"([A-Z_]+=\S+ )*scripts/pretrain_[gn]pu\.sh .*",  # as --dry-run
@@ -194,15 +197,21 @@ def write_run() -> None:
     domains = {str(data / name): name for name in ("finance", "general")}
     note(run, domains, 1500, tokenizer="models/llama-3.1-8b", cache="cache")
     write_metrics(run, list(domains.values()), 1200)
+    evidence = {"iterations": [1200, 1201], "onset": 1199}
+    spike = Finding("spike", "finance", 1200, "warning", "loss jumps", evidence=evidence)
+    (run / EVENTS_FILE).write_text(json.dumps(finding_entry(spike)) + "\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", [command for command in SHOWN if is_run(command)])
 def test_it_does_as_shown(command: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.startswith("domain-pretrain"):
         pytest.importorskip("megatron.core")
-    if "trace" in command or "watch" in command:
+    if re.search(r" (trace|watch|replay) ", command):
         monkeypatch.chdir(clone)
         write_run()
+    if " replay " in command:
+        for at in (1150, 1300):
+            write_checkpoint(Path("runs/finance/checkpoints"), f"iter_{at:07d}", seq_length=16)
     if "prepare" in command or "trace" in command:
         write_tokenizer(clone / "models" / "llama-3.1-8b")
     if "plan" in command:
@@ -214,7 +223,9 @@ def test_it_does_as_shown(command: str, clone: Path, monkeypatch: pytest.MonkeyP
         command = command.replace("/path/to/Megatron-LM", str(host))
     if " eval " in command:
         write_models(clone)
-    words = re.sub(r"(scripts/pretrain_\w+\.sh|pretrain eval) ", r"\1 --dry-run ", command)
+    words = re.sub(
+        r"(scripts/pretrain_\w+\.sh|pretrain (?:eval|replay)) ", r"\1 --dry-run ", command
+    )
     done = shell(clone, f"set -e; {words}", MINDSPEED_LLM_PATH="/path/to/MindSpeed-LLM")
     assert done.returncode == 0, done.stdout
     if "pretrain_" in words or "sbatch" in words:

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,13 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="of a folder with several checkpoints all, not only the latest",
     )
+    add_run_flags(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
+    parser.set_defaults(run=run)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """How the models are run; :func:`evaluate` reads them."""
     parser.add_argument("--nproc", type=int, default=1, help="processes, by torchrun (default 1)")
     parser.add_argument(
         "--script", metavar="SCRIPT.py", help="that trained them (default: the built-in GPT)"
@@ -73,22 +80,51 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="keep what each evaluation wrote there (default: a temporary folder)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument(
         "--dry-run", action="store_true", help="check, and print the commands; run nothing"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
-    console = Console(highlight=False, markup=False, soft_wrap=False)
-    out = _folder(args.out)
-    try:
+
+    def prepare(out: Path) -> Sequence[Checkpoint]:
         write_config(args.config, out / CONFIG)
-        models = find_models(args.places, _import, every=args.every_checkpoint)
+        return find_models(args.places, _import, every=args.every_checkpoint)
+
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    found = evaluate(args, prepare, console)
+    if not found:
+        return 0
+    print_evaluations(console, found)
+    if args.json is not None:
+        text = json.dumps(as_json(found), ensure_ascii=False, indent=1, allow_nan=False)
+        args.json.write_text(text + "\n", encoding="utf-8")
+        print(f"table: {args.json}")
+    return 0
+
+
+def evaluate(
+    args: argparse.Namespace, prepare: Callable[[Path], Sequence[Checkpoint]], console: Console
+) -> list[tuple[str, Evaluated]]:
+    """Evaluate models, one after the other.
+
+    Args:
+        args: those of :func:`add_run_flags`, and ``behind``.
+        prepare: writes ``CONFIG`` into a folder, and says which models.
+        console: for the progress.
+
+    Returns:
+        Each with its label; nothing where the commands are only printed.
+
+    Raises:
+        ConfigError: a model cannot be evaluated as is asked.
+    """
+    out = _folder(args.out)
+    found = []
+    try:
+        models = prepare(out)
         commands = _commands(args, models, out)
-        found = []
         for at, (model, log_dir, command) in enumerate(commands, start=1):
             print(f"$ {shlex.join(command)}", flush=True)
             if not args.dry_run:
@@ -100,17 +136,12 @@ def run(args: argparse.Namespace) -> int:
             shutil.rmtree(out, ignore_errors=True)
         raise
     if args.dry_run:
-        return 0
-    print_evaluations(console, found)
-    if args.json is not None:
-        text = json.dumps(as_json(found), ensure_ascii=False, indent=1, allow_nan=False)
-        args.json.write_text(text + "\n", encoding="utf-8")
-        print(f"table: {args.json}")
+        return []
     if args.out is None:
         shutil.rmtree(out, ignore_errors=True)
     else:
         print(f"logs and scores of each: {out}")
-    return 0
+    return found
 
 
 def _folder(out: Path | None) -> Path:

@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "from budgets in tokens, samples and stages to a run's flags",
     "preflight": "check a training command before it starts",
     "trace": "show which documents the model read at a step, or when it reads a document",
+    "replay": "whether a jump of the loss came of its data, or of the model",
     "watch": "follow a run in the terminal while it trains",
     "report": "show what became of every domain in a run",
     "eval": "what models know, before and after: probes, differences, what was forgotten",

@@ -49,10 +49,10 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="the run's --domain-log-dir")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--iteration", type=_range, metavar="N|A:B", help="of the run, from 1")
+    what.add_argument("--iteration", type=as_range, metavar="N|A:B", help="of the run, from 1")
     what.add_argument(
         "--samples",
-        type=_range,
+        type=as_range,
         metavar="N|A:B",
         help="positions in the stream, from 0, as mix.skip counts them",
     )
@@ -116,8 +116,6 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--consumed {args.consumed}: give an iteration, or nothing")
         if args.text is not None or args.worst is not None:
             raise ConfigError("--consumed has no --text and no --worst: it counts documents")
-    if folder := os.environ.get("MEGATRON_LM_PATH"):
-        sys.path.insert(0, folder)
     # What others print goes where it does not spoil the answer.
     with contextlib.redirect_stdout(sys.stderr):
         trace = open_trace(args.run_dir, args.data_cache_path)
@@ -175,6 +173,8 @@ def open_trace(folder: Path, cache: Path | None = None) -> Trace:
         ConfigError: something is missing there.
         UnsupportedError: the order of its samples cannot be told.
     """
+    if megatron := os.environ.get("MEGATRON_LM_PATH"):
+        sys.path.insert(0, megatron)
     metrics = find_metrics(folder)
     cache = None if cache is None else cache.resolve()
     starts = read_starts(metrics.parent)
@@ -222,7 +222,7 @@ def _nothing(args: argparse.Namespace) -> str:
     return f"none of the samples is of {args.domain}"
 
 
-def _range(text: str) -> tuple[int, int]:
+def as_range(text: str) -> tuple[int, int]:
     """``N`` or ``A:B`` → first and stop."""
     first, colon, stop = text.partition(":")
     try:

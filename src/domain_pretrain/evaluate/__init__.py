@@ -4,10 +4,10 @@
 A ``probe`` is a rule, (model, options) → scores; ``run_probes`` runs those that a mapping names.
 ``completion``, ``sentence``, ``contrast`` and ``choice`` ask about ``items``; ``perplexity`` reads
 held-out ``texts`` in rolling ``windows``; ``continuation`` has them continued by ``generate``, and
-measures the ``likeness``; ``harness`` asks lm-eval's tasks; a ``suite`` is a file of probes. They
-run on one rank, and know nothing of the others. ``rows`` makes tokens of texts; ``random_state``
-keeps what a run draws; ``fixed`` says which validation samples make a fixed set. Imports rules,
-records, prepare and data.
+measures the ``likeness``; ``replay`` reads samples of training; ``harness`` asks lm-eval's tasks;
+a ``suite`` is a file of probes. They run on one rank, and know nothing of the others. ``rows``
+makes tokens of texts; ``random_state`` keeps what a run draws; ``fixed`` says which validation
+samples make a fixed set. Imports rules, records, prepare and data.
 """
 
 # Importing a probe registers it.
@@ -18,6 +18,7 @@ from domain_pretrain.evaluate import (  # noqa: F401
     contrast,
     harness,
     perplexity,
+    replay,
     sentence,
     suite,
 )
