@@ -21,6 +21,7 @@ class Kind:
         fault: of faulty_gpt.py.
         pinned: domains to keep.
         base: the kind whose checkpoint it starts from.
+        samples: of ``evaluate.samples``; None: what the host happens to read.
         spoiled: the domain in which the batch of step :data:`AT` is garbage.
         saves: whether others start from it.
     """
@@ -30,10 +31,12 @@ class Kind:
     fault: str = ""
     pinned: tuple[str, ...] = ()
     base: str | None = None
+    samples: int | None = None
     spoiled: str | None = None
     saves: bool = False
 
 
+FORGETS = {"general": 0.1, "code": 4.0, "maths": 4.0, "logs": 4.0, "familiar": 1.0}
 BAD = {"dirty": 1.0, "newlines": 1.0, "copied": 1.0, "empty": 1.0}
 KINDS = {
     "clean": Kind(),
@@ -42,11 +45,8 @@ KINDS = {
     "rate": Kind(fault="rate"),
     "nan": Kind(fault="nan", flags=("--no-check-for-nan-in-loss-and-grad",)),
     "base": Kind({"general": 2.0, "familiar": 2.0}, saves=True),
-    "continued": Kind(
-        {"general": 0.1, "code": 4.0, "maths": 4.0, "logs": 4.0, "familiar": 1.0},
-        pinned=("general",),
-        base="base",
-    ),
+    "continued": Kind(FORGETS, pinned=("general",), base="base"),
+    "continued-fixed": Kind(FORGETS, pinned=("general",), base="base", samples=32),
 }
 
 
@@ -84,6 +84,14 @@ FAULTS = (
     Fault(
         "a forgotten replay domain",
         "continued",
+        "forgetting",
+        "general",
+        ("the other domains",),
+        documents=False,
+    ),
+    Fault(
+        "the same, with `evaluate.samples`",
+        "continued-fixed",
         "forgetting",
         "general",
         ("the other domains",),

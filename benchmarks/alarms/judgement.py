@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from faults import FAULTS, KINDS, STEPS, Fault
 
+from domain_pretrain.records.events_file import plain
 from domain_pretrain.records.reader import read_findings
 from domain_pretrain.records.record import Finding
 
@@ -48,6 +50,19 @@ def _named(fault: Fault, finding: Finding, run: Mapping[str, Any]) -> bool:
     return right
 
 
+def told(kind: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the results keep of a run."""
+    return {
+        "seed": run["seed"],
+        "seconds": run["seconds"],
+        "judged": {one.title: judge(one, run) for one in FAULTS if one.kind == kind},
+        "unexplained": [
+            f"{one.rule} in {one.domain} at {one.iteration}" for one in others(kind, run)
+        ],
+        "findings": [plain(asdict(one)) for one in read_findings(Path(run["folder"]))],
+    }
+
+
 def others(kind: str, run: Mapping[str, Any]) -> list[Finding]:
     """Findings of a run that no planted fault explains."""
     planted = [fault for fault in FAULTS if fault.kind == kind]
@@ -71,14 +86,14 @@ def markdown(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The tables of docs/alarms.md.
 
     Args:
-        runs: of each kind.
+        runs: of each kind, as :func:`told` has them.
     """
     lines = [
         "| planted | alarm | found | likely cause | documents | at iteration |",
         "|---|---|---|---|---|---|",
     ]
     for fault in FAULTS:
-        judged = [judge(fault, run) for run in runs.get(fault.kind, ())]
+        judged = [run["judged"][fault.title] for run in runs.get(fault.kind, ())]
         where = f" in `{fault.domain}`" if fault.domain else ""
         at = f", planted at {fault.at}" if fault.at else ""
         cells = [
@@ -93,10 +108,9 @@ def markdown(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     lines += ["", "| run | runs | iterations of each | findings that nothing planted explains |"]
     lines += ["|---|---|---|---|"]
     for kind in KINDS:
-        found = [one for run in runs.get(kind, ()) for one in others(kind, run)]
-        told = "; ".join(f"{one.rule} in {one.domain} at {one.iteration}" for one in found)
-        count = len(runs.get(kind, ()))
-        lines.append(f"| {kind} | {count} | {STEPS} | {len(found)}{': ' + told if told else ''} |")
+        found = [one for run in runs.get(kind, ()) for one in run["unexplained"]]
+        count, more = len(runs.get(kind, ())), f": {'; '.join(found)}" if found else ""
+        lines.append(f"| {kind} | {count} | {STEPS} | {len(found)}{more} |")
     return "\n".join(lines) + "\n"
 
 

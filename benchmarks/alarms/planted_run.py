@@ -76,7 +76,8 @@ def _config(kind: Kind, data: Path) -> dict[str, Any]:
         }
         for name, weight in kind.weights.items()
     }
-    return {"domains": domains}
+    fixed = {} if kind.samples is None else {"evaluate": {"samples": kind.samples}}
+    return {"domains": domains, **fixed}
 
 
 def _flags(kind: Kind, root: Path, folder: Path, data: Path, seed: int) -> list[str]:

@@ -8,22 +8,19 @@ are kept in ``runs/alarms``, so an interrupted experiment goes on where it stopp
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from faults import FAULTS, KINDS
-from judgement import judge, markdown, others
+from faults import KINDS
+from judgement import markdown, told
 from planted_data import write
 from planted_run import run
 from provenance import provenance
 from written import write_json
-
-from domain_pretrain.records.events_file import plain
-from domain_pretrain.records.reader import read_findings
 
 DATA_SEEDS = 3
 
@@ -51,26 +48,21 @@ def main() -> None:
             done = run(args.runs.resolve(), corpora, kind, seed, seed % DATA_SEEDS)
             runs[kind].append({**done, "seed": seed})
             print(f"{kind} {seed}: {done['seconds']} s", flush=True)
-    _write(args.results, runs)
-    print(markdown(runs))
+    print(_write(args.results, runs))
 
 
-def _write(results: Path, runs: dict[str, list[dict[str, Any]]]) -> None:
-    told = {
-        kind: [
-            {
-                "seed": one["seed"],
-                "seconds": one["seconds"],
-                "judged": {f.title: judge(f, one) for f in FAULTS if f.kind == kind},
-                "unexplained": len(others(kind, one)),
-                "findings": [plain(asdict(f)) for f in read_findings(Path(one["folder"]))],
-            }
-            for one in of_kind
-        ]
-        for kind, of_kind in runs.items()
+def _write(results: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """The table; kinds that were not asked for are as an earlier command has left them."""
+    file, of = results / "cpu.json", provenance(__file__)
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": {}}
+    new = {
+        kind: [{**told(kind, one), "by": of} for one in of_kind] for kind, of_kind in runs.items()
     }
-    write_json(results / "cpu.json", {**provenance(__file__), "runs": told})
-    (results / "cpu.md").write_text(markdown(runs), encoding="utf-8")
+    both = {kind: one for kind in KINDS if (one := new.get(kind) or kept["runs"].get(kind))}
+    write_json(file, {**of, "runs": both})
+    table = markdown(both)
+    (results / "cpu.md").write_text(table, encoding="utf-8")
+    return table
 
 
 if __name__ == "__main__":

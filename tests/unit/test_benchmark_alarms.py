@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "alarms"
 sys.path.insert(0, str(FOLDER))
 
 from faults import AT, FAULTS, KINDS  # noqa: E402
-from judgement import judge, markdown, others  # noqa: E402
+from judgement import judge, markdown, others, told  # noqa: E402
 
 from domain_pretrain.records.events_file import EventsFile  # noqa: E402
 from domain_pretrain.records.record import Finding  # noqa: E402
@@ -67,7 +67,7 @@ def test_what_nothing_explains(tmp_path: Path) -> None:
     stray = replace(RIGHT, domain="maths", iteration=77)
     run = run_of(tmp_path, RIGHT, stray)
     assert [one.domain for one in others("garbage", run)] == ["maths"]
-    page = markdown({"garbage": [run]})
+    page = markdown({"garbage": [told("garbage", {**run, "seed": 0})]})
     assert (
         "| one garbage batch | `spike` in `code` | 1 of 1 | 1 of 1 | 1 of 1 | 300, planted" in page
     )
