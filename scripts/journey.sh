@@ -22,7 +22,7 @@ run domain-pretrain prepare journey/raw/general.jsonl --output journey/data/gene
 run domain-pretrain prepare journey/raw/maths.jsonl --output journey/data/maths --tokenizer journey/model --holdout 5%
 run domain-pretrain plan configs/journey/plan.yaml --output journey/plan
 run domain-pretrain import journey/model journey/base
-run domain-pretrain eval journey/base --config configs/journey/probes.yaml -- --seq-length 128
+run domain-pretrain eval journey/base --config configs/journey/probes.yaml
 run scripts/pretrain_gpu.sh configs/journey/train.env --domain-config configs/journey/probes.yaml "$@"
 run domain-pretrain watch journey/run --once
 run domain-pretrain report journey/run --html journey/report.html

@@ -23,7 +23,7 @@ from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.commands.main import main
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.hosts.base_model import check_model
-from domain_pretrain.huggingface import safetensors_file
+from domain_pretrain.huggingface import exporting, safetensors_file
 from domain_pretrain.huggingface.base import read_base
 from domain_pretrain.huggingface.check import check_run
 from domain_pretrain.huggingface.config import read_config
@@ -78,18 +78,33 @@ def test_there_and_back(name: str, models: Path, imported: Path, tmp_path: Path)
         )
 
 
-def test_the_card_has_the_scores_that_can_be_read(imported: Path, tmp_path: Path) -> None:
-    """Also of parts whose names have a separator of lines, which JSON leaves as it is."""
+def write_scores(run: Path) -> None:
+    """A run with one score; also one of a part whose name has a separator of lines, which JSON
+    leaves as it is, and one that no version has written."""
     whole = Score.of("loss", "general", [Part("a\u2028b", 2.5, 1)], higher_is_better=False)
     assert whole is not None
     entry = Evaluated(0, 0, (whole,)).dump()
     foreign = {**entry, "scores": [{**entry["scores"][0], "name": "other", "count": 0}]}
     lines = [json.dumps(one, ensure_ascii=False) for one in (entry, foreign)]
-    (tmp_path / EVALUATIONS_FILE).write_text("\n".join(lines), encoding="utf-8")
-    (tmp_path / METRICS_FILE).write_text(
+    (run / EVALUATIONS_FILE).write_text("\n".join(lines), encoding="utf-8")
+    (run / METRICS_FILE).write_text(
         '{"iteration": 1, "split": "train", "domains": {}}\n', encoding="utf-8"
     )
-    found = replace(find_checkpoint(imported / next(iter(MODELS))), run=tmp_path)
+
+
+@pytest.mark.parametrize("told", ["beside", "by its arguments"])
+def test_the_card_has_the_scores_that_can_be_read(
+    told: str, imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run whose log is above the checkpoint, or where the run itself says it is."""
+    write_scores(tmp_path)
+    found = find_checkpoint(imported / next(iter(MODELS)))
+    if told == "beside":
+        found = replace(found, run=tmp_path)
+    else:
+        saved = read_saved(found.folder)
+        saved = replace(saved, args={**saved.args, "domain_log_dir": str(tmp_path)})
+        monkeypatch.setattr(exporting, "read_saved", lambda folder: saved)
     export_model(found, tmp_path / "back")
     card = (tmp_path / "back" / "README.md").read_text(encoding="utf-8")
     assert "| loss | general | 2.5000 |" in card

@@ -114,6 +114,19 @@ def test_all_models_get_the_shortest_context(work: Path, capsys: Any) -> None:
     assert [value(one, "--micro-batch-size") for one in commands] == ["1", "1"]
 
 
+@pytest.mark.parametrize(("most", "context"), [(128, "128"), (1_000_000, "4096")])
+def test_imported_models_get_what_they_can_take(
+    most: int, context: str, work: Path, capsys: Any
+) -> None:
+    """None of them was trained; up to what one would ask for."""
+    for name, length in (("one", most), ("two", 2 * most)):
+        shutil.copytree(work / "base", work / name)
+        shutil.rmtree(work / name / RELEASE)
+        save(work / name, RELEASE, seq_length=None, max_position_embeddings=length)
+    for each in dry(capsys, "one", "two", "--config", "probes.yaml"):
+        assert value(each, "--seq-length") == context
+
+
 def test_the_users_words_win_and_go_to_all(work: Path, capsys: Any) -> None:
     words = "--config probes.yaml -- --seq-length 32 --micro-batch-size=8 --mock-data --bf16"
     for one in dry(capsys, "base", "run", *words.split()):

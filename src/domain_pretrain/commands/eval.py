@@ -19,7 +19,13 @@ from domain_pretrain.demo.launch import run as run_logged
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import fingerprint_of
 from domain_pretrain.huggingface.importing import import_model
-from domain_pretrain.launch.evaluate import CONFIG, command_of, common_flags, write_config
+from domain_pretrain.launch.evaluate import (
+    CONFIG,
+    command_of,
+    common_flags,
+    context_of,
+    write_config,
+)
 from domain_pretrain.launch.models import Checkpoint, find_models, known
 from domain_pretrain.launch.preflight import inspect
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
@@ -165,6 +171,8 @@ def _commands(
     lengths = sorted(set(known(models, "seq_length")))
     if len(lengths) > 1:
         print(f"all at --seq-length {lengths[0]}, the shortest of theirs: {lengths}")
+    elif not lengths and "--seq-length" not in args.behind:
+        print(f"at --seq-length {context_of(models)}: none of them says what it was trained with")
     found, problems = [], []
     for at, model in enumerate(models, start=1):
         log_dir = out / f"{at:02d}-{model.folder.name}"

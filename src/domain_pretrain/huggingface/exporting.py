@@ -26,6 +26,7 @@ from domain_pretrain.huggingface.found import Found
 from domain_pretrain.huggingface.importing import Progress, check_room
 from domain_pretrain.huggingface.model import Model
 from domain_pretrain.huggingface.safetensors_file import Writer
+from domain_pretrain.records.reader import METRICS_FILE
 
 _WORDS = "embedding.word_embeddings.weight"
 Reader = torch_dist.Reader | torch_ranks.Reader
@@ -75,6 +76,7 @@ def export_model(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; give a folder that is to be made")
     saved = read_saved(found.folder)
+    found = replace(found, run=found.run or _logged(saved.args))
     base = read_base(base_folder) if base_folder else _base_of(saved.args, found.folder)
     tokenizer = _tokenizer_of(saved.args, base)
     kind = torch_ranks.Reader if found.parallel else torch_dist.Reader
@@ -109,6 +111,13 @@ def export_model(
         shutil.rmtree(part, ignore_errors=True)
         raise
     return done
+
+
+def _logged(args: Mapping[str, Any]) -> Path | None:
+    """Where a run has written its metrics, as its own arguments say; None: not there any more."""
+    given = (args.get(name) for name in ("domain_log_dir", "tensorboard_dir"))
+    folders = (Path(folder) for folder in given if folder)
+    return next((folder for folder in folders if (folder / METRICS_FILE).is_file()), None)
 
 
 def _write(reader: Reader, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:

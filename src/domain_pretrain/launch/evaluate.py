@@ -17,6 +17,7 @@ from domain_pretrain.launch.models import Checkpoint, known
 from domain_pretrain.launch.saved_flags import Flag, data_flags, layout_flags, model_flags
 
 CONFIG = "evaluate.yaml"
+LONGEST = 4096  # tokens of a context, where nobody has said how long
 # Megatron evaluates only where it has validation data. One batch of its own made-up tokens does;
 # with an interval that no run reaches, of no evaluation before.
 _NO_DATA: tuple[Flag, ...] = (("--mock-data",), ("--split", "0,1,0"))
@@ -61,13 +62,27 @@ def common_flags(models: Sequence[Checkpoint], given: Sequence[str]) -> list[Fla
     Raises:
         ConfigError: nothing says how long a context is.
     """
-    lengths = sorted(set(known(models, "seq_length")))
-    if not lengths and "--seq-length" not in names_of(given):
+    length = context_of(models)
+    if length is None and "--seq-length" not in names_of(given):
         raise ConfigError(
             "none of the checkpoints says how long its sequences were: give -- --seq-length N"
         )
     rows = min(known(models, "micro_batch_size"), default=1)
-    return [*(("--seq-length", str(n)) for n in lengths[:1]), ("--micro-batch-size", str(rows))]
+    found = [] if length is None else [("--seq-length", str(length))]
+    return [*found, ("--micro-batch-size", str(rows))]
+
+
+def context_of(models: Sequence[Checkpoint]) -> int | None:
+    """Tokens that all of them are asked with: the shortest that any was trained with.
+
+    Where none has been trained, the shortest that any can take, at most :data:`LONGEST`. None:
+    nothing says how long that is.
+    """
+    trained = min(known(models, "seq_length"), default=None)
+    if trained is not None:
+        return int(trained)
+    possible = min(known(models, "max_position_embeddings"), default=None)
+    return None if possible is None else min(int(possible), LONGEST)
 
 
 def command_of(
