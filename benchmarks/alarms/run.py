@@ -59,7 +59,8 @@ def _write(results: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
         kind: [{**told(kind, one), "by": of} for one in of_kind] for kind, of_kind in runs.items()
     }
     both = {kind: one for kind in KINDS if (one := new.get(kind) or kept["runs"].get(kind))}
-    write_json(file, {**of, "runs": both})
+    here = f"{Path.cwd()}/"  # documents are named by where the runs lie, which is a machine's own
+    write_json(file, json.loads(json.dumps({**of, "runs": both}).replace(here, "")))
     table = markdown(both)
     (results / "cpu.md").write_text(table, encoding="utf-8")
     return table
