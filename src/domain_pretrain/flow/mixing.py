@@ -28,11 +28,11 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.kernels.digest import WORDS
-from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import check_domains
 from domain_pretrain.stats import Average, DomainStats
 from domain_pretrain.strategies import Reweighter
 from domain_pretrain.strategies.ema import reduced
+from domain_pretrain.strategies.registry import Terms
 
 # Multipliers are rounded to so many parts of one: layouts sum a token's loss in another order, and
 # the last bits that differ by it must not decide who gets a sample.
@@ -186,17 +186,10 @@ class Mixer:
             )
         self._advance(moment.iteration, moment.consumed_samples)
 
-    def findings(self, iteration: int) -> list[Finding]:
-        """What the rule has to tell after a step that brought an evaluation."""
-        return self._rule.findings(self._memory, iteration)
-
-    def summary(self) -> str | None:
-        """What it says at the end of the run, if anything."""
-        return self._rule.summary(self._memory)
-
-    def bases(self) -> dict[str, bool]:
-        """Domains whose validation loss is compared with a base, and whether there is one yet."""
-        return self._rule.bases(self._memory)
+    @property
+    def terms(self) -> Terms:
+        """What the rule says of itself, and what it keeps as of now."""
+        return self._rule.strategy.terms, self._memory.state
 
     def _advance(self, iteration: int, consumed: int) -> None:
         self._consumed = consumed

@@ -19,13 +19,13 @@ from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.within import WithinMicrobatch, WithinSamples
 from domain_pretrain.kernels.domain_reduce import Backend, select
-from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import check_domains
 from domain_pretrain.stats import SCALE, Average, Column, DomainStats
 from domain_pretrain.strategies import Reweighter
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.diagnostics import diagnose
 from domain_pretrain.strategies.ema import default_horizon, reduced
+from domain_pretrain.strategies.registry import Terms
 from domain_pretrain.strategies.section import LaggedReweight, WithinReweight
 
 
@@ -51,14 +51,9 @@ class Steering(Protocol):
             batch_tokens, course: see :class:`.Moment`.
         """
 
-    def findings(self, iteration: int) -> list[Finding]:
-        """What the rule has to tell after a step that brought an evaluation."""
-
-    def summary(self) -> str | None:
-        """What it says at the end of the run, if anything."""
-
-    def bases(self) -> dict[str, bool]:
-        """Domains whose validation loss is compared with a base, and whether there is one yet."""
+    @property
+    def terms(self) -> Terms:
+        """What the rule says of itself, and what it keeps as of now."""
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         """What the weights do to the tokens of a window, in a few numbers."""
@@ -103,14 +98,9 @@ class Lagged:
         )
         self._put()
 
-    def findings(self, iteration: int) -> list[Finding]:
-        return self.reweighter.findings(self.memory, iteration)
-
-    def summary(self) -> str | None:
-        return self.reweighter.summary(self.memory)
-
-    def bases(self) -> dict[str, bool]:
-        return self.reweighter.bases(self.memory)
+    @property
+    def terms(self) -> Terms:
+        return self.reweighter.strategy.terms, self.memory.state
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         # The weights are those of now, the tokens those of the window.

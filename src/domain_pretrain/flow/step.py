@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -184,7 +184,7 @@ class Step:
         stats = self.evaluation.close(self.names, self.groups.dp_cp_size)
         if stats is None:
             return
-        if split == "valid":
+        if split == "valid" and self.steers:
             losses = {name: totals.loss() for name, totals in stats if not totals.nonfinite}
             self._valid = {} if final else losses
         if final:
@@ -209,18 +209,26 @@ class Step:
     @property
     def baseless(self) -> list[str]:
         """Domains that a rule compares with a base, and has none of yet."""
-        return [name for one in self._deciders for name, has in one.bases().items() if not has]
+        return [name for name, has in self._bases() if not has]
+
+    def _bases(self) -> Iterator[tuple[str, bool]]:
+        for one in self._deciders:
+            terms, state = one.terms
+            yield from terms.bases(state, self.names).items()
 
     def _tell_found(self, iteration: int) -> None:
         """What a rule has to tell after a step that brought it an evaluation."""
-        for decider in self._deciders:
-            for finding in decider.findings(iteration):
-                if self.publisher is not None:
-                    self.publisher.finding(finding)
+        if self.publisher is None:
+            return
+        for one in self._deciders:
+            terms, state = one.terms
+            for finding in terms.findings(state, iteration):
+                self.publisher.finding(finding)
 
     def _tell_summary(self) -> None:
-        for decider in self._deciders:
-            if (summary := decider.summary()) is not None:
+        for one in self._deciders:
+            terms, state = one.terms
+            if (summary := terms.summary(state)) is not None:
                 notice(summary)
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
@@ -306,7 +314,7 @@ class Step:
             **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
             **({} if self.mixing is None else {"mix": self.mixing.state_dict()}),
             **({"watch": watched} if watched else {}),
-            **({"valid": self._valid} if self._valid and self._deciders else {}),
+            **({"valid": self._valid} if self._valid else {}),
         }
 
     def load_state_dict(
@@ -345,8 +353,7 @@ class Step:
         self._valid = {
             name: loss for name, loss in state.get("valid", {}).items() if name in self.names
         }
-        based = [name for one in self._deciders for name, has in one.bases().items() if has]
-        if based:
+        if based := [name for name, has in self._bases() if has]:
             allow = self._allow_domain_change
             for change in check_base(state, self._meaning, based, allow=allow):
                 notice(f"WARNING: {change}")

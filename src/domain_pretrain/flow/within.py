@@ -14,10 +14,10 @@ import torch
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend
-from domain_pretrain.records.record import Finding
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.microbatch import microbatch_multipliers, sample_multipliers
+from domain_pretrain.strategies.registry import StrategyOptions, Terms
 from domain_pretrain.strategies.section import WithinReweight
 from domain_pretrain.strategies.shapes import SHAPES
 
@@ -45,14 +45,9 @@ class _Within:
         self._step += 1
         self._put()
 
-    def findings(self, iteration: int) -> list[Finding]:
-        return []
-
-    def summary(self) -> str | None:
-        return None
-
-    def bases(self) -> dict[str, bool]:
-        return {}
+    @property
+    def terms(self) -> Terms:
+        return StrategyOptions(), {}
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
         # These weights went with their microbatch.

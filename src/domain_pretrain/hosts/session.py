@@ -73,7 +73,6 @@ from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.writer import check_folder, check_log_dir
 from domain_pretrain.stats import Split
 from domain_pretrain.strategies import Reweighter
-from domain_pretrain.strategies.registry import StrategyOptions
 from domain_pretrain.watch import Watch
 from domain_pretrain.watch.command import Command, check_command
 from domain_pretrain.watch.decision import decisions_of
@@ -263,16 +262,16 @@ class Session:
         found = [("mix.dynamic", None if mixing is None else mixing.rule)]
         found += [("reweight", getattr(self.reweighting, "rule", None))]
         for where, rule in found:
-            options = rule.strategy.options if isinstance(rule, Reweighter) else None
-            if not isinstance(options, StrategyOptions) or facts.on("skip_train"):
+            if not isinstance(rule, Reweighter) or facts.on("skip_train"):
                 continue
-            followed = options.bases({}, self.catalog.names)
+            terms = rule.strategy.terms
+            followed = terms.bases({}, self.catalog.names)
             validated = dict.fromkeys(self.catalog.names[d] for d in self.validation_domains())
             steps = (facts.samples or math.inf) / (facts.largest_batch or 1)
             tokens = samples * len(followed) * getattr(facts.flags, "seq_length", 1)
             doubts = [
                 *check_followed(facts.flags, followed, validated, steps, where),
-                *(options.doubts(tokens) if followed else ()),
+                *(terms.doubts(tokens) if followed else ()),
             ]
             for doubt in doubts:
                 notice(f"WARNING: {doubt}")

@@ -71,7 +71,7 @@ def moment_after(
     batch = microbatches * args.micro_batch_size * args.data_parallel_size
     consumed = args.consumed_train_samples + batch
     log = iteration % args.log_interval == 0
-    optimizer = optimizer_of(given)
+    optimizer = optimizer_of(given) if log or steers else None
     return Moment(
         iteration=iteration,
         consumed_samples=consumed,

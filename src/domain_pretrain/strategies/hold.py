@@ -22,7 +22,6 @@ AT_BOUND = 3
 # Largest standard error of the sensor, as a part of ε, that goes without a word.
 ERROR = 0.1
 
-
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -151,8 +150,7 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
     lr, before = seen.course.lr, kept.get("lr", 0.0)
     kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
-    losses = {name: seen.course.valid[name] for name in seen.course.valid if name in seen.names}
-    now = np.array([losses.get(name, math.nan) for name in seen.names])
+    now = np.array([seen.course.valid.get(name, math.nan) for name in seen.names])
     if np.isfinite(now[held]).all():
         base = kept.get("base", np.full_like(now, math.nan))
         if np.isnan(base[held]).any():

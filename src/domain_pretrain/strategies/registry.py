@@ -77,6 +77,9 @@ class StrategyOptions(Options):
         return None
 
 
+# What a rule says of itself, and what it keeps.
+Terms = tuple[StrategyOptions, State]
+
 STRATEGIES: Registry[Rule] = Registry("strategy", "domain_pretrain.strategies")
 register = STRATEGIES.register
 available = STRATEGIES.available
@@ -85,6 +88,11 @@ available = STRATEGIES.available
 @dataclass(frozen=True)
 class Strategy(Configured[Rule]):
     """A rule with its options, ready for use."""
+
+    @property
+    def terms(self) -> StrategyOptions:
+        """What the rule says of itself; of plain options, what holds where nothing is said."""
+        return self.options if isinstance(self.options, StrategyOptions) else StrategyOptions()
 
     def __call__(self, seen: Observation, state: State) -> tuple[Array, State]:
         """Weights ``[D]``, a distribution over the active domains, and the state to keep.

@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.records.record import Finding
 from domain_pretrain.rules import state as codec
 from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
-from domain_pretrain.strategies.registry import (
-    NEEDS,
-    Actuator,
-    Strategy,
-    StrategyOptions,
-    build,
-)
+from domain_pretrain.strategies.registry import NEEDS, Actuator, Strategy, build
 from domain_pretrain.strategies.section import StepRule
 
 
@@ -100,9 +93,8 @@ class Reweighter:
         strategy = build(
             options.strategy, options.model_extra or {}, names, where=where, also=known
         )
-        if isinstance(strategy.options, StrategyOptions):
-            _check_fit(strategy, where, actuator, offers, pinned)
-            options = _settled(options, strategy, where)
+        _check_fit(strategy, where, actuator, offers, pinned)
+        options = _settled(options, strategy, where)
         return cls(
             names=names,
             strategy=strategy,
@@ -159,25 +151,6 @@ class Reweighter:
         in_force = np.ones_like(scaled) if seen.warming else scaled
         return Memory(memory.step + 1, ema, state, weights, in_force)
 
-    def findings(self, memory: Memory, iteration: int) -> list[Finding]:
-        """What the strategy has to tell after a step that brought an evaluation."""
-        options = self.strategy.options
-        if not isinstance(options, StrategyOptions):
-            return []
-        return list(options.findings(memory.state, iteration))
-
-    def summary(self, memory: Memory) -> str | None:
-        """What it says at the end of the run, if anything."""
-        options = self.strategy.options
-        return options.summary(memory.state) if isinstance(options, StrategyOptions) else None
-
-    def bases(self, memory: Memory) -> dict[str, bool]:
-        """Domains whose validation loss is compared with a base, and whether there is one yet."""
-        options = self.strategy.options
-        if not isinstance(options, StrategyOptions):
-            return {}
-        return options.bases(memory.state, self.names)
-
     def agreed(self) -> str:
         """What every rank must have read alike; without paths, which may differ by node."""
         common = {key: getattr(self.options, key) for key in type(self.options).model_fields}
@@ -221,31 +194,29 @@ def _check_fit(
     pinned: Collection[str],
 ) -> None:
     """Refuse a rule that would lack something, or move what it is not for."""
-    options = strategy.options
-    assert isinstance(options, StrategyOptions)
-    if actuator not in options.steers:
+    terms = strategy.terms
+    if actuator not in terms.steers:
         raise ConfigError(
-            f"{where}.strategy: {strategy.name} moves {' and '.join(options.steers)}, and here it "
+            f"{where}.strategy: {strategy.name} moves {' and '.join(terms.steers)}, and here it "
             f"would move {actuator}"
         )
-    if pinned and not options.pins:
+    if pinned and not terms.pins:
         raise ConfigError(
             f"domains.{next(iter(pinned))}.pinned: {strategy.name} decides the share of every "
             f"domain ({where}.strategy), and a pinned one keeps its own: take pinned out"
         )
-    for need in sorted(options.needs.difference(offers)):
+    for need in sorted(terms.needs.difference(offers)):
         what, how = NEEDS[need]
         raise ConfigError(f"{where}.strategy: {strategy.name} needs {what}: {how}")
 
 
 def _settled(options: StepRule, strategy: Strategy, where: str) -> StepRule:
     """The section with what its rule decides itself."""
-    rule = strategy.options
-    assert isinstance(rule, StrategyOptions)
-    idle = sorted(options.model_fields_set & rule.settles.keys())
+    settles = strategy.terms.settles
+    idle = sorted(options.model_fields_set & settles.keys())
     if idle:
         raise ConfigError(
             f"{where}.{idle[0]} has no effect with strategy {strategy.name}, whose weights are "
             "shares as they are to be: take it out"
         )
-    return options.model_copy(update=dict(rule.settles))
+    return options.model_copy(update=dict(settles))
