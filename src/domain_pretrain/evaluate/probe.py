@@ -61,8 +61,17 @@ def build_probes(section: Mapping[str, Mapping[str, Any]]) -> list[Configured[Pr
 def check_probes(probes: Sequence[Configured[Probe]]) -> None:
     """See that they can run; see :meth:`ProbeOptions.check`."""
     for probe in probes:
-        if isinstance(probe.options, ProbeOptions):
-            probe.options.check()
+        _terms(probe).check()
+
+
+def predicting(probes: Sequence[Configured[Probe]]) -> list[str]:
+    """The names of those that predict; see :meth:`ProbeOptions.predicting`."""
+    return [probe.name for probe in probes if _terms(probe).predicting()]
+
+
+def _terms(probe: Configured[Probe]) -> ProbeOptions:
+    """What the options say of the probe; of plain ones, what holds of any."""
+    return probe.options if isinstance(probe.options, ProbeOptions) else ProbeOptions()
 
 
 def run_probes(section: Mapping[str, Mapping[str, Any]], model: Model) -> list[Score]:

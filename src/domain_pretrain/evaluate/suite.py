@@ -14,6 +14,7 @@ from domain_pretrain.evaluate.probe import (
     ProbeOptions,
     build_probes,
     check_probes,
+    predicting,
     register,
 )
 from domain_pretrain.records.score import Score
@@ -54,11 +55,7 @@ class SuiteOptions(ProbeOptions):
 
     def predicting(self) -> bool:
         """Whether a probe of a suite does."""
-        return any(
-            isinstance(probe.options, ProbeOptions) and probe.options.predicting()
-            for probes in self.suites.values()
-            for probe in probes
-        )
+        return any(predicting(probes) for probes in self.suites.values())
 
 
 @register("suite", SuiteOptions)

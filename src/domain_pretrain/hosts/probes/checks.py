@@ -7,7 +7,8 @@ from typing import Any
 
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, UnsupportedError, WriterError
-from domain_pretrain.evaluate.probe import Probe, ProbeOptions, check_probes
+from domain_pretrain.evaluate.probe import Probe, check_probes, predicting
+from domain_pretrain.hosts.probes.driver import NO_PREDICTIONS
 from domain_pretrain.hosts.probes.text import is_bytes
 from domain_pretrain.rules.registry import Configured
 
@@ -61,13 +62,5 @@ def look_up(flags: Any, reading: Reading, probes: Sequence[Configured[Probe]]) -
 
 
 def _check_predicting(flags: Any, probes: Sequence[Configured[Probe]]) -> None:
-    predicting = [
-        probe.name
-        for probe in probes
-        if isinstance(probe.options, ProbeOptions) and probe.options.predicting()
-    ]
-    if predicting and getattr(flags, "context_parallel_size", 1) > 1:
-        raise ConfigError(
-            f"evaluate.probes.{predicting[0]} asks for predictions, which context parallelism "
-            "would cut: evaluate with --context-parallel-size 1, or leave the probe out"
-        )
+    if getattr(flags, "context_parallel_size", 1) > 1 and (names := predicting(probes)):
+        raise ConfigError(f"evaluate.probes.{names[0]} {NO_PREDICTIONS}")

@@ -17,6 +17,11 @@ from domain_pretrain.evaluate.model import Row, check_rows
 from domain_pretrain.hosts.probes.scorer import Scorer
 from domain_pretrain.hosts.probes.text import Text
 
+# Of a probe, where the layout cuts the rows.
+NO_PREDICTIONS = (
+    "asks for predictions, which context parallelism would cut: evaluate with "
+    "--context-parallel-size 1, or leave the probe out"
+)
 _DONE = "done"
 
 
@@ -53,10 +58,7 @@ class Driver:
     def predict(self, rows: Sequence[Row]) -> list[list[int]]:
         """See :class:`~domain_pretrain.evaluate.Model`."""
         if not self._predicts:
-            raise ConfigError(
-                "it asks for predictions, which context parallelism would cut: evaluate with "
-                "--context-parallel-size 1, or leave the probe out"
-            )
+            raise ConfigError(f"it {NO_PREDICTIONS}")
         return self._ask("predict", rows, self.context)
 
     def done(self, failure: str | None) -> None:
