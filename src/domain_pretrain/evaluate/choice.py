@@ -19,11 +19,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.types import Strict
 from typing_extensions import Self
 
-from domain_pretrain.evaluate.items import Item, ItemOptions, Text, score_items
+from domain_pretrain.evaluate.items import Item, ItemOptions, score_items
 from domain_pretrain.evaluate.model import Model, Row
 from domain_pretrain.evaluate.probe import register
 from domain_pretrain.evaluate.rows import ask, text_rows
 from domain_pretrain.records.score import Score
+from domain_pretrain.rules.options import NonEmpty
 
 LABELS = "ABCDEFGHIJ"
 
@@ -57,8 +58,8 @@ def _as_index(given: Any) -> Any:
 class Question(Item):
     """A question, what one may choose from, and which of it is right: a letter, or from 0 on."""
 
-    question: Text
-    options: Annotated[list[Text], Field(min_length=2, max_length=len(LABELS))]
+    question: NonEmpty
+    options: Annotated[list[NonEmpty], Field(min_length=2, max_length=len(LABELS))]
     answer: Annotated[int, Strict(), Field(ge=0), BeforeValidator(_as_index)]
 
     @model_validator(mode="after")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 
-from domain_pretrain.evaluate.items import Item, ItemOptions, Text, score_items
+from domain_pretrain.evaluate.items import Item, ItemOptions, score_items
 from domain_pretrain.evaluate.model import Model
 from domain_pretrain.evaluate.probe import register
 from domain_pretrain.evaluate.rows import ask, text_row
 from domain_pretrain.records.score import Score
+from domain_pretrain.rules.options import NonEmpty
 
 
 class Completion(Item):
     """One prompt and the words that belong after it."""
 
-    prompt: Text
-    completion: Text
+    prompt: NonEmpty
+    completion: NonEmpty
 
 
 class CompletionOptions(ItemOptions[Completion]):

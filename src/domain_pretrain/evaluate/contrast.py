@@ -5,19 +5,19 @@ from __future__ import annotations
 from pydantic import model_validator
 from typing_extensions import Self
 
-from domain_pretrain.evaluate.items import Item, ItemOptions, Text, score_items
+from domain_pretrain.evaluate.items import Item, ItemOptions, score_items
 from domain_pretrain.evaluate.model import Model
 from domain_pretrain.evaluate.probe import register
 from domain_pretrain.evaluate.rows import ask, text_rows
 from domain_pretrain.records.score import Score
-from domain_pretrain.rules.options import NonNegative
+from domain_pretrain.rules.options import NonEmpty, NonNegative
 
 
 class Pair(Item):
     """A right text and a wrong one, behind the same prompt or none."""
 
-    right: Text
-    wrong: Text
+    right: NonEmpty
+    wrong: NonEmpty
     prompt: str = ""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate.probe import ProbeOptions
 from domain_pretrain.evaluate.texts import Text, held_out_of, read_texts
-from domain_pretrain.rules.options import Name, Names
+from domain_pretrain.rules.options import Names, NonEmpty
 
 
 class HeldOutOptions(ProbeOptions):
@@ -30,10 +30,10 @@ class HeldOutOptions(ProbeOptions):
     probe: ClassVar[str]
 
     texts: dict[str, Names] = Field(default_factory=dict)
-    holdout: Name | None = None
+    holdout: NonEmpty | None = None
     documents: PositiveInt = 200
-    text_key: Name = "text"
-    tokenizer: Name | None = None
+    text_key: NonEmpty = "text"
+    tokenizer: NonEmpty | None = None
 
     @model_validator(mode="after")
     def _check_texts(self) -> Self:

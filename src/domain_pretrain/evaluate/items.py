@@ -18,13 +18,11 @@ from domain_pretrain.json_file import parse_json
 from domain_pretrain.records.score import Part, Score
 from domain_pretrain.section import Section, parse
 
-Text = Annotated[str, Field(min_length=1)]
-
 
 class Item(Section):
     """One thing that a model is asked. The first field tells what, to a person."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its own as long as nothing of it changes, wherever it stands: a part's name."""
         content = self.model_dump_json(exclude_defaults=True).encode()

@@ -7,17 +7,18 @@ from typing import Any
 
 from pydantic import model_validator
 
-from domain_pretrain.evaluate.items import Item, ItemOptions, Text, score_items
+from domain_pretrain.evaluate.items import Item, ItemOptions, score_items
 from domain_pretrain.evaluate.model import Model
 from domain_pretrain.evaluate.probe import register
 from domain_pretrain.evaluate.rows import ask, text_row
 from domain_pretrain.records.score import Score
+from domain_pretrain.rules.options import NonEmpty
 
 
 class Sentence(Item):
     """A text, alone or as ``{"text": …}``, as corpora have it."""
 
-    text: Text
+    text: NonEmpty
 
     @model_validator(mode="before")
     @classmethod

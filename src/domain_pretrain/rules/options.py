@@ -25,8 +25,8 @@ def _as_list(given: Any) -> Any:
     return [given] if isinstance(given, str) else given
 
 
-Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[list[Name], Field(min_length=1), BeforeValidator(_as_list)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+Names = Annotated[list[NonEmpty], Field(min_length=1), BeforeValidator(_as_list)]
 
 
 class Options(Section):
