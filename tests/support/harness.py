@@ -94,24 +94,18 @@ def write_tasks(folder: Path, continued: Sequence[tuple[str, str]], new_tokens: 
     )
 
 
-def hf_answers(
-    folder: Path, tasks: Sequence[str], model: Any, tokenizer: Any, *, context: int, end: int
-) -> dict[str, Any]:
-    """What ``lm_eval --model hf`` finds, on the CPU.
+def hf_model(model: Any, tokenizer: Any, *, context: int, end: int | None = None) -> Any:
+    """lm-eval's own ``hf``, on the CPU.
 
     Args:
-        folder: of the tasks.
-        tasks: their names.
         model: of transformers, or the folder of one.
         tokenizer: of transformers, or the folder of one.
         context: tokens that the model is given at most.
-        end: the token that ends a document.
+        end: the token that ends a document; None: the tokenizer's.
     """
-    import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    asked = HFLM(
+    return HFLM(
         pretrained=model,
         tokenizer=tokenizer,
         backend="causal",
@@ -121,8 +115,23 @@ def hf_answers(
         add_bos_token=False,
         prefix_token_id=end,
     )
+
+
+def hf_answers(
+    folder: Path, tasks: Sequence[str], model: Any, tokenizer: Any, *, context: int, end: int
+) -> dict[str, Any]:
+    """What ``lm_eval --model hf`` finds.
+
+    Args:
+        folder: of the tasks.
+        tasks: their names.
+        model, tokenizer, context, end: as :func:`hf_model` takes them.
+    """
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
     found = lm_eval.simple_evaluate(
-        model=asked,
+        model=hf_model(model, tokenizer, context=context, end=end),
         tasks=list(tasks),
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         bootstrap_iters=0,

@@ -18,6 +18,7 @@ from support.prepared import (
     read_back,
     write,
 )
+from support.tokenizers import write_bpe
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.errors import DomainPretrainError
@@ -36,29 +37,9 @@ indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
     """A small byte-level BPE as a model hub folder holds it, with <s> put in front of a text."""
-    tokenizers = pytest.importorskip("tokenizers")
-    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    tokenizer.enable_truncation(4)  # as some models' files do
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({**config, "eos_token": {"content": "</s>", "__type": "AddedToken"}})
-    )
+    end = {"content": "</s>", "__type": "AddedToken"}
+    write_bpe(folder, 400, truncation=4, eos_token=end)  # cut short, as some models' files ask for
     return folder
 
 

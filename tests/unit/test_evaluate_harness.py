@@ -17,9 +17,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.harness import CHOICES, TEXTS, assert_same, hf_answers, write_task, write_tasks
+from support.harness import (
+    CHOICES,
+    TEXTS,
+    assert_same,
+    hf_answers,
+    hf_model,
+    write_task,
+    write_tasks,
+)
 from support.pages import blocks
 from support.pages import text as text_of
+from support.tokenizers import train_bpe
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Score, run_probes
@@ -58,20 +67,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     """Byte-level BPE that knows some words, of which some are Chinese."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     known = [*TEXTS, *(text for question, choices, _ in CHOICES for text in (question, *choices))]
-    bpe.train_from_iterator(known, trainer)
+    bpe = train_bpe(known, 400, ["<|end|>"])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
 
 
@@ -156,7 +155,6 @@ def test_what_it_writes_is_what_lm_evals_own_model_writes(
     model: LogitsModel, network: Any, tokenizer: Any
 ) -> None:
     from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
 
     from domain_pretrain.evaluate.harness.model import HarnessModel
 
@@ -171,15 +169,7 @@ def test_what_it_writes_is_what_lm_evals_own_model_writes(
         for kind in kinds
         for prompt in prompts
     ]
-    theirs = HFLM(
-        pretrained=network,
-        tokenizer=tokenizer,
-        backend="causal",
-        device="cpu",
-        batch_size=1,
-        max_length=CONTEXT,
-        add_bos_token=False,
-    ).generate_until(asked)
+    theirs = hf_model(network, tokenizer, context=CONTEXT).generate_until(asked)
     ours = HarnessModel(model).generate_until(asked)
     assert ours == theirs
     assert len(set(ours)) > 4

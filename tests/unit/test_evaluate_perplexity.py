@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support.pages import blocks
 from support.pages import text as text_of
 from support.prepared import TEXTS, json_lines, write
+from support.tokenizers import write_bpe
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Row, Score, run_probes
@@ -367,35 +368,8 @@ def test_what_was_held_out_of_every_domain(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE that puts <s> before a text, in a folder as a hub's."""
-    tokenizers = pytest.importorskip("tokenizers")
-    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write(
-        folder / "tokenizer_config.json",
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": "<s>",
-                "eos_token": "</s>",
-                "clean_up_tokenization_spaces": False,
-            }
-        ),
-    )
+    write_bpe(folder, 300, clean_up_tokenization_spaces=False)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from support.prefixes import write_prefix
 from support.probes import write_data
+from support.tokenizers import write_bpe
 
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, UnsupportedError, WriterError
@@ -173,25 +173,7 @@ def test_megatrons_own_hugging_face_tokenizer(tmp_path: Path) -> None:
     """With a template that puts ``<s>`` in front, as Llama's."""
     build = pytest.importorskip("megatron.core.tokenizers.utils.build_tokenizer")
     pytest.importorskip("transformers")
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(["the quick brown fox"] * 20, trainer)
-    made.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))]
-    )
-    made.save(str(tmp_path / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    made = write_bpe(tmp_path, 300)
     args = argparse.Namespace(
         tokenizer_type="HuggingFaceTokenizer",
         tokenizer_model=str(tmp_path),
