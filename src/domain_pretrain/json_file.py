@@ -1,8 +1,9 @@
-"""Reading JSON with errors that say where."""
+"""Reading JSON with errors that say where, and numbers as it has them."""
 
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def parse_json(text: str, name: str) -> Any:
         raise ConfigError(f"{name} is not JSON: {shorten(str(error))}") from None
     except RecursionError:
         raise ConfigError(f"{name} is nested too deeply to be read") from None
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON can have it: no NaN and no infinity."""
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from domain_pretrain.json_file import finite
 from domain_pretrain.records.score import Part, Score
 
 EVALUATIONS_FILE = "domain_evaluations.jsonl"
@@ -41,11 +42,12 @@ class Evaluated:
                 {
                     "name": score.name,
                     "domain": score.domain,
-                    "sum": _finite(score.sum),
+                    "sum": finite(float(score.sum)),
                     "count": int(score.count),
                     "higher_is_better": score.higher_is_better,
                     "parts": [
-                        [part.name, _finite(part.sum), int(part.count)] for part in score.parts
+                        [part.name, finite(float(part.sum)), int(part.count)]
+                        for part in score.parts
                     ],
                 }
                 for score in self.scores
@@ -77,11 +79,6 @@ class Evaluated:
             ),
             entry.get("final", False),
         )
-
-
-def _finite(value: float) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.json_file import finite
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.metrics_file import event_entry
 from domain_pretrain.records.reader import EVENTS_FILE
@@ -72,7 +72,6 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     try:
-        number = float(value)
+        return finite(float(value))
     except (TypeError, ValueError):
         return str(value)
-    return number if math.isfinite(number) else None

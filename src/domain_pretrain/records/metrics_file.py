@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.json_file import finite
 from domain_pretrain.records.compact import WIDE_UP_TO, compact
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.reader import METRICS_FILE
@@ -104,7 +104,7 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
     domains: dict[str, dict[str, Any]] = {}
     for name, totals in record.stats:
         domain: dict[str, Any] = {
-            "loss": _finite(totals.loss(average)),
+            "loss": finite(totals.loss(average)),
             "loss_sum": totals.loss_sum,
             "tokens": _count(totals.tokens),
             "samples": totals.samples,
@@ -114,9 +114,9 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         if totals.nonfinite:
             domain["nonfinite"] = totals.nonfinite
         if record.weights is not None:
-            domain["weight"] = _finite(record.weights[name])
+            domain["weight"] = finite(record.weights[name])
         if record.shares is not None:
-            domain["share"] = _finite(record.shares[name])
+            domain["share"] = finite(record.shares[name])
         if record.mix is not None:
             domain["mix"] = record.mix[name]
         if record.consumed_tokens is not None:
@@ -126,7 +126,7 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         domains[name] = domain
     parents = {
         name: {
-            "loss": _finite(totals.loss(average)),
+            "loss": finite(totals.loss(average)),
             "loss_sum": totals.loss_sum,
             "tokens": _count(totals.tokens),
         }
@@ -137,20 +137,15 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         "consumed_samples": int(record.consumed_samples),
         "split": record.split,
         **({"final": True} if record.final else {}),
-        "lm_loss": _finite(total.loss()) if total.tokens else None,
+        "lm_loss": finite(total.loss()) if total.tokens else None,
         "domains": domains,
         **({"parents": parents} if parents else {}),
         **{
-            key: {name: _finite(value) for name, value in numbers.items()}
+            key: {name: finite(value) for name, value in numbers.items()}
             for key, numbers in (("reweighting", record.reweighting), ("host", record.host))
             if numbers is not None
         },
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _count(value: float) -> float | int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from domain_pretrain.json_file import finite
 from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.score import Score
 from domain_pretrain.report.compare import LOSS, Change, Comparison, Line, Mark, compare, verdict
@@ -190,15 +190,11 @@ def _line(line: Line) -> dict[str, Any]:
         "score": line.name,
         "domain": line.domain,
         "higher_is_better": line.higher_is_better,
-        "means": [None if one is None else _finite(one.mean) for one in line.scores],
-        "errors": [None if one is None else _finite(one.error) for one in line.scores],
+        "means": [None if one is None else finite(one.mean) for one in line.scores],
+        "errors": [None if one is None else finite(one.error) for one in line.scores],
         "counts": [None if one is None else one.count for one in line.scores],
-        "difference": None if change is None else _finite(change.delta),
-        "difference_error": None if change is None else _finite(change.error),
+        "difference": None if change is None else finite(change.delta),
+        "difference_error": None if change is None else finite(change.error),
         "chance": None if change is None else change.chance,
         "verdict": None if change is None else change.mark.value,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
