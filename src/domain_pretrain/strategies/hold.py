@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -90,32 +91,24 @@ class HoldOptions(StrategyOptions):
         if abs(count) != AT_BOUND:
             return
         held, share = " and ".join(self.domains), state["share"]
-        above = f"{held} stands {state['risen']:+.3f} nats from its base, the goal is " + (
-            f"{state['goal']:+.3f}"
-        )
+        risen, goal = f"{state['risen']:+.3f}", f"{state['goal']:+.3f}"
+        above = f"{held} stands {risen} nats from its base, the goal is {goal}"
         evidence = {key: state[key] for key in ("risen", "goal", "share")}
+        finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
         if count > 0:
-            yield Finding(
-                "hold",
-                self.domains[0],
-                iteration,
+            yield finding(
                 "warning",
                 f"{above}, and a share of {share:.2f} does not bring it back",
                 "epsilon is out of reach",
-                evidence,
                 advice="Allow a larger epsilon, a lower learning rate, or data of the domain that "
                 "are closer to what the base was trained on; where mix.dynamic.epochs holds the "
                 "domain back, it gets less than that share.",
             )
         else:
-            yield Finding(
-                "hold",
-                self.domains[0],
-                iteration,
+            yield finding(
                 "info",
                 f"{above}, with a share of {share:.2f}",
                 "epsilon leaves room",
-                evidence,
                 advice="The domain is held by almost nothing: a higher learning rate or a smaller "
                 "epsilon would cost little.",
             )
