@@ -27,6 +27,7 @@ from domain_pretrain.huggingface.importing import Progress, check_room
 from domain_pretrain.huggingface.model import Model
 from domain_pretrain.huggingface.safetensors_file import Writer
 from domain_pretrain.records.reader import METRICS_FILE
+from domain_pretrain.whole_folder import check_free, whole_folder
 
 _WORDS = "embedding.word_embeddings.weight"
 Reader = torch_dist.Reader | torch_ranks.Reader
@@ -73,8 +74,7 @@ def export_model(
     Raises:
         ConfigError: names what is wrong with the checkpoint, its base or its tokenizer.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty; give a folder that is to be made")
+    check_free(out)
     saved = read_saved(found.folder)
     found = replace(found, run=found.run or _logged(saved.args))
     base = read_base(base_folder) if base_folder else _base_of(saved.args, found.folder)
@@ -95,21 +95,10 @@ def export_model(
     dtype = dtype or reader.dtype()
     done = Exported(family, model, dtype, saved.iteration, base, tokenizer)
     check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
-
-    out = out.resolve()
-    part = out.with_name(f".{out.name}.part")  # until it is whole
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(out) as part:
         _write(reader, part, model, dtype, progress)
         _write_beside(part, done)
         write_card(part, done, found)
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return done
 
 

@@ -29,7 +29,9 @@ from domain_pretrain.huggingface.model import Model
 from domain_pretrain.huggingface.safetensors_file import Folder
 from domain_pretrain.huggingface.torch_dist import Writer
 from domain_pretrain.json_file import read_json
+from domain_pretrain.paths import free_bytes
 from domain_pretrain.suggest import did_you_mean
+from domain_pretrain.whole_folder import check_free, whole_folder
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 """Shows how far one is; returns what it is given."""
@@ -56,34 +58,15 @@ def import_model(source: Path, out: Path, progress: Progress = lambda layers: la
         if read_json(out / RECORD).get("fingerprint") == fingerprint_of(source):
             return False
         raise ConfigError(f"{out} holds another model already; give another folder, or remove it")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty; give a folder that is to be made")
+    check_free(out)
     folder = Folder(source)
     dtype = _check_tensors(folder, model, source, family.kind)
     _check_tokenizer(source, model)
-    need = sum(map(prod, shapes(model).values())) * dtype.itemsize
-    check_room(out, need)
-
-    # Under another name until it is whole.
-    out = out.resolve()
-    part = unfinished(out)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
+    with whole_folder(out) as part:
         _write(folder, part, model, dtype, progress)
         _write_beside(source, part, model)
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return True
-
-
-def unfinished(out: Path) -> Path:
-    """The folder that becomes ``out`` once it is whole."""
-    return out.resolve().with_name(f".{out.resolve().name}.part")
 
 
 def write_outline(source: Path, out: Path) -> None:
@@ -179,8 +162,7 @@ def check_room(out: Path, need: int) -> None:
     Raises:
         ConfigError: there is not.
     """
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(out)
     if free < need:
         raise ConfigError(f"{out}: {need / 1e9:.1f} GB are needed, and {free / 1e9:.1f} are free")
 
