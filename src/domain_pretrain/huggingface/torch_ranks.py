@@ -16,6 +16,7 @@ import torch
 
 from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.checkpoints.pickles import Reader as PickleReader
+from domain_pretrain.checkpoints.ranks import rank_files
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.families import EMBEDDING, EXPERTS, VOCABULARY, Row
 
@@ -128,7 +129,7 @@ def _names(name: str, expert: int | None) -> Iterator[str]:
 def _tensors(checkpoint: Path, stages: bool, count: int) -> Iterator[tuple[int, str, torch.Tensor]]:
     """Every tensor of every rank: its rank of TP, and its name with the layer's number."""
     ranks: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
-    for path in sorted(checkpoint.glob("mp_rank_*/model_optim_rng.pt")):
+    for path in rank_files(checkpoint):
         numbers = [int(word) for word in path.parent.name.removeprefix("mp_rank_").split("_")]
         if not stages:  # the second one, where there is one, is of expert parallelism
             numbers.insert(1, 0)
