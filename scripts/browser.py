@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -20,9 +21,19 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """Headless Chromium, driven over its debugging pipe (messages end with a NUL byte)."""
+    """Headless Chromium, driven over its debugging pipe (messages end with a NUL byte).
 
-    def __init__(self, executable: str, width: int, height: int) -> None:
+    Args:
+        width, height: of its window, in pixels.
+
+    Raises:
+        Failure: it is not installed.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        executable = chromium()
+        if executable is None:
+            raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
@@ -76,6 +87,10 @@ class Browser:
         if "exceptionDetails" in reply:
             raise Failure(f"the page is not as expected: {reply['exceptionDetails']}")
         return reply["result"].get("value")
+
+    def picture(self) -> bytes:
+        """What is in the window, a PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def close(self) -> None:
         """End the browser and forget its profile."""

@@ -11,14 +11,13 @@ same dark on a phone, from its alarms on (or its curves, where there are none). 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import io
 import sys
 import time
 from pathlib import Path
 
-from browser import Browser, Failure, chromium
+from browser import Browser, Failure
 from PIL import Image
 
 HEIGHT, DESK, PHONE, GAP = 1120, 1100, 480, 24
@@ -35,15 +34,9 @@ document.querySelector('#theme').click();
 """
 
 
-def picture(browser: Browser) -> Image.Image:
-    """What is in the window."""
-    data = browser.call("Page.captureScreenshot", format="png")["data"]
-    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-
-
-def shot(executable: str, page: Path, width: int, *, dark: bool) -> Image.Image:
+def shot(page: Path, width: int, *, dark: bool) -> Image.Image:
     """The page in a window of its own."""
-    with contextlib.closing(Browser(executable, width, HEIGHT)) as browser:
+    with contextlib.closing(Browser(width, HEIGHT)) as browser:
         size = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": dark}
         browser.call("Emulation.setDeviceMetricsOverride", **size)
         browser.call("Page.navigate", url=page.resolve().as_uri())
@@ -58,7 +51,7 @@ def shot(executable: str, page: Path, width: int, *, dark: bool) -> Image.Image:
             x, y = browser.evaluate(POINT)
             browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         time.sleep(1)
-        return picture(browser)
+        return Image.open(io.BytesIO(browser.picture())).convert("RGB")
 
 
 def main() -> int:
@@ -66,12 +59,9 @@ def main() -> int:
     parser.add_argument("page", type=Path, metavar="report.html")
     parser.add_argument("png", type=Path, metavar="OUT.png")
     args = parser.parse_args()
-    executable = chromium()
     try:
-        if executable is None:
-            raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
-        desk = shot(executable, args.page, DESK, dark=False)
-        phone = shot(executable, args.page, PHONE, dark=True)
+        desk = shot(args.page, DESK, dark=False)
+        phone = shot(args.page, PHONE, dark=True)
     except Failure as failure:
         print(f"report_screenshot: {failure}", file=sys.stderr)
         return 1

@@ -12,7 +12,6 @@ Exits with 1 and a message when there is nothing to see.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import json
 import socket
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from browser import Browser, Failure, chromium
+from browser import Browser, Failure
 
 TABS = ("timeseries", "hparams", "text", "custom_scalars")
 # Of tabs in which Megatron has much, what is the plugin's.
@@ -116,11 +115,6 @@ def run(browser: Browser, script: str) -> Any:
     return browser.evaluate(f"(() => {{ {HELPERS} {script} }})()")
 
 
-def picture(browser: Browser) -> str:
-    """What is in the window, a PNG in base64."""
-    return str(browser.call("Page.captureScreenshot", format="png")["data"])
-
-
 def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> str:
     """Until every custom chart that has series shows curves, and nothing changes any more."""
     deadline = time.monotonic() + timeout_s
@@ -143,12 +137,12 @@ def wait_until_drawn(browser: Browser, timeout_s: float = 60) -> str:
 def wait_until_still(browser: Browser, tab: str, timeout_s: float = 60) -> str:
     """Until there is something in the tab, and the picture does not change any more."""
     deadline = time.monotonic() + timeout_s
-    before = ""
+    before = b""
     while True:
         time.sleep(2)
         run(browser, HIDE_SETTINGS)
         found = run(browser, LEGENDS if tab == "timeseries" else ROWS)
-        shown = picture(browser)
+        shown = browser.picture()
         if found and shown == before:
             if tab != "timeseries":
                 return f"{len(found)} cells"
@@ -161,12 +155,9 @@ def wait_until_still(browser: Browser, tab: str, timeout_s: float = 60) -> str:
 def screenshot(logdir: Path, png: Path, tab: str | None) -> str:
     """Write the picture; returns what is in it."""
     width, height = 1400, 640 if tab in ("hparams", "text") else 1250
-    executable = chromium()
-    if executable is None:
-        raise Failure("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
     with (
         tensorboard(logdir) as address,
-        contextlib.closing(Browser(executable, width, height)) as browser,
+        contextlib.closing(Browser(width, height)) as browser,
     ):
         if tab is None:
             layout = _answer(address, "plugin/custom_scalars/layout")
@@ -181,7 +172,7 @@ def screenshot(logdir: Path, png: Path, tab: str | None) -> str:
                 x, y = middle
                 browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
                 time.sleep(1)
-        png.write_bytes(base64.b64decode(picture(browser)))
+        png.write_bytes(browser.picture())
     return seen
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 from faults import AT, KINDS, STEPS, Kind
+from logged import run_megatron
 from planted_data import FLAGS, spoil
 
 from domain_pretrain.data.trace.windows import Span
@@ -91,15 +91,8 @@ def _flags(kind: Kind, root: Path, folder: Path, data: Path, seed: int) -> list[
 
 
 def _train(folder: Path, words: list[str], kind: Kind) -> None:
-    script = Path(__file__).with_name("faulty_gpt.py")
-    command = [sys.executable, "-m", "domain_pretrain", str(script), *words]
-    env = {"OMP_NUM_THREADS": "1", **os.environ, "FAULT": kind.fault, "AT": str(AT)}
-    log = folder / "train.log"
-    with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(command, env=env, stdout=file, stderr=file).returncode
-    if code:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise RuntimeError(f"training ended with exit code {code}; the end of {log}:\n{tail}")
+    script = str(Path(__file__).with_name("faulty_gpt.py"))
+    run_megatron([script, *words], folder / "train.log", {"FAULT": kind.fault, "AT": str(AT)})
 
 
 def _garbage(clean: Path, domain: str) -> list[tuple[int, int, int]]:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +22,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the shared modules
 import yaml
+from logged import run_megatron
 from provenance import provenance
 from written import write_json
 
 from domain_pretrain.prepare.corpus import prepare
-from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
+from domain_pretrain.records.evaluated import Evaluated
+from domain_pretrain.records.reader import read_evaluations
 from domain_pretrain.records.score import Score, difference
 
 FACTS, BATCH, LENGTH = 4, 64, 16  # a sentence and the token that ends it are a sample
@@ -89,17 +89,8 @@ def train(folder: Path, seed: int, steps: int) -> dict[str, Any]:
     words = ["--train-iters", steps, "--eval-interval", steps // 2, "--seed", seed + 1]
     words += ["--domain-config", folder / "domains.yaml", "--domain-log-dir", folder]
     words += ["--data-cache-path", folder / "cache"]
-    done = subprocess.run(
-        [sys.executable, "-m", "domain_pretrain", *FLAGS, *map(str, words)],
-        env={"OMP_NUM_THREADS": "1", **os.environ},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        raise RuntimeError(f"training ended with exit code {done.returncode}:\n{tail}")
-    lines = (folder / EVALUATIONS_FILE).read_text(encoding="utf-8").splitlines()
-    found = {one.iteration: scores(one) for one in map(Evaluated.load, map(json.loads, lines))}
+    run_megatron([*FLAGS, *map(str, words)], folder / "train.log")
+    found = {one.iteration: scores(one) for one in read_evaluations(folder)}
     return {
         "seed": seed,
         "scores": {

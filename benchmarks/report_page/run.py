@@ -83,9 +83,9 @@ def page(folder: Path, out: Path) -> float:
     return time.monotonic() - started
 
 
-def opened(executable: str, out: Path, found: str) -> tuple[float, Any]:
+def opened(out: Path, found: str) -> tuple[float, Any]:
     """Seconds until it is drawn, and the value of an expression then."""
-    with closing(Browser(executable, 1280, 900)) as browser:
+    with closing(Browser(1280, 900)) as browser:
         browser.call("Network.enable")
         given = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         browser.call("Network.emulateNetworkConditions", **given)
@@ -118,8 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="metrics file and page stay")
     options = parser.parse_args(arguments)
-    executable = chromium()
-    if executable is None:
+    if chromium() is None:
         print("no chromium on PATH; on Debian or Ubuntu: apt-get install chromium")
         return 1
     with tempfile.TemporaryDirectory() as temporary:
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (folder / "domain_metrics.jsonl").exists():
             write(folder, options.domains, options.windows)
         seconds = page(folder, out)
-        turns = [opened(executable, out, REACHED) for _ in range(options.turns)]
+        turns = [opened(out, REACHED) for _ in range(options.turns)]
         result = {
             **provenance(__file__),
             "load": os.getloadavg()[0],

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from logged import run_megatron
 
 from domain_pretrain.backends.local_layers import gpu_flags
 from domain_pretrain.records.reader import read_metrics
@@ -156,14 +154,7 @@ def _megatron(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "domains.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    log = folder / "train.log"
-    command = [sys.executable, "-m", "domain_pretrain", *words, *tokenizer]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
-    if code:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
-        raise RuntimeError(f"Megatron ended with exit code {code}; the end of {log}:\n{tail}")
+    run_megatron([*words, *tokenizer], folder / "train.log")
 
 
 def read(

@@ -14,7 +14,7 @@ PACKAGE = SOURCE / "domain_pretrain"
 # From the ground up. A module imports from its own room and from floors below, nothing else.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "paths", "process", "stats", "suggest", "version", "whole_file", "zigzag"),
-    ("file_lock", "flags", "json_file", "yaml_file"),
+    ("file_lock", "flags", "json_file", "whole_folder", "yaml_file"),
     ("checkpoints", "section"),
     ("rules",),
     ("records", "seams"),

@@ -10,12 +10,13 @@ import pytest
 
 from domain_pretrain.demo.journey import write_model
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.huggingface.importing import import_model, unfinished
+from domain_pretrain.huggingface.importing import import_model
 from domain_pretrain.launch import __main__ as each_process
 from domain_pretrain.launch.base_model import Import, find_import, main, wait_for
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.host import Answer
 from domain_pretrain.launch.preflight import inspect
+from domain_pretrain.whole_folder import unfinished
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")

@@ -88,12 +88,15 @@ def test_without_channel_loss_megatron_trains_from_random_weights() -> None:
     [
         ("--load run --ckpt-step 7", "iter_0000007 does not exist, which --ckpt-step 7 names"),
         ("--pretrained-checkpoint torn", "the tracker of torn is torn: ''"),
+        ("--pretrained-checkpoint square", "the tracker of square is torn: '²'"),
+        ("--pretrained-checkpoint long", "the tracker of long is torn: '999"),
         ("--pretrained-checkpoint ahead", "iter_0000020 does not exist, which the tracker names"),
         ("--pretrained-checkpoint cut", "iter_0000010 is not good: mp_rank_00/model_optim_rng.pt"),
     ],
 )
 def test_what_is_named_must_be_there(words: str, said: str) -> None:
-    for name, tracker in (("torn", ""), ("ahead", "20"), ("cut", "10")):
+    trackers = {"torn": "", "square": "²", "long": "9" * 5000, "ahead": "20", "cut": "10"}
+    for name, tracker in trackers.items():
         Path(name).mkdir()
         Path(name, TRACKER).write_text(tracker, encoding="utf-8")
     Path("cut/iter_0000010/mp_rank_00").mkdir(parents=True)

@@ -389,9 +389,7 @@ needs_chromium = pytest.mark.skipif(
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    executable = chromium()
-    assert executable is not None
-    with closing(Browser(executable, 1000, 800)) as found:
+    with closing(Browser(1000, 800)) as found:
         for domain in ("Network", "Runtime", "Page"):
             found.call(f"{domain}.enable")
         offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from domain_pretrain.checkpoints.index import INDEX, read_index
 from domain_pretrain.checkpoints.pickles import Reader, StandIn
+from domain_pretrain.checkpoints.ranks import rank_files
 from domain_pretrain.errors import ConfigError
 
 # Since core 0.19 an entry of the checkpoint, before that a file: dist_checkpointing/serialization
@@ -63,10 +64,10 @@ def _open(checkpoint: Path) -> BinaryIO:
         with open(checkpoint / blob.file, "rb") as whole:
             whole.seek(blob.start)
             return io.BytesIO(whole.read(blob.length))
-    part = next(iter(sorted(checkpoint.glob("mp_rank_*/model_optim_rng.pt"))), None)
-    if part is None:
+    parts = rank_files(checkpoint)
+    if not parts:
         raise ConfigError(f"{checkpoint} holds no checkpoint of the formats torch_dist and torch")
-    return open(part, "rb")
+    return open(parts[0], "rb")
 
 
 def read_plain(file: BinaryIO) -> Any:

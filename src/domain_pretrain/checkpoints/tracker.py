@@ -10,6 +10,7 @@ from domain_pretrain.whole_file import whole_file
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"  # instead of an iteration: a converted model, in a folder of that name
+_ITERATION = re.compile(r"[0-9]{1,18}")
 _FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
 
 
@@ -17,6 +18,19 @@ def read_tracker(folder: Path) -> str | None:
     """What ``folder``'s tracker says, be it right or not; None where there is no tracker."""
     tracker = folder / TRACKER
     return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
+
+
+def iteration_of(said: str | None) -> int | None:
+    """The iteration that a tracker says; None: there is no tracker, or it says something else."""
+    return int(said) if said is not None and _ITERATION.fullmatch(said) else None
+
+
+def folder_of(folder: Path, said: str) -> Path | None:
+    """The checkpoint that ``folder``'s tracker says, be it there or not; None: it is torn."""
+    if said == RELEASE:
+        return folder / RELEASE
+    iteration = iteration_of(said)
+    return None if iteration is None else folder / f"iter_{iteration:07d}"
 
 
 def write_tracker(folder: Path, iteration: int | str) -> None:

@@ -31,6 +31,7 @@ from domain_pretrain.launch.preflight import inspect
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.reader import read_evaluations
 from domain_pretrain.report.evaluations import as_json, print_evaluations
+from domain_pretrain.whole_folder import check_free
 
 LOG = "eval.log"
 TAKES_WORDS = True  # behind --: Megatron's, as ``args.behind``
@@ -153,8 +154,7 @@ def evaluate(
 def _folder(out: Path | None) -> Path:
     if out is None:
         return Path(tempfile.mkdtemp(prefix="domain-pretrain-eval-"))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} is not empty: give a folder that is to be made")
+    check_free(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     return out
 

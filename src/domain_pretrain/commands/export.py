@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from domain_pretrain.huggingface.exporting import export_model
+from domain_pretrain.huggingface.families import Place
 from domain_pretrain.huggingface.found import find_checkpoint
 from domain_pretrain.launch.checkpoints import check_whole
 
@@ -54,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     dtype = getattr(torch, args.dtype) if args.dtype else None
     console = Console(stderr=True)
 
-    def progress(layers: Iterable[int]) -> Iterable[int]:
-        return track(layers, "exporting", console=console, disable=not console.is_terminal)
+    def progress(places: Iterable[Place]) -> Iterable[Place]:
+        return track(places, "exporting", console=console, disable=not console.is_terminal)
 
     done = export_model(found, args.out, args.base, dtype, progress)
     begun = "" if done.base is None else f", begun as {done.base.source}"

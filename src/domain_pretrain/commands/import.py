@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from domain_pretrain.huggingface.base import ENV
+from domain_pretrain.huggingface.families import Place
 from domain_pretrain.huggingface.importing import import_model
 
 
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert, and say what to do with it."""
     console = Console(stderr=True)
 
-    def progress(layers: Iterable[int]) -> Iterable[int]:
-        return track(layers, "importing", console=console, disable=not console.is_terminal)
+    def progress(places: Iterable[Place]) -> Iterable[Place]:
+        return track(places, "importing", console=console, disable=not console.is_terminal)
 
     if import_model(args.source, args.out, progress):
         print(f"imported: {args.out}")

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from domain_pretrain.checkpoints.tracker import checkpoints_of, read_tracker, write_tracker
+from domain_pretrain.checkpoints.tracker import (
+    checkpoints_of,
+    iteration_of,
+    read_tracker,
+    write_tracker,
+)
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flow.moment import Moment
@@ -136,8 +141,8 @@ class Reaction:
         if self._save is not None and self._plan is not None and self._log_dir is not None:
             mark = last_mark(self._log_dir, onset_of(spike))
         if mark is not None and self._plan is not None and self._save is not None:
-            named = read_tracker(self._save) or ""
-            newest = min(mark.iteration, int(named)) if named.isdecimal() else 0
+            named = iteration_of(read_tracker(self._save))
+            newest = 0 if named is None else min(mark.iteration, named)
             resume = max((at for at in checkpoints_of(self._save) if at <= newest), default=None)
             first = self._plan.position(mark.consumed)
             samples = (first, self._plan.passed(moment.consumed_samples))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from domain_pretrain.checkpoints.arguments import read_saved
+from domain_pretrain.checkpoints.ranks import rank_files
 from domain_pretrain.data.vocabulary import size_of_tokenizer
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface import torch_dist, torch_ranks
@@ -20,15 +21,15 @@ from domain_pretrain.huggingface.base import Base, copied_files, is_imported, re
 from domain_pretrain.huggingface.card import write_card
 from domain_pretrain.huggingface.check import tokenizer_problems
 from domain_pretrain.huggingface.config import CONFIG, write_config
-from domain_pretrain.huggingface.families import Family, Row, ends, expert, layer, shapes
+from domain_pretrain.huggingface.families import EMBEDDING, Family, names, rows, shapes
 from domain_pretrain.huggingface.flags import differences, family_of, model_of
 from domain_pretrain.huggingface.found import Found
 from domain_pretrain.huggingface.importing import Progress, check_room
 from domain_pretrain.huggingface.model import Model
 from domain_pretrain.huggingface.safetensors_file import Writer
 from domain_pretrain.records.reader import METRICS_FILE
+from domain_pretrain.whole_folder import check_free, whole_folder
 
-_WORDS = "embedding.word_embeddings.weight"
 Reader = torch_dist.Reader | torch_ranks.Reader
 
 
@@ -58,7 +59,7 @@ def export_model(
     out: Path,
     base_folder: Path | None = None,
     dtype: torch.dtype | None = None,
-    progress: Progress = lambda layers: layers,
+    progress: Progress = lambda places: places,
 ) -> Exported:
     """Convert a checkpoint; what is wrong is found before the first byte is written.
 
@@ -68,20 +69,21 @@ def export_model(
         base_folder: the Hugging Face model that the run began with, or what was imported of it;
             None: what its own arguments name.
         dtype: to write the weights as; None: as the checkpoint has them.
-        progress: over the layers.
+        progress: over the tensors.
 
     Raises:
         ConfigError: names what is wrong with the checkpoint, its base or its tokenizer.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty; give a folder that is to be made")
+    check_free(out)
     saved = read_saved(found.folder)
     found = replace(found, run=found.run or _logged(saved.args))
     base = read_base(base_folder) if base_folder else _base_of(saved.args, found.folder)
     tokenizer = _tokenizer_of(saved.args, base)
-    kind = torch_ranks.Reader if found.parallel else torch_dist.Reader
-    reader: Reader = kind(found.folder, model_of(saved.args, 0))
-    model = _model(saved.args, base, reader.rows(_WORDS), tokenizer)
+    model = model_of(saved.args, 0)  # before its tensors: a kind that is not supported has others
+    kind = torch_ranks.Reader if rank_files(found.folder) else torch_dist.Reader
+    reader: Reader = kind(found.folder)
+    model = replace(model, vocab=reader.rows(EMBEDDING))
+    model = _with_base(model, saved.args, base, tokenizer)
     if base is not None:
         wrong = differences(base.model, model)
         wrong += tokenizer_problems(base, tokenizer)
@@ -89,27 +91,15 @@ def export_model(
             lines = "\n  ".join(wrong)
             raise ConfigError(f"{found.folder} does not come from {base.source}:\n  {lines}")
     family = base.family if base else family_of(model)
-    reader = kind(found.folder, model)
-    for row, number, each in _places(model):
+    for row, number, each in rows(model):
         reader.check(row, number, each)
     dtype = dtype or reader.dtype()
     done = Exported(family, model, dtype, saved.iteration, base, tokenizer)
     check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
-
-    out = out.resolve()
-    part = out.with_name(f".{out.name}.part")  # until it is whole
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(out) as part:
         _write(reader, part, model, dtype, progress)
         _write_beside(part, done)
         write_card(part, done, found)
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return done
 
 
@@ -122,32 +112,11 @@ def _logged(args: Mapping[str, Any]) -> Path | None:
 
 def _write(reader: Reader, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:
     writer = Writer(out, shapes(model), dtype)
-    layers = iter(progress(range(model.layers)))
-    current = -1
-    for row, number, each in _places(model):
-        if number is not None and number != current:
-            current = next(layers)
-        prefix = "" if number is None else f"model.layers.{number}."
-        whole = reader.read(row, number, each)
-        for (name, _), part in zip(row.parts, row.unpack(whole), strict=True):
-            writer.write(prefix + name, part)
-    next(layers, None)  # the end of the progress
+    for row, number, each in progress(rows(model)):
+        parts = row.unpack(reader.read(row, number, each))
+        for name, part in zip(names(row, number), parts, strict=True):
+            writer.write(name, part)
     writer.close()
-
-
-def _places(model: Model) -> Iterator[tuple[Row, int | None, int | None]]:
-    """All rows in the order of :func:`~.families.rows`, each with its layer and its expert."""
-    first, *last = ends(model)
-    yield first, None, None
-    for number in range(model.layers):
-        for row in layer(model, number):
-            yield row, number, None
-        if model.experts is not None and model.is_sparse(number):
-            for each in range(model.experts.count):
-                for row in expert(model, each):
-                    yield row, number, each
-    for row in last:
-        yield row, None, None
 
 
 def _write_beside(out: Path, done: Exported) -> None:
@@ -177,16 +146,25 @@ def _tokenizer_of(args: Mapping[str, Any], base: Base | None) -> Path | None:
     return base.folder if base else None
 
 
-def _model(args: Mapping[str, Any], base: Base | None, rows: int, tokenizer: Path | None) -> Model:
-    """What the checkpoint holds; of what training does not change, what its base says."""
-    model = model_of(args, rows)
+def _with_base(
+    model: Model, args: Mapping[str, Any], base: Base | None, tokenizer: Path | None
+) -> Model:
+    """What the checkpoint holds; of what training does not change, what its base says.
+
+    Args:
+        model: by the checkpoint's arguments, with all rows of its vocabulary.
+        args: those arguments.
+        base: that it began as.
+        tokenizer: its folder.
+    """
     if base is None:
         return model  # all rows took part in the softmax
     size = (size_of_tokenizer(tokenizer) if tokenizer else None) or 0
     vocab = max(base.model.vocab, size)  # rows beyond are padding
-    if vocab > rows:
+    if vocab > model.vocab:
         raise ConfigError(
-            f"the checkpoint has {rows:,} rows of the vocabulary, and {base.source} has {vocab:,}"
+            f"the checkpoint has {model.vocab:,} rows of the vocabulary, and {base.source} has "
+            f"{vocab:,}"
         )
     experts = model.experts
     if experts is not None and base.model.experts is not None:

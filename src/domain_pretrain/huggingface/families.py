@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.model import Model
+
+EMBEDDING = "embedding.word_embeddings.weight"
+VOCABULARY = (EMBEDDING, "output_layer.weight")  # what a host pads
+EXPERTS = "mlp.experts.experts."
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,29 @@ class Row:
         grouped = whole.unflatten(0, (self.groups, -1)).split(sizes, dim=1)
         return [part.flatten(0, 1) for part in grouped]
 
+    def check(self, checkpoint: Path, shape: tuple[int, ...]) -> None:
+        """Whether a checkpoint's tensor is of the shape; a vocabulary may be padded.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        padded = self.names[0] in VOCABULARY and shape[0] >= self.shape[0]
+        if shape != self.shape and not (padded and shape[1:] == self.shape[1:]):
+            raise ConfigError(
+                f"{checkpoint}: {self.names[0]} has the shape {list(shape)}, and a model of its "
+                f"arguments {list(self.shape)}"
+            )
+
+
+Place = tuple[Row, int | None, int | None]
+"""A row, its layer and its expert."""
+
 
 def ends(model: Model) -> list[Row]:
     """What comes before and after the layers; the vocabulary is not padded."""
     vocab = (model.vocab, model.hidden)
     rows = [
-        Row(("embedding.word_embeddings.weight",), (("model.embed_tokens.weight", vocab),), cut=0),
+        Row((EMBEDDING,), (("model.embed_tokens.weight", vocab),), cut=0),
         Row(("decoder.final_layernorm.weight",), (("model.norm.weight", (model.hidden,)),)),
     ]
     if not model.tied:
@@ -140,7 +163,7 @@ def expert(model: Model, number: int) -> list[Row]:
     """Of one expert of a layer; Megatron's names say not which, as its tensors hold them all."""
     assert model.experts is not None
     hf = f"mlp.experts.{number}."
-    return _mlp("mlp.experts.experts.", hf, model.hidden, model.experts.ffn)
+    return _mlp(EXPERTS, hf, model.hidden, model.experts.ffn)
 
 
 def _mlp(megatron: str, hf: str, width: int, ffn: int) -> list[Row]:
@@ -151,19 +174,28 @@ def _mlp(megatron: str, hf: str, width: int, ffn: int) -> list[Row]:
     ]
 
 
-def rows(model: Model) -> list[tuple[str, Row]]:
-    """All rows in the order of the model, each with its prefix of Hugging Face's names."""
+def rows(model: Model) -> list[Place]:
+    """All rows in the order of the model, each with its layer and its expert, where it has one."""
     first, *last = ends(model)
-    found = [("", first)]
+    found: list[Place] = [(first, None, None)]
     for number in range(model.layers):
-        prefix = f"model.layers.{number}."
-        found += [(prefix, row) for row in layer(model, number)]
+        found += [(row, number, None) for row in layer(model, number)]
         if model.experts is not None and model.is_sparse(number):
             for each in range(model.experts.count):
-                found += [(prefix, row) for row in expert(model, each)]
-    return found + [("", row) for row in last]
+                found += [(row, number, each) for row in expert(model, each)]
+    return found + [(row, None, None) for row in last]
+
+
+def names(row: Row, number: int | None) -> list[str]:
+    """Hugging Face's of a row's parts, in a layer or in none."""
+    prefix = "" if number is None else f"model.layers.{number}."
+    return [prefix + name for name, _ in row.parts]
 
 
 def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Every tensor of a Hugging Face model, by name, in the order of the model."""
-    return {prefix + name: shape for prefix, row in rows(model) for name, shape in row.parts}
+    return {
+        name: shape
+        for row, number, _ in rows(model)
+        for name, (_, shape) in zip(names(row, number), row.parts, strict=True)
+    }

@@ -24,18 +24,20 @@ from domain_pretrain.huggingface.base import (
     write_record,
 )
 from domain_pretrain.huggingface.config import CONFIG, read_config
-from domain_pretrain.huggingface.families import ends, expert, layer, shapes
+from domain_pretrain.huggingface.families import Place, names, rows, shapes
 from domain_pretrain.huggingface.model import Model
 from domain_pretrain.huggingface.safetensors_file import Folder
 from domain_pretrain.huggingface.torch_dist import Writer
 from domain_pretrain.json_file import read_json
+from domain_pretrain.paths import free_bytes
 from domain_pretrain.suggest import did_you_mean
+from domain_pretrain.whole_folder import check_free, whole_folder
 
-Progress = Callable[[Iterable[int]], Iterable[int]]
+Progress = Callable[[Iterable[Place]], Iterable[Place]]
 """Shows how far one is; returns what it is given."""
 
 
-def import_model(source: Path, out: Path, progress: Progress = lambda layers: layers) -> bool:
+def import_model(source: Path, out: Path, progress: Progress = lambda places: places) -> bool:
     """Convert a model; what is wrong is found before the first byte is written.
 
     Memory is bounded by the largest tensor of Megatron's, such as query, key and value together.
@@ -43,7 +45,7 @@ def import_model(source: Path, out: Path, progress: Progress = lambda layers: la
     Args:
         source: a Hugging Face folder.
         out: a folder to be made; see :mod:`~domain_pretrain.huggingface.base`.
-        progress: over the layers.
+        progress: over the tensors.
 
     Returns:
         False where ``out`` holds this very model already.
@@ -56,34 +58,15 @@ def import_model(source: Path, out: Path, progress: Progress = lambda layers: la
         if read_json(out / RECORD).get("fingerprint") == fingerprint_of(source):
             return False
         raise ConfigError(f"{out} holds another model already; give another folder, or remove it")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty; give a folder that is to be made")
+    check_free(out)
     folder = Folder(source)
     dtype = _check_tensors(folder, model, source, family.kind)
     _check_tokenizer(source, model)
-    need = sum(map(prod, shapes(model).values())) * dtype.itemsize
-    check_room(out, need)
-
-    # Under another name until it is whole.
-    out = out.resolve()
-    part = unfinished(out)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
+    with whole_folder(out) as part:
         _write(folder, part, model, dtype, progress)
         _write_beside(source, part, model)
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return True
-
-
-def unfinished(out: Path) -> Path:
-    """The folder that becomes ``out`` once it is whole."""
-    return out.resolve().with_name(f".{out.resolve().name}.part")
 
 
 def write_outline(source: Path, out: Path) -> None:
@@ -109,18 +92,9 @@ def _write_beside(source: Path, out: Path, model: Model) -> None:
 
 def _write(folder: Folder, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:
     writer = Writer(out / RELEASE, model, dtype)
-    for row in ends(model):
-        writer.write(row, row.pack([folder.read(name) for name, _ in row.parts]))
-    for number in progress(range(model.layers)):
-        prefix = f"model.layers.{number}."
-        for row in layer(model, number):
-            parts = [folder.read(prefix + name) for name, _ in row.parts]
-            writer.write(row, row.pack(parts), number)
-        if model.experts is not None and model.is_sparse(number):
-            for each in range(model.experts.count):
-                for row in expert(model, each):
-                    parts = [folder.read(prefix + name) for name, _ in row.parts]
-                    writer.write(row, row.pack(parts), number, each)
+    for row, number, each in progress(rows(model)):
+        parts = [folder.read(name) for name in names(row, number)]
+        writer.write(row, row.pack(parts), number, each)
     writer.close(saved_args(model))
 
 
@@ -179,8 +153,7 @@ def check_room(out: Path, need: int) -> None:
     Raises:
         ConfigError: there is not.
     """
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(out)
     if free < need:
         raise ConfigError(f"{out}: {need / 1e9:.1f} GB are needed, and {free / 1e9:.1f} are free")
 

@@ -33,12 +33,11 @@ from torch.distributed.checkpoint.metadata import (
 
 from domain_pretrain.checkpoints.index import INDEX, Chunk, Stored, read_index
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.huggingface.families import Row
+from domain_pretrain.huggingface.families import EMBEDDING, EXPERTS, Row
 from domain_pretrain.huggingface.model import Model
 
 _FILE = "__0_0.distcp"
 _LAYERS = "decoder.layers."
-_EXPERTS = "mlp.experts.experts."
 
 
 class Key:
@@ -168,7 +167,7 @@ def _extra_states(model: Model) -> Iterator[str]:
             count = model.experts.count
             for expert in range(count):
                 for module in ("linear_fc1", "linear_fc2"):
-                    key = f"{_LAYERS}{own}{_EXPERTS}{module}"
+                    key = f"{_LAYERS}{own}{EXPERTS}{module}"
                     yield _shard(key, [*place, expert], [*extent, count])
 
 
@@ -183,11 +182,10 @@ class Reader:
 
     Args:
         checkpoint: the folder of one iteration.
-        model: which it holds.
     """
 
-    def __init__(self, checkpoint: Path, model: Model) -> None:
-        self._folder, self._model = checkpoint, model
+    def __init__(self, checkpoint: Path) -> None:
+        self._folder = checkpoint
         self._tensors = read_index(checkpoint).tensors
 
     def rows(self, name: str) -> int:
@@ -196,7 +194,7 @@ class Reader:
 
     def dtype(self) -> torch.dtype:
         """Of the embedding, and of all weights."""
-        stored = self._find(("embedding.word_embeddings.weight",), None, None)[0]
+        stored = self._find((EMBEDDING,), None, None)[0]
         return getattr(torch, stored.dtype)
 
     def check(self, row: Row, layer: int | None = None, expert: int | None = None) -> None:
@@ -206,13 +204,7 @@ class Reader:
             ConfigError: it is not.
         """
         stored, place = self._find(row.names, layer, expert)
-        shape = stored.shape[len(place) :]
-        padded = row.names[0] in _PADDED and shape[0] >= row.shape[0] and shape[1:] == row.shape[1:]
-        if shape != row.shape and not padded:
-            raise ConfigError(
-                f"{self._folder}: {row.names[0]} has the shape {list(shape)}, and a model of its "
-                f"arguments {list(row.shape)}"
-            )
+        row.check(self._folder, stored.shape[len(place) :])
 
     def read(self, row: Row, layer: int | None = None, expert: int | None = None) -> torch.Tensor:
         """A row; of a padded vocabulary, without the padding."""
@@ -262,9 +254,6 @@ class Reader:
         )
 
 
-_PADDED = ("embedding.word_embeddings.weight", "output_layer.weight")
-
-
 def _places(
     name: str, layer: int | None, expert: int | None
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -276,6 +265,6 @@ def _places(
         if expert is None:
             yield prefix + name, place
         else:
-            inner = name.removeprefix(_EXPERTS)
+            inner = name.removeprefix(EXPERTS)
             yield prefix + name, (*place, expert)
-            yield f"{prefix}{_EXPERTS}{expert}.{inner}", place
+            yield f"{prefix}{EXPERTS}{expert}.{inner}", place

@@ -16,13 +16,11 @@ import torch
 
 from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.checkpoints.pickles import Reader as PickleReader
+from domain_pretrain.checkpoints.ranks import rank_files
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.huggingface.families import Row
-from domain_pretrain.huggingface.model import Model
+from domain_pretrain.huggingface.families import EMBEDDING, EXPERTS, VOCABULARY, Row
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.*)")
-_PADDED = ("embedding.word_embeddings.weight", "output_layer.weight")
-_EXPERTS = "mlp.experts.experts."
 
 
 class _Tensors(PickleReader):
@@ -49,66 +47,73 @@ class Reader:
 
     Args:
         checkpoint: the folder of one iteration.
-        model: which it holds.
+
+    Raises:
+        ConfigError: tensor parallelism has cut its experts otherwise than the rest.
     """
 
-    def __init__(self, checkpoint: Path, model: Model) -> None:
-        self._folder, self._model = checkpoint, model
+    def __init__(self, checkpoint: Path) -> None:
+        self._folder = checkpoint
         args = read_saved(checkpoint).args
-        if (args.get("expert_tensor_parallel_size") or 1) != args.get(
+        experts = args.get("num_experts") or 0
+        if experts and (args.get("expert_tensor_parallel_size") or 1) != args.get(
             "tensor_model_parallel_size", 1
-        ) and model.experts:
+        ):
             raise ConfigError(
                 f"{checkpoint}: experts that are cut otherwise than the rest, in the format torch"
             )
         # By name: the part that each rank of TP has.
         self._parts: dict[str, dict[int, torch.Tensor]] = {}
         stages = (args.get("pipeline_model_parallel_size") or 1) > 1
-        for tp, name, tensor in _tensors(checkpoint, stages, model):
+        for tp, name, tensor in _tensors(checkpoint, stages, experts):
             self._parts.setdefault(name, {})[tp] = tensor
 
     def rows(self, name: str) -> int:
         """Of the vocabulary, with padding."""
-        return self._whole(Row((name,), ((name, (0, 0)),), cut=0), name).shape[0]
+        return sum(part.shape[0] for part in self._find((name,)))
 
     def dtype(self) -> torch.dtype:
         """Of the embedding, and of all weights."""
-        return next(iter(self._parts[_PADDED[0]].values())).dtype
+        return self._find((EMBEDDING,))[0].dtype
 
     def check(self, row: Row, layer: int | None = None, expert: int | None = None) -> None:
-        """Whether a row is there, of the shape that the model has.
+        """Whether a row is there, of the model's shape; a vocabulary may be padded.
 
         Raises:
             ConfigError: it is not.
         """
-        shape = tuple(self.read(row, layer, expert).shape)
-        if shape != row.shape:
-            raise ConfigError(
-                f"{self._folder}: {row.names[0]} has the shape {list(shape)}, and a model of its "
-                f"arguments {list(row.shape)}"
-            )
+        # Of shapes alone: nothing is read.
+        parts = [part.to("meta") for part in self._find(row.names, layer, expert)]
+        row.check(self._folder, tuple(_whole(row, parts).shape))
 
     def read(self, row: Row, layer: int | None = None, expert: int | None = None) -> torch.Tensor:
         """A row; of a padded vocabulary, without the padding."""
+        whole = _whole(row, self._find(row.names, layer, expert))
+        return whole[: row.shape[0]] if row.names[0] in VOCABULARY else whole
+
+    def _find(
+        self, names: tuple[str, ...], layer: int | None = None, expert: int | None = None
+    ) -> list[torch.Tensor]:
+        """The part of each rank of TP, in order."""
         prefix = "" if layer is None else f"decoder.layers.{layer}."
-        for name in row.names:
+        for name in names:
             for key in _names(name, expert):
                 if prefix + key in self._parts:
-                    return self._whole(row, prefix + key)
+                    return [part for _, part in sorted(self._parts[prefix + key].items())]
         raise ConfigError(
-            f"{self._folder} holds no {prefix}{row.names[0]}: its model is not one that its "
+            f"{self._folder} holds no {prefix}{names[0]}: its model is not one that its "
             "arguments and the table of its family describe"
         )
 
-    def _whole(self, row: Row, name: str) -> torch.Tensor:
-        parts = [part for _, part in sorted(self._parts[name].items())]
-        if row.cut is None:
-            return parts[0]
-        if len(row.parts) > 1 and row.groups == 1:  # gate and up, each of them cut
-            halves = [part.chunk(len(row.parts)) for part in parts]
-            return torch.cat([half for both in zip(*halves, strict=True) for half in both])
-        whole = torch.cat(parts, row.cut)
-        return whole[: row.shape[0]] if row.names[0] in _PADDED and row.shape[0] else whole
+
+def _whole(row: Row, parts: list[torch.Tensor]) -> torch.Tensor:
+    """What tensor parallelism has cut, put together; with all padding."""
+    if row.cut is None:
+        return parts[0]
+    if len(row.parts) > 1 and row.groups == 1:  # gate and up, each of them cut
+        halves = [part.chunk(len(row.parts)) for part in parts]
+        return torch.cat([half for both in zip(*halves, strict=True) for half in both])
+    return torch.cat(parts, row.cut)
 
 
 def _names(name: str, expert: int | None) -> Iterator[str]:
@@ -116,17 +121,15 @@ def _names(name: str, expert: int | None) -> Iterator[str]:
     if expert is None:
         yield name
         return
-    inner = name.removeprefix(_EXPERTS)
+    inner = name.removeprefix(EXPERTS)
     yield f"mlp.experts.local_experts.{expert}.{inner}"
     yield f"mlp.experts.{inner}{expert}"
 
 
-def _tensors(
-    checkpoint: Path, stages: bool, model: Model
-) -> Iterator[tuple[int, str, torch.Tensor]]:
+def _tensors(checkpoint: Path, stages: bool, count: int) -> Iterator[tuple[int, str, torch.Tensor]]:
     """Every tensor of every rank: its rank of TP, and its name with the layer's number."""
     ranks: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
-    for path in sorted(checkpoint.glob("mp_rank_*/model_optim_rng.pt")):
+    for path in rank_files(checkpoint):
         numbers = [int(word) for word in path.parent.name.removeprefix("mp_rank_").split("_")]
         if not stages:  # the second one, where there is one, is of expert parallelism
             numbers.insert(1, 0)
@@ -152,17 +155,17 @@ def _tensors(
         for number, chunk_state in enumerate(chunks):
             for name, tensor in chunk_state.items():
                 if isinstance(tensor, torch.Tensor):
-                    yield tp, _global(name, first[pp, number], ep, experts, model), tensor
+                    yield tp, _global(name, first[pp, number], ep, experts, count), tensor
 
 
-def _global(name: str, first: int, ep: int, ranks: int, model: Model) -> str:
+def _global(name: str, first: int, ep: int, ranks: int, count: int) -> str:
     """The name with the numbers of layer and expert in the whole model."""
     match = _LAYER.fullmatch(name)
     if match is None:
         return name
     inner = match[2]
-    if model.experts is not None and ranks > 1:
-        offset = ep * (model.experts.count // ranks)
+    if count and ranks > 1:
+        offset = ep * (count // ranks)
         inner = re.sub(
             r"(?<=local_experts\.)\d+|(?<=linear_fc[12]\.weight)\d+",
             lambda number: str(int(number[0]) + offset),

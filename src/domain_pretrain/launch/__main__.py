@@ -14,8 +14,8 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.base_model import find_import
 from domain_pretrain.launch.checkpoints import repair_tracker
 from domain_pretrain.launch.flags import Flags
-from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human
-from domain_pretrain.paths import is_remote
+from domain_pretrain.launch.size import checkpoint_bytes, human
+from domain_pretrain.paths import free_bytes, is_remote
 from domain_pretrain.process import rank
 
 

@@ -20,6 +20,7 @@ from domain_pretrain.checkpoints.tracker import read_tracker
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.paths import is_remote
+from domain_pretrain.whole_folder import unfinished
 
 FLAG = "--pretrained-checkpoint"
 
@@ -127,8 +128,6 @@ def wait_for(model: Import, patience_s: float, nap: Callable[[], None]) -> None:
 
 
 def _written(model: Import) -> int:
-    from domain_pretrain.huggingface.importing import unfinished
-
     part, size = unfinished(model.out), 0
     for path in part.rglob("*"):
         try:

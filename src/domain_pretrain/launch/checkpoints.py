@@ -8,7 +8,6 @@ and a crash of the machine can leave a tracker that names files that never reach
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +18,11 @@ from domain_pretrain.checkpoints.tracker import (
     RELEASE,
     TRACKER,
     checkpoints_of,
+    iteration_of,
     read_tracker,
     write_tracker,
 )
 from domain_pretrain.errors import ConfigError
-
-_ITERATION = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def find_resume(folder: Path) -> Resume:
     said = read_tracker(folder)
     if said == RELEASE:
         return Resume(None)
-    limit = int(said) if said is not None and _ITERATION.fullmatch(said) else None
+    limit = iteration_of(said)
     broken = [f"{tracker} is torn: {said[:80]!r}"] if said is not None and limit is None else []
     for iteration, checkpoint in sorted(checkpoints_of(folder).items(), reverse=True):
         if limit is not None and iteration > limit:

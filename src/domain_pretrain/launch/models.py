@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.checkpoints.arguments import read_saved
+from domain_pretrain.checkpoints.ranks import rank_files
 from domain_pretrain.checkpoints.tracker import RELEASE, TRACKER, checkpoints_of, read_tracker
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import BESIDE, is_huggingface, is_imported
@@ -40,7 +41,7 @@ class Checkpoint:
     @property
     def own_layout(self) -> bool:
         """Whether only the layout that saved it can load it: a file for each rank, format torch."""
-        return any(self.folder.glob("mp_rank_*"))
+        return bool(rank_files(self.folder))
 
 
 def find_models(

@@ -17,9 +17,9 @@ from domain_pretrain.launch.data import data_of_flags, mix_of_flags, prefixes_of
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.host import Answer, without_plugin
 from domain_pretrain.launch.layout import data_parallel_size, layout_problems
-from domain_pretrain.launch.size import checkpoint_bytes, free_bytes, human, parameters
+from domain_pretrain.launch.size import checkpoint_bytes, human, parameters
 from domain_pretrain.launch.start import find_start
-from domain_pretrain.paths import is_remote
+from domain_pretrain.paths import free_bytes, is_remote
 from domain_pretrain.records.writer import check_log_dir
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "gpt2", "Qwen/Qwen3-8B"

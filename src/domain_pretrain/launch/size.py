@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from domain_pretrain.data.vocabulary import padded
 from domain_pretrain.launch.flags import Flags
 
@@ -58,11 +55,3 @@ def human(count: float) -> str:
             return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space where ``folder`` is, or is going to be."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from domain_pretrain.checkpoints.tracker import RELEASE, read_tracker
+from domain_pretrain.checkpoints.tracker import RELEASE, folder_of, read_tracker
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import plugin_args
 from domain_pretrain.hosts.base import check_base
@@ -66,9 +66,9 @@ def _named(flags: Flags) -> str:
         said = str(flags.ckpt_step)
     if said is None:
         return f"{RANDOM}: {folder} holds no checkpoint yet"
-    if not said.isdigit():
+    checkpoint = folder_of(folder, said)
+    if checkpoint is None:
         raise ConfigError(f"the tracker of {folder} is torn: {said[:80]!r}")
-    checkpoint = folder / f"iter_{int(said):07d}"
     if not checkpoint.is_dir():
         raise ConfigError(
             f"{checkpoint} does not exist, which "
