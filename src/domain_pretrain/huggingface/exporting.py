@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from domain_pretrain.checkpoints.arguments import read_saved
-from domain_pretrain.checkpoints.ranks import rank_files
+from domain_pretrain.checkpoints.index import INDEX
 from domain_pretrain.data.vocabulary import size_of_tokenizer
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface import torch_dist, torch_ranks
@@ -80,7 +80,7 @@ def export_model(
     base = read_base(base_folder) if base_folder else _base_of(saved.args, found.folder)
     tokenizer = _tokenizer_of(saved.args, base)
     model = model_of(saved.args, 0)  # before its tensors: a kind that is not supported has others
-    kind = torch_ranks.Reader if rank_files(found.folder) else torch_dist.Reader
+    kind = torch_dist.Reader if (found.folder / INDEX).is_file() else torch_ranks.Reader
     reader: Reader = kind(found.folder)
     model = replace(model, vocab=reader.rows(EMBEDDING))
     model = _with_base(model, saved.args, base, tokenizer)
