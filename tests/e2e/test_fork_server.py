@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support import forks
 from support.forks import ForkServer, fork_server
 from support.launch import environment
 
@@ -54,6 +55,22 @@ def wait_until_gone(process: int) -> None:
 def run(server: ForkServer, folder: Path, text: str, **how: Any) -> tuple[int, str]:
     (folder / "text.py").write_text(text)
     return server.run([str(folder / "text.py")], env=environment(), **how)
+
+
+def test_no_file_beside_the_server_is_taken_for_a_package(
+    server: ForkServer, tmp_path: Path
+) -> None:
+    here = Path(forks.__file__).parent
+    code, output = run(
+        server,
+        tmp_path,
+        "import sys\n"
+        "files = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]\n"
+        f"taken = [file for file in files if file.startswith({str(here)!r})\n"
+        "         and not file.endswith('fork_server.py')]\n"
+        f"assert not taken and {str(here)!r} not in sys.path, (taken, sys.path)\n",
+    )
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("as_module", [False, True])

@@ -66,7 +66,7 @@ def preload() -> None:
     for name in PRELOAD:
         try:
             import_module(name)
-        except ImportError:
+        except ModuleNotFoundError:
             continue
     gc.freeze()  # the ranks' collections leave alone, and unwritten, what they share
 
@@ -121,11 +121,11 @@ def _become(job: Job, rank: int, port: int) -> None:
     invalidate_caches()
     words = job["words"]
     if words[0] == "-m":
-        sys.path[:] = [job["cwd"], *given, *sys.path[1:]]
+        sys.path[:] = [job["cwd"], *given, *sys.path]
         sys.argv = ["-m", *words[2:]]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.path[:] = [os.path.dirname(os.path.realpath(words[0])), *given, *sys.path[1:]]
+        sys.path[:] = [os.path.dirname(os.path.realpath(words[0])), *given, *sys.path]
         sys.argv = list(words)
         runpy.run_path(words[0], run_name="__main__")
 
@@ -223,4 +223,5 @@ def serve(control: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    del sys.path[0]  # this folder: its files are not to be imported in place of packages
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.bpe import write_bpe
 from support.prepared import (
     TEXTS,
     json_lines,
     read_back,
     write,
 )
-from support.tokenizers import write_bpe
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.errors import DomainPretrainError

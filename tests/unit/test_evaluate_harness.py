@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from support.bpe import train_bpe
 from support.harness import (
     CHOICES,
     TEXTS,
@@ -28,7 +29,6 @@ from support.harness import (
 )
 from support.pages import blocks
 from support.pages import text as text_of
-from support.tokenizers import train_bpe
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Score, run_probes

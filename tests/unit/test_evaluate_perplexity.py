@@ -16,10 +16,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.bpe import write_bpe
 from support.pages import blocks
 from support.pages import text as text_of
 from support.prepared import TEXTS, json_lines, write
-from support.tokenizers import write_bpe
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import LogitsModel, Row, Score, run_probes

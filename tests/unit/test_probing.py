@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from support.bpe import write_bpe
 from support.prefixes import write_prefix
 from support.probes import write_data
-from support.tokenizers import write_bpe
 
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, UnsupportedError, WriterError
