@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from domain_pretrain.adapt.section import Adapting
 from domain_pretrain.data.domain import Domain, check_names, check_weights
 from domain_pretrain.data.mix.section import Mix
 from domain_pretrain.errors import ConfigError
@@ -42,6 +43,10 @@ class DomainConfig(Section):
         default=Evaluating(), description="What is measured of the model while it trains."
     )
     watch: Watching = Field(default=Watching(), description="What is looked for while training.")
+    adapt: Adapting = Field(
+        default=Adapting(),
+        description="What training does besides plain continued pretraining: adapters, experts.",
+    )
     exporters: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Exporters of other packages by name, each with its options.",

@@ -13,14 +13,24 @@ PACKAGE = SOURCE / "domain_pretrain"
 
 # From the ground up. A module imports from its own room and from floors below, nothing else.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "paths", "process", "stats", "suggest", "version", "whole_file", "zigzag"),
+    (
+        "errors",
+        "paths",
+        "process",
+        "refusal",
+        "stats",
+        "suggest",
+        "version",
+        "whole_file",
+        "zigzag",
+    ),
     ("file_lock", "flags", "json_file", "whole_folder", "yaml_file"),
     ("checkpoints", "section"),
     ("rules",),
     ("records", "seams"),
     ("kernels", "prepare", "strategies"),
     ("data", "watch"),
-    ("evaluate",),
+    ("adapt", "evaluate"),
     ("backends", "huggingface", "report"),
     ("config",),
     ("flow", "planning"),

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from domain_pretrain.adapt.recipes import RECIPES
 from domain_pretrain.backends import select
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import mindspeed
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.host is None and select() == "cpu":
         safe = _print_cpu(console, root) and safe
     _print_strategies(console)
+    _print_recipes(console)
     _print_refusals(console, mindspeed_llm is not None)
     console.print("[green]fit[/green]" if safe else "[red]not fit: see above[/red]")
     return 0 if safe else 1
@@ -178,9 +180,20 @@ def _print_strategies(console: Console) -> None:
     console.print(table)
 
 
+def _print_recipes(console: Console) -> None:
+    """Ways to train that the host's flags turn on, and what this machine lacks for them."""
+    table = Table("recipe", "for", "needs", "page", title="Recipes", title_justify="left")
+    for one in RECIPES:
+        needs = [f"megatron.core >= {one.since}"]
+        needs += [f"{name} ({_version(name) or 'not installed'})" for name in one.packages]
+        table.add_row(one.name, one.summary, "; ".join(needs), one.page)
+    console.print(table)
+
+
 def _print_refusals(console: Console, on_mindspeed: bool) -> None:
     table = Table("refused with channel loss", "because", title="Limits", title_justify="left")
-    refusals = EVERY_REFUSAL + (MINDSPEED_REFUSALS if on_mindspeed else ())
+    recipes = tuple(refusal for one in RECIPES for refusal in one.refusals)
+    refusals = EVERY_REFUSAL + recipes + (MINDSPEED_REFUSALS if on_mindspeed else ())
     for refusal in refusals:
         table.add_row(refusal.flags, refusal.why)
     console.print(table)

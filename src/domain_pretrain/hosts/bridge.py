@@ -35,10 +35,11 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts.checkpoint import STATE_KEY
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
 from domain_pretrain.hosts.session import Session, report_nonfinite
-from domain_pretrain.hosts.support import Refusal, full_iteration_graph
+from domain_pretrain.hosts.support import full_iteration_graph
 from domain_pretrain.hosts.upstream import host_numbers
 from domain_pretrain.json_file import read_json
 from domain_pretrain.process import notice
+from domain_pretrain.refusal import Refusal
 from domain_pretrain.stats import Split
 
 OLD_STATE_FILE = "domain_pretrain.json"  # beside it, in checkpoints that were written before

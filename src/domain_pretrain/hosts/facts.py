@@ -13,9 +13,9 @@ from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.order import Order
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.tokenizer import Tokenizer
-from domain_pretrain.hosts.support import Refusal
 from domain_pretrain.paths import is_remote
 from domain_pretrain.process import notice
+from domain_pretrain.refusal import Refusal
 
 # What orders the samples besides the data, as any of the hosts calls it.
 _ORDERING = ("seed", "random_seed", "seq_length", "dataloader_type")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from domain_pretrain.hosts.support import Refusal
+from domain_pretrain.refusal import Refusal
 
 
 def _given(args: Any, name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from domain_pretrain.adapt.recipes import RECIPES
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.catalog import Catalog
 from domain_pretrain.data.channels import leaves_of, read_channels
@@ -95,6 +96,7 @@ class Session:
         self.facts, self.options, self.config = facts, options, config
         check_version(facts.core_version, allow_unknown=options.allow_unknown_host)
         check_flags(facts.flags, REFUSALS + facts.refusals)
+        self._check_recipes()
         blend, per_split = facts.blends()
         self.catalog = Catalog.build(
             blend,
@@ -158,6 +160,16 @@ class Session:
                 check_log_dir(facts.log_dir)
             check_folder(getattr(facts.flags, "tensorboard_dir", None), "--tensorboard-dir")
         self._sources: dict[Split, Source] = {}
+
+    def _check_recipes(self) -> None:
+        flags = self.facts.flags
+        for recipe in RECIPES:
+            if not recipe.applies(flags):
+                continue
+            check_flags(flags, recipe.refusals)
+            for doubt in recipe.doubts:
+                if doubt.applies(flags):
+                    notice(f"WARNING: {doubt.flags}: {doubt.why}")
 
     def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:
         section, facts = self.config.reweighting(self.options.domain_reweight), self.facts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,25 +10,7 @@ from packaging.version import Version
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.versions import HOST_VERSIONS
 from domain_pretrain.paths import is_remote
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A combination of Megatron's flags that cannot be right with the plugin.
-
-    Attributes:
-        flags: what the user gave, as typed.
-        applies: Megatron's args → whether the combination is on.
-        why: the reason, and what to do instead.
-    """
-
-    flags: str
-    applies: Callable[[Any], bool]
-    why: str
-
-
-def _on(args: Any, *names: str) -> bool:
-    return all(bool(getattr(args, name, None)) for name in names)
+from domain_pretrain.refusal import Refusal, on
 
 
 def _on_gloo(args: Any) -> bool:
@@ -50,13 +30,13 @@ def full_iteration_graph(args: Any) -> bool:
 def _lays_rows_end_to_end(args: Any) -> bool:
     # Since 0.19, which brought the flag; before, --sft packed one row at a time or none.
     has_flag = hasattr(args, "dataloader_inter_document_masking")
-    return has_flag and (_on(args, "sft") or args.dataloader_inter_document_masking)
+    return has_flag and (on(args, "sft") or args.dataloader_inter_document_masking)
 
 
 def _names_data_twice(args: Any) -> bool:
     whole = ("data_path", "data_args_path")
     split = ("train_data_path", "valid_data_path", "test_data_path", "per_split_data_args_path")
-    return any(_on(args, name) for name in whole) and any(_on(args, name) for name in split)
+    return any(on(args, name) for name in whole) and any(on(args, name) for name in split)
 
 
 REFUSALS: tuple[Refusal, ...] = (
@@ -68,19 +48,19 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--hybrid-context-parallel",
-        lambda a: _on(a, "hybrid_context_parallel"),
+        lambda a: on(a, "hybrid_context_parallel"),
         "the CP group changes from batch to batch, so a sample's tokens cannot be told apart; "
         "train with a fixed --context-parallel-size",
     ),
     Refusal(
         "--sft with --context-parallel-size > 1 and --micro-batch-size > 1",
-        lambda a: _on(a, "sft") and a.context_parallel_size > 1 and a.micro_batch_size > 1,
+        lambda a: on(a, "sft") and a.context_parallel_size > 1 and a.micro_batch_size > 1,
         "the host cuts every document by Transformer Engine's own indices, which mixes the "
         "microbatch's samples; use --micro-batch-size 1",
     ),
     Refusal(
         "--sft with --context-parallel-size > 1 on the CPU backend",
-        lambda a: _on(a, "sft") and a.context_parallel_size > 1 and _on_gloo(a),
+        lambda a: on(a, "sft") and a.context_parallel_size > 1 and _on_gloo(a),
         "the host cuts every document by Transformer Engine's own indices, which needs a GPU; use "
         "--context-parallel-size 1",
     ),
@@ -97,17 +77,17 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--multiple-validation-sets with virtual pipeline stages",
-        lambda a: _on(a, "multiple_validation_sets", "virtual_pipeline_model_parallel_size"),
+        lambda a: on(a, "multiple_validation_sets", "virtual_pipeline_model_parallel_size"),
         "the host pairs validation sets with pipeline chunks; drop one of the two",
     ),
     Refusal(
         "--multiple-validation-sets with a full-iteration CUDA graph",
-        lambda a: _on(a, "multiple_validation_sets") and full_iteration_graph(a),
+        lambda a: on(a, "multiple_validation_sets") and full_iteration_graph(a),
         "the sets' batches carry no id and a replayed graph cannot tell them apart; drop one",
     ),
     Refusal(
         "--iterations-to-skip",
-        lambda a: _on(a, "iterations_to_skip"),
+        lambda a: on(a, "iterations_to_skip"),
         "the host freezes the learning rate's schedule while it skips, counts the iterations "
         "otherwise since 0.17, and crashes with virtual pipeline stages and, reading a blend, with "
         "context parallelism; cut the samples out of the stream by mix.skip in the --domain-config "
@@ -115,23 +95,23 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--full-validation without --multiple-validation-sets",
-        lambda a: _on(a, "full_validation") and not _on(a, "multiple_validation_sets"),
+        lambda a: on(a, "full_validation") and not on(a, "multiple_validation_sets"),
         "the host expects a list of sets, and crashes at the first evaluation; give both flags, "
         "and the sets by --valid-data-path, without weights",
     ),
     Refusal(
         "--perform-rl-step",
-        lambda a: _on(a, "perform_rl_step"),
+        lambda a: on(a, "perform_rl_step"),
         "reinforcement learning has no data blend, hence no domains",
     ),
     Refusal(
         "--logits-load-dir or --export-kd-teacher-load",
-        lambda a: _on(a, "logits_load_dir") or _on(a, "export_kd_teacher_load"),
+        lambda a: on(a, "logits_load_dir") or on(a, "export_kd_teacher_load"),
         "a distillation loss is not Σ mask·loss of the tokens, which the channel loss is",
     ),
     Refusal(
         "--flextron",
-        lambda a: _on(a, "flextron"),
+        lambda a: on(a, "flextron"),
         "the model returns a loss of its router beside those of the tokens, and trains on both",
     ),
     Refusal(
@@ -144,14 +124,14 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--freeze-all-layers",
         # 0.19 takes the flag, but its own pretrain_gpt.py trains on regardless.
-        lambda a: _on(a, "freeze_all_layers"),
+        lambda a: on(a, "freeze_all_layers"),
         "nothing is trained: since 0.20 the host's steps only run forward, and it resumes them by "
         "a count of its own, without the plugin's state; measure a model that stays as it is by "
         "an evaluation, --skip-train",
     ),
     Refusal(
         "--inprocess-restart",
-        lambda a: _on(a, "inprocess_restart"),
+        lambda a: on(a, "inprocess_restart"),
         "the plugin's state does not survive a restart inside the process; restart the job "
         "(torchrun --max-restarts) instead",
     ),
@@ -181,7 +161,7 @@ REFUSED_WITH_WEIGHTS: tuple[Refusal, ...] = (
     Refusal(
         "--cross-entropy-fusion-impl te with reweighting, Transformer Engine < 2.11",
         lambda a: (
-            _on(a, "cross_entropy_loss_fusion")
+            on(a, "cross_entropy_loss_fusion")
             and getattr(a, "cross_entropy_fusion_impl", None) == "te"
             and _transformer_engine() < FACTOR_A_TOKEN
         ),
@@ -200,19 +180,19 @@ REFUSED_WITH_MIX: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--phase-transition-iterations with mix",
-        lambda a: _on(a, "phase_transition_iterations"),
+        lambda a: on(a, "phase_transition_iterations"),
         "each phase reads its data from the start, and the run ends between them; give the stages "
         "of the blend by mix.schedule alone",
     ),
     Refusal(
         "--dataloader-fast-cache-load or --dataloader-defer-npy-index-mmap with mix",
-        lambda a: _on(a, "dataloader_fast_cache_load") or _on(a, "dataloader_defer_npy_index_mmap"),
+        lambda a: on(a, "dataloader_fast_cache_load") or on(a, "dataloader_defer_npy_index_mmap"),
         "the host then takes index files for granted that only its own blend would have made; "
         "leave the flag out",
     ),
     Refusal(
         "--sft or --mock-data with mix",
-        lambda a: _on(a, "sft") or _on(a, "mock_data"),
+        lambda a: on(a, "sft") or on(a, "mock_data"),
         "the stream is made of data prefixes; leave mix out",
     ),
 )
@@ -220,21 +200,19 @@ REFUSED_WITH_MIX: tuple[Refusal, ...] = (
 REFUSED_WITH_ROLLBACK: tuple[Refusal, ...] = (
     Refusal(
         "--save and --load that are not the same folder on a disk, with watch.on_spike: rollback",
-        lambda a: (
-            not _on(a, "save") or getattr(a, "load", None) != a.save or is_remote(str(a.save))
-        ),
+        lambda a: not on(a, "save") or getattr(a, "load", None) != a.save or is_remote(str(a.save)),
         "the run goes back to a checkpoint that it has saved, and finds it where it loads; give "
         "both flags the same folder, and the model to start from by --pretrained-checkpoint",
     ),
     Refusal(
         "--finetune or --ckpt-step with watch.on_spike: rollback",
-        lambda a: _on(a, "finetune") or _on(a, "ckpt_step"),
+        lambda a: on(a, "finetune") or on(a, "ckpt_step"),
         "every start would begin at the same checkpoint; leave the flag out once the run has a "
         "checkpoint of its own, and give the model to start from by --pretrained-checkpoint",
     ),
     Refusal(
         "--non-persistent-save-interval with watch.on_spike: rollback",
-        lambda a: _on(a, "non_persistent_save_interval"),
+        lambda a: on(a, "non_persistent_save_interval"),
         "the host resumes from the newest of both kinds of checkpoints, which may come after the "
         "jump; leave the flag out",
     ),
@@ -269,7 +247,7 @@ REFUSED_WITH_PROBES: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--sft or --dataloader-inter-document-masking with evaluate.probes",
-        lambda a: _on(a, "sft") or _on(a, "dataloader_inter_document_masking"),
+        lambda a: on(a, "sft") or on(a, "dataloader_inter_document_masking"),
         "the model then expects packed rows with the boundaries of their documents; ask the "
         "checkpoint without the flag, by --skip-train",
     ),

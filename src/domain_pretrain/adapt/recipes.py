@@ -1,0 +1,7 @@
+"""Every recipe: what the start checks, ``doctor`` prints, and the docs list."""
+
+from __future__ import annotations
+
+from domain_pretrain.adapt.recipe import Recipe
+
+RECIPES: tuple[Recipe, ...] = ()
