@@ -28,7 +28,7 @@ BLOCK = 32  # samples; a step has 16
 
 @dataclass(frozen=True)
 class Known:
-    """What earlier runs have told: the base, and the tuning seeds.
+    """What earlier runs have told: the base, and the tuning seed.
 
     Attributes:
         base: the base model's test losses, by domain.
@@ -138,13 +138,10 @@ ARMS = {**STATIC, **HOLD, **MAIN, **OTHERS}
 FEW = ("hold-1", "linupper-1", "excess")
 SCALED = ("hold-1", "hold-2")
 
-# Of hold, on the tuning seeds: how far general may rise while the rate is high, and twice a
-# livelier controller.
+# Of hold, on the tuning seed: how far general may rise while the rate is high.
 VARIANTS: tuple[Mapping[str, Any], ...] = (
     {"anneal": 0.0},
     {"anneal": 0.05},
     {"anneal": 0.1},
     {"anneal": 0.2},
-    {"anneal": 0.1, "scale": 0.02},
-    {"anneal": 0.1, "integral": 0.3},
 )

@@ -87,7 +87,7 @@ def page(result: dict[str, Any], plan: Plan) -> str:
             if found:
                 parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
                 parts += [landings(found, plan)] if _held(found) else []
-    parts += ["## What was chosen, on the tuning seeds", chosen(plan)]
+    parts += ["## What was chosen, on the tuning seed", chosen(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
