@@ -28,7 +28,7 @@ def held(**options: Any) -> Any:
     return build("hold", {"domains": "general", "epsilon": 0.1, **options}, NAMES)
 
 
-def valid(general: float, **course: float) -> Course:
+def valid(general: float, **course: Any) -> Course:
     return Course(valid={"general": general, "code": 9.0}, **course)
 
 
@@ -121,9 +121,43 @@ def test_the_constant_share_that_it_amounts_to() -> None:
     _, state = run(0.2, 1.0)
     # 0.6·(1 − ρ) = 0.2 at ρ = 2/3, once it has got there.
     assert 0.5 < state["total"] / state["steps"] < 0.75
-    said = held().options.summary(state)
-    assert said is not None and f"{state['total'] / state['steps']:.3f} of the tokens" in said
-    assert held().options.summary({}) is None
+    options = held(epsilon=0.2).options
+    had = f"general had {state['total'] / state['steps']:.3f} of the tokens on average"
+    said = options.summary(state, NAMES, Course())
+    assert said is not None and said.startswith(f"hold: {had}")
+    now = Course(valid={"general": 1.969}, errors={"general": 0.004})
+    said = options.summary(state, NAMES, now)
+    assert said is not None
+    assert said.startswith(f"hold: general is base − 0.031 ± 0.004 nats, epsilon 0.2; {had}")
+    assert options.summary({}, NAMES, now) is None
+
+
+def test_a_set_that_tells_too_little_is_told_of_once() -> None:
+    """ε 0.1 with a rise known to ± 0.02: 2² times as many samples would know it to a tenth."""
+    rule, state, told = held(), {}, []
+    # Of a rise far above ε, a tenth of it is enough.
+    for loss, error in ((2.0, None), (2.3, 0.02), (2.1, 0.02), (2.1, 0.02), (2.1, 0.001)):
+        course = valid(loss, errors={} if error is None else {"general": error})
+        _, state = rule(seen(course), state)
+        told.append(list(rule.options.findings(state, 7)))
+    assert [len(one) for one in told] == [0, 0, 1, 0, 0]
+    ((finding,),) = [one for one in told if one]
+    assert finding.message == "general is base + 0.100 ± 0.020 nats, and epsilon is 0.1"
+    assert "evaluate.samples some 4 times as many" in finding.advice
+    assert finding.evidence["error"] == 0.02
+
+
+def test_the_error_of_several_held_domains() -> None:
+    """Of a mean of two: √(0.3² + 0.4²)/2; where one is not known, none."""
+    rule = held(domains=["general", "code"])
+    errors = {"general": 0.03, "code": 0.04}
+    _, state = rule(seen(Course(valid={"general": 2.0, "code": 1.0})), {})
+    _, now = rule(seen(Course(valid={"general": 2.1, "code": 1.1}, errors=errors)), state)
+    assert now["error"] == pytest.approx(0.025)
+    lone = Course(valid={"general": 2.1, "code": 1.1}, errors={"general": 0.03})
+    assert "error" not in rule(seen(lone), state)[1]
+    # It decides nothing.
+    assert now["share"] == rule(seen(lone), state)[1]["share"]
 
 
 SECTION = {"strategy": "hold", "domains": ["general"], "epsilon": 0.1}

@@ -15,6 +15,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import Names, NonNegative, Positive, check_domains
 from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.observation import Array, Mask, Observation
 from domain_pretrain.strategies.registry import SHARES, StrategyOptions, register
 
@@ -86,15 +87,27 @@ class HoldOptions(StrategyOptions):
         return {name: found[name] for name in self.domains}
 
     def findings(self, state: State, iteration: int) -> Iterator[Finding]:
-        """What the last evaluation has shown: a goal that is out of reach, or idle."""
-        count = state.get("at_bound", 0)
+        """What the last evaluation has shown: a goal that is out of reach, or idle, or a set that
+        does not tell well enough what has been lost."""
+        count, share = state.get("at_bound", 0), state.get("share", 0.0)
+        keys = [key for key in ("risen", "error", "goal", "share") if key in state]
+        evidence = {key: state[key] for key in keys}
+        finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
+        if state.get("vague") == 1:
+            more = math.ceil((state["error"] / (ERROR * self._size(state["risen"]))) ** 2)
+            yield finding(
+                "warning",
+                f"{self._stands(state['risen'], state['error'])}, and epsilon is {self.epsilon:g}",
+                "evaluate.samples are few for so small an epsilon",
+                advice=f"Its share follows the chance of these samples. Give evaluate.samples some "
+                f"{more} times as many, or a larger epsilon; samples of the same document count "
+                "for less.",
+            )
         if abs(count) != AT_BOUND:
             return
-        held, share = " and ".join(self.domains), state["share"]
-        risen, goal = f"{state['risen']:+.3f}", f"{state['goal']:+.3f}"
-        above = f"{held} stands {risen} nats from its base, the goal is {goal}"
-        evidence = {key: state[key] for key in ("risen", "goal", "share")}
-        finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
+        above = (
+            f"{self._stands(state['risen'], state.get('error'))}; the goal is {state['goal']:+.3f}"
+        )
         if count > 0:
             yield finding(
                 "warning",
@@ -113,14 +126,32 @@ class HoldOptions(StrategyOptions):
                 "epsilon would cost little.",
             )
 
-    def summary(self, state: State) -> str | None:
-        """What the run amounts to."""
+    def summary(self, state: State, names: tuple[str, ...], course: Course) -> str | None:
+        """Where the run has ended, and what it amounts to."""
         if not state.get("steps"):
             return None
+        held = np.array([name in self.domains for name in names])
+        base = state.get("base", np.full(len(names), np.nan))
+        risen = _risen(_valid(names, course) - base, held)
+        ends = ""
+        if math.isfinite(risen):
+            ends = (
+                f"{self._stands(risen, _error(self.domains, course))}, epsilon {self.epsilon:g}; "
+            )
         return (
-            f"hold: {' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} of the "
-            f"tokens on average: the constant share to try without hold"
+            f"hold: {ends}{' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} "
+            "of the tokens on average: the constant share to try without hold"
         )
+
+    def _stands(self, risen: float, error: float | None) -> str:
+        """Where the held domains are."""
+        of_that = "" if error is None else f" ± {error:.3f}"
+        held = " and ".join(self.domains)
+        return f"{held} is base {'−' if risen < 0 else '+'} {abs(risen):.3f}{of_that} nats"
+
+    def _size(self, risen: float) -> float:
+        """Nats that a standard error is held against: the error grows with the rise."""
+        return max(self.epsilon, abs(risen))
 
 
 @register("hold", HoldOptions)
@@ -143,14 +174,15 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
     lr, before = seen.course.lr, kept.get("lr", 0.0)
     kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
-    now = np.array([seen.course.valid.get(name, math.nan) for name in seen.names])
+    now = _valid(seen.names, seen.course)
     if np.isfinite(now[held]).all():
         base = kept.get("base", np.full_like(now, math.nan))
         if np.isnan(base[held]).any():
             kept["base"] = np.where(np.isnan(base), now, base)
         elif kept["warm"]:
-            risen = _sum(now[held] - base[held]) / int(held.sum())
+            risen = _risen(now - base, held)
             kept |= _moved(kept, risen, options, _goal(seen, options))
+            kept |= _judged(kept, _error(options.domains, seen.course), options)
     kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
     return _shares(seen, held, kept["share"]), kept
 
@@ -178,6 +210,31 @@ def _moved(kept: State, risen: float, options: HoldOptions, goal: float) -> Stat
         "share": min(max(1 / (1 + math.exp(-wanted)), options.low), options.high),
         "at_bound": count + side if side * count >= 0 and side else side,
     }
+
+
+def _judged(kept: State, error: float | None, options: HoldOptions) -> State:
+    """What is known of how well the set tells the rise; it decides nothing."""
+    if error is None:
+        return {}
+    vague = kept.get("vague", 0)
+    if vague or error > ERROR * options._size(kept["risen"]):
+        vague = min(vague + 1, 2)  # 1: since this evaluation
+    return {"error": error, "vague": vague}
+
+
+def _valid(names: tuple[str, ...], course: Course) -> Array:
+    """``[D]`` nats; NaN where not known."""
+    return np.array([course.valid.get(name, math.nan) for name in names])
+
+
+def _risen(differences: Array, held: Mask) -> float:
+    return _sum(differences[held]) / int(held.sum())
+
+
+def _error(domains: tuple[str, ...], course: Course) -> float | None:
+    """Of the mean over the held domains; None where one of theirs is not known."""
+    known = [course.errors[name] for name in domains if name in course.errors]
+    return math.hypot(*known) / len(known) if len(known) == len(domains) else None
 
 
 def _shares(seen: Observation, held: Mask, share: float) -> Array:
