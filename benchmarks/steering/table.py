@@ -21,16 +21,20 @@ class Row:
     Attributes:
         arm: of :data:`arms.ARMS`.
         lr: its peak.
+        seeds: those.
         points: by seed.
         distances: from the front, by seed; NaN outside of it.
         share: general's mean part of the weighted tokens.
+        sensed: what general has risen by on the sensor's text, by seed: what ``hold`` steers by.
     """
 
     arm: str
     lr: float
+    seeds: tuple[int, ...]
     points: tuple[Point, ...]
     distances: tuple[float, ...]
     share: float
+    sensed: tuple[float, ...] = ()
 
     @property
     def risen(self) -> Estimate:
@@ -62,13 +66,21 @@ def rows(plan: Plan, data: str = "clean", size: str = "medium") -> list[Row]:
             shares = [general_share(plan.results[case.name]) for case in cases]
             points = tuple(plan.point(case) for case in cases)
             distances = tuple(plan.distance(case) for case in cases)
-            found.append(Row(arm, cases[0].lr, points, distances, fmean(shares)))
+            seeds = tuple(case.seed for case in cases)
+            sensed = tuple(_sensed(plan.results[case.name]) for case in cases)
+            found.append(Row(arm, cases[0].lr, seeds, points, distances, fmean(shares), sensed))
     return found
 
 
 def general_share(result: dict[str, Any]) -> float:
     """Its mean part of the tokens, as they were weighted, over the windows of the log."""
     return fmean(share.get("general", 0.0) for _, share in result["shares"])
+
+
+def _sensed(result: dict[str, Any]) -> float:
+    """From before the first step to the end; NaN where it was not looked at twice."""
+    looks = result.get("sensor", [])
+    return looks[-1][1] - looks[0][1] if len(looks) > 1 else math.nan
 
 
 def page(result: dict[str, Any], plan: Plan) -> str:
@@ -79,7 +91,9 @@ def page(result: dict[str, Any], plan: Plan) -> str:
         f"{result['torch']}, {result['date']}. {progress(plan)}",
         "General: test loss − the base's. Target: mean test loss of code and maths. Distance: "
         "target loss − that of the static front of the same seed at the same general loss; below 0 "
-        "is better. Nats a token; mean over the confirmation seeds ± half of the 95 % interval.",
+        "is better. Nats a token; mean over the confirmation seeds ± half of the 95 % interval "
+        "(Student's t). It is about the order of the data alone: there is one base model and one "
+        "test text. Each verdict stands for itself: of twenty, one may come by chance.",
     ]
     for size in WIDTHS:
         for data, title in DATA.items():
@@ -123,9 +137,13 @@ def landings(found: Iterable[Row], plan: Plan) -> str:
         misses = [risen - epsilon for risen, _ in row.points]
         most = tolerance(epsilon)
         lands = "every run" if all(abs(miss) <= most for miss in misses) else "no"
-        told = " ".join(f"{miss:+.3f}" for miss in misses)
-        cells.append([ARMS[row.arm].title, f"{epsilon:g}", told, f"{most:.3f}", lands])
-    return markdown(["arm", "ε", "general − ε, by seed", "tolerance", "lands"], cells)
+        told, sensed = (
+            " ".join(f"{miss:+.3f}" for miss in of)
+            for of in (misses, [risen - epsilon for risen in row.sensed])
+        )
+        cells.append([ARMS[row.arm].title, f"{epsilon:g}", told, sensed, f"{most:.3f}", lands])
+    header = ["general − ε on the test text, by seed", "on the sensor's", "tolerance"]
+    return markdown(["arm", "ε", *header, "lands (test text)"], cells)
 
 
 def chosen(plan: Plan) -> str:
