@@ -105,18 +105,19 @@ def loss_table(
     """
     epochs = any(summary.epochs is not None for summary in summaries)
     valid = any(summary.valid is not None for summary in summaries)
-    errors = any(summary.end is not None and summary.end.error is not None for summary in summaries)
-    caption = (
-        f"± standard error of the mean over the first and the last {PART:.0%} of the windows"
-        f"\n≈ no change beyond {ERRORS} standard errors"
-    )
+    notes = []
+    if any(summary.end is not None and summary.end.error is not None for summary in summaries):
+        notes += [
+            f"± standard error of the mean over the first and the last {PART:.0%} of the windows",
+            f"≈ no change beyond {ERRORS} standard errors",
+        ]
     if any(summary.valid_error is not None for summary in summaries):
-        caption += "\n± of a validation loss: over the samples of evaluate.samples"
+        notes.append("± of a validation loss: over the samples of evaluate.samples")
     table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        caption=caption if errors else None,
+        caption="\n".join(notes) or None,
         caption_justify="left",
     )
     table.add_column("domain")

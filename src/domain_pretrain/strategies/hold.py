@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -90,8 +90,8 @@ class HoldOptions(StrategyOptions):
         """What the last evaluation has shown: a goal that is out of reach, or idle, or a set that
         does not tell well enough what has been lost."""
         count, share = state.get("at_bound", 0), state.get("share", 0.0)
-        keys = [key for key in ("risen", "error", "goal", "share") if key in state]
-        evidence = {key: state[key] for key in keys}
+        known = ("risen", "error", "goal", "share")
+        evidence: dict[str, float] = {key: state[key] for key in known if key in state}
         finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
         if state.get("vague") == 1:
             more = math.ceil((state["error"] / (ERROR * self._size(state["risen"]))) ** 2)
@@ -231,7 +231,7 @@ def _risen(differences: Array, held: Mask) -> float:
     return _sum(differences[held]) / int(held.sum())
 
 
-def _error(domains: tuple[str, ...], course: Course) -> float | None:
+def _error(domains: Sequence[str], course: Course) -> float | None:
     """Of the mean over the held domains; None where one of theirs is not known."""
     known = [course.errors[name] for name in domains if name in course.errors]
     return math.hypot(*known) / len(known) if len(known) == len(domains) else None
