@@ -160,6 +160,62 @@ def test_the_error_of_several_held_domains() -> None:
     assert now["share"] == rule(seen(lone), state)[1]["share"]
 
 
+# --- with data that are not enough for every share ----------------------------------------------
+
+
+def test_data_that_are_not_enough_bound_the_share_and_it_does_not_wind_up() -> None:
+    """General's data allow 0.4: the integral stays within, so that the share leaves it at once."""
+    most = {"general": 0.4, "code": 1.0, "maths": 1.0}
+    rule, told = held(), []
+    _, state = rule(seen(valid(2.0)), {})
+    for iteration in range(9):
+        weights, state = rule(seen(valid(4.0, most=most)), state)
+        assert weights[0] == pytest.approx(0.4)
+        told += rule.options.findings(state, iteration)
+    (finding,) = told
+    assert "a share of 0.40 does not bring it back, which is all that mix.dynamic.epo" in (
+        finding.message
+    )
+    assert "more epochs" in finding.advice
+    weights, state = rule(seen(valid(2.1, most=most)), state)
+    assert weights[0] <= 0.2 + 1e-9
+    # The data allow more again: the options' bound is in force.
+    _, state = rule(seen(valid(9.0)), state)
+    assert (state["share"], state["limited"]) == (0.9, False)
+
+
+def test_others_whose_data_are_not_enough_leave_the_rest_to_what_is_held() -> None:
+    most = {"general": 1.0, "code": 0.2, "maths": 0.1}
+    rule, told = held(), []
+    _, state = rule(seen(valid(2.0)), {})
+    for iteration in range(9):
+        weights, state = rule(seen(valid(1.0, most=most)), state)
+        told += rule.options.findings(state, iteration)
+    np.testing.assert_allclose(weights, [0.7, 0.2, 0.1], rtol=1e-12)
+    (finding,) = told
+    assert (finding.severity, "the others no more" in finding.message) == ("info", True)
+    assert "total" in state and state["share"] == pytest.approx(0.7)
+
+
+def test_what_a_domain_cannot_give_comes_from_its_own_side() -> None:
+    """0.8 for code and maths, 3 : 1; code has 0.3 left, so maths gives 0.5, and general's stays."""
+    rule = held()
+    _, state = rule(seen(valid(2.0)), {})
+    most = {"general": 1.0, "code": 0.3, "maths": 1.0}
+    weights, _ = rule(seen(Course(most=most)), state)
+    np.testing.assert_allclose(weights, [0.2, 0.3, 0.5], rtol=1e-12)
+
+
+def test_data_that_are_used_up() -> None:
+    rule = held()
+    _, state = rule(seen(valid(2.0)), {})
+    most = {"general": 0.0, "code": 0.6, "maths": 0.5}
+    weights, state = rule(seen(valid(3.0, most=most)), state)
+    assert np.isfinite(weights).all() and weights.sum() == pytest.approx(1)
+    assert weights[0] == 0.0
+    assert math.isfinite(state["integral"])
+
+
 SECTION = {"strategy": "hold", "domains": ["general"], "epsilon": 0.1}
 TOLD = frozenset({"valid", "lr", "progress"})
 

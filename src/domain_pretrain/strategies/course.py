@@ -19,6 +19,8 @@ class Course:
             was evaluated since the step before; empty otherwise.
         errors: of those that have a base (see :meth:`.StrategyOptions.bases`), the standard error
             of what they have risen by, nats; of the paired differences of the set's samples.
+        most: largest share of the stream that each domain's data are enough for, from here to the
+            end, by name; empty where nothing limits it.
     """
 
     progress: float = math.nan
@@ -26,3 +28,4 @@ class Course:
     last_lr: float = 1.0
     valid: Mapping[str, float] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)

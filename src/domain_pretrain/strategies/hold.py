@@ -15,6 +15,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import Names, NonNegative, Positive, check_domains
 from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.capped import capped
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.observation import Array, Mask, Observation
 from domain_pretrain.strategies.registry import SHARES, StrategyOptions, register
@@ -108,14 +109,24 @@ class HoldOptions(StrategyOptions):
         above = (
             f"{self._stands(state['risen'], state.get('error'))}; the goal is {state['goal']:+.3f}"
         )
+        limited = state.get("limited", False)
         if count > 0:
             yield finding(
                 "warning",
-                f"{above}, and a share of {share:.2f} does not bring it back",
+                f"{above}, and a share of {share:.2f} does not bring it back"
+                f"{', which is all that mix.dynamic.epochs allows' if limited else ''}",
                 "epsilon is out of reach",
-                advice="Allow a larger epsilon, a lower learning rate, or data of the domain that "
-                "are closer to what the base was trained on; where mix.dynamic.epochs holds the "
-                "domain back, it gets less than that share.",
+                advice=f"Allow {'more epochs, ' if limited else ''}a larger epsilon, a lower "
+                "learning rate, or data of the domain that are closer to what the base was trained "
+                "on.",
+            )
+        elif limited:
+            yield finding(
+                "info",
+                f"{above}, with a share of {share:.2f}, because mix.dynamic.epochs allows the "
+                "others no more",
+                "the others' data are all there is to learn",
+                advice="Allow more epochs, find more data of the other domains, or train on less.",
             )
         else:
             yield finding(
@@ -181,7 +192,8 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
             kept["base"] = np.where(np.isnan(base), now, base)
         elif kept["warm"]:
             risen = _risen(now - base, held)
-            kept |= _moved(kept, risen, options, _goal(seen, options))
+            bounds = _bounds(seen, held, options)
+            kept |= _moved(kept, risen, options, _goal(seen, options), bounds)
             kept |= _judged(kept, _error(options.domains, seen.course), options)
     kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
     return _shares(seen, held, kept["share"]), kept
@@ -194,10 +206,21 @@ def _goal(seen: Observation, options: HoldOptions) -> float:
     return options.epsilon + options.anneal * left
 
 
-def _moved(kept: State, risen: float, options: HoldOptions, goal: float) -> State:
+def _bounds(seen: Observation, held: Mask, options: HoldOptions) -> tuple[float, float]:
+    """Smallest and largest share that can be had: the data of either side may be limited."""
+    low, high, most = options.low, options.high, _most(seen)
+    if most is not None:
+        high = max(min(high, _sum(most[held])), low)
+        low = min(max(low, 1 - _sum(most[~held])), high)
+    return low, high
+
+
+def _moved(
+    kept: State, risen: float, options: HoldOptions, goal: float, bounds: tuple[float, float]
+) -> State:
     """What an evaluation changes."""
     error = (risen - goal) / options.scale
-    low, high = _logit(options.low), _logit(options.high)
+    low, high = map(_logit, bounds)
     integral = min(max(kept["integral"] + options.integral * error, low), high)
     wanted = integral + options.proportional * error
     side = 1 if wanted > high and error > 0 else -1 if wanted < low and error < 0 else 0
@@ -206,8 +229,10 @@ def _moved(kept: State, risen: float, options: HoldOptions, goal: float) -> Stat
         "risen": risen,
         "goal": goal,
         # Held while the actuator can do no more: else it would wind up, and let go too late.
-        "integral": kept["integral"] if side else integral,
-        "share": min(max(1 / (1 + math.exp(-wanted)), options.low), options.high),
+        "integral": min(max(kept["integral"], low), high) if side else integral,
+        "share": min(max(1 / (1 + math.exp(-wanted)), bounds[0]), bounds[1]),
+        # By the data, not by the options.
+        "limited": bool(side) and bounds[side > 0] != (options.low, options.high)[side > 0],
         "at_bound": count + side if side * count >= 0 and side else side,
     }
 
@@ -220,6 +245,12 @@ def _judged(kept: State, error: float | None, options: HoldOptions) -> State:
     if vague or error > ERROR * options._size(kept["risen"]):
         vague = min(vague + 1, 2)  # 1: since this evaluation
     return {"error": error, "vague": vague}
+
+
+def _most(seen: Observation) -> Array | None:
+    """``[D]``, the largest shares that the data allow; None where they allow all."""
+    most = seen.course.most
+    return np.array([most[name] for name in seen.names]) if most else None
 
 
 def _valid(names: tuple[str, ...], course: Course) -> Array:
@@ -238,14 +269,17 @@ def _error(domains: Sequence[str], course: Course) -> float | None:
 
 
 def _shares(seen: Observation, held: Mask, share: float) -> Array:
-    """``[D]``: ρ over the held domains and 1 − ρ over the others, each in the blend's ratios."""
-    found = np.zeros(len(seen.names))
+    """``[D]``: ρ over the held domains and 1 − ρ over the others, each in the blend's ratios, as
+    far as their data allow: what one cannot give is given by others of its side."""
+    found, most = np.zeros(len(seen.names)), _most(seen)
     for side, part in ((held, share), (~held, 1 - share)):
         own = side & seen.active
         if own.any():
             blend = seen.share[own]
             blend = blend if _sum(blend) > 0 else np.ones_like(blend)
             found[own] = part * blend / _sum(blend)
+            if most is not None:
+                found[own] = capped(found[own], most[own])
     return seen.weights(found[seen.active])
 
 
