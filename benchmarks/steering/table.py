@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from arms import ARMS, DATA, FRONT, STATIC, VARIANTS
-from front import Estimate, Point, tolerance, verdict
+from front import LEAST, Estimate, Point, tolerance, verdict
 from plan import CONFIRMATION, RATES, TUNING, Case, Plan
 from training import WIDTHS
 
@@ -95,6 +95,8 @@ def page(result: dict[str, Any], plan: Plan) -> str:
         "(Student's t). It is about the order of the data alone: there is one base model and one "
         "test text. Each verdict stands for itself: of twenty, one may come by chance.",
     ]
+    if told := in_short(rows(plan), plan):
+        parts += ["## In short", told]
     for size in WIDTHS:
         for data, title in DATA.items():
             found = rows(plan, data, size)
@@ -103,6 +105,25 @@ def page(result: dict[str, Any], plan: Plan) -> str:
                 parts += [landings(found, plan)] if _held(found) else []
     parts += ["## What was chosen, on the tuning seeds", chosen(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def in_short(found: Iterable[Row], plan: Plan) -> str:
+    """A line for each arm of which something may be said, the best first: for the docs."""
+    lines = []
+    for row in sorted(found, key=lambda row: row.distance.mean):
+        if row.arm in STATIC or row.distance.count < LEAST or math.isnan(row.distance.mean):
+            continue
+        number = ARMS[row.arm].epsilon
+        ends = f"general {row.risen}"
+        if number is not None:
+            epsilon = plan.epsilons[number]
+            worst = max((risen - epsilon for risen, _ in row.points), key=abs)
+            ends += f" for ε {epsilon:g}, the worst run {worst:+.3f} from it"
+        lines.append(
+            f"* **{ARMS[row.arm].title}**: {verdict(row.distance)} ({row.distance} nats of the "
+            f"targets at equal general loss; {ends}; general's share {row.share:.2f})"
+        )
+    return "\n".join(lines)
 
 
 def progress(plan: Plan) -> str:

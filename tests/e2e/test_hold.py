@@ -183,3 +183,21 @@ def test_a_resumed_run_with_a_base_of_another_text_is_refused(
     said = " ".join(refused.output.split())
     assert "evaluate.samples 4 → 3. The base that losses are compared with was measured" in said
     assert "--finetune to measure a base afresh" in said
+
+
+def test_epochs_bound_the_share_and_the_run_reads_no_more(blend: list[str], tmp_path: Path) -> None:
+    """All but maths are held, and fall far below ε, so maths is asked for: it has one epoch."""
+    held = ["finance", "general", "code", "rare"]
+    rule = {**HOLD, "domains": held, "block": 16, "epochs": 1}
+    config = {"evaluate": {"samples": 8}, "mix": {"dynamic": rule}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    plugin = ["--domain-config", tmp_path / "config.yaml", "--calculate-per-token-loss"]
+    fixed = ["--eval-interval", "2", "--eval-iters", "1", "--lr-warmup-iters", "2"]
+    run = train(tmp_path, *blend, *plugin, *fixed, iterations=30)
+    read = run.metrics()[-1]["domains"]["maths"]["consumed_samples"]
+    counts = [{Path(name).name: n for name, n in one.items()} for one in decided(run, "sampling")]
+    # One epoch is some 100 samples of the 240: more than its 13 % of the blend, less than 98 %.
+    assert 0.25 < counts[-2]["maths"] / 16 < 0.6
+    assert read <= 100
+    told = [one for one in read_findings(tmp_path) if one.rule == "hold"]
+    assert [one.severity for one in told if "allows the others no more" in one.message] == ["info"]
