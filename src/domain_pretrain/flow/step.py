@@ -252,8 +252,8 @@ class Step:
         """What each domain with a base has risen by, and its standard error; those that have none
         yet get theirs, as the rule's own will be."""
         found: dict[str, tuple[float, float | None]] = {}
-        for name, has in self._bases() if samples is not None else ():
-            score = samples.score(name)
+        for name, has in self._bases():
+            score = None if samples is None else samples.score(name)
             if score is None:
                 continue
             if not has:
