@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from arms import ARMS, DATA, FRONT, STATIC, VARIANTS
-from front import LEAST, Estimate, Point, tolerance, verdict
+from front import LEAST, Estimate, Point, distance, tolerance, verdict
 from plan import CONFIRMATION, RATES, TUNING, Case, Plan
 from training import WIDTHS
 
@@ -103,6 +103,7 @@ def page(result: dict[str, Any], plan: Plan) -> str:
             if found:
                 parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
                 parts += [landings(found, plan)] if _held(found) else []
+                parts += [left_out(plan, data, size)]
     parts += ["## What was chosen, on the tuning seeds", chosen(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -165,6 +166,25 @@ def landings(found: Iterable[Row], plan: Plan) -> str:
         cells.append([ARMS[row.arm].title, f"{epsilon:g}", told, sensed, f"{most:.3f}", lands])
     header = ["general − ε on the test text, by seed", "on the sensor's", "tolerance"]
     return markdown(["arm", "ε", *header, "lands (test text)"], cells)
+
+
+def left_out(plan: Plan, data: str, size: str) -> str:
+    """How far the curve is to be trusted between its points; empty where no seed has one."""
+    fronts = [plan.front(seed, None, data, size) for seed in CONFIRMATION]
+    whole = [front for front in fronts if len(front) == len(FRONT)]
+    told = []
+    for number, share in enumerate(FRONT):
+        far = [distance(front[number], [front]) for front in whole]
+        if far and not math.isnan(fmean(far)):
+            told.append(f"{share:g}: {fmean(far):+.4f}")
+    if not told:
+        return ""
+    return (
+        "The front is a curve through a few points. A point that is left out lies from the curve "
+        f"through the others, by general's share: {', '.join(told)} nats (below 0: the curve is "
+        "too high there, and flatters what is compared with it). With all points, half as far "
+        "apart, the error is some quarter of that midway between two, and none at a point."
+    )
 
 
 def chosen(plan: Plan) -> str:

@@ -174,7 +174,8 @@ def sections(page: str) -> dict[str, list[list[str]]]:
 
 def test_the_table(work: Path, tmp_path: Path) -> None:
     report.write(gather(work), tmp_path / "cpu.json")
-    page = sections((tmp_path / "cpu.md").read_text())
+    text = (tmp_path / "cpu.md").read_text()
+    page = sections(text)
     results = {
         str(file.parent.relative_to(work)): json.loads(file.read_text())["result"]
         for file in work.rglob("result.json")
@@ -216,6 +217,17 @@ def test_the_table(work: Path, tmp_path: Path) -> None:
             f"{most:.3f}",
             "every run" if max(map(abs, misses)) <= most else "no",
         ] in rows
+    # How far the front's own points lie from the curve without them.
+    (_, medium) = text.split("Three clean domains; medium model")
+    told = re.findall(r"by general's share: (.*?) nats", medium)[0]
+    for share in SHARES[1:-1]:
+        off = []
+        for seed in CONFIRMATION:
+            points = [where(results, f"static-{s}-lr{static}-seed{seed}") for s in SHARES]
+            own = points.pop(SHARES.index(share))
+            others = np.array(sorted(points))
+            off.append(own[1] - pchip(others[:, 0], others[:, 1], own[0]))
+        assert f"{share}: {np.mean(off):+.4f}" in told.split(", ")
     # Other data have a front of their own, at the one rate.
     for data, title in (("dirty", "30 % of code's training text is scrambled"),):
         rate = rate_of(results, "excess")
