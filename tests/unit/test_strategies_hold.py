@@ -110,6 +110,9 @@ def test_a_goal_out_of_reach_or_idle_is_told_once() -> None:
         for iteration in range(9):
             _, state = rule(seen(valid(loss)), state)
             told += rule.options.findings(state, iteration)
+            # Nothing is known of a loss that is not finite, and nothing is told of it again.
+            _, state = rule(seen(Course(valid={"code": 9.0})), state)
+            told += rule.options.findings(state, iteration)
         (finding,) = told
         assert (finding.rule, finding.domain, finding.severity) == ("hold", "general", severity)
         assert words in finding.cause

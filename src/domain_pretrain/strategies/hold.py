@@ -90,7 +90,9 @@ class HoldOptions(StrategyOptions):
     def findings(self, state: State, iteration: int) -> Iterator[Finding]:
         """What the last evaluation has shown: a goal that is out of reach, or idle, or a set that
         does not tell well enough what has been lost."""
-        count, share = state.get("at_bound", 0), state.get("share", 0.0)
+        if not state.get("judged"):
+            return
+        count, share = state["at_bound"], state["share"]
         known = ("risen", "error", "goal", "share")
         evidence: dict[str, float] = {key: state[key] for key in known if key in state}
         finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
@@ -184,6 +186,7 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     start = float(np.clip(_sum(seen.share[held]), options.low, options.high))
     kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
     lr, before = seen.course.lr, kept.get("lr", 0.0)
+    kept["judged"] = False  # whether this step brought an evaluation that moved the share
     kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
     now = _valid(seen.names, seen.course)
     if np.isfinite(now[held]).all():
@@ -226,6 +229,7 @@ def _moved(
     side = 1 if wanted > high and error > 0 else -1 if wanted < low and error < 0 else 0
     count = kept.get("at_bound", 0)
     return {
+        "judged": True,
         "risen": risen,
         "goal": goal,
         # Held while the actuator can do no more: else it would wind up, and let go too late.
