@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 
@@ -22,9 +23,12 @@ SHOWN = (*HOLD, "ramp-up", "ramp-down", "linupper-1")
 def draw(plan: Plan, path: Path) -> None:
     """Means over the confirmation seeds; nothing is drawn as long as there are none."""
     found = {row.arm: row for row in rows(plan)}
-    front = [mean(found[arm]) for arm in STATIC if arm in found]
+    # Means over the same seeds, so that a distance in the picture is one of pairs.
+    shown = [found[arm] for arm in (*STATIC, *SHOWN) if arm in found]
+    seeds = set.intersection(*(set(row.seeds) for row in shown)) if shown else set()
+    front = [mean(found[arm], seeds) for arm in STATIC if arm in found] if seeds else []
     if len(front) < len(FRONT):
-        print("no picture: no seed has its whole front yet")
+        print("no picture: no seed has all that it shows yet")
         return
     figure = Figure(figsize=(6.4, 4.4), dpi=160, facecolor="white")
     figure.set_layout_engine("constrained")
@@ -33,7 +37,8 @@ def draw(plan: Plan, path: Path) -> None:
     _front(axes, front)
     for arm in SHOWN:
         if arm in found:
-            _arm(axes, found[arm], COLOURS[0] if arm in HOLD else FAINT, held=arm in HOLD)
+            where = mean(found[arm], seeds)
+            _arm(axes, arm, where, COLOURS[0] if arm in HOLD else FAINT, held=arm in HOLD)
     for arm in HOLD:
         number = ARMS[arm].epsilon
         if arm in found and number is not None:
@@ -47,8 +52,9 @@ def draw(plan: Plan, path: Path) -> None:
     figure.savefig(path)
 
 
-def mean(row: Row) -> Point:
-    return fmean(risen for risen, _ in row.points), fmean(target for _, target in row.points)
+def mean(row: Row, seeds: Collection[int]) -> Point:
+    points = [one for seed, one in zip(row.seeds, row.points, strict=True) if seed in seeds]
+    return fmean(risen for risen, _ in points), fmean(target for _, target in points)
 
 
 def _front(axes: Axes, front: list[Point]) -> None:
@@ -67,11 +73,10 @@ def _front(axes: Axes, front: list[Point]) -> None:
         )
 
 
-def _arm(axes: Axes, row: Row, colour: str, *, held: bool) -> None:
-    where = mean(row)
+def _arm(axes: Axes, arm: str, where: Point, colour: str, *, held: bool) -> None:
     axes.plot(*where, color=colour, marker="D" if held else "s", ms=7 if held else 4, ls="")
     axes.annotate(
-        ARMS[row.arm].title,
+        ARMS[arm].title,
         where,
         xytext=(6, -10),
         textcoords="offset points",

@@ -221,9 +221,27 @@ class Plan:
         return [self.point(case) for case in cases if case.name in self.results]
 
     def distance(self, case: Case) -> float:
-        """From the lowest of the whole fronts of the same seed, data and size."""
-        fronts = (self.front(case.seed, lr, case.data, case.size) for lr in RATES)
+        """From the lowest of the seed's fronts: of those rates that all seeds are compared with."""
+        fronts = (self.front(case.seed, lr, case.data, case.size) for lr in self._compared(case))
         return distance(self.point(case), [one for one in fronts if len(one) == len(FRONT)])
+
+    def _compared(self, case: Case) -> list[float]:
+        """Rates whose front is whole on every seed that has the whole front of :attr:`static_rate`,
+        of the tuning seeds or of the confirmation seeds.
+
+        A rate that some seeds have, and others have not yet, would make their distances differ in
+        what they are distances from.
+        """
+        seeds = TUNING if case.seed in TUNING else CONFIRMATION
+        done = [
+            {
+                seed
+                for seed in seeds
+                if len(self.front(seed, lr, case.data, case.size)) == len(FRONT)
+            }
+            for lr in (self.static_rate, *RATES)
+        ]
+        return [lr for lr, whole in zip(RATES, done[1:], strict=True) if whole >= done[0]]
 
     # Cases.
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from arms import ARMS, DATA, FRONT, STATIC, VARIANTS
-from front import Estimate, Point, tolerance, verdict
+from front import LEAST, Estimate, Point, distance, tolerance, verdict
 from plan import CONFIRMATION, RATES, TUNING, Case, Plan
 from training import WIDTHS
 
@@ -21,16 +21,20 @@ class Row:
     Attributes:
         arm: of :data:`arms.ARMS`.
         lr: its peak.
+        seeds: those.
         points: by seed.
         distances: from the front, by seed; NaN outside of it.
         share: general's mean part of the weighted tokens.
+        sensed: what general has risen by on the sensor's text, by seed: what ``hold`` steers by.
     """
 
     arm: str
     lr: float
+    seeds: tuple[int, ...]
     points: tuple[Point, ...]
     distances: tuple[float, ...]
     share: float
+    sensed: tuple[float, ...] = ()
 
     @property
     def risen(self) -> Estimate:
@@ -62,13 +66,21 @@ def rows(plan: Plan, data: str = "clean", size: str = "medium") -> list[Row]:
             shares = [general_share(plan.results[case.name]) for case in cases]
             points = tuple(plan.point(case) for case in cases)
             distances = tuple(plan.distance(case) for case in cases)
-            found.append(Row(arm, cases[0].lr, points, distances, fmean(shares)))
+            seeds = tuple(case.seed for case in cases)
+            sensed = tuple(_sensed(plan.results[case.name]) for case in cases)
+            found.append(Row(arm, cases[0].lr, seeds, points, distances, fmean(shares), sensed))
     return found
 
 
 def general_share(result: dict[str, Any]) -> float:
     """Its mean part of the tokens, as they were weighted, over the windows of the log."""
     return fmean(share.get("general", 0.0) for _, share in result["shares"])
+
+
+def _sensed(result: dict[str, Any]) -> float:
+    """From before the first step to the end; NaN where it was not looked at twice."""
+    looks = result.get("sensor", [])
+    return looks[-1][1] - looks[0][1] if len(looks) > 1 else math.nan
 
 
 def page(result: dict[str, Any], plan: Plan) -> str:
@@ -79,16 +91,40 @@ def page(result: dict[str, Any], plan: Plan) -> str:
         f"{result['torch']}, {result['date']}. {progress(plan)}",
         "General: test loss − the base's. Target: mean test loss of code and maths. Distance: "
         "target loss − that of the static front of the same seed at the same general loss; below 0 "
-        "is better. Nats a token; mean over the confirmation seeds ± half of the 95 % interval.",
+        "is better. Nats a token; mean over the confirmation seeds ± half of the 95 % interval "
+        "(Student's t). It is about the order of the data alone: there is one base model and one "
+        "test text. Each verdict stands for itself: of twenty, one may come by chance.",
     ]
+    if told := in_short(rows(plan), plan):
+        parts += ["## In short", told]
     for size in WIDTHS:
         for data, title in DATA.items():
             found = rows(plan, data, size)
             if found:
                 parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
                 parts += [landings(found, plan)] if _held(found) else []
+                parts += [left_out(plan, data, size)]
     parts += ["## What was chosen, on the tuning seed", chosen(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def in_short(found: Iterable[Row], plan: Plan) -> str:
+    """A line for each arm of which something may be said, the best first: for the docs."""
+    lines = []
+    for row in sorted(found, key=lambda row: row.distance.mean):
+        if row.arm in STATIC or row.distance.count < LEAST or math.isnan(row.distance.mean):
+            continue
+        number = ARMS[row.arm].epsilon
+        ends = f"general {row.risen}"
+        if number is not None:
+            epsilon = plan.epsilons[number]
+            worst = max((risen - epsilon for risen, _ in row.points), key=abs)
+            ends += f" for ε {epsilon:g}, the worst run {worst:+.3f} from it"
+        lines.append(
+            f"* **{ARMS[row.arm].title}**: {verdict(row.distance)} ({row.distance} nats of the "
+            f"targets at equal general loss; {ends}; general's share {row.share:.2f})"
+        )
+    return "\n".join(lines)
 
 
 def progress(plan: Plan) -> str:
@@ -123,9 +159,32 @@ def landings(found: Iterable[Row], plan: Plan) -> str:
         misses = [risen - epsilon for risen, _ in row.points]
         most = tolerance(epsilon)
         lands = "every run" if all(abs(miss) <= most for miss in misses) else "no"
-        told = " ".join(f"{miss:+.3f}" for miss in misses)
-        cells.append([ARMS[row.arm].title, f"{epsilon:g}", told, f"{most:.3f}", lands])
-    return markdown(["arm", "ε", "general − ε, by seed", "tolerance", "lands"], cells)
+        told, sensed = (
+            " ".join(f"{miss:+.3f}" for miss in of)
+            for of in (misses, [risen - epsilon for risen in row.sensed])
+        )
+        cells.append([ARMS[row.arm].title, f"{epsilon:g}", told, sensed, f"{most:.3f}", lands])
+    header = ["general − ε on the test text, by seed", "on the sensor's", "tolerance"]
+    return markdown(["arm", "ε", *header, "lands (test text)"], cells)
+
+
+def left_out(plan: Plan, data: str, size: str) -> str:
+    """How far the curve is to be trusted between its points; empty where no seed has one."""
+    fronts = [plan.front(seed, None, data, size) for seed in CONFIRMATION]
+    whole = [front for front in fronts if len(front) == len(FRONT)]
+    told = []
+    for number, share in enumerate(FRONT):
+        far = [distance(front[number], [front]) for front in whole]
+        if far and not math.isnan(fmean(far)):
+            told.append(f"{share:g}: {fmean(far):+.4f}")
+    if not told:
+        return ""
+    return (
+        "The front is a curve through a few points. A point that is left out lies from the curve "
+        f"through the others, by general's share: {', '.join(told)} nats (below 0: the curve is "
+        "too high there, and flatters what is compared with it). With all points, half as far "
+        "apart, the error is some quarter of that midway between two, and none at a point."
+    )
 
 
 def chosen(plan: Plan) -> str:

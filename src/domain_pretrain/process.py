@@ -31,7 +31,10 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+NOTICE = "domain_pretrain: "  # begins every line of :func:`notice`
+
+
 def notice(text: str) -> None:
     """Print one line at start-up, from rank 0."""
     if rank() == 0:
-        print(f"domain_pretrain: {text}", flush=True)
+        print(f"{NOTICE}{text}", flush=True)

@@ -28,13 +28,13 @@ class Observed:
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything in the final checkpoint, by path, but for the arguments."""
-        leaves: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for file in sorted(self.folder.glob("checkpoint/iter_*/**/*.pt")):
             content = torch.load(file, weights_only=False)
             del content["args"]
             content["opt_param_scheduler"].pop("domain_pretrain", None)
-            leaves.update(_leaves(content, file.parent.name))
-        return leaves
+            found.update(leaves(content, file.parent.name))
+        return found
 
     def steps(self) -> list[list[Counter[str]]]:
         """For every rank, the calls counted in each step, and then those after the last one."""
@@ -42,12 +42,13 @@ class Observed:
         return [[Counter(step) for step in json.loads(file.read_text())] for file in files]
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Path and value of everything in nested dicts and lists."""
     if isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}")
+            yield from leaves(item, f"{path}.{key}")
     else:
         yield path, value
 

@@ -194,6 +194,11 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert "beats every static blend" in hold
     assert "| hold by sampling, small ε | 0.1 | +0.000 +0.000" in page
     assert "every run" in page
+    short = page.split("## In short")[1].split("##")[0].split("\n")
+    (line,) = [line for line in short if line.startswith("* **hold by sampling, small ε**")]
+    assert "beats every static blend (−0.01" in line
+    assert "for ε 0.1, the worst run +0.000 from it" in line
+    assert not any("static 0" in line for line in short)
     assert "{'anneal': 0.0}" in page
     assert (tmp_path / "cpu.png").stat().st_size > 10_000
 
@@ -204,6 +209,7 @@ def test_few_confirmation_runs_give_no_verdict(most: int, drawn: bool, tmp_path:
     report.write(conducted(most), tmp_path / "cpu.json")
     page = (tmp_path / "cpu.md").read_text()
     assert "beats" not in page
+    assert "In short" not in page
     assert ("none yet" in page) == drawn
     assert (tmp_path / "cpu.png").exists() == drawn
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.mix.blocks import Block, Blocks
-from domain_pretrain.data.mix.decide import UNIT, due, handed_out, held
+from domain_pretrain.data.mix.decide import UNIT, due, handed_out
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage, union
 from domain_pretrain.data.mix.section import Dynamic
@@ -32,6 +33,8 @@ from domain_pretrain.flow.mixing import Mixer, Mixing
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.section import parse
 from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.strategies import Course
+from domain_pretrain.strategies.capped import capped
 
 NAMES = ("general", "finance", "code")
 OWNERS = {"/g0": "general", "/g1": "general", "/f": "finance", "/c": "code"}
@@ -90,7 +93,7 @@ def test_what_is_cut_off_goes_to_the_others_in_proportion(
     most = np.array(data.draw(extra)) + 0.0
     if most.sum() < 1:
         most += (1.001 - most.sum()) / len(parts)
-    found = held(shares, most)
+    found = capped(shares, most)
     assert found.sum() == pytest.approx(1)
     assert (found <= most + 1e-12).all()
     free = (found < most - 1e-9) & (shares > 0)
@@ -101,7 +104,7 @@ def test_what_is_cut_off_goes_to_the_others_in_proportion(
 
 def test_a_share_that_is_not_above_its_most_stays_to_the_bit() -> None:
     shares = np.array([0.1, 0.2, 0.7])
-    assert held(shares, np.array([0.1, 0.3, 0.8])) is shares
+    assert capped(shares, np.array([0.1, 0.3, 0.8])) is shares
 
 
 # --- block after block ---------------------------------------------------------------------------
@@ -560,6 +563,38 @@ def test_resumed_from_its_state(stop: int) -> None:
     assert [(i, c, b.number, s) for i, c, b, s in told[1]] == [
         (i, c, b.number, s) for i, c, b, s in told[0][done:]
     ]
+
+
+def test_hold_asks_for_no_more_than_the_epochs_leave() -> None:
+    """General has 180 of 1008 samples, and its loss always asks for more: it gets them, evenly."""
+    section = parse(
+        Dynamic,
+        {"strategy": "hold", "domains": "general", "epsilon": 0.05, "block": 16, "epochs": 1},
+        "mix.dynamic",
+    )
+    plan = Plan(PREFIXES, (Stage(None, WEIGHTS),), 1000, (), 16)
+    offers = frozenset({"valid", "lr"})
+    found = Mixing.check(
+        section, plan, NAMES, OWNERS, pinned=(), average="token", batch=8, offers=offers
+    )
+    told: list[Any] = []
+    board = Board(4, Blocks.most_readable(plan))
+    run = found.start([100, 80, 700, 700], board, CPU, lambda *one: told.append(one))
+    run.begin(0, 0)
+    findings = []
+    for number in range(1, 126):
+        course = Course(valid={} if number % 5 else {"general": 2.0 if number == 5 else 3.0})
+        most = run.blocks.most
+        run.commit(stats(2.0, 1.0, 4.0), replace(step(number), course=course))
+        terms, state = run.terms
+        if number % 5 == 0 and number > 5:
+            assert state["share"] == pytest.approx(max(most["general"], 0.02))
+            findings += terms.findings(state, number)
+    counts = [block.counts[:2].sum() for _, _, block, _ in told]
+    assert sum(counts) == 180
+    assert {*counts[8:-1]} <= {2, 3, 4}  # 180 / 63 = 2.9
+    assert "which is all that mix.dynamic.epochs allows" in findings[0].message
+    assert len(findings) == 1
 
 
 def test_the_page_shows_configs_that_load() -> None:

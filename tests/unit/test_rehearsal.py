@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from domain_pretrain.errors import ConfigError, DomainPretrainError, UnsupportedError
 from domain_pretrain.hosts.megatron import clear_exit
 from domain_pretrain.hosts.rehearsal import Refusal, refusal
-from domain_pretrain.launch.host import Answer
+from domain_pretrain.launch.host import MARK, Answer, ask
+from domain_pretrain.launch.preflight import inspect
 
 # Of a module that belongs to the host, by its name.
 HOST = """
@@ -107,3 +110,24 @@ def test_what_this_machine_lacks_is_no_verdict(text: str) -> None:
 def test_what_is_wrong_anywhere_is_one() -> None:
     text = "world size (8) is not divisible by total_model_size (total_model_size=3)"
     assert not Answer(outcome="refused", text=text).of_this_machine
+
+
+def test_what_the_plugin_warns_of_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that the host prints, before its answer, which is the last line of its kind."""
+    python = tmp_path / "python"
+    answer = Answer(outcome="accepted", host="megatron.core 0.19.2").model_dump_json()
+    lines = [
+        "using world size: 1",
+        "domain_pretrain: mix: dynamic: decided for 64 samples at a time",
+        "domain_pretrain: WARNING: hold: epsilon is small",
+        "domain_pretrain: WARNING: hold: epsilon is small",
+        "WARNING: of the host's own",
+        f"{MARK}{answer}",
+    ]
+    python.write_text(f"#!/bin/sh\ncat <<'END'\n{chr(10).join(lines)}\nEND\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    told = ask(["--lr", "1"], 1, 1)
+    assert (told.outcome, told.warnings) == ("accepted", ["hold: epsilon is small"])
+    report = inspect(["--lr", "1"], 1, 1, lambda *_: told)
+    assert report.warnings.count("hold: epsilon is small") == 1

@@ -526,6 +526,18 @@ def test_the_table_tells_start_and_end_of_every_domain() -> None:
     ]
 
 
+def test_a_validation_loss_has_its_error_where_that_is_known() -> None:
+    last = line(20, "valid", a=2.5)
+    last["domains"]["a"]["error"] = 0.0625
+    history = history_of(header(a=None), *ENTRIES[:2], line(20, a=2.0), last)
+    table = loss_table(summarise(history))
+    assert rows_of(table)[0][3] == "2.500 ± 0.062"
+    assert "over the samples of evaluate.samples" in str(table.caption)
+    # The last evaluation counts: this one does not know.
+    (a,) = summarise(history_of(header(a=None), last, *ENTRIES[2:4]))
+    assert a.valid_mean == Mean(2.5, None)
+
+
 def test_what_domains_are_part_of_stands_below_them() -> None:
     """Their sums over again, so that nothing is counted twice."""
     names = {"fin/a": 1000, "fin/b": 500, "web": None}

@@ -28,7 +28,7 @@ def held(**options: Any) -> Any:
     return build("hold", {"domains": "general", "epsilon": 0.1, **options}, NAMES)
 
 
-def valid(general: float, **course: float) -> Course:
+def valid(general: float, **course: Any) -> Course:
     return Course(valid={"general": general, "code": 9.0}, **course)
 
 
@@ -110,6 +110,9 @@ def test_a_goal_out_of_reach_or_idle_is_told_once() -> None:
         for iteration in range(9):
             _, state = rule(seen(valid(loss)), state)
             told += rule.options.findings(state, iteration)
+            # Nothing is known of a loss that is not finite, and nothing is told of it again.
+            _, state = rule(seen(Course(valid={"code": 9.0})), state)
+            told += rule.options.findings(state, iteration)
         (finding,) = told
         assert (finding.rule, finding.domain, finding.severity) == ("hold", "general", severity)
         assert words in finding.cause
@@ -121,9 +124,99 @@ def test_the_constant_share_that_it_amounts_to() -> None:
     _, state = run(0.2, 1.0)
     # 0.6·(1 − ρ) = 0.2 at ρ = 2/3, once it has got there.
     assert 0.5 < state["total"] / state["steps"] < 0.75
-    said = held().options.summary(state)
-    assert said is not None and f"{state['total'] / state['steps']:.3f} of the tokens" in said
-    assert held().options.summary({}) is None
+    options = held(epsilon=0.2).options
+    had = f"general had {state['total'] / state['steps']:.3f} of the tokens on average"
+    said = options.summary(state, NAMES, Course())
+    assert said is not None and said.startswith(f"hold: {had}")
+    now = Course(valid={"general": 1.969}, errors={"general": 0.004})
+    said = options.summary(state, NAMES, now)
+    assert said is not None
+    assert said.startswith(f"hold: general is base − 0.031 ± 0.004 nats, epsilon 0.2; {had}")
+    assert options.summary({}, NAMES, now) is None
+
+
+def test_a_set_that_tells_too_little_is_told_of_once() -> None:
+    """ε 0.1 with a rise known to ± 0.02: 2² times as many samples would know it to a tenth."""
+    rule, state, told = held(), {}, []
+    # Of a rise far above ε, a tenth of it is enough.
+    for loss, error in ((2.0, None), (2.3, 0.02), (2.1, 0.02), (2.1, 0.02), (2.1, 0.001)):
+        course = valid(loss, errors={} if error is None else {"general": error})
+        _, state = rule(seen(course), state)
+        told.append(list(rule.options.findings(state, 7)))
+    assert [len(one) for one in told] == [0, 0, 1, 0, 0]
+    ((finding,),) = [one for one in told if one]
+    assert finding.message == "general is base + 0.100 ± 0.020 nats, and epsilon is 0.1"
+    assert "evaluate.samples some 4 times as many" in finding.advice
+    assert finding.evidence["error"] == 0.02
+
+
+def test_the_error_of_several_held_domains() -> None:
+    """Of a mean of two: √(0.3² + 0.4²)/2; where one is not known, none."""
+    rule = held(domains=["general", "code"])
+    errors = {"general": 0.03, "code": 0.04}
+    _, state = rule(seen(Course(valid={"general": 2.0, "code": 1.0})), {})
+    _, now = rule(seen(Course(valid={"general": 2.1, "code": 1.1}, errors=errors)), state)
+    assert now["error"] == pytest.approx(0.025)
+    lone = Course(valid={"general": 2.1, "code": 1.1}, errors={"general": 0.03})
+    assert "error" not in rule(seen(lone), state)[1]
+    # It decides nothing.
+    assert now["share"] == rule(seen(lone), state)[1]["share"]
+
+
+# --- with data that are not enough for every share ----------------------------------------------
+
+
+def test_data_that_are_not_enough_bound_the_share_and_it_does_not_wind_up() -> None:
+    """General's data allow 0.4: the integral stays within, so that the share leaves it at once."""
+    most = {"general": 0.4, "code": 1.0, "maths": 1.0}
+    rule, told = held(), []
+    _, state = rule(seen(valid(2.0)), {})
+    for iteration in range(9):
+        weights, state = rule(seen(valid(4.0, most=most)), state)
+        assert weights[0] == pytest.approx(0.4)
+        told += rule.options.findings(state, iteration)
+    (finding,) = told
+    assert "a share of 0.40 does not bring it back, which is all that mix.dynamic.epo" in (
+        finding.message
+    )
+    assert "more epochs" in finding.advice
+    weights, state = rule(seen(valid(2.1, most=most)), state)
+    assert weights[0] <= 0.2 + 1e-9
+    # The data allow more again: the options' bound is in force.
+    _, state = rule(seen(valid(9.0)), state)
+    assert (state["share"], state["limited"]) == (0.9, False)
+
+
+def test_others_whose_data_are_not_enough_leave_the_rest_to_what_is_held() -> None:
+    most = {"general": 1.0, "code": 0.2, "maths": 0.1}
+    rule, told = held(), []
+    _, state = rule(seen(valid(2.0)), {})
+    for iteration in range(9):
+        weights, state = rule(seen(valid(1.0, most=most)), state)
+        told += rule.options.findings(state, iteration)
+    np.testing.assert_allclose(weights, [0.7, 0.2, 0.1], rtol=1e-12)
+    (finding,) = told
+    assert (finding.severity, "the others no more" in finding.message) == ("info", True)
+    assert "total" in state and state["share"] == pytest.approx(0.7)
+
+
+def test_what_a_domain_cannot_give_comes_from_its_own_side() -> None:
+    """0.8 for code and maths, 3 : 1; code has 0.3 left, so maths gives 0.5, and general's stays."""
+    rule = held()
+    _, state = rule(seen(valid(2.0)), {})
+    most = {"general": 1.0, "code": 0.3, "maths": 1.0}
+    weights, _ = rule(seen(Course(most=most)), state)
+    np.testing.assert_allclose(weights, [0.2, 0.3, 0.5], rtol=1e-12)
+
+
+def test_data_that_are_used_up() -> None:
+    rule = held()
+    _, state = rule(seen(valid(2.0)), {})
+    most = {"general": 0.0, "code": 0.6, "maths": 0.5}
+    weights, state = rule(seen(valid(3.0, most=most)), state)
+    assert np.isfinite(weights).all() and weights.sum() == pytest.approx(1)
+    assert weights[0] == 0.0
+    assert math.isfinite(state["integral"])
 
 
 SECTION = {"strategy": "hold", "domains": ["general"], "epsilon": 0.1}

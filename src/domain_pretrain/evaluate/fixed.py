@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-# (data set, sample of it); None pads the last step.
-Row = tuple[int, int] | None
-
 
 def choose(lengths: Sequence[int], domains: Sequence[int], samples: int) -> list[tuple[int, int]]:
     """The first samples of every domain, taken from its data sets in proportion to their lengths.
@@ -42,17 +39,18 @@ def steps(rows: int, batch: int) -> int:
 
 
 def microbatches(
-    rows: Sequence[tuple[int, int]], batch: int, micro: int, replica: int, replicas: int
-) -> Iterator[list[Row]]:
-    """What one data-parallel rank reads, in the order of the host's own sampler.
+    rows: int, batch: int, micro: int, replica: int, replicas: int
+) -> Iterator[list[int | None]]:
+    """The samples that one data-parallel rank reads, by their place in the set, in the order of the
+    host's own sampler; None pads the last step.
 
     Args:
-        rows: of the whole set.
+        rows: how many the set has.
         batch: samples of a step, over all ranks.
         micro: samples of a microbatch.
         replica, replicas: this data-parallel rank, and how many there are.
     """
-    for step in range(steps(len(rows), batch)):
+    for step in range(steps(rows, batch)):
         for first in range(step * batch, (step + 1) * batch, micro * replicas):
             start = first + replica * micro
-            yield [rows[row] if row < len(rows) else None for row in range(start, start + micro)]
+            yield [row if row < rows else None for row in range(start, start + micro)]

@@ -6,8 +6,11 @@ attempted more than once. A ledger holds the present attempt; what is whole move
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from domain_pretrain.flow.conservation import check_conservation
-from domain_pretrain.flow.ledger import Ledger
+from domain_pretrain.flow.forward import Forward
+from domain_pretrain.records.samples import Samples
 from domain_pretrain.stats import DomainStats
 
 
@@ -15,11 +18,18 @@ class Evaluation:
     """attempt → step → set → evaluation, on every rank.
 
     Args:
-        attempt: takes the sums of microbatches.
+        names: of the domains.
+        forward: counts microbatches; its ledger, of one attempt, has a row for each domain, or for
+            each sample.
+        samples: domain index of each sample, where it is those that are counted.
     """
 
-    def __init__(self, attempt: Ledger) -> None:
-        self.attempt = attempt
+    def __init__(
+        self, names: tuple[str, ...], forward: Forward, samples: tuple[int, ...] | None = None
+    ) -> None:
+        self.forward = forward
+        self._names, self._samples = names, samples
+        self.attempt = attempt = forward.ledger
         self._set = attempt.empty()
         self._whole = attempt.empty()
         # Microbatches that there must have been, per data-parallel rank.
@@ -59,11 +69,20 @@ class Evaluation:
         self._of_whole += self._of_set
         self.open_set()
 
-    def close(self, names: tuple[str, ...], ranks: int) -> DomainStats | None:
-        """The global sums of the sets that are whole; None without any. Called by every rank.
+    def by_sample(self, samples: tuple[int, ...]) -> Evaluation:
+        """Another one, which counts the samples of one set.
 
         Args:
-            names: the domains.
+            samples: domain index of each.
+        """
+        ledger = self.attempt.empty(len(samples))
+        return Evaluation(self._names, replace(self.forward, ledger=ledger), samples)
+
+    def close(self, ranks: int) -> tuple[DomainStats, Samples | None] | None:
+        """The global sums of the sets that are whole, and those of every sample where they are
+        counted; None without any. Called by every rank.
+
+        Args:
             ranks: how many count.
 
         Raises:
@@ -72,6 +91,21 @@ class Evaluation:
         if not self._of_whole:
             return None
         self._whole.reduce()
-        sums = self._whole.read(names)
+        sums = self._whole.read(self._rows)
         check_conservation(sums.stats, sums.host, self._of_whole * ranks)
-        return sums.stats
+        return self._told(sums.stats)
+
+    def read(self) -> DomainStats:
+        """The sums of the present attempt on this rank; synchronises."""
+        return self._told(self.attempt.read(self._rows).stats)[0]
+
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        """Names of a ledger's rows."""
+        return self._names if self._samples is None else tuple(map(str, range(len(self._samples))))
+
+    def _told(self, counted: DomainStats) -> tuple[DomainStats, Samples | None]:
+        if self._samples is None:
+            return counted, None
+        samples = Samples(self._names, self._samples, counted.sums)
+        return samples.stats(), samples

@@ -81,9 +81,10 @@ class Ledger:
         self.layers = self.sums.unbind()
         self.shared = self._buffer[WORDS : HEAD + math.prod(layer) if derived else size]
 
-    def empty(self) -> Ledger:
-        """Another ledger of the same kind, for sums of this one's."""
-        return Ledger(self.sums.shape[1] - 1, self._groups, self._buffer.device)
+    def empty(self, domains: int | None = None) -> Ledger:
+        """Another, unweighted ledger: for sums of this one's, or of so many domains."""
+        domains = self.sums.shape[1] - 1 if domains is None else domains
+        return Ledger(domains, self._groups, self._buffer.device)
 
     def add(self, other: Ledger) -> None:
         """Add the sums of an unweighted ledger, which has not been reduced."""

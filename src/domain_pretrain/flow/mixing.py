@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -181,8 +181,9 @@ class Mixer:
         """
         if stats is not None:
             sums = reduced(stats, self._mixing.average)
+            course = replace(moment.course, most=self.blocks.most)
             self._memory = self._rule.advance(
-                self._memory, *sums, batch_tokens=moment.batch_tokens, course=moment.course
+                self._memory, *sums, batch_tokens=moment.batch_tokens, course=course
             )
         self._advance(moment.iteration, moment.consumed_samples)
 

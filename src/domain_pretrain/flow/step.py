@@ -28,7 +28,10 @@ from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.record import Event, Finding, Record, reweighted
+from domain_pretrain.records.samples import Samples, dump, load
+from domain_pretrain.records.score import Score, difference
 from domain_pretrain.stats import DomainStats, Split
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.watch import Reading, Watch
 
 STATE_VERSION = 1
@@ -91,8 +94,10 @@ class Step:
             backend,
             steering,
         )
-        self._evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
-        self.evaluation = Evaluation(self._evaluate.ledger)
+        evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
+        # What the host evaluates on, and the fixed set; the present one of the two.
+        self._of_host = self.evaluation = Evaluation(names, evaluate)
+        self._of_fixed_set: Evaluation | None = None
         self._digest = Digest(json.dumps([names, agreed]), device)
         self._meaning = meaning or Meaning(names)
         self._allow_domain_change, self._continued = allow_domain_change, continued
@@ -101,8 +106,11 @@ class Step:
         self._attempts = 0
         self._stats: DomainStats | None = None  # of the step that ended last, once read
         self._known_everywhere: frozenset[str] | None = None  # numbers of the host
-        # Of the fixed set, for the step after the evaluation; nats by domain.
+        # Of the fixed set, for the step after the evaluation; nats by domain. And what a rule has
+        # as its base, sample by sample.
         self._valid: dict[str, float] = {}
+        self._errors: dict[str, float] = {}
+        self._base: dict[str, Score] = {}
         self._logged_at: float | None = None  # seconds, of a clock with no particular start
 
     # A training step: open → microbatches → close.
@@ -127,7 +135,7 @@ class Step:
         self, forward_step: Callable[..., Any], source: Source, *, training: bool
     ) -> Callable[..., Any]:
         """The host's ``forward_step_func`` with the tap before it and the sums behind it."""
-        return (self._train if training else self._evaluate).wrap(forward_step, source)
+        return (self._train if training else self.evaluation.forward).wrap(forward_step, source)
 
     def close(self, moment: Moment) -> None:
         """End a step, on every rank: reduce, check, add to the windows, publish."""
@@ -137,8 +145,9 @@ class Step:
         microbatches = moment.microbatches * self.groups.dp_cp_size
         evaluated = bool(self._valid) and not moment.skipped
         if evaluated:
-            moment = replace(moment, course=replace(moment.course, valid=self._valid))
-            self._valid = {}
+            course = replace(moment.course, valid=self._valid, errors=self._errors)
+            moment = replace(moment, course=course)
+            self._valid, self._errors = {}, {}
         self._commit(microbatches, moment)
         if self.mixing is not None:  # a skipped step has read its samples all the same
             self.mixing.commit(None if moment.skipped else self._read(), moment)
@@ -177,20 +186,43 @@ class Step:
             if self.publisher is not None:
                 self.publisher.event(Event("stage", moment.iteration, stage))
 
+    def count_by_sample(self, domains: tuple[int, ...]) -> None:
+        """Before an evaluation on the fixed set, on every rank: count it sample by sample.
+
+        Args:
+            domains: domain index of each of its samples, of which the batches tell the number.
+        """
+        if self._of_fixed_set is None:
+            self._of_fixed_set = self._of_host.by_sample(domains)
+        self.evaluation = self._of_fixed_set
+
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
     ) -> None:
         """End an evaluation, on every rank: reduce, and publish what is whole of it."""
-        stats = self.evaluation.close(self.names, self.groups.dp_cp_size)
-        if stats is None:
+        found = self.evaluation.close(self.groups.dp_cp_size)
+        self.evaluation = self._of_host
+        if found is None:
             return
+        stats, samples = found
+        risen = self._compare(samples)
         if split == "valid" and self.steers:
             losses = {name: totals.loss() for name, totals in stats if not totals.nonfinite}
-            self._valid = {} if final else losses
-        if final:
-            self._tell_summary()
+            errors = {name: error for name, (_, error) in risen.items() if error is not None}
+            if final:
+                self._tell_summary(Course(valid=losses, errors=errors))
+            else:
+                self._valid, self._errors = losses, errors
         if self.publisher is not None:
-            record = Record(split, iteration, consumed_samples, stats, final=final)
+            record = Record(
+                split,
+                iteration,
+                consumed_samples,
+                stats,
+                final=final,
+                samples=samples,
+                risen=risen or None,
+            )
             self.publisher.scalars(record)
             self.publisher.line(record)
         if self.watch is not None:
@@ -216,6 +248,20 @@ class Step:
             terms, state = one.terms
             yield from terms.bases(state, self.names).items()
 
+    def _compare(self, samples: Samples | None) -> dict[str, tuple[float, float | None]]:
+        """What each domain with a base has risen by, and its standard error; those that have none
+        yet get theirs, as the rule's own will be."""
+        found: dict[str, tuple[float, float | None]] = {}
+        for name, has in self._bases():
+            score = None if samples is None else samples.score(name)
+            if score is None:
+                continue
+            if not has:
+                self._base[name] = score
+            elif name in self._base:
+                found[name] = difference(self._base[name], score)
+        return found
+
     def _tell_found(self, iteration: int) -> None:
         """What a rule has to tell after a step that brought it an evaluation."""
         if self.publisher is None:
@@ -225,16 +271,16 @@ class Step:
             for finding in terms.findings(state, iteration):
                 self.publisher.finding(finding)
 
-    def _tell_summary(self) -> None:
+    def _tell_summary(self, course: Course) -> None:
         for one in self._deciders:
             terms, state = one.terms
-            if (summary := terms.summary(state)) is not None:
+            if (summary := terms.summary(state, self.names, course)) is not None:
                 notice(summary)
 
     def nonfinite_domains(self, *, training: bool) -> list[str]:
         """Domains with a non-finite loss on this rank in the present attempt; synchronises."""
-        sums = (self._train if training else self._evaluate).ledger.read(self.names)
-        return [name for name, totals in sums.stats if totals.nonfinite]
+        stats = self._train.ledger.read(self.names).stats if training else self.evaluation.read()
+        return [name for name, totals in stats if totals.nonfinite]
 
     def _reduce(self) -> None:
         """Make the step's sums global, with a digest of what was in force."""
@@ -314,7 +360,12 @@ class Step:
             **({} if self.steering is None else {"reweight": self.steering.state_dict()}),
             **({} if self.mixing is None else {"mix": self.mixing.state_dict()}),
             **({"watch": watched} if watched else {}),
-            **({"valid": self._valid} if self._valid else {}),
+            **({"valid": self._valid, "errors": self._errors} if self._valid else {}),
+            **(
+                {"base": {name: dump(one) for name, one in self._base.items()}}
+                if self._base
+                else {}
+            ),
         }
 
     def load_state_dict(
@@ -350,12 +401,15 @@ class Step:
             self.steering.load_state_dict(state["reweight"])
         if self.mixing is not None and "mix" in state:
             self.mixing.load_state_dict(state["mix"], continued=self._continued)
-        self._valid = {
-            name: loss for name, loss in state.get("valid", {}).items() if name in self.names
-        }
+        self._valid, self._errors = (
+            {name: one for name, one in state.get(key, {}).items() if name in self.names}
+            for key in ("valid", "errors")
+        )
         if based := [name for name, has in self._bases() if has]:
             allow = self._allow_domain_change
             for change in check_base(state, self._meaning, based, allow=allow):
                 notice(f"WARNING: {change}")
+            scores = {name: load(parts, name) for name, parts in state.get("base", {}).items()}
+            self._base = {name: one for name, one in scores.items() if one and name in based}
         if self.watch is not None:
             self.watch.load_state_dict(state.get("watch", {}))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.evaluate.fixed import Row, choose, microbatches, steps
+from domain_pretrain.evaluate.fixed import choose, microbatches, steps
 from domain_pretrain.flow.tap import DATASET_ID, Source
 
 
@@ -29,6 +29,10 @@ class FixedSet:
         domains: domain index of every validation prefix, in the order of the blend.
         samples: of each domain.
         device: for what travels between the ranks.
+
+    Attributes:
+        domains: domain index of each sample.
+        source: tells the samples of a batch apart, by their place in the set.
     """
 
     def __init__(
@@ -40,12 +44,13 @@ class FixedSet:
         device: torch.device,
     ) -> None:
         self._args, self._built = args, built
-        self.source = Source(ById(tuple(domains)))
         self._sets = _one_pass_each(built, len(domains))
         # One broadcast a run, of 8 bytes a prefix: most ranks have no data to look at.
         lengths = torch.tensor([len(one or ()) for one in self._sets], device=device)
         dist.broadcast(lengths, src=0)
         self._rows = choose(lengths.tolist(), domains, samples)
+        self.domains = tuple(domains[number] for number, _ in self._rows)
+        self.source = Source(ById(tuple(range(len(self._rows)))))
 
     def run(self, forward_step: Any, model: Any, config: Any) -> None:
         """Let the host evaluate on the set; everything it counts meanwhile is as it was, after."""
@@ -67,12 +72,13 @@ class FixedSet:
 
         micro = getattr(self._args, "eval_micro_batch_size", self._args.micro_batch_size)
         replica, replicas = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
-        for rows in microbatches(self._rows, _batch(self._args), micro, replica, replicas):
+        count = len(self._rows)
+        for rows in microbatches(count, _batch(self._args), micro, replica, replicas):
             yield torch.utils.data.default_collate([self._sample(row) for row in rows])
 
-    def _sample(self, row: Row) -> dict[str, Any]:
-        number, index = row or self._rows[0]
-        sample = {DATASET_ID: number, **self._sets[number][index]}
+    def _sample(self, row: int | None) -> dict[str, Any]:
+        number, index = self._rows[row or 0]
+        sample = {DATASET_ID: row or 0, **self._sets[number][index]}
         if row is None:  # it fills up the last step, and counts nothing
             sample["loss_mask"] = torch.zeros_like(sample["loss_mask"])
         return sample

@@ -278,6 +278,7 @@ class Runtime:
         if self._fixed is None:
             domains, built = self._session.validation_domains(), self._validation_of(run[1])
             self._fixed = FixedSet(self.args, built, domains, samples, self.step.device)
+        self.step.count_by_sample(self._fixed.domains)
         self.open_evaluation(prefix)
         self._reads_fixed = True
         try:

@@ -15,9 +15,10 @@ from pydantic import BaseModel
 
 from domain_pretrain.flags import add_arguments
 from domain_pretrain.json_file import parse_json
-from domain_pretrain.process import SINGLE_PROCESS
+from domain_pretrain.process import NOTICE, SINGLE_PROCESS
 
 MARK = "domain_pretrain rehearsal: "  # begins the line with the answer, among the host's own
+_WARNING = f"{NOTICE}WARNING: "
 PATIENCE_S = 180  # Megatron's imports take seconds; from a cold network file system, minutes
 # What another machine may have: a refusal because of it is no verdict on the run.
 _MACHINE = re.compile(
@@ -34,11 +35,13 @@ class Answer(BaseModel):
             could not be.
         host: its name and version.
         text: why.
+        warnings: of the plugin, on the way.
     """
 
     outcome: str
     host: str = ""
     text: str = ""
+    warnings: list[str] = []
 
     @property
     def of_this_machine(self) -> bool:
@@ -84,8 +87,14 @@ def ask(words: Sequence[str], nodes: int, devices: int, patience_s: float = PATI
         process.wait()
     for line in reversed(output.splitlines()):
         if line.startswith(MARK):
-            return Answer.model_validate(parse_json(line[len(MARK) :], "the host's answer"))
+            answer = Answer.model_validate(parse_json(line[len(MARK) :], "the host's answer"))
+            return answer.model_copy(update={"warnings": _warnings(output)})
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
     return Answer(
         outcome="not asked", text=f"it ended with code {process.returncode}: {last[:300]}"
     )
+
+
+def _warnings(output: str) -> list[str]:
+    told = [line for line in output.splitlines() if line.startswith(_WARNING)]
+    return [line.removeprefix(_WARNING) for line in dict.fromkeys(told)]

@@ -199,6 +199,7 @@ def _look_at_layout(report: Report, flags: Flags, nodes: int, devices: int, dp: 
 
 def _ask_host(report: Report, words: list[str], nodes: int, devices: int, ask: Ask) -> None:
     answer = ask(words, nodes, devices)
+    report.warnings += [one for one in answer.warnings if one not in report.warnings]
     if answer.outcome == "refused by the plugin":
         report.add_problem(answer.text)
         answer = ask(without_plugin(words), nodes, devices)  # it may have more to say

@@ -45,7 +45,8 @@ class Console(Exporter):
         if record.split == "train":
             self._out(self.train_line(record.stats, record.weights, record.reweighting))
         else:
-            self._out(self.evaluation_table(record.split, record.iteration, record.stats))
+            errors = None if record.samples is None else record.errors(self._average)
+            self._out(self.evaluation_table(record.split, record.iteration, record.stats, errors))
 
     def scores(self, evaluated: Evaluated) -> None:
         """A table."""
@@ -96,17 +97,24 @@ class Console(Exporter):
         self._remember("train", stats)
         return " | ".join(["channel loss", *(cells or ["no tokens"])])
 
-    def evaluation_table(self, split: str, iteration: int, stats: DomainStats) -> str:
-        """A header and a line for each domain: loss, perplexity, tokens; then for each that
-        several are part of."""
+    def evaluation_table(
+        self,
+        split: str,
+        iteration: int,
+        stats: DomainStats,
+        errors: Mapping[str, float] | None = None,
+    ) -> str:
+        """A header and a line for each domain: loss, its standard error where ``errors`` are
+        given, perplexity, tokens; then for each that several are part of."""
         rows, hidden = self._select(stats)
         above = [(f"{name}/…", totals) for name, totals in stats.parents()]
         width = max([len("domain"), *(len(name) for name, _ in (*rows, *above))])
+        between = "" if errors is None else f"{'± error':<10}"
         lines = [
             f"channel loss ({split}) at iteration {iteration}",
-            f"  {'domain':<{width}}  {'loss':<9} {'ppl':>10} {'tokens':>15}",
+            f"  {'domain':<{width}}  {'loss':<9} {between}{'ppl':>10} {'tokens':>15}",
         ]
-        told = [self._evaluated(split, width, *row) for row in (*rows, *above)]
+        told = [self._evaluated(split, width, *row, errors) for row in (*rows, *above)]
         lines += told[: len(rows)]
         if hidden:
             lines.append(f"  … {hidden} more")
@@ -146,10 +154,19 @@ class Console(Exporter):
         arrow = self._arrow(score.mean, (f"eval-{score.name}", score.domain))
         return "NaN".rjust(9) + "  " if math.isnan(score.mean) else f"{score.mean:9.4f}{arrow:<2}"
 
-    def _evaluated(self, split: str, width: int, name: str, totals: DomainTotals) -> str:
+    def _evaluated(
+        self,
+        split: str,
+        width: int,
+        name: str,
+        totals: DomainTotals,
+        errors: Mapping[str, float] | None,
+    ) -> str:
         loss = self._loss(split, name, totals)
         ppl = f"{totals.ppl(self._average):,.2f}"
-        return f"  {name:<{width}}  {loss:<9} {ppl:>10} {totals.tokens:>15,.0f}"
+        error = f"{errors[name]:.4f}" if errors and name in errors else ""
+        between = "" if errors is None else f"{error:<10}"
+        return f"  {name:<{width}}  {loss:<9} {between}{ppl:>10} {totals.tokens:>15,.0f}"
 
     def _select(self, stats: DomainStats) -> tuple[Sequence[Row], int]:
         """The domains to show, and how many are left out."""

@@ -102,6 +102,7 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
     """The record as one line of ``domain_metrics.jsonl`` (docs/metrics.md has the schema)."""
     total = record.stats.total
     domains: dict[str, dict[str, Any]] = {}
+    errors = record.errors(average)
     for name, totals in record.stats:
         domain: dict[str, Any] = {
             "loss": finite(totals.loss(average)),
@@ -111,6 +112,8 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
         }
         if average == "sample":
             domain["sample_loss_sum"] = totals.sample_loss_sum
+        if record.samples is not None:
+            domain["error"] = errors.get(name)
         if totals.nonfinite:
             domain["nonfinite"] = totals.nonfinite
         if record.weights is not None:
@@ -145,7 +148,14 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
             for key, numbers in (("reweighting", record.reweighting), ("host", record.host))
             if numbers is not None
         },
+        **({} if record.risen is None else _risen(record.risen)),
     }
+
+
+def _risen(risen: Mapping[str, tuple[float, float | None]]) -> dict[str, Any]:
+    """By name, as the other numbers about some domains are."""
+    rise = {name: finite(one) for name, (one, _) in risen.items()}
+    return {"risen": rise, "risen_error": {name: error for name, (_, error) in risen.items()}}
 
 
 def _count(value: float) -> float | int:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from domain_pretrain.stats import DomainStats, Split
+from domain_pretrain.records.samples import Samples
+from domain_pretrain.stats import Average, DomainStats, Split
 
 Severity = Literal["info", "warning", "error"]
 
@@ -33,6 +34,9 @@ class Record:
         host: numbers of the host at that iteration by name; None for an evaluation.
         final: an evaluation after the end of training, hence after the last checkpoint: a run
             that resumes at this iteration does not keep it.
+        samples: the sums behind ``stats``, of an evaluation on the fixed set; else None.
+        risen: nats that a domain's loss has risen by since its base, and the standard error of
+            that, by name; None where nothing is compared with a base.
     """
 
     split: Split
@@ -47,6 +51,12 @@ class Record:
     mix: Mapping[str, float] | None = None
     host: Mapping[str, float] | None = None
     final: bool = False
+    samples: Samples | None = None
+    risen: Mapping[str, tuple[float, float | None]] | None = None
+
+    def errors(self, average: Average) -> Mapping[str, float]:
+        """Standard errors of the losses, nats, by domain; of those that it can be told of."""
+        return {} if self.samples is None else self.samples.errors(average)
 
 
 def reweighted(record: Record, weighted: DomainStats, numbers: Mapping[str, float]) -> Record:

@@ -101,6 +101,12 @@ def domain_values(record: Record, average: Average) -> dict[str, dict[str, float
         }
         if train and window_tokens:
             own["tokens"] = totals.tokens / window_tokens
+    for name, error in record.errors(average).items():
+        values[name][f"error{suffix}"] = error
+    for name, (risen, of_that) in (record.risen or {}).items():
+        values[name][f"risen{suffix}"] = risen
+        if of_that is not None:
+            values[name][f"risen-error{suffix}"] = of_that
     if not train:
         return values
     more = {

@@ -37,6 +37,7 @@ class History:
         counts: samples of each window by domain (tokens, where the file has no samples).
         weights: multipliers by domain; empty without reweighting.
         mix: shares of the stream that follow the losses, by domain; empty where none do.
+        valid_errors: standard error of each domain's last validation loss, where it is known.
         tokens, samples: that were trained on, by domain; samples as in ``counts``.
         corpus_tokens: tokens of each domain's training data, as far as the file tells them.
         marks: what happened, but for the start.
@@ -52,6 +53,7 @@ class History:
     counts: Series = field(default_factory=Series)
     weights: Series = field(default_factory=Series)
     mix: Series = field(default_factory=Series)
+    valid_errors: dict[str, float | None] = field(default_factory=dict)
     tokens: dict[str, float] = field(default_factory=dict)
     samples: dict[str, float] = field(default_factory=dict)
     corpus_tokens: dict[str, float] = field(default_factory=dict)
@@ -74,6 +76,9 @@ class History:
             self.end_iteration = entry["iteration"]
             self._add_host(entry, window)
             self._add_domains(domains)
+        if entry["split"] == "valid":
+            errors = {name: one.get("error") for name, one in domains.items()}
+            self.valid_errors |= {n: None if e is None else number(e) for n, e in errors.items()}
         curves = {
             "train": (self.train, self.train_parents),
             "valid": (self.valid, self.valid_parents),

@@ -29,6 +29,7 @@ class Summary:
         epochs: ``tokens`` divided by those of the domain's corpus; None where that is not known.
         start, end: mean training loss of its first and last windows, nats.
         valid: loss of its last evaluation, nats.
+        valid_error: standard error of that; None where it is not known.
     """
 
     domain: str
@@ -37,6 +38,12 @@ class Summary:
     start: Mean | None
     end: Mean | None
     valid: float | None
+    valid_error: float | None = None
+
+    @property
+    def valid_mean(self) -> Mean | None:
+        """``valid`` with its error."""
+        return None if self.valid is None else Mean(self.valid, self.valid_error)
 
     @property
     def ppl(self) -> float | None:
@@ -82,7 +89,8 @@ def _summary(
     size = None if None in sizes else math.fsum(size or 0.0 for size in sizes)
     start, end = train.ends(name, PART) if name in train else (None, None)
     last = valid.last(name) if name in valid else None
-    return Summary(name, tokens, tokens / size if size else None, start, end, last)
+    epochs, error = tokens / size if size else None, history.valid_errors.get(name)
+    return Summary(name, tokens, epochs, start, end, last, error)
 
 
 def loss_table(
@@ -97,16 +105,19 @@ def loss_table(
     """
     epochs = any(summary.epochs is not None for summary in summaries)
     valid = any(summary.valid is not None for summary in summaries)
-    errors = any(summary.end is not None and summary.end.error is not None for summary in summaries)
-    caption = (
-        f"± standard error of the mean over the first and the last {PART:.0%} of the windows"
-        f"\n≈ no change beyond {ERRORS} standard errors"
-    )
+    notes = []
+    if any(summary.end is not None and summary.end.error is not None for summary in summaries):
+        notes += [
+            f"± standard error of the mean over the first and the last {PART:.0%} of the windows",
+            f"≈ no change beyond {ERRORS} standard errors",
+        ]
+    if any(summary.valid_error is not None for summary in summaries):
+        notes.append("± of a validation loss: over the samples of evaluate.samples")
     table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        caption=caption if errors else None,
+        caption="\n".join(notes) or None,
         caption_justify="left",
     )
     table.add_column("domain")
@@ -126,7 +137,7 @@ def loss_table(
         arrow = "≈" if summary.unchanged else "→"
         cells.append(f"{written_mean(summary.start)} {arrow} {written_mean(summary.end)}")
         if valid:
-            cells.append(written(summary.valid))
+            cells.append(written_mean(summary.valid_mean))
         shown = None if valid and summary.valid is None else summary.ppl
         table.add_row(*cells, written(shown, ",.2f"))
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -15,6 +15,8 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import Names, NonNegative, Positive, check_domains
 from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.capped import capped
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.observation import Array, Mask, Observation
 from domain_pretrain.strategies.registry import SHARES, StrategyOptions, register
 
@@ -86,23 +88,47 @@ class HoldOptions(StrategyOptions):
         return {name: found[name] for name in self.domains}
 
     def findings(self, state: State, iteration: int) -> Iterator[Finding]:
-        """What the last evaluation has shown: a goal that is out of reach, or idle."""
-        count = state.get("at_bound", 0)
+        """What the last evaluation has shown: a goal that is out of reach, or idle, or a set that
+        does not tell well enough what has been lost."""
+        if not state.get("judged"):
+            return
+        count, share = state["at_bound"], state["share"]
+        known = ("risen", "error", "goal", "share")
+        evidence: dict[str, float] = {key: state[key] for key in known if key in state}
+        finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
+        if state.get("vague") == 1:
+            more = math.ceil((state["error"] / (ERROR * self._size(state["risen"]))) ** 2)
+            yield finding(
+                "warning",
+                f"{self._stands(state['risen'], state['error'])}, and epsilon is {self.epsilon:g}",
+                "evaluate.samples are few for so small an epsilon",
+                advice=f"Its share follows the chance of these samples. Give evaluate.samples some "
+                f"{more} times as many, or a larger epsilon; samples of the same document count "
+                "for less.",
+            )
         if abs(count) != AT_BOUND:
             return
-        held, share = " and ".join(self.domains), state["share"]
-        risen, goal = f"{state['risen']:+.3f}", f"{state['goal']:+.3f}"
-        above = f"{held} stands {risen} nats from its base, the goal is {goal}"
-        evidence = {key: state[key] for key in ("risen", "goal", "share")}
-        finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
+        above = (
+            f"{self._stands(state['risen'], state.get('error'))}; the goal is {state['goal']:+.3f}"
+        )
+        limited = state.get("limited", False)
         if count > 0:
             yield finding(
                 "warning",
-                f"{above}, and a share of {share:.2f} does not bring it back",
+                f"{above}, and a share of {share:.2f} does not bring it back"
+                f"{', which is all that mix.dynamic.epochs allows' if limited else ''}",
                 "epsilon is out of reach",
-                advice="Allow a larger epsilon, a lower learning rate, or data of the domain that "
-                "are closer to what the base was trained on; where mix.dynamic.epochs holds the "
-                "domain back, it gets less than that share.",
+                advice=f"Allow {'more epochs, ' if limited else ''}a larger epsilon, a lower "
+                "learning rate, or data of the domain that are closer to what the base was trained "
+                "on.",
+            )
+        elif limited:
+            yield finding(
+                "info",
+                f"{above}, with a share of {share:.2f}, because mix.dynamic.epochs allows the "
+                "others no more",
+                "the others' data are all there is to learn",
+                advice="Allow more epochs, find more data of the other domains, or train on less.",
             )
         else:
             yield finding(
@@ -113,14 +139,32 @@ class HoldOptions(StrategyOptions):
                 "epsilon would cost little.",
             )
 
-    def summary(self, state: State) -> str | None:
-        """What the run amounts to."""
+    def summary(self, state: State, names: tuple[str, ...], course: Course) -> str | None:
+        """Where the run has ended, and what it amounts to."""
         if not state.get("steps"):
             return None
+        held = np.array([name in self.domains for name in names])
+        base = state.get("base", np.full(len(names), np.nan))
+        risen = _risen(_valid(names, course) - base, held)
+        ends = ""
+        if math.isfinite(risen):
+            ends = (
+                f"{self._stands(risen, _error(self.domains, course))}, epsilon {self.epsilon:g}; "
+            )
         return (
-            f"hold: {' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} of the "
-            f"tokens on average: the constant share to try without hold"
+            f"hold: {ends}{' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} "
+            "of the tokens on average: the constant share to try without hold"
         )
+
+    def _stands(self, risen: float, error: float | None) -> str:
+        """Where the held domains are."""
+        of_that = "" if error is None else f" ± {error:.3f}"
+        held = " and ".join(self.domains)
+        return f"{held} is base {'−' if risen < 0 else '+'} {abs(risen):.3f}{of_that} nats"
+
+    def _size(self, risen: float) -> float:
+        """Nats that a standard error is held against: the error grows with the rise."""
+        return max(self.epsilon, abs(risen))
 
 
 @register("hold", HoldOptions)
@@ -142,15 +186,18 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     start = float(np.clip(_sum(seen.share[held]), options.low, options.high))
     kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
     lr, before = seen.course.lr, kept.get("lr", 0.0)
+    kept["judged"] = False  # whether this step brought an evaluation that moved the share
     kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
-    now = np.array([seen.course.valid.get(name, math.nan) for name in seen.names])
+    now = _valid(seen.names, seen.course)
     if np.isfinite(now[held]).all():
         base = kept.get("base", np.full_like(now, math.nan))
         if np.isnan(base[held]).any():
             kept["base"] = np.where(np.isnan(base), now, base)
         elif kept["warm"]:
-            risen = _sum(now[held] - base[held]) / int(held.sum())
-            kept |= _moved(kept, risen, options, _goal(seen, options))
+            risen = _risen(now - base, held)
+            bounds = _bounds(seen, held, options)
+            kept |= _moved(kept, risen, options, _goal(seen, options), bounds)
+            kept |= _judged(kept, _error(options.domains, seen.course), options)
     kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
     return _shares(seen, held, kept["share"]), kept
 
@@ -162,33 +209,81 @@ def _goal(seen: Observation, options: HoldOptions) -> float:
     return options.epsilon + options.anneal * left
 
 
-def _moved(kept: State, risen: float, options: HoldOptions, goal: float) -> State:
+def _bounds(seen: Observation, held: Mask, options: HoldOptions) -> tuple[float, float]:
+    """Smallest and largest share that can be had: the data of either side may be limited."""
+    low, high, most = options.low, options.high, _most(seen)
+    if most is not None:
+        high = max(min(high, _sum(most[held])), low)
+        low = min(max(low, 1 - _sum(most[~held])), high)
+    return low, high
+
+
+def _moved(
+    kept: State, risen: float, options: HoldOptions, goal: float, bounds: tuple[float, float]
+) -> State:
     """What an evaluation changes."""
     error = (risen - goal) / options.scale
-    low, high = _logit(options.low), _logit(options.high)
+    low, high = map(_logit, bounds)
     integral = min(max(kept["integral"] + options.integral * error, low), high)
     wanted = integral + options.proportional * error
     side = 1 if wanted > high and error > 0 else -1 if wanted < low and error < 0 else 0
     count = kept.get("at_bound", 0)
     return {
+        "judged": True,
         "risen": risen,
         "goal": goal,
         # Held while the actuator can do no more: else it would wind up, and let go too late.
-        "integral": kept["integral"] if side else integral,
-        "share": min(max(1 / (1 + math.exp(-wanted)), options.low), options.high),
+        "integral": min(max(kept["integral"], low), high) if side else integral,
+        "share": min(max(1 / (1 + math.exp(-wanted)), bounds[0]), bounds[1]),
+        # By the data, not by the options.
+        "limited": bool(side) and bounds[side > 0] != (options.low, options.high)[side > 0],
         "at_bound": count + side if side * count >= 0 and side else side,
     }
 
 
+def _judged(kept: State, error: float | None, options: HoldOptions) -> State:
+    """What is known of how well the set tells the rise; it decides nothing."""
+    if error is None:
+        return {}
+    vague = kept.get("vague", 0)
+    if vague or error > ERROR * options._size(kept["risen"]):
+        vague = min(vague + 1, 2)  # 1: since this evaluation
+    return {"error": error, "vague": vague}
+
+
+def _most(seen: Observation) -> Array | None:
+    """``[D]``, the largest shares that the data allow; None where they allow all."""
+    most = seen.course.most
+    return np.array([most[name] for name in seen.names]) if most else None
+
+
+def _valid(names: tuple[str, ...], course: Course) -> Array:
+    """``[D]`` nats; NaN where not known."""
+    return np.array([course.valid.get(name, math.nan) for name in names])
+
+
+def _risen(differences: Array, held: Mask) -> float:
+    return _sum(differences[held]) / int(held.sum())
+
+
+def _error(domains: Sequence[str], course: Course) -> float | None:
+    """Of the mean over the held domains; None where one of theirs is not known."""
+    known = [course.errors[name] for name in domains if name in course.errors]
+    return math.hypot(*known) / len(known) if len(known) == len(domains) else None
+
+
 def _shares(seen: Observation, held: Mask, share: float) -> Array:
-    """``[D]``: ρ over the held domains and 1 − ρ over the others, each in the blend's ratios."""
-    found = np.zeros(len(seen.names))
+    """``[D]``: ρ over the held domains and 1 − ρ over the others, each in the blend's ratios, as
+    far as their data allow: what one cannot give is given by others of its side."""
+    found, most = np.zeros(len(seen.names)), _most(seen)
     for side, part in ((held, share), (~held, 1 - share)):
         own = side & seen.active
         if own.any():
             blend = seen.share[own]
             blend = blend if _sum(blend) > 0 else np.ones_like(blend)
             found[own] = part * blend / _sum(blend)
+            if most is not None:
+                found[own] = capped(found[own], most[own])
     return seen.weights(found[seen.active])
 
 

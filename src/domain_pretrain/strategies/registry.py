@@ -13,6 +13,7 @@ from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import Options
 from domain_pretrain.rules.registry import Configured, Registry
 from domain_pretrain.rules.state import State
+from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.observation import Array, Observation
 
 # (what was observed, what the rule kept, its options) → (weights [D], what it keeps).
@@ -72,8 +73,14 @@ class StrategyOptions(Options):
         """
         return ()
 
-    def summary(self, state: State) -> str | None:
-        """A sentence at the end of the run; None: nothing to say."""
+    def summary(self, state: State, names: tuple[str, ...], course: Course) -> str | None:
+        """A sentence at the end of the run; None: nothing to say.
+
+        Args:
+            state: of the rule.
+            names: all domains.
+            course: of the evaluation after the last step; only ``valid`` and ``errors`` are told.
+        """
         return None
 
 

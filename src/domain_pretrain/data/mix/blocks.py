@@ -118,11 +118,24 @@ class Blocks:
         self.live = {number: block for number, block in self.live.items() if number >= first}
         return [block for block in new if block.number >= first]
 
+    @property
+    def _most(self) -> Array:
+        """``[n]``, largest share of what is not decided yet that each prefix can have."""
+        if self._epochs is None:
+            return np.full(len(self._limits), np.inf)
+        most: Array = self._room / (max(self._end - self.next, 1) * self.size)
+        return most
+
+    @property
+    def most(self) -> dict[str, float]:
+        """The same of the domains, by name; empty where the epochs are not limited."""
+        if self._epochs is None:
+            return {}
+        found = np.bincount(self._owners, self._most, len(self.names))
+        return dict(zip(self.names, found.tolist(), strict=True))
+
     def _decide(self, shares: Array) -> Block:
-        room = self._room
-        most = np.full(len(room), np.inf)
-        if self._epochs is not None:
-            most = room / (max(self._end - self.next, 1) * self.size)
+        room, most = self._room, self._most
         prefixes = by_prefix(shares, self._parts, self._owners, self._pinned, most)
         owed = self._owed + due(prefixes, self.size)
         counts = handed_out(owed, self.size, room)

@@ -10,40 +10,17 @@ Integers, and float64 in elementary operations alone: all ranks must get the sam
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from domain_pretrain.data.mix.apportion import Counts
+from domain_pretrain.strategies.capped import capped
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 UNIT = 1 << 40  # T is counted in parts of a sample
 LARGEST_BLOCK = 1 << 20  # samples; times UNIT, it is within int64
-
-
-def held(shares: Array, most: Array) -> Array:
-    """The same sum, none above its most; what is cut off goes to the others in proportion.
-
-    Args:
-        shares, most: ``[n]``; Σ most ≥ Σ shares, at least nearly: else every one has its most. What
-            has no share gets one only where all others have their most.
-    """
-    full, total = shares > most, math.fsum(shares)
-    if not full.any():
-        return shares
-    while True:
-        ratio = shares if shares[~full].any() else most
-        rest, others = total - math.fsum(most[full]), math.fsum(ratio[~full])
-        if rest <= 0 or others <= 0:
-            return np.where(full, most, 0.0)
-        given = np.where(full, most, ratio * (rest / others))
-        over = ~full & (given > most)
-        if not over.any():
-            return given
-        full |= over
 
 
 def by_prefix(shares: Array, parts: Array, owners: Counts, fixed: Mask, most: Array) -> Array:
@@ -61,11 +38,11 @@ def by_prefix(shares: Array, parts: Array, owners: Counts, fixed: Mask, most: Ar
         return shares[owners] * parts
     of_domains = np.bincount(owners, most, len(shares))
     shares = shares.copy()
-    shares[~fixed] = held(shares[~fixed], of_domains[~fixed])
+    shares[~fixed] = capped(shares[~fixed], of_domains[~fixed])
     found = shares[owners] * parts
     for domain in range(len(shares)):
         own = owners == domain
-        found[own] = held(found[own], most[own])
+        found[own] = capped(found[own], most[own])
     return found
 
 

@@ -31,7 +31,7 @@ def tables(runs: Sequence[Told]) -> Markup:
         f"Start and end: means over the first and the last {PART:.0%} of a domain's windows, ± "
         f"their standard error. ≈: no change beyond {ERRORS} standard errors. Share: of the "
         "samples. ppl: of the validation loss where there is one, else of the training loss at "
-        "the end."
+        "the end. ± of a validation loss: over the samples of evaluate.samples."
     )
     return section("table", "Start → end", *parts, element("p", note, class_="meaning"))
 
@@ -52,7 +52,7 @@ def _ends_table(run: Told) -> Markup:
         ("train loss, end", [written_mean(one.end) for one in summaries]),
         ("change", [_change(one.start, one.end) for one in summaries]),
         ("valid loss, first", [_first(history, one.domain) for one in summaries]),
-        ("valid loss, last", [written(one.valid) for one in summaries]),
+        ("valid loss, last", [written_mean(one.valid_mean) for one in summaries]),
         ("ppl", [written(one.ppl, ",.2f") for one in summaries]),
         ("weight, start → end", [_weights(history, one.domain) for one in summaries]),
         ("alarms", [str(alarms.count(one.domain) or NONE) for one in summaries]),
