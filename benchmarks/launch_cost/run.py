@@ -30,8 +30,9 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 from provenance import provenance  # noqa: E402
 from support.passes import SOURCE, Pass, forward, loss_func, our_loss_func  # noqa: E402
 
-from domain_pretrain.flow.tap import BatchTap  # noqa: E402
+from domain_pretrain.flow.tap import BatchTap, Rows  # noqa: E402
 from domain_pretrain.kernels.domain_reduce import Backend, HostResult, Tokens, cuda  # noqa: E402
+from domain_pretrain.kernels.domain_reduce.contract import Inputs  # noqa: E402
 
 CALLS = 200  # of each function in one turn
 OPERATION = "torch operation"
@@ -42,18 +43,15 @@ def cases() -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     backend = Backend("cuda", cuda)
     rows, columns, domains = 4, 64, 8
-    tokens = Tokens(
-        torch.rand(rows, columns),
-        torch.ones(rows, columns),
-        torch.arange(rows, dtype=torch.int32),
-        torch.full((rows,), 1 / columns),
-        torch.full((rows,), float(columns)),
-    )
+    counts = torch.full((rows,), float(columns))
+    known = Rows.of(torch.arange(rows, dtype=torch.int32), counts).packed
+    tokens = Tokens(torch.rand(rows, columns), torch.ones(rows, columns), known)
     accumulator = torch.zeros(domains + 1, 5, dtype=torch.int64)
     host = HostResult(
         torch.zeros(4, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1, dtype=torch.int32)
     )
     multipliers, one = torch.ones(domains), torch.ones(())
+    _, kept = cuda.loss(Inputs(*tokens, multipliers))
     x, y = torch.rand(8), torch.rand(8)
     plugin = forward(backend)
     batch = {"loss_mask": tokens.mask, "dataset_id": torch.tensor([0, 1, 0, 2], dtype=torch.int16)}
@@ -68,7 +66,7 @@ def cases() -> dict[str, Callable[[], object]]:
         "reduce": lambda: backend.domain_reduce(accumulator, tokens),
         "reduce, with the host's loss": lambda: backend.domain_reduce(accumulator, tokens, host),
         "loss": partial(backend.domain_loss, accumulator, tokens, multipliers, totals=host.totals),
-        "gradient": lambda: cuda.gradient(one, tokens.mask, tokens.ids, multipliers),
+        "gradient": partial(cuda.gradient, one, kept),
         "samples of a batch": rows_of_batch,
         "own": Pass(plugin, our_loss_func),
         "own, reweighted": Pass(forward(backend, "lagged"), our_loss_func),

@@ -40,18 +40,18 @@ struct Arguments {
   const float* mask;         // [b, s]
   const int* ids;            // [b] or [b, s]
   const float* inverse;      // as ids
-  const float* row_tokens;   // [b], or null: samples are not counted
   const float* multipliers;  // [D], or null: one for every token
   const float* host_loss;    // scalar, or null
   const int* host_tokens;    // scalar, or null
+  u64* accumulator;          // [D + 1, COLUMNS]
+  u64* totals;               // [4], or null: loss, tokens, microbatches, those with a part of a token
+  const float* row_tokens;   // [b], or null: samples are not counted
   float* loss;               // scalar
   float* report;             // [2]
   int* num_tokens;           // scalar
-  const float* grad;         // scalar
-  float* grad_losses;        // [b, s]
   Workspace* workspace;
-  u64* accumulator;  // [D + 1, COLUMNS]
-  u64* totals;       // [4], or null: loss, tokens, microbatches, those with a part of a token
+  const float* grad;   // scalar
+  float* grad_losses;  // [b, s]
   u32 tokens, rows;
   u32 magic, shift;  // the row of a token, without a division: (token * magic >> 32) >> shift
   u32 tiles_per_warp;

@@ -23,6 +23,7 @@ from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
 BLOCK = 32768  # tokens
+Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # mask, ids, multipliers
 
 # Plain numbers: torch.compile of PyTorch 2.4 takes no members of an enumeration.
 _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
@@ -42,12 +43,11 @@ def _add_sums(inputs: Inputs) -> None:
         _reduce_block(inputs.accumulator, block)  # type: ignore[arg-type]
 
 
-def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
-    losses, mask, ids, inverse, row_tokens = tokens
+def _reduce_block(accumulator: torch.Tensor, block: Block) -> None:
+    tokens, row_tokens = block
+    losses, mask, ids, inverse = tokens
     loss, units, excess = _on_grid(losses, mask)
     assert inverse is not None  # checked
-    if inverse.dim() == 1:
-        inverse = inverse[:, None]
     sample_loss = (loss * (inverse * contract.SAMPLE_SCALE)).round_()
     # One term per id: rows are summed first where a row has one domain.
     per_id = _sum_rows if ids.dim() == 1 else _flatten
@@ -69,20 +69,29 @@ def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
 
 @torch.no_grad()
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """``Backend.count_samples``."""
-    contract.check_count(accumulator, ids, row_tokens)
+    """Count the samples that carry loss tokens, by domain, where ``Tokens.ids`` do not.
+
+    For rows that were joined and cut, and samples of several domains. Plain torch, on any device.
+    Called on one context-parallel rank only: all of them read the same rows.
+
+    Args:
+        accumulator: as in :class:`.Backend`; added to.
+        ids: integers ``[n]``, the domains.
+        row_tokens: ``[n]``, loss tokens of each sample.
+    """
+    contract.check_device({"accumulator": accumulator, "ids": ids, "row_tokens": row_tokens})
     rows = _rows(ids, accumulator.shape[0] - 1)
     accumulator[:, _SAMPLES].index_add_(0, rows, (row_tokens > 0).to(rows.dtype))
 
 
 @torch.no_grad()
-def loss(inputs: Inputs) -> Scalars:
+def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     """``Kernels.loss``."""
     contract.check(inputs)
     host_loss, multipliers = inputs.host_loss, inputs.multipliers
     if inputs.accumulator is not None:
         _add_sums(inputs)
-    blocks = [_loss_block(block, multipliers) for block in _blocks(inputs)]
+    blocks = [_loss_block(block, multipliers) for block, _ in _blocks(inputs)]
     weighted, raw, units, flagged = torch.stack(blocks).sum(0).unbind(0)
     if host_loss is None:
         value = weighted.double() / FIXED
@@ -95,7 +104,8 @@ def loss(inputs: Inputs) -> Scalars:
     if inputs.totals is not None:
         _add_totals(inputs.totals, raw, num_tokens)
         inputs.totals[3] += units % FIXED != 0
-    return (value + nan).float(), report, num_tokens
+    kept = (inputs.mask, inputs.ids, inputs.multipliers)
+    return ((value + nan).float(), report, num_tokens), kept
 
 
 def _loss_block(tokens: Tokens, multipliers: torch.Tensor | None) -> torch.Tensor:
@@ -113,13 +123,9 @@ def _loss_block(tokens: Tokens, multipliers: torch.Tensor | None) -> torch.Tenso
 
 
 @torch.no_grad()
-def gradient(
-    grad: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    multipliers: torch.Tensor | None,
-) -> torch.Tensor:
+def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     """``Kernels.gradient``."""
+    mask, ids, multipliers = kept
     masked = grad * mask.float()
     ids = ids[: len(mask)]  # of packed ones, the domains
     return masked if multipliers is None else _weights(ids, multipliers) * masked
@@ -138,25 +144,38 @@ def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) 
     totals[2] += 1
 
 
-def _blocks(inputs: Inputs) -> list[Tokens]:
+Block = tuple[Tokens, torch.Tensor | None]
+"""A stretch of columns, with ids ``[b]`` or ``[b, s]`` and inverses of the same kind (``[b, 1]``);
+and the row tokens ``[b]``, if samples are to be counted with it."""
+
+
+def _blocks(inputs: Inputs) -> list[Block]:
     """Stretches of columns that are summed one after the other; the sums do not depend on them.
 
     On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
     mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
     """
-    tokens = inputs.tokens().apart()
-    rows, columns = tokens.losses.shape
-    if tokens.losses.device.type != "cpu" or rows * columns <= BLOCK:
-        return [tokens]
+    losses, mask, ids, inverse, *_ = inputs
+    rows, columns = losses.shape
+    row_tokens = None
+    if ids.dim() == 1:
+        ids, *known = ids.split(rows) if rows else [ids] * 3
+        bits = [values.view(torch.float32) for values in known]
+        inverse = bits[0][:, None] if bits else None
+        row_tokens = bits[1] if len(bits) > 1 else None
+    if losses.device.type != "cpu" or rows * columns <= BLOCK:
+        return [(Tokens(losses, mask, ids, inverse), row_tokens)]
     width = max(1, BLOCK // rows)
 
     def cut(field: Any, start: int) -> Any:
-        is_per_token = field is not None and field.dim() == 2
-        return field[:, start : start + width] if is_per_token else field
+        whole = field is None or field.shape != losses.shape
+        return field if whole else field[:, start : start + width]
 
-    cuts = [[cut(field, start) for field in tokens] for start in range(0, columns, width)]
-    first, *others = [Tokens(*fields) for fields in cuts]
-    return [first, *(block._replace(row_tokens=None) for block in others)]  # counted once
+    cuts = [
+        Tokens(*(cut(field, start) for field in (losses, mask, ids, inverse)))
+        for start in range(0, columns, width)
+    ]
+    return [(cuts[0], row_tokens), *((tokens, None) for tokens in cuts[1:])]  # counted once
 
 
 def _on_grid(
