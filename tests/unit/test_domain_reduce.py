@@ -106,6 +106,23 @@ def test_views_and_unaligned_tensors(backend: Backend, columns: int, per_token: 
     assert torch.equal(accumulator, oracle(case))
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_gradient_reads_what_is_aligned_now(backend: Backend, per_token: bool) -> None:
+    """Not what was when a microbatch of that layout came first."""
+    case = make_case(18, 4, 64, per_token=per_token)
+    sums, losses = case.accumulator(), case.losses.requires_grad_()
+    ids = case.ids if per_token else case.ids[:, None]
+    shifted = {
+        "losses": torch.cat([losses.flatten()[:1], losses.flatten()])[1:].view(losses.shape),
+        "mask": torch.cat([torch.ones(1), case.mask.flatten()])[1:].view(losses.shape),
+    }
+    for name in ("losses", "mask", "losses"):
+        tokens = case.tokens()._replace(**{name: shifted[name]})
+        loss = backend.domain_loss(sums, tokens, case.multipliers).loss
+        (gradient,) = torch.autograd.grad(loss, tokens.losses, retain_graph=True)
+        assert torch.equal(gradient, (case.multipliers[ids] * case.mask).expand_as(losses))
+
+
 @pytest.mark.parametrize("columns", [1, 3, 64])
 @pytest.mark.parametrize("rows", [1, 3, 4])
 def test_more_or_less_is_known_of_the_same_rows(backend: Backend, rows: int, columns: int) -> None:

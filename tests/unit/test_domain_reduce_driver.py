@@ -24,7 +24,7 @@ from domain_pretrain.kernels.domain_reduce.kernel_launch import (
 
 def gradient_launch() -> KernelLaunch:
     mask, ids = torch.ones(2, 8), torch.zeros(2, dtype=torch.int32)
-    return lay_out("gradient", Inputs(mask, mask, ids), processors=132)
+    return lay_out("gradient", Inputs(mask, mask, ids), aligned=True, processors=132)
 
 
 def on_a_new_thread(function: Callable[[], object]) -> None:

@@ -74,7 +74,8 @@ def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     plan = device.plans.get(forward)
     if plan is None:
         # Of the losses it needs only the layout, which is that of the mask.
-        plan = _keep(device, forward, "gradient", Inputs(mask, mask, ids, None, multipliers))
+        inputs = Inputs(mask, mask, ids, None, multipliers)
+        plan = _keep(device, forward, "gradient", inputs, aligned=forward.aligned)
     out = _empty_like(mask)  # aligned for packs, as what torch allocates is
     weights = 0 if multipliers is None else multipliers.data_ptr()
     plan.fill(mask.data_ptr(), ids.data_ptr(), weights, grad.data_ptr(), out.data_ptr())
@@ -91,6 +92,7 @@ class Plan:
         enqueue: launches on the current stream, with what the arguments hold then.
         workspace: gives one for the next launch.
         scalars: what the fields of a ``DomainLoss`` are like: three tensors, as none may be a view.
+        aligned: see ``lay_out``.
         inverse, row_tokens: bytes from the ids to these, which lie behind; else 0.
         added_to: live on, so that nothing else gets their identity.
     """
@@ -99,6 +101,7 @@ class Plan:
     enqueue: Callable[[], None]
     workspace: Callable[[], torch.Tensor]
     scalars: Scalars
+    aligned: bool
     inverse: int
     row_tokens: int
     added_to: tuple[torch.Tensor | None, ...]
@@ -115,10 +118,11 @@ def _planned(kernel: Kernel, inputs: Inputs) -> tuple[Plan, Inputs, list[int]]:
     device = driver.device(_index(inputs.losses))
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in inputs]
     ids = addresses[2]
+    aligned = (addresses[0] | addresses[1] | ids | addresses[3]) % PACK == 0
     losses, mask, known, *others, accumulator, totals = inputs
     key = (
         kernel,
-        (addresses[0] | addresses[1] | ids | addresses[3]) % PACK == 0,
+        aligned,
         id(accumulator),
         id(totals),
         *(losses.shape, losses.dtype, losses.is_contiguous()),  # the device's plans are its own
@@ -129,19 +133,21 @@ def _planned(kernel: Kernel, inputs: Inputs) -> tuple[Plan, Inputs, list[int]]:
     plan = device.plans.get(key)
     if plan is None:
         contract.check(inputs)
-        plain = Inputs(*map(_plain, Inputs._fields, inputs))
+        plain = Inputs._make(map(_plain, Inputs._fields, inputs))
         if any(a is not b for a, b in zip(plain, inputs, strict=True)):
             return _planned(kernel, plain)
-        plan = _keep(device, key, kernel, inputs)
+        plan = _keep(device, key, kernel, inputs, aligned=aligned)
     if plan.inverse:
         addresses[3] = ids + plan.inverse
     addresses.append(ids + plan.row_tokens if plan.row_tokens else 0)
     return plan, inputs, addresses
 
 
-def _keep(device: driver.Device, key: object, kernel: Kernel, inputs: Inputs) -> Plan:
+def _keep(
+    device: driver.Device, key: object, kernel: Kernel, inputs: Inputs, *, aligned: bool
+) -> Plan:
     """A new plan, kept by this thread."""
-    launch = lay_out(kernel, inputs, processors=device.processors)
+    launch = lay_out(kernel, inputs, aligned=aligned, processors=device.processors)
     known, step = inputs.known_of_rows(), 4 * inputs.losses.shape[0]
     scalar = torch.empty((), dtype=torch.float32, device=inputs.losses.device)
     if len(device.plans) >= MOST_PLANS:
@@ -151,6 +157,7 @@ def _keep(device: driver.Device, key: object, kernel: Kernel, inputs: Inputs) ->
         device.launcher(launch),
         device.workspace,
         (scalar, scalar.new_empty(2), scalar.new_empty((), dtype=torch.int32)),
+        aligned,
         inverse=step if known > 1 else 0,
         row_tokens=2 * step if known > 2 else 0,
         added_to=(inputs.accumulator, inputs.totals),

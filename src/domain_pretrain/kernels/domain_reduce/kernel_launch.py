@@ -88,12 +88,13 @@ class KernelLaunch(NamedTuple):
     arguments: Arguments
 
 
-def lay_out(kernel: Kernel, inputs: Inputs, *, processors: int) -> KernelLaunch:
+def lay_out(kernel: Kernel, inputs: Inputs, *, aligned: bool, processors: int) -> KernelLaunch:
     """Choose the variant and the grid, and what the arguments hold besides addresses.
 
     Args:
         kernel: the entry point in ``domain_reduce.cu``.
         inputs: contiguous, of the types of ``struct Arguments``.
+        aligned: whether ``PACK`` divides the addresses of all that is given for each token.
         processors: multiprocessors of the device.
 
     Raises:
@@ -104,7 +105,6 @@ def lay_out(kernel: Kernel, inputs: Inputs, *, processors: int) -> KernelLaunch:
     if tokens >= 2**31:
         raise ValueError(f"a microbatch must have fewer than 2^31 tokens, got {rows} x {columns}")
     by_row = columns > 1 and inputs.ids.dim() == 1
-    aligned = all(t is None or t.data_ptr() % PACK == 0 for t in inputs[:4])
     vec = VEC if aligned and (columns if by_row else tokens) % VEC == 0 else 1
     tiles = -(-tokens // (32 * vec))
     # Kernels that sum keep each warp on a stretch of tiles; the gradient is one pass.
