@@ -39,7 +39,9 @@ class Variant(NamedTuple):
     def macros(self) -> dict[str, object]:
         """The macros of ``domain_reduce.cu``; columns and scales come from ``stats``."""
         return {
-            self.kernel.upper(): 1,
+            "NAME": self.kernel,
+            "SUMS": int("reduce" in self.kernel),  # by domain
+            "SCALARS": int("loss" in self.kernel),
             "ROWS": int(self.by_row),
             "VEC": self.vec,
             "THREADS": THREADS,

@@ -12,17 +12,14 @@ time need explaining:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn.functional import hardshrink, pad
 
 from domain_pretrain.kernels.domain_reduce import contract
-from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, Inputs, Scalars, Tokens
+from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, Inputs, Scalars
 from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
-BLOCK = 32768  # tokens
 Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # mask, ids, multipliers
 
 # Plain numbers: torch.compile of PyTorch 2.4 takes no members of an enumeration.
@@ -39,15 +36,14 @@ def reduce(inputs: Inputs) -> None:
 
 
 def _add_sums(inputs: Inputs) -> None:
-    for block in _blocks(inputs):
-        _reduce_block(inputs.accumulator, block)  # type: ignore[arg-type]
-
-
-def _reduce_block(accumulator: torch.Tensor, block: Block) -> None:
-    tokens, row_tokens = block
-    losses, mask, ids, inverse = tokens
+    losses, mask, ids, inverse, *_, accumulator, _totals = inputs
+    assert accumulator is not None  # checked
+    row_tokens = None
+    if ids.dim() == 1:
+        ids, bits, *more = ids.chunk(inputs.known_of_rows())
+        inverse = bits.view(torch.float32)[:, None]
+        row_tokens = more[0].view(torch.float32) if more else None
     loss, units, excess = _on_grid(losses, mask)
-    assert inverse is not None  # checked
     sample_loss = (loss * (inverse * contract.SAMPLE_SCALE)).round_()
     # One term per id: rows are summed first where a row has one domain.
     per_id = _sum_rows if ids.dim() == 1 else _flatten
@@ -91,8 +87,15 @@ def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     host_loss, multipliers = inputs.host_loss, inputs.multipliers
     if inputs.accumulator is not None:
         _add_sums(inputs)
-    blocks = [_loss_block(block, multipliers) for block, _ in _blocks(inputs)]
-    weighted, raw, units, flagged = torch.stack(blocks).sum(0).unbind(0)
+    loss, units, excess = _on_grid(inputs.losses, inputs.mask)
+    flagged = (excess != 0).sum()
+    raw = weighted = _total(loss)
+    units = _total(units)
+    if multipliers is not None:
+        terms = loss * _weights(inputs.ids[: len(loss)], multipliers)
+        excess = hardshrink(terms, LIMIT * FIXED)
+        weighted = _total(_within(terms, excess))
+        flagged = flagged + (excess != 0).sum()
     if host_loss is None:
         value = weighted.double() / FIXED
     else:
@@ -106,20 +109,6 @@ def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
         inputs.totals[3] += units % FIXED != 0
     kept = (inputs.mask, inputs.ids, inputs.multipliers)
     return ((value + nan).float(), report, num_tokens), kept
-
-
-def _loss_block(tokens: Tokens, multipliers: torch.Tensor | None) -> torch.Tensor:
-    """int64 ``[4]``: weighted loss, loss, tokens, how many terms were flagged."""
-    loss, units, excess = _on_grid(tokens.losses, tokens.mask)
-    flagged = (excess != 0).sum()
-    raw = _total(loss)
-    weighted = raw
-    if multipliers is not None:
-        terms = loss * _weights(tokens.ids, multipliers)
-        excess = hardshrink(terms, LIMIT * FIXED)
-        weighted = _total(_within(terms, excess))
-        flagged = flagged + (excess != 0).sum()
-    return torch.stack([weighted, raw, _total(units), flagged])
 
 
 @torch.no_grad()
@@ -142,40 +131,6 @@ def _add_host(inputs: Inputs) -> None:
 def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
     totals[:2] += torch.stack([loss, tokens.to(loss.dtype)])
     totals[2] += 1
-
-
-Block = tuple[Tokens, torch.Tensor | None]
-"""A stretch of columns, with ids ``[b]`` or ``[b, s]`` and inverses of the same kind (``[b, 1]``);
-and the row tokens ``[b]``, if samples are to be counted with it."""
-
-
-def _blocks(inputs: Inputs) -> list[Block]:
-    """Stretches of columns that are summed one after the other; the sums do not depend on them.
-
-    On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
-    mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
-    """
-    losses, mask, ids, inverse, *_ = inputs
-    rows, columns = losses.shape
-    row_tokens = None
-    if ids.dim() == 1:
-        ids, *known = ids.split(rows) if rows else [ids] * 3
-        bits = [values.view(torch.float32) for values in known]
-        inverse = bits[0][:, None] if bits else None
-        row_tokens = bits[1] if len(bits) > 1 else None
-    if losses.device.type != "cpu" or rows * columns <= BLOCK:
-        return [(Tokens(losses, mask, ids, inverse), row_tokens)]
-    width = max(1, BLOCK // rows)
-
-    def cut(field: Any, start: int) -> Any:
-        whole = field is None or field.shape != losses.shape
-        return field if whole else field[:, start : start + width]
-
-    cuts = [
-        Tokens(*(cut(field, start) for field in (losses, mask, ids, inverse)))
-        for start in range(0, columns, width)
-    ]
-    return [(cuts[0], row_tokens), *((tokens, None) for tokens in cuts[1:])]  # counted once
 
 
 def _on_grid(
