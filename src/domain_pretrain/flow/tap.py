@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,19 +23,18 @@ class Source:
 
     Args:
         origin: of the split. (Of :class:`Sets`, the host reads one set a schedule: a constant.)
+
+    Attributes:
+        by_token: whether a domain is known of every token, not of every sample.
     """
 
     def __init__(self, origin: ById | Constant | ByToken) -> None:
         self.origin = origin
+        self.by_token = isinstance(origin, ByToken)
         self._tables: dict[torch.device, torch.Tensor] = {}
         # Of a few samples, the same ones come again and again.
         table = origin.domains if isinstance(origin, ById) else ()
         self._packed = lru_cache(maxsize=4096)(partial(_pack, table))
-
-    @property
-    def by_token(self) -> bool:
-        """Whether a domain is known of every token, not of every sample."""
-        return isinstance(self.origin, ByToken)
 
     def rows(
         self, dataset_id: torch.Tensor | None, tokens: torch.Tensor, device: torch.device
@@ -153,7 +152,7 @@ def _pack(table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...
     return torch.frombuffer(packed, dtype=torch.int32)
 
 
-@dataclass  # not frozen, which takes thrice the time: one is made for each microbatch
+@dataclass(slots=True)  # not frozen, which takes thrice the time: there is one a microbatch
 class Rows:
     """The samples of one microbatch, whole: before context parallelism cuts them.
 
@@ -173,17 +172,17 @@ class Rows:
     def __len__(self) -> int:
         return self.packed.numel() // 3
 
-    @cached_property
+    @property
     def domains(self) -> torch.Tensor:
         """int32 ``[b]``, domain index of each sample."""
         return self.packed[: len(self)]
 
-    @cached_property
+    @property
     def inverse(self) -> torch.Tensor:
         """fp32 ``[b]``, 1 / tokens; 1 for a sample without any."""
         return self.packed[len(self) : 2 * len(self)].view(torch.float32)
 
-    @cached_property
+    @property
     def tokens(self) -> torch.Tensor:
         """fp32 ``[b]``, loss tokens of each sample (Σ of its mask)."""
         return self.packed[2 * len(self) :].view(torch.float32)

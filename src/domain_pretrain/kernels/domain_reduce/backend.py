@@ -111,7 +111,9 @@ class WithGradient(torch.autograd.Function):
     ) -> torch.Tensor:
         """The loss; ``ungraded`` takes the report and the number of tokens."""
         (loss, *ungraded[:]), kept = kernels.loss(inputs)
-        ctx.kept = kernels, kept, inputs.mask, _version(inputs.mask)
+        mask = inputs.mask
+        counts = not (is_compiling() or mask.is_inference())
+        ctx.kept = kernels, kept, mask, mask._version if counts else None
         return loss
 
     @staticmethod
@@ -134,10 +136,6 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 
 
 _once = once_differentiable(_backward)
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    return None if is_compiling() or tensor.is_inference() else tensor._version
 
 
 @cache

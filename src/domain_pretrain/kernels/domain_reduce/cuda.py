@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.compiler import is_compiling
@@ -20,7 +20,6 @@ from domain_pretrain.kernels.domain_reduce import contract, driver
 from domain_pretrain.kernels.domain_reduce.contract import Inputs, Scalars
 from domain_pretrain.kernels.domain_reduce.kernel_launch import FORMATS, PACK, Kernel, lay_out
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 INTEGERS = ("ids", "host_num_tokens", "accumulator", "totals")
@@ -30,15 +29,15 @@ _index = torch.Tensor.get_device
 _empty_like = torch.empty_like
 
 
-def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
+def _outside_of_graphs(function: Callable[..., R]) -> Callable[..., R]:
     """For ``torch.compile``, which would keep the addresses and the stream of one call.
 
     Where nothing compiles, ``torch.compiler.disable`` alone would take longer than the launch.
     """
     outside = torch.compiler.disable(function)
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return outside(*args, **kwargs) if is_compiling() else function(*args, **kwargs)
+    def call(*args: Any) -> R:
+        return outside(*args) if is_compiling() else function(*args)
 
     return call
 
