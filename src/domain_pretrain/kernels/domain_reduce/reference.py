@@ -43,6 +43,7 @@ def _add_sums(inputs: Inputs) -> None:
         ids, bits, *more = ids.chunk(inputs.known_of_rows())
         inverse = bits.view(torch.float32)[:, None]
         row_tokens = more[0].view(torch.float32) if more else None
+    assert inverse is not None  # checked
     loss, units, excess = _on_grid(losses, mask)
     sample_loss = (loss * (inverse * contract.SAMPLE_SCALE)).round_()
     # One term per id: rows are summed first where a row has one domain.
