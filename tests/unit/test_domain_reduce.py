@@ -21,6 +21,7 @@ from domain_pretrain.kernels.domain_reduce import (
     count_samples,
     cuda,
     driver,
+    reference,
     select,
 )
 from domain_pretrain.kernels.domain_reduce.kernel_launch import divisor
@@ -560,3 +561,14 @@ def test_anything_else_on_another_device_is_refused(backend: Backend) -> None:
         with pytest.raises(ValueError, match=r"is on .* all must be on one device"):
             call()
     assert not sums.any(), "nothing is added before the refusal"
+
+
+def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "BLOCK", 100)
+    backend = select("reference")
+    for per_token in (False, True):
+        case = make_case(11, 3, 131, 4, per_token=per_token, special=True)
+        assert torch.equal(reduce(backend, case), oracle(case))
+        clean = make_case(11, 3, 131, 4, per_token=per_token)
+        loss = backend.domain_loss(None, clean.tokens(), clean.multipliers).loss
+        assert loss.item() == oracle_loss(clean)[0]
