@@ -17,7 +17,7 @@ class Bincount:
         self.domains = domains
         self.sums = torch.zeros(3, domains, device=device)
 
-    def __call__(self, losses, mask, ids, inverse, row_tokens):  # type: ignore[no-untyped-def]
+    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
         terms = losses * mask
         if ids.dim() == 1:
             terms, mask = terms.sum(dim=1), mask.sum(dim=1)
@@ -35,7 +35,7 @@ class IndexAdd:
     def __init__(self, domains: int, device: str) -> None:
         self.sums = torch.zeros(3, domains, device=device)
 
-    def __call__(self, losses, mask, ids, inverse, row_tokens):  # type: ignore[no-untyped-def]
+    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
         terms = losses * mask
         if ids.dim() == 1:
             terms, mask = terms.sum(dim=1), mask.sum(dim=1)
@@ -60,9 +60,8 @@ class Ours:
         if inductor:
             self._reduce = torch.compile(self._reduce, fullgraph=True)
 
-    def __call__(self, losses, mask, ids, inverse, row_tokens):  # type: ignore[no-untyped-def]
-        rows = row_tokens if ids.dim() == 1 else None
-        self._reduce(self.sums, Tokens(losses, mask, ids, inverse, rows))
+    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
+        self._reduce(self.sums, tokens)
 
 
 class EmptyKernel:
@@ -74,8 +73,9 @@ class EmptyKernel:
     def __init__(self, domains: int, device: str) -> None:
         self._ours = Ours(domains, device, "cuda")
 
-    def __call__(self, *arguments: torch.Tensor) -> None:
-        self._ours(*(tensor[:0] for tensor in arguments))
+    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
+        nothing = Tokens(*(part if part is None else part[:0] for part in tokens))
+        self._ours(losses, mask, ids, nothing)
 
 
 class Copy:
@@ -84,5 +84,5 @@ class Copy:
     name = "copy"
     graphable = True
 
-    def __call__(self, losses, mask, ids, inverse, row_tokens):  # type: ignore[no-untyped-def]
+    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
         return losses.clone(), mask.clone()

@@ -29,7 +29,7 @@ DOMAINS, ROWS, COLUMNS = 8, 2, 4096
 
 
 def recipe_step(arguments, microbatches: int) -> None:  # type: ignore[no-untyped-def]
-    losses, mask, ids, _, _ = arguments
+    losses, mask, ids, _ = arguments
     recipe, ranks = Bincount(DOMAINS, "cpu"), dist.get_world_size()
     for _ in range(microbatches):
         row_losses, row_tokens = (losses * mask).sum(dim=1), mask.sum(dim=1)
@@ -41,7 +41,7 @@ def recipe_step(arguments, microbatches: int) -> None:  # type: ignore[no-untype
             dist.all_gather(parts, rows)
             gathered.append(torch.cat(parts))
         sums, tokens, domains = gathered
-        recipe(sums[:, None], torch.ones_like(tokens)[:, None], domains, None, None)
+        recipe(sums[:, None], torch.ones_like(tokens)[:, None], domains, None)
 
 
 def our_step(arguments, microbatches: int) -> None:  # type: ignore[no-untyped-def]

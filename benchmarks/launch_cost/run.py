@@ -5,7 +5,11 @@
 
 Times are multiples of one small torch operation, measured in turns with everything else. The loss
 path is that of the built-in entry: from the batch that the data iterator handed out to the gradient
-of the losses. It is compared with Megatron's loss function and its backward pass.
+of the losses. It is compared with Megatron's loss function and its backward pass, and with the
+least that two launches take between PyTorch's calls: the same outputs, and no other Python.
+
+Then what each part of the path takes within it: more than in a loop of its own, which keeps the
+processor's caches warm.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import stub
 import torch
@@ -27,33 +32,33 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
+from parts import parts  # noqa: E402
 from provenance import provenance  # noqa: E402
 from support.passes import SOURCE, Pass, forward, loss_func, our_loss_func  # noqa: E402
 
-from domain_pretrain.flow.tap import BatchTap  # noqa: E402
+from domain_pretrain.flow.tap import BatchTap, Rows, Source  # noqa: E402
 from domain_pretrain.kernels.domain_reduce import Backend, HostResult, Tokens, cuda  # noqa: E402
+from domain_pretrain.kernels.domain_reduce.contract import Inputs  # noqa: E402
 
 CALLS = 200  # of each function in one turn
 OPERATION = "torch operation"
 VANILLA = "vanilla"
+OWN = "own"
 
 
 def cases() -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     backend = Backend("cuda", cuda)
     rows, columns, domains = 4, 64, 8
-    tokens = Tokens(
-        torch.rand(rows, columns),
-        torch.ones(rows, columns),
-        torch.arange(rows, dtype=torch.int32),
-        torch.full((rows,), 1 / columns),
-        torch.full((rows,), float(columns)),
-    )
+    counts = torch.full((rows,), float(columns))
+    known = Rows.of(torch.arange(rows, dtype=torch.int32), counts).packed
+    tokens = Tokens(torch.rand(rows, columns), torch.ones(rows, columns), known)
     accumulator = torch.zeros(domains + 1, 5, dtype=torch.int64)
     host = HostResult(
         torch.zeros(4, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1, dtype=torch.int32)
     )
     multipliers, one = torch.ones(domains), torch.ones(())
+    _, kept = cuda.loss(Inputs(*tokens, multipliers))
     x, y = torch.rand(8), torch.rand(8)
     plugin = forward(backend)
     batch = {"loss_mask": tokens.mask, "dataset_id": torch.tensor([0, 1, 0, 2], dtype=torch.int16)}
@@ -68,12 +73,48 @@ def cases() -> dict[str, Callable[[], object]]:
         "reduce": lambda: backend.domain_reduce(accumulator, tokens),
         "reduce, with the host's loss": lambda: backend.domain_reduce(accumulator, tokens, host),
         "loss": partial(backend.domain_loss, accumulator, tokens, multipliers, totals=host.totals),
-        "gradient": lambda: cuda.gradient(one, tokens.mask, tokens.ids, multipliers),
+        "gradient": partial(cuda.gradient, one, kept),
         "samples of a batch": rows_of_batch,
-        "own": Pass(plugin, our_loss_func),
+        OWN: Pass(plugin, our_loss_func),
+        "own, of new samples": Pass(plugin, our_loss_func, source=new_samples()),
         "own, reweighted": Pass(forward(backend, "lagged"), our_loss_func),
+        "two launches in autograd": least(),
         VANILLA: Pass(None, loss_func),
     }
+
+
+class Least(torch.autograd.Function):
+    """Two launches and the tensors that they write; ``launch`` is a plan's."""
+
+    @staticmethod
+    def forward(ctx, losses, launch):  # type: ignore[no-untyped-def]
+        ctx.launch, ctx.like = launch, losses
+        outputs = [torch.empty_like(scalar) for scalar in SCALARS]
+        launch()
+        return outputs[0]
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        gradient = torch.empty_like(ctx.like)
+        ctx.launch()
+        return gradient, None
+
+
+SCALARS = (torch.empty(()), torch.empty(2), torch.empty((), dtype=torch.int32))
+
+
+def least() -> Callable[[], object]:
+    """The pass through :class:`Least`."""
+    case, one = torch.rand(3, 16).requires_grad_(), torch.ones(())
+    launch = next(iter(cuda.driver.device(0).plans.values())).enqueue
+    return lambda: torch.autograd.grad(Least.apply(case, launch), case, one)
+
+
+def new_samples() -> Source:
+    """A source for which every batch is of samples that it has not seen."""
+    source = Source(SOURCE.origin)
+    source._packed = source._packed.__wrapped__
+    return source
 
 
 def measure(functions: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
@@ -101,15 +142,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stub.load(Path(folder))
         stub.pretend()
-        times = measure(cases(), given.turns)
+        functions = cases()
+        times = measure(functions, given.turns)
+        within = parts(cast(Pass, functions[OWN]))
     print("| | µs | torch operations | of vanilla |\n|---|---:|---:|---:|")
     for name, value in times.items():
         print(
             f"| {name} | {value:.2f} | {value / times[OPERATION]:.1f} "
             f"| {value / times[VANILLA]:.2f} |"
         )
+    print("\n| part | µs |\n|---|---:|")
+    for name, value in within.items():
+        print(f"| {name} | {value:.1f} |")
     if given.out:
-        content = {**provenance(__file__), "us": {k: round(v, 3) for k, v in times.items()}}
+        us = {name: round(value, 3) for name, value in times.items()}
+        content = {**provenance(__file__), "us": us, "parts_us": within}
         given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

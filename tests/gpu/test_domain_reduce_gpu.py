@@ -18,7 +18,12 @@ sys.path.append(str(UNIT))
 from domain_reduce_cases import Case, make_case, oracle, oracle_loss  # noqa: E402
 from support.launches import launches  # noqa: E402
 
-from domain_pretrain.kernels.domain_reduce import Backend, driver, select  # noqa: E402
+from domain_pretrain.kernels.domain_reduce import (  # noqa: E402
+    Backend,
+    count_samples,
+    driver,
+    select,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -111,7 +116,9 @@ def test_gradient_equals_torchs(cuda: Backend, dtype: torch.dtype, columns: int)
     host = torch.sum(losses.float() * case.mask)
     (expected,) = torch.autograd.grad(host / 7, losses)
     for multipliers in (ones, case.multipliers):
-        loss = cuda.weighted_loss(case.tokens(losses), multipliers, host_loss=host.detach())
+        loss = cuda.domain_loss(
+            None, case.tokens(losses), multipliers, host_loss=host.detach()
+        ).loss
         (gradient,) = torch.autograd.grad(loss / 7, losses)
         if multipliers is ones:
             assert torch.equal(gradient, expected)
@@ -174,7 +181,7 @@ def test_no_host_sync_and_no_device_allocation_once_warm(backend: Backend) -> No
     try:
         for _ in range(10):
             reduce(backend, case, accumulator)
-            backend.count_samples(accumulator, case.ids, case.row_tokens)
+            count_samples(accumulator, case.ids, case.row_tokens)
             full_step(backend, case, accumulator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -187,7 +194,7 @@ def test_launches_are_counted(cuda: Backend) -> None:
     one = torch.ones((), device="cuda")
 
     def weighted() -> None:
-        loss = cuda.weighted_loss(case.tokens(losses), case.multipliers)
+        loss = cuda.domain_loss(None, case.tokens(losses), case.multipliers).loss
         torch.autograd.grad(loss, losses, one)
 
     def fused() -> None:
@@ -217,7 +224,7 @@ def test_streams_do_not_share_a_workspace(cuda: Backend) -> None:
         losses = []
         for case, stream in zip(on_device, streams, strict=True):
             with torch.cuda.stream(stream):
-                losses.append(cuda.weighted_loss(case.tokens(), case.multipliers))
+                losses.append(cuda.domain_loss(None, case.tokens(), case.multipliers).loss)
         torch.cuda.synchronize()
         for loss, case in zip(losses, cases, strict=True):
             assert loss.item() == oracle_loss(case)[0]

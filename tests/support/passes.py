@@ -77,6 +77,7 @@ class Pass:
         device: torch.device = CPU,
         *,
         joined: bool = False,  # the host's packed rows: one row of all tokens
+        source: Source = SOURCE,
     ) -> None:
         losses, batch = microbatch()
         mask = batch["loss_mask"].to(device)
@@ -90,14 +91,21 @@ class Pass:
             next(iterator)
             return self._losses, partial(function, mask)
 
-        step = forward_step if plugin is None else plugin.wrap(forward_step, SOURCE)
+        step = forward_step if plugin is None else plugin.wrap(forward_step, source)
         _, self._loss_func = step(iter([batch]), None)
 
     def __call__(self) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """The loss, the rest of the loss function's answer, the gradient."""
-        loss, *rest = self._loss_func(self._losses)
-        (gradient,) = torch.autograd.grad(loss, self._losses, self._one)
-        return loss.detach(), rest, gradient
+        loss, *rest = self.forward()
+        return loss.detach(), rest, self.backward(loss)
+
+    def forward(self) -> Any:
+        """The loss function's answer."""
+        return self._loss_func(self._losses)
+
+    def backward(self, loss: torch.Tensor) -> torch.Tensor:
+        """The gradient."""
+        return torch.autograd.grad(loss, self._losses, self._one)[0]
 
 
 def run(plugin: Forward | None, function: Callable[..., Any]) -> tuple[Any, ...]:

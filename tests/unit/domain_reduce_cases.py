@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,15 +40,20 @@ class Case:
     def tokens(self, losses: torch.Tensor | None = None) -> Tokens:
         """With samples to count; ``losses``, if given, instead of the case's own."""
         losses = self.losses if losses is None else losses
-        return Tokens(losses, self.mask, self.ids, self.inverse, self.row_tokens)
+        inverse = self.inverse if self.ids.dim() == 2 else None
+        return Tokens(losses, self.mask, self.known, inverse)
+
+    @cached_property
+    def known(self) -> torch.Tensor:
+        """The ids; of rows, with what is known of them."""
+        if self.ids.dim() == 2:
+            return self.ids
+        known = [v.view(torch.int32) for v in (self.inverse, self.row_tokens) if v is not None]
+        return torch.cat([self.ids, *known])
 
     def to(self, device: str) -> Case:
-        moved = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
-        return replace(self, **moved)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Case(**{name: None if v is None else v.to(device) for name, v in given.items()})
 
 
 def make_case(

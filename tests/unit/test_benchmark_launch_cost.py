@@ -22,6 +22,7 @@ def test_every_part_is_timed(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     found = json.loads(out.read_text())
-    assert len(found["us"]) == 9 and all(time > 0 for time in found["us"].values())
+    assert len(found["us"]) == 11 and all(time > 0 for time in found["us"].values())
+    assert len(found["parts_us"]) == 15 and all(time > 0 for time in found["parts_us"].values())
     assert found["commit"] and found["processor"]
     assert "| torch operation |" in result.stdout

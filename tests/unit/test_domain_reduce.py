@@ -18,6 +18,7 @@ from domain_pretrain.kernels.domain_reduce import (
     Backend,
     HostResult,
     Tokens,
+    count_samples,
     cuda,
     driver,
     reference,
@@ -98,31 +99,54 @@ def test_views_and_unaligned_tensors(backend: Backend, columns: int, per_token: 
     tokens = case.tokens()
     wider = torch.zeros(4, columns + 3)
     wider[:, 1:-2] = tokens.losses
-    ids = torch.cat([case.ids.flatten()[:1], case.ids.flatten()])[1:].view(case.ids.shape)
+    ids = torch.cat([tokens.ids.flatten()[:1], tokens.ids.flatten()])[1:].view(tokens.ids.shape)
     mask = torch.cat([torch.ones(1), case.mask.flatten()])[1:].view(case.mask.shape)
     accumulator = case.accumulator()
     backend.domain_reduce(accumulator, tokens._replace(losses=wider[:, 1:-2], mask=mask, ids=ids))
     assert torch.equal(accumulator, oracle(case))
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_gradient_reads_what_is_aligned_now(backend: Backend, per_token: bool) -> None:
+    """Not what was when a microbatch of that layout came first."""
+    case = make_case(18, 4, 64, per_token=per_token)
+    sums, losses = case.accumulator(), case.losses.requires_grad_()
+    ids = case.ids if per_token else case.ids[:, None]
+    shifted = {
+        "losses": torch.cat([losses.flatten()[:1], losses.flatten()])[1:].view(losses.shape),
+        "mask": torch.cat([torch.ones(1), case.mask.flatten()])[1:].view(losses.shape),
+    }
+    for name in ("losses", "mask", "losses"):
+        tokens = case.tokens()._replace(**{name: shifted[name]})
+        loss = backend.domain_loss(sums, tokens, case.multipliers).loss
+        (gradient,) = torch.autograd.grad(loss, tokens.losses, retain_graph=True)
+        assert torch.equal(gradient, (case.multipliers[ids] * case.mask).expand_as(losses))
+
+
 @pytest.mark.parametrize("columns", [1, 3, 64])
 @pytest.mark.parametrize("rows", [1, 3, 4])
-def test_rows_in_one_tensor_are_the_same_rows(backend: Backend, rows: int, columns: int) -> None:
+def test_more_or_less_is_known_of_the_same_rows(backend: Backend, rows: int, columns: int) -> None:
     case = make_case(15, rows, columns, special=True)
-    assert case.row_tokens is not None and case.inverse is not None
-    bits = [values.float().view(torch.int32) for values in (case.row_tokens, case.inverse)]
-    packed = Tokens(case.losses.requires_grad_(), case.mask, torch.cat([case.ids, *bits]))
-    for tokens in (packed, packed._replace(losses=case.losses.double())):  # a copy, too
+    counted = case.tokens(case.losses.requires_grad_())
+    uncounted = counted._replace(ids=counted.ids[: 2 * rows])
+    for tokens, expected in (
+        (counted, oracle(case)),
+        (counted._replace(losses=case.losses.double()), oracle(case)),  # a copy, too
+        (uncounted, oracle(replace(case, row_tokens=None))),
+    ):
         accumulator = case.accumulator()
         backend.domain_reduce(accumulator, tokens)
-        assert torch.equal(accumulator, oracle(case))
-    gradients = []
-    for tokens in (case.tokens(), packed):
+        assert torch.equal(accumulator, expected)
         accumulator = case.accumulator()
-        loss = backend.domain_loss(accumulator, tokens, case.multipliers).loss
-        assert torch.equal(accumulator, oracle(case))
-        gradients += torch.autograd.grad(loss, case.losses)
-    assert torch.equal(*gradients)
+        backend.domain_loss(accumulator, tokens, case.multipliers)
+        assert torch.equal(accumulator, expected)
+    results = []
+    for ids in (counted.ids, uncounted.ids, case.ids):  # the loss needs no more
+        loss = backend.domain_loss(None, counted._replace(ids=ids), case.multipliers).loss
+        (gradient,) = torch.autograd.grad(loss, case.losses)
+        results.append((loss.item(), gradient))
+    for loss, gradient in results:
+        assert same(loss, results[0][0]) and torch.equal(gradient, results[0][1])
 
 
 def test_few_domains_in_short_documents_take_no_atomic_per_token(
@@ -164,7 +188,7 @@ def test_any_split_has_the_same_bits(backend: Backend, case: Case, cut: int, ord
     for piece in pieces:
         reduce(backend, piece, into=total)
     if case.row_tokens is not None:
-        backend.count_samples(total, case.ids, case.row_tokens)
+        count_samples(total, case.ids, case.row_tokens)
     assert torch.equal(total, reduce(backend, case))
 
 
@@ -209,7 +233,9 @@ def test_long_documents_of_values_of_any_size(
     got = backend.domain_loss(sums, case.tokens(), case.multipliers)
     assert torch.equal(sums, expected)
     assert all(map(same, (got.loss.item(), *got.report.tolist()), expected_loss[:3]))
-    alone = backend.weighted_loss(Tokens(case.losses, case.mask, case.ids), case.multipliers)
+    alone = backend.domain_loss(
+        None, Tokens(case.losses, case.mask, case.ids), case.multipliers
+    ).loss
     assert same(alone.item(), expected_loss[0])
 
 
@@ -255,7 +281,7 @@ def test_samples_are_rows_with_tokens(backend: Backend, case: Case) -> None:
         if tokens[row] > 0:
             expected[dr._row(id, case.domains), Column.SAMPLES] += 1
     got = case.accumulator()
-    backend.count_samples(got, case.ids, tokens)
+    count_samples(got, case.ids, tokens)
     assert torch.equal(got, expected)
 
 
@@ -302,7 +328,9 @@ def test_loss_equals_the_oracle(backend: Backend, case: Case, weighted: bool) ->
     assert (loss.dtype, report.dtype, num_tokens.dtype) == (torch.float,) * 2 + (torch.int32,)
     assert torch.equal(accumulator, oracle(case))
     if weighted:
-        alone = backend.weighted_loss(Tokens(case.losses, case.mask, case.ids), case.multipliers)
+        alone = backend.domain_loss(
+            None, Tokens(case.losses, case.mask, case.ids), case.multipliers
+        ).loss
         assert same(alone.item(), expected[0])
 
 
@@ -312,7 +340,7 @@ def test_gradient_is_multiplier_times_the_hosts(
     backend: Backend, case: Case, dtype: torch.dtype
 ) -> None:
     losses = case.losses.to(dtype).requires_grad_()
-    loss = backend.weighted_loss(case.tokens(losses), case.multipliers)
+    loss = backend.domain_loss(None, case.tokens(losses), case.multipliers).loss
     (loss / 3).backward()
     scale = torch.tensor(1.0) / 3
     ids = case.ids if case.ids.dim() == 2 else case.ids[:, None]
@@ -334,7 +362,7 @@ def test_multipliers_of_one_give_the_hosts_bits(backend: Backend, case: Case, sc
     for again in range(2):
         losses = case.losses.clone().requires_grad_()
         loss = (
-            backend.weighted_loss(case.tokens(losses), ones, host_loss=host_loss.detach())
+            backend.domain_loss(None, case.tokens(losses), ones, host_loss=host_loss.detach()).loss
             if again
             else backend.domain_loss(case.accumulator(), case.tokens(losses)).loss
         )
@@ -351,7 +379,7 @@ def test_multipliers_of_one_give_the_hosts_bits(backend: Backend, case: Case, sc
 def test_host_loss_shifts_by_what_the_multipliers_add(backend: Backend) -> None:
     case = make_case(8, special=False)
     host = torch.tensor(1000.0)
-    got = backend.weighted_loss(case.tokens(), case.multipliers, host_loss=host)
+    got = backend.domain_loss(None, case.tokens(), case.multipliers, host_loss=host).loss
     weighted, raw, *_ = oracle_loss(case)
     assert got.item() == pytest.approx(1000 + weighted - raw, rel=1e-6)
 
@@ -360,20 +388,20 @@ def test_an_invalid_id_weighs_nothing_and_a_masked_nan_is_seen(backend: Backend)
     losses = torch.tensor([[1.0, 2.0, 4.0, 8.0]], requires_grad=True)
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     ids = torch.tensor([[0, -1, 2, 1]], dtype=torch.int32)
-    loss = backend.weighted_loss(Tokens(losses, mask, ids), torch.tensor([3.0, 5.0]))
+    loss = backend.domain_loss(None, Tokens(losses, mask, ids), torch.tensor([3.0, 5.0])).loss
     loss.backward()
     assert loss.item() == 3
     assert losses.grad.tolist() == [[3, 0, 0, 0]]  # type: ignore[union-attr]
     poisoned = losses.detach().clone()
     poisoned[0, 3] = torch.nan
-    assert backend.weighted_loss(Tokens(poisoned, mask, ids), torch.ones(2)).isnan()
+    assert backend.domain_loss(None, Tokens(poisoned, mask, ids), torch.ones(2)).loss.isnan()
 
 
 def test_a_multiplier_that_leaves_the_range_gives_nan(backend: Backend) -> None:
     case = make_case(9)
     for value in (1e9, torch.nan):
         multipliers = torch.full((case.domains,), value)
-        assert backend.weighted_loss(case.tokens(), multipliers).isnan()
+        assert backend.domain_loss(None, case.tokens(), multipliers).loss.isnan()
 
 
 def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
@@ -396,10 +424,28 @@ def test_a_second_derivative_is_an_error(backend: Backend) -> None:
     case = make_case(13)
     losses = case.losses.requires_grad_()
     scale = torch.ones((), requires_grad=True)
-    loss = backend.weighted_loss(case.tokens(losses), case.multipliers) * scale
+    loss = backend.domain_loss(None, case.tokens(losses), case.multipliers).loss * scale
     (gradient,) = torch.autograd.grad(loss, losses, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+def test_a_mask_that_changes_before_the_gradient_is_an_error(backend: Backend) -> None:
+    """Not the gradient of another loss."""
+    case = make_case(16)
+    losses = case.losses.requires_grad_()
+    loss = backend.domain_loss(None, case.tokens(losses), case.multipliers).loss
+    case.mask.mul_(0.5)
+    with pytest.raises(RuntimeError, match="mask was modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_loss_without_a_gradient(backend: Backend) -> None:
+    """Evaluation: tensors of inference mode count no versions."""
+    with torch.inference_mode():
+        case = make_case(17)
+        loss, _, _ = backend.domain_loss(case.accumulator(), case.tokens(), case.multipliers)
+    assert loss.item() == oracle_loss(case)[0]
 
 
 # Arguments.
@@ -414,18 +460,19 @@ def test_a_second_derivative_is_an_error(backend: Backend) -> None:
         (None, {"mask": torch.ones(3, 63)}, r"mask must be .*\[3, 64\], got .*\(3, 63\)"),
         (None, {"ids": torch.zeros(2, dtype=torch.int32)}, r"ids must be .* got .* \(2,\)"),
         (None, {"ids": torch.zeros(3, dtype=torch.int64)}, "ids must be int32 .* got torch.int64"),
+        (None, {"ids": torch.zeros(12, dtype=torch.int32)}, r"ids must be .* got .* \(12,\)"),
+        (None, {"ids": torch.zeros(3, dtype=torch.int32)}, "an accumulator needs inverse"),
+        (None, {"inverse_row_tokens": torch.ones(3, 64)}, "inverse_row_tokens are those of tokens"),
         (
             None,
-            {"inverse_row_tokens": torch.ones(3, 64)},
-            r"inverse_row_tokens must be .*\[3\], got .*\(3, 64\)",
+            {"ids": torch.zeros(3, 64, dtype=torch.int32), "inverse_row_tokens": torch.ones(3)},
+            r"inverse_row_tokens must be .*\[3, 64\], got .*\(3,\)",
         ),
         (
             None,
-            {"inverse_row_tokens": torch.ones(4)},
-            r"inverse_row_tokens must be .*\[3\], got .*\(4,\)",
+            {"ids": torch.zeros(3, 64, dtype=torch.int32)},
+            "an accumulator needs inverse_row_tokens",
         ),
-        (None, {"inverse_row_tokens": None}, "an accumulator needs inverse_row_tokens"),
-        (None, {"row_tokens": torch.ones(4)}, r"row_tokens must be .*\[3\], got .*\(4,\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_errors(
@@ -475,16 +522,16 @@ def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
     with pytest.raises(ValueError, match=r"multipliers must be float32 \[4\], got .*\(3,\)"):
         backend.domain_loss(case.accumulator(), case.tokens(), torch.ones(3))
     with pytest.raises(ValueError, match=r"host_loss must be float32 scalar, got .*2,"):
-        backend.weighted_loss(case.tokens(), case.multipliers, host_loss=torch.ones(2))
+        backend.domain_loss(None, case.tokens(), case.multipliers, host_loss=torch.ones(2))
 
 
 def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to("meta")
 
 
-@pytest.mark.parametrize("name", ["mask", "ids", "inverse_row_tokens", "row_tokens"])
+@pytest.mark.parametrize("name", ["mask", "ids", "inverse_row_tokens"])
 def test_tokens_on_another_device_are_refused(backend: Backend, name: str) -> None:
-    case = make_case()
+    case = make_case(per_token=name == "inverse_row_tokens")
     tokens = case.tokens()._replace(**{name: elsewhere(getattr(case.tokens(), name))})
     with pytest.raises(ValueError, match=f"{name} is on meta and the other tensors are on cpu"):
         backend.domain_reduce(case.accumulator(), tokens)
@@ -501,9 +548,11 @@ def test_anything_else_on_another_device_is_refused(backend: Backend) -> None:
         lambda: backend.domain_loss(elsewhere(sums), tokens),
         lambda: backend.domain_loss(sums, tokens, elsewhere(case.multipliers)),
         lambda: backend.domain_loss(sums, tokens, totals=elsewhere(HOST.totals)),
-        lambda: backend.weighted_loss(tokens, case.multipliers, host_loss=elsewhere(HOST.loss)),
-        lambda: backend.count_samples(sums, elsewhere(case.ids), rows),
-        lambda: backend.count_samples(sums, case.ids, elsewhere(rows)),
+        lambda: (
+            backend.domain_loss(None, tokens, case.multipliers, host_loss=elsewhere(HOST.loss)).loss
+        ),
+        lambda: count_samples(sums, elsewhere(case.ids), rows),
+        lambda: count_samples(sums, case.ids, elsewhere(rows)),
     ]
     for name in HostResult._fields:
         host = HOST._replace(**{name: elsewhere(getattr(HOST, name))})
@@ -521,5 +570,5 @@ def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> N
         case = make_case(11, 3, 131, 4, per_token=per_token, special=True)
         assert torch.equal(reduce(backend, case), oracle(case))
         clean = make_case(11, 3, 131, 4, per_token=per_token)
-        loss = backend.weighted_loss(clean.tokens(), clean.multipliers)
+        loss = backend.domain_loss(None, clean.tokens(), clean.multipliers).loss
         assert loss.item() == oracle_loss(clean)[0]

@@ -10,14 +10,16 @@ from domain_reduce_cases import Case, make_case, oracle
 from fake_cuda import fake_device
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels.domain_reduce import Backend, Tokens, cuda, driver, select
+from domain_pretrain.kernels.domain_reduce import Backend, cuda, driver, select
 
 
 def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor):  # type: ignore[no-untyped-def]
     """What a loss function of Megatron's and its schedule do with the loss."""
     losses = losses * 1.0
     backend.domain_reduce(accumulator, case.tokens(losses))
-    tokens = Tokens(losses, case.mask, case.ids, case.inverse)
+    tokens = case.tokens(losses)
+    if case.ids.dim() == 1:  # without row tokens: counted once
+        tokens = tokens._replace(ids=tokens.ids[: 2 * len(case.ids)])
     loss, report, num_tokens = backend.domain_loss(accumulator, tokens, case.multipliers)
     loss /= num_tokens
     return loss, report

@@ -78,6 +78,24 @@ def test_a_script_that_takes_its_batches_elsewhere() -> None:
         tap.rows(TABLE, CPU)
 
 
+def test_rows_of_samples_that_come_again_are_their_own() -> None:
+    """They are remembered by their ids and tokens, in the order of the batch."""
+    source = Source(ById((2, 0, 0, 1)))
+    expected = []
+    for ids, row in (([3, 0], 0), ([0, 3], 0), ([3, 0], 1), ([3, 0], 0), ([0, 3], 0), ([3], 0)):
+        mask = torch.ones(len(ids), 4)
+        mask[row, 1:] = 0
+        given = {"loss_mask": mask, "dataset_id": torch.tensor(ids)}
+        tap = BatchTap(iter([given]))
+        next(tap)
+        rows = tap.rows(source, CPU)
+        tokens = [1.0 if n == row else 4.0 for n in range(len(ids))]
+        expected.append(([(2, 0, 0, 1)[i] for i in ids], tokens, [1 / n for n in tokens]))
+        assert (rows.domains.tolist(), rows.tokens.tolist(), rows.inverse.tolist()) == expected[-1]
+        by_torch = Rows.of(rows.domains, rows.tokens)
+        assert torch.equal(rows.packed, by_torch.packed), "as where the batch is on a device"
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
 def test_ids_of_a_loop_of_ones_own_become_int32(dtype: torch.dtype) -> None:
     """As the kernels read them; what does not fit is of no domain still."""

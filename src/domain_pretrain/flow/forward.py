@@ -102,7 +102,8 @@ class Forward:
     def _own(self, microbatch: Microbatch, weights: Weights | None) -> DomainLoss:
         """Add to the ledger; our own loss instead of a host's."""
         found = own_loss(self.backend, self.ledger, microbatch, weights)
-        self._count_weighted(microbatch, weights)
+        if weights is not None:
+            self._count_weighted(microbatch, weights)
         return found
 
     def _count(
@@ -114,14 +115,11 @@ class Forward:
         """Add to the ledger, on the ranks that count."""
         if self.groups.is_counting:
             count(self.backend, self.ledger, microbatch, host)
-            self._count_weighted(microbatch, weights)
+            if weights is not None:
+                self._count_weighted(microbatch, weights)
 
-    def _count_weighted(self, microbatch: Microbatch, weights: Weights | None) -> None:
-        if (
-            weights is not None
-            and self.steering is not None
-            and self.steering.step_multipliers is None
-        ):
+    def _count_weighted(self, microbatch: Microbatch, weights: Weights) -> None:
+        if self.steering is not None and self.steering.step_multipliers is None:
             count_weighted(self.backend, self.ledger, microbatch, weights)
 
     def _rows(self, tap: BatchTap | None, source: Source, losses: torch.Tensor) -> Rows:

@@ -6,7 +6,13 @@ import torch
 
 from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.microbatch import Microbatch, Weights
-from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss, HostResult, Tokens
+from domain_pretrain.kernels.domain_reduce import (
+    Backend,
+    DomainLoss,
+    HostResult,
+    Tokens,
+    count_samples,
+)
 
 
 def count(
@@ -34,7 +40,7 @@ def count(
     backend.domain_reduce(
         ledger.layers[0], microbatch.tokens(count=microbatch.groups.cp_rank == 0), result
     )
-    _count_apart(backend, ledger, microbatch)
+    _count_apart(ledger, microbatch)
 
 
 def own_loss(
@@ -50,7 +56,7 @@ def own_loss(
         weights.multipliers if weights is not None and weights.ids is None else None,
         totals=ledger.host,
     )
-    _count_apart(backend, ledger, microbatch)
+    _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
         return found
     return found._replace(loss=weighted_loss(backend, microbatch, weights, found.loss))
@@ -72,11 +78,12 @@ def weighted_loss(
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
     ids = microbatch.ids() if weights.ids is None else microbatch.spread(weights.ids)
-    return backend.weighted_loss(
+    return backend.domain_loss(
+        None,
         Tokens(microbatch.losses, microbatch.mask, ids),
         weights.multipliers,
         host_loss=host_loss.detach().float().reshape(()),
-    )
+    ).loss
 
 
 def count_weighted(
@@ -87,7 +94,7 @@ def count_weighted(
     backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
 
 
-def _count_apart(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> None:
+def _count_apart(ledger: Ledger, microbatch: Microbatch) -> None:
     """Count the samples that share a row, or have several domains.
 
     All context parallel ranks hold the same ones, so one of them counts.
@@ -96,6 +103,6 @@ def _count_apart(backend: Backend, ledger: Ledger, microbatch: Microbatch) -> No
     if microbatch.groups.cp_rank != 0:
         return
     if rows.present is not None:
-        backend.count_samples(ledger.layers[0], rows.present, torch.ones_like(rows.present))
+        count_samples(ledger.layers[0], rows.present, torch.ones_like(rows.present))
     elif microbatch.flattened:
-        backend.count_samples(ledger.layers[0], rows.domains, rows.tokens)
+        count_samples(ledger.layers[0], rows.domains, rows.tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -14,7 +13,7 @@ from domain_pretrain.kernels.domain_reduce import Tokens
 from domain_pretrain.zigzag import zigzag_order
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes thrice the time
 class Microbatch:
     """Losses, mask and samples of one microbatch, in fitting shapes.
 
@@ -24,12 +23,15 @@ class Microbatch:
         mask: loss mask of the same shape.
         rows: the ``b`` whole samples.
         groups: where this rank stands.
+        flattened: whether several samples share the one row of ``losses``, cut for context
+            parallelism.
     """
 
     losses: torch.Tensor
     mask: torch.Tensor
     rows: Rows
     groups: Groups
+    flattened: bool
 
     @classmethod
     def build(
@@ -41,8 +43,8 @@ class Microbatch:
             IntegrityError: losses, mask and samples do not fit together.
         """
         shape = mask.shape
-        if losses.shape == shape and len(shape) == 2 and shape[0] == len(rows):
-            return cls(losses, mask, rows, groups)  # almost always: they fit
+        if losses.shape == shape and len(shape) == 2 and rows.packed.numel() == 3 * shape[0]:
+            return cls(losses, mask, rows, groups, False)  # almost always: they fit
         if losses.numel() != mask.numel():
             raise IntegrityError(
                 f"the model returned {tuple(losses.shape)} losses for a loss mask of "
@@ -59,12 +61,7 @@ class Microbatch:
             mask = mask.reshape(samples, -1)  # a view: joined rows that nothing has cut
         if losses.shape != mask.shape:  # else a view would be a node of autograd's graph
             losses = losses.reshape(mask.shape)
-        return cls(losses, mask, rows, groups)
-
-    @cached_property
-    def flattened(self) -> bool:
-        """Whether several samples share the one row of ``losses``, cut for context parallelism."""
-        return self.losses.shape[0] != len(self.rows)
+        return cls(losses, mask, rows, groups, flattened=mask.shape[0] != samples)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """Values of samples ``[b]`` as ``[b]``, or as ``[1, b·s / cp]`` where flattened."""
@@ -99,14 +96,12 @@ class Microbatch:
         Args:
             count: count the samples, too, where each has a row and a domain of its own.
         """
-        rows = self.rows
-        whole = rows.by_token is None and not self.flattened
-        if whole and count:  # almost always, and it waits for us
-            return Tokens(self.losses, self.mask, rows.packed)
-        ids, inverse = self.ids(), self.spread(rows.inverse)
-        if inverse.shape != ids.shape:
-            inverse = inverse[:, None].expand(ids.shape)
-        return Tokens(self.losses, self.mask, ids, inverse)
+        rows, losses = self.rows, self.losses
+        if rows.by_token is None and not self.flattened:  # almost always, and it waits for us
+            known = rows.packed if count else rows.packed[: 2 * len(rows)]
+            return Tokens(losses, self.mask, known)
+        inverse = self.per_token(rows.inverse).expand(losses.shape)
+        return Tokens(losses, self.mask, self.ids(), inverse)
 
 
 @dataclass(frozen=True)

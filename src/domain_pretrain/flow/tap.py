@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,16 +23,18 @@ class Source:
 
     Args:
         origin: of the split. (Of :class:`Sets`, the host reads one set a schedule: a constant.)
+
+    Attributes:
+        by_token: whether a domain is known of every token, not of every sample.
     """
 
     def __init__(self, origin: ById | Constant | ByToken) -> None:
         self.origin = origin
+        self.by_token = isinstance(origin, ByToken)
         self._tables: dict[torch.device, torch.Tensor] = {}
-
-    @property
-    def by_token(self) -> bool:
-        """Whether a domain is known of every token, not of every sample."""
-        return isinstance(self.origin, ByToken)
+        # Of a few samples, the same ones come again and again.
+        table = origin.domains if isinstance(origin, ById) else ()
+        self._packed = lru_cache(maxsize=4096)(partial(_pack, table))
 
     def rows(
         self, dataset_id: torch.Tensor | None, tokens: torch.Tensor, device: torch.device
@@ -71,13 +73,12 @@ class Source:
                 f"dataset_id has {dataset_id.numel()} entries for {tokens.numel()} rows of the "
                 "batch"
             )
-        ids, table = dataset_id, origin.domains
+        ids = dataset_id if dataset_id.dim() == 1 else dataset_id.reshape(-1)
         if tokens.is_cpu and ids.is_cpu:
-            numbers = ids.tolist() if ids.dim() == 1 else ids.flatten().tolist()
-            known = [table[i] if 0 <= i < len(table) else -1 for i in numbers]
-            return Rows.of_host(known, tokens.tolist(), device)
-        ids = ids.reshape(-1).to(tokens.device, torch.int64)
-        found = self._table(origin, tokens.device)[ids.clamp(-1, len(table))]
+            packed = self._packed(tuple(ids.tolist()), tuple(tokens.tolist()))
+            return Rows(packed if device.type == "cpu" else packed.to(device, non_blocking=True))
+        ids = ids.to(tokens.device, torch.int64)
+        found = self._table(origin, tokens.device)[ids.clamp(-1, len(origin.domains))]
         return Rows.of(found, tokens).to(device)
 
     def _table(self, origin: ById, device: torch.device) -> torch.Tensor:
@@ -134,23 +135,29 @@ class BatchTap:
         mask = self.loss_mask
         if mask.dim() != 2:
             mask = mask.reshape(mask.shape[0], -1)
-        tokens = mask.sum(dim=1, dtype=torch.float32)
+        # Without a cast that none needs: this is half of the time that the samples take.
+        tokens = mask.sum(1) if mask.dtype == torch.float32 else mask.float().sum(1)
         if source.by_token:
             return Rows.of_tokens(self.domain_id, mask, tokens).to(device)
         return source.rows(self.dataset_id, tokens, device)
 
 
-@cache
-def _packing(count: int) -> struct.Struct:
-    return struct.Struct(f"={count}i{2 * count}f")
+def _pack(table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...]) -> torch.Tensor:
+    """``Rows.packed`` on the CPU, of Python's numbers: of a few samples faster than by torch."""
+    count = len(ids)
+    packed = bytearray(12 * count)
+    domains = [table[i] if 0 <= i < len(table) else -1 for i in ids]
+    inverse = [1.0 / max(number, 1.0) for number in tokens]
+    struct.pack_into(f"={count}i{2 * count}f", packed, 0, *domains, *inverse, *tokens)
+    return torch.frombuffer(packed, dtype=torch.int32)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes thrice the time: there is one a microbatch
 class Rows:
     """The samples of one microbatch, whole: before context parallelism cuts them.
 
     Attributes:
-        packed: int32 ``[3 * b]``: ``domains``, ``tokens`` and ``inverse``, one after the other, as
+        packed: int32 ``[3 * b]``: ``domains``, ``inverse`` and ``tokens``, one after the other, as
             the kernels take them; the three are views, made when they are asked for.
         by_token: int32 ``[b, s]``, domain index of each token where they have one each; then
             ``domains`` say nothing. Else None.
@@ -165,19 +172,19 @@ class Rows:
     def __len__(self) -> int:
         return self.packed.numel() // 3
 
-    @cached_property
+    @property
     def domains(self) -> torch.Tensor:
         """int32 ``[b]``, domain index of each sample."""
         return self.packed[: len(self)]
 
-    @cached_property
-    def tokens(self) -> torch.Tensor:
-        """fp32 ``[b]``, loss tokens of each sample (Σ of its mask)."""
-        return self.packed[len(self) : 2 * len(self)].view(torch.float32)
-
-    @cached_property
+    @property
     def inverse(self) -> torch.Tensor:
         """fp32 ``[b]``, 1 / tokens; 1 for a sample without any."""
+        return self.packed[len(self) : 2 * len(self)].view(torch.float32)
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """fp32 ``[b]``, loss tokens of each sample (Σ of its mask)."""
         return self.packed[2 * len(self) :].view(torch.float32)
 
     @classmethod
@@ -187,16 +194,7 @@ class Rows:
             domains = domains.long().clamp(-1, 2**31 - 1).int()
         inverse = tokens.clamp(min=1.0).reciprocal()
         bits = torch.int32
-        return cls(torch.cat([domains, tokens.view(bits), inverse.view(bits)]))
-
-    @classmethod
-    def of_host(cls, domains: list[int], tokens: list[float], device: torch.device) -> Rows:
-        """The same, of Python's numbers, in one copy: for a few samples faster than torch."""
-        packed = bytearray(12 * len(domains))
-        inverse = [1.0 / max(number, 1.0) for number in tokens]
-        _packing(len(domains)).pack_into(packed, 0, *domains, *tokens, *inverse)
-        found = torch.frombuffer(packed, dtype=torch.int32)
-        return cls(found if device.type == "cpu" else found.to(device, non_blocking=True))
+        return cls(torch.cat([domains, inverse.view(bits), tokens.view(bits)]))
 
     @classmethod
     def of_tokens(

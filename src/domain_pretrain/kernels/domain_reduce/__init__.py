@@ -12,5 +12,6 @@ Imported by ``flow``, ``hosts`` and ``backends``; imports only ``errors`` and ``
 
 from domain_pretrain.kernels.domain_reduce.backend import Backend, Name, select
 from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, HostResult, Tokens
+from domain_pretrain.kernels.domain_reduce.reference import count_samples
 
-__all__ = ["Backend", "DomainLoss", "HostResult", "Name", "Tokens", "select"]
+__all__ = ["Backend", "DomainLoss", "HostResult", "Name", "Tokens", "count_samples", "select"]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
@@ -58,62 +59,36 @@ class Backend:
         totals, loss, num_tokens = NO_HOST if host is None else host
         self._kernels.reduce(Inputs(*tokens, None, loss, num_tokens, accumulator, totals))
 
-    def count_samples(
-        self, accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor
-    ) -> None:
-        """Count the samples that carry loss tokens, by domain: ``ids [b]``, ``row_tokens [b]``.
-
-        For rows that were joined and cut; it is plain torch in every backend. Call it on one
-        context-parallel rank only: all of them read the same rows.
-        """
-        reference.count_samples(accumulator, ids, row_tokens)
-
-    def weighted_loss(
-        self,
-        tokens: Tokens,
-        multipliers: torch.Tensor,
-        *,
-        host_loss: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Σ multiplier[domain]·mask·loss, fp32 scalar. CUDA: one launch, and one in backward.
-
-        The gradient is ``multiplier[domain]·(grad·mask)``: where all multipliers are 1 it has the
-        bits of that of ``torch.sum(losses.float() * mask)``. The value is summed in fixed point,
-        NaN where a token was flagged. An invalid id weighs 0.
-
-        Args:
-            tokens: losses, mask and ids are enough.
-            multipliers: fp32 ``[D]``, finite.
-            host_loss: fp32 scalar, the host's own Σ mask·loss. Then the value is
-                ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's bits where all are 1.
-        """
-        return self._loss(Inputs(*tokens, multipliers, host_loss, None, None, None)).loss
-
     def domain_loss(
         self,
-        accumulator: torch.Tensor,
+        accumulator: torch.Tensor | None,
         tokens: Tokens,
         multipliers: torch.Tensor | None = None,
         *,
         totals: torch.Tensor | None = None,
+        host_loss: torch.Tensor | None = None,
     ) -> DomainLoss:
         """``domain_reduce`` and the loss at once. CUDA: one launch, and one in backward.
 
-        It replaces the sums and casts of the host's loss function.
+        The loss is Σ multiplier[domain]·mask·loss, summed in fixed point; NaN where a token was
+        flagged. Its gradient is ``multiplier[domain]·(grad·mask)``: where all multipliers are 1 it
+        has the bits of that of ``torch.sum(losses.float() * mask)``. It replaces the sums and casts
+        of the host's loss function.
 
         Args:
-            accumulator: see the class.
-            tokens: of the microbatch, with ``inverse_row_tokens``.
-            multipliers: as in ``weighted_loss``. Without, every token weighs 1, those with an
-                invalid id too.
+            accumulator: see the class; None for the loss alone.
+            tokens: of the microbatch. For the loss alone, losses, mask and the domains are enough.
+            multipliers: fp32 ``[D]``, finite; an invalid id weighs 0. Without, every token weighs
+                1, those with an invalid id too.
             totals: as in :class:`HostResult`; takes the unweighted loss and the tokens found here.
+            host_loss: fp32 scalar, the host's own Σ mask·loss. Then the loss is
+                ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's bits where all are 1.
         """
-        return self._loss(Inputs(*tokens, multipliers, None, None, accumulator, totals))
-
-    def _loss(self, inputs: Inputs) -> DomainLoss:
-        losses = inputs.losses.float()  # the gradient of a cast is torch's
-        if losses is not inputs.losses:
-            inputs = inputs._replace(losses=losses)
+        losses = tokens.losses
+        if losses.dtype != torch.float32:
+            losses = losses.float()  # the gradient of a cast is torch's
+            tokens = tokens._replace(losses=losses)
+        inputs = Inputs(*tokens, multipliers, host_loss, None, accumulator, totals)
         ungraded: list[torch.Tensor] = []
         loss = WithGradient.apply(losses, self._kernels, inputs, ungraded)
         return DomainLoss(loss, *ungraded)
@@ -135,9 +110,10 @@ class WithGradient(torch.autograd.Function):
         ungraded: list[torch.Tensor],
     ) -> torch.Tensor:
         """The loss; ``ungraded`` takes the report and the number of tokens."""
-        loss, *ungraded[:] = kernels.loss(inputs)
-        ctx.kernels = kernels
-        ctx.save_for_backward(inputs.mask, inputs.ids, inputs.multipliers)
+        (loss, *ungraded[:]), kept = kernels.loss(inputs)
+        mask = inputs.mask
+        counts = not (is_compiling() or mask.is_inference())
+        ctx.kept = kernels, kept, mask, mask._version if counts else None
         return loss
 
     @staticmethod
@@ -148,7 +124,15 @@ class WithGradient(torch.autograd.Function):
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return ctx.kernels.gradient(grad, *ctx.saved_tensors), None, None, None
+    # As of saved tensors, but these take more than twice the launch. The rest of what the gradient
+    # reads is ours.
+    kernels, kept, mask, version = ctx.kept
+    if version is not None and mask._version != version:
+        raise RuntimeError(
+            "the mask was modified by an inplace operation after the loss was made of it, and the "
+            "gradient needs it as it was: give the loss a clone"
+        )
+    return kernels.gradient(grad, kept), None, None, None
 
 
 _once = once_differentiable(_backward)

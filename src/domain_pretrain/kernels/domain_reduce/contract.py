@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -32,35 +32,19 @@ class Tokens(NamedTuple):
             is not finite (0·NaN is NaN for the host, too). A token with |mask·loss| > ``LIMIT``, or
             NaN, is counted in ``Column.NONFINITE`` and left out of the loss sums, but not out of
             the token sum.
-        ids: int32, ``[b]`` (one domain per row) or ``[b, s]``; or ``[3 * b]``, packed: the domains,
-            then the bits of ``row_tokens`` and ``inverse_row_tokens``, which are None.
-        inverse_row_tokens: of the shape of ``ids``, finite: 1 / (loss tokens of the whole sample,
+        ids: int32, ``[b, s]``: the domain of each token; or what is known of each row, ``[b]``,
+            ``[2 * b]`` or ``[3 * b]``: its domain, which is enough for the loss alone; the bits of
+            its fp32 inverse (see below); those of its fp32 loss tokens. With these, its sample is
+            counted if it has any: they are given on one context-parallel rank, which counts.
+        inverse_row_tokens: ``[b, s]``, with such ids, finite: 1 / (loss tokens of the whole sample,
             before context parallelism cut it), for the sample average. Not needed for the loss
-            alone.
-        row_tokens: ``[b]``, loss tokens of each whole row: its sample is counted if it has any.
-            Given on the one context-parallel rank that counts samples, and only with ids ``[b]``;
-            packed samples are counted by ``count_samples``.
+            alone. The samples are counted by ``count_samples``.
     """
 
     losses: torch.Tensor
     mask: torch.Tensor
     ids: torch.Tensor
     inverse_row_tokens: torch.Tensor | None = None
-    row_tokens: torch.Tensor | None = None
-
-    def packed(self) -> bool:
-        """Whether ``ids`` hold all that is known of the rows."""
-        rows, *others = self.ids.shape
-        alone = self.inverse_row_tokens is None and self.row_tokens is None
-        return alone and not others and rows == 3 * self.losses.shape[0] > 0
-
-    def apart(self) -> Tokens:
-        """With ids ``[b]`` or ``[b, s]``."""
-        if not self.packed():
-            return self
-        ids, row_tokens, inverse = self.ids.view(3, -1)
-        bits = torch.float32
-        return Tokens(self.losses, self.mask, ids, inverse.view(bits), row_tokens.view(bits))
 
 
 class HostResult(NamedTuple):
@@ -109,23 +93,23 @@ class Inputs(NamedTuple):
     losses: torch.Tensor
     mask: torch.Tensor
     ids: torch.Tensor
-    inverse_row_tokens: torch.Tensor | None
-    row_tokens: torch.Tensor | None
-    multipliers: torch.Tensor | None
-    host_loss: torch.Tensor | None
-    host_num_tokens: torch.Tensor | None
-    accumulator: torch.Tensor | None
-    totals: torch.Tensor | None
-
-    def tokens(self) -> Tokens:
-        """The first fields."""
-        return Tokens(*self[:5])
+    inverse_row_tokens: torch.Tensor | None = None
+    multipliers: torch.Tensor | None = None
+    host_loss: torch.Tensor | None = None
+    host_num_tokens: torch.Tensor | None = None
+    accumulator: torch.Tensor | None = None
+    totals: torch.Tensor | None = None
 
     def domains(self) -> int:
         """D; 0 where nothing depends on it."""
         if self.accumulator is not None:
             return self.accumulator.shape[0] - 1
         return 0 if self.multipliers is None else self.multipliers.shape[0]
+
+    def known_of_rows(self) -> int:
+        """How many numbers ``ids`` hold of each row; 0 where they are those of tokens."""
+        rows = self.losses.shape[0]
+        return 0 if self.ids.dim() != 1 else self.ids.shape[0] // rows if rows else 3
 
 
 Scalars = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -139,17 +123,13 @@ class Kernels(Protocol):
         """Add the sums of one microbatch to the accumulator, and the host's result to totals."""
         ...
 
-    def loss(self, inputs: Inputs) -> Scalars:
-        """Add to accumulator and totals, if given; the fields of :class:`DomainLoss`."""
+    def loss(self, inputs: Inputs) -> tuple[Scalars, Any]:
+        """Add to accumulator and totals, if given; the fields of :class:`DomainLoss`, and what the
+        gradient needs of the inputs.
+        """
         ...
 
-    def gradient(
-        self,
-        grad: torch.Tensor,
-        mask: torch.Tensor,
-        ids: torch.Tensor,
-        multipliers: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def gradient(self, grad: torch.Tensor, kept: Any) -> torch.Tensor:
         """``w[domain]·(grad·mask)``, fp32 ``[b, s]``."""
         ...
 
@@ -159,17 +139,20 @@ def check(inputs: Inputs) -> None:
     ids, shape = inputs.ids, tuple(inputs.losses.shape)
     if len(shape) != 2:
         raise ValueError(f"losses must be [b, s], got {shape}")
-    packed = inputs.tokens().packed()
-    if ids.dtype != torch.int32 or not (packed or ids.shape in (shape, shape[:1])):
+    known = inputs.known_of_rows()
+    of_rows = known in (1, 2, 3) and len(ids) == known * shape[0]
+    if ids.dtype != torch.int32 or not (of_rows or ids.shape == shape):
         raise ValueError(
-            f"ids must be int32 [b] or [b, s] of {shape}, got {ids.dtype} {tuple(ids.shape)}"
+            f"ids must be int32 [b, s], or one to three times [b], of {shape}, "
+            f"got {ids.dtype} {tuple(ids.shape)}"
         )
-    if inputs.accumulator is not None and inputs.inverse_row_tokens is None and not packed:
+    if of_rows and inputs.inverse_row_tokens is not None:
+        raise ValueError("inverse_row_tokens are those of tokens: give what is of rows in ids")
+    if inputs.accumulator is not None and inputs.inverse_row_tokens is None and known < 2:
         raise ValueError("an accumulator needs inverse_row_tokens, too")
     kinds: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
         "mask": (shape, None),
-        "inverse_row_tokens": (tuple(ids.shape), None),  # of the ids
-        "row_tokens": (shape[:1], None),
+        "inverse_row_tokens": (shape, None),
         "multipliers": ((inputs.domains(),), torch.float32),
         "host_loss": ((), torch.float32),
         "host_num_tokens": ((), torch.int32),
@@ -178,16 +161,7 @@ def check(inputs: Inputs) -> None:
     }
     for name, (wanted, dtype) in kinds.items():
         _check_kind(name, getattr(inputs, name), wanted, dtype)
-    if inputs.row_tokens is not None and ids.dim() != 1:
-        raise ValueError("samples are counted only with ids [b]: give no row_tokens")
-    _check_device(inputs._asdict())
-
-
-def check_count(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """Raise ValueError unless the arguments of ``count_samples`` fit together."""
-    _check_kind("accumulator", accumulator, (len(accumulator), len(Column)), torch.int64)
-    _check_kind("row_tokens", row_tokens, (ids.numel(),), None)
-    _check_device({"accumulator": accumulator, "ids": ids, "row_tokens": row_tokens})
+    check_device(inputs._asdict())
 
 
 def _check_kind(
@@ -205,7 +179,7 @@ def _check_kind(
         )
 
 
-def _check_device(tensors: dict[str, torch.Tensor | None]) -> None:
+def check_device(tensors: dict[str, torch.Tensor | None]) -> None:
     """A kernel would follow another device's pointers, to an illegal access or to wrong sums."""
     (_, first), *others = [(name, t) for name, t in tensors.items() if t is not None]
     for name, tensor in others:

@@ -9,50 +9,35 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.compiler import is_compiling
 
 from domain_pretrain.kernels.domain_reduce import contract, driver
 from domain_pretrain.kernels.domain_reduce.contract import Inputs, Scalars
-from domain_pretrain.kernels.domain_reduce.kernel_launch import (
-    ADDED_TO,
-    READ,
-    TENSORS,
-    Kernel,
-    lay_out,
-)
+from domain_pretrain.kernels.domain_reduce.kernel_launch import FORMATS, PACK, Kernel, lay_out
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
-SCALARS = ("loss", "report", "num_tokens", "workspace")
-OTHERS: dict[Kernel, tuple[str, ...]] = {"reduce": (), "gradient": ("grad", "grad_losses")}
-"""What a kernel takes besides its inputs, in order; those that are not here take ``SCALARS``."""
-
 INTEGERS = ("ids", "host_num_tokens", "accumulator", "totals")
-NOTHING = (None,) * len(ADDED_TO)
 MOST_PLANS = 1024  # layouts that a thread remembers, where sequences have many lengths
 
-_type = attrgetter("shape", "dtype", "device")
 _index = torch.Tensor.get_device
-_is_contiguous = torch.Tensor.is_contiguous
-_address = torch.Tensor.data_ptr
 _empty_like = torch.empty_like
 
 
-def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
+def _outside_of_graphs(function: Callable[..., R]) -> Callable[..., R]:
     """For ``torch.compile``, which would keep the addresses and the stream of one call.
 
     Where nothing compiles, ``torch.compiler.disable`` alone would take longer than the launch.
     """
     outside = torch.compiler.disable(function)
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return outside(*args, **kwargs) if is_compiling() else function(*args, **kwargs)
+    def call(*args: Any) -> R:
+        return outside(*args) if is_compiling() else function(*args)
 
     return call
 
@@ -60,119 +45,123 @@ def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
 @_outside_of_graphs
 def reduce(inputs: Inputs) -> None:
     """``Kernels.reduce`` in one launch."""
-    plan, _copies, addresses = _planned("reduce", inputs[: len(READ)], inputs[len(READ) :])
-    plan.launch(addresses)
+    plan, _read, addresses = _planned("reduce", inputs)
+    plan.fill(*addresses)
+    plan.enqueue()
 
 
 @_outside_of_graphs
-def loss(inputs: Inputs) -> Scalars:
+def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     """``Kernels.loss`` in one launch, the sums included where an accumulator is given."""
     kernel: Kernel = "loss" if inputs.accumulator is None else "reduce_and_loss"
-    plan, _copies, addresses = _planned(kernel, inputs[: len(READ)], inputs[len(READ) :])
+    plan, read, addresses = _planned(kernel, inputs)
     loss, report, num_tokens = map(_empty_like, plan.scalars)
-    plan.launch(addresses, loss, report, num_tokens, plan.workspace())
-    return loss, report, num_tokens
+    workspace = plan.workspace()
+    written = (loss.data_ptr(), report.data_ptr(), num_tokens.data_ptr(), workspace.data_ptr())
+    plan.fill(*addresses, *written)
+    plan.enqueue()
+    return (loss, report, num_tokens), (plan, read.mask, read.ids, read.multipliers)
 
 
 @_outside_of_graphs
-def gradient(
-    grad: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    multipliers: torch.Tensor | None,
-) -> torch.Tensor:
-    """``Kernels.gradient`` in one launch."""
-    tensors = (None, mask, ids, None, None, multipliers, None, None)
-    plan, read, addresses = _planned("gradient", tensors, NOTHING)
-    out = _empty_like(read[1])  # aligned for packs, as what torch allocates is
-    plan.launch(addresses, grad, out)
+def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """``Kernels.gradient`` in one launch, planned once for each plan of the loss: its inputs have
+    been checked.
+    """
+    forward, mask, ids, multipliers = kept
+    device = driver.device(_index(mask))
+    plan = device.plans.get(forward)
+    if plan is None:
+        # Of the losses it needs only the layout, which is that of the mask.
+        inputs = Inputs(mask, mask, ids, None, multipliers)
+        plan = _keep(device, forward, "gradient", inputs, aligned=forward.aligned)
+    out = _empty_like(mask)  # aligned for packs, as what torch allocates is
+    weights = 0 if multipliers is None else multipliers.data_ptr()
+    plan.fill(mask.data_ptr(), ids.data_ptr(), weights, grad.data_ptr(), out.data_ptr())
+    plan.enqueue()
     return out
 
 
-class Plan(NamedTuple):
+@dataclass(eq=False)  # it is a key, too
+class Plan:
     """A launch for one layout of the tensors that it reads, and for those that it adds to.
 
     Attributes:
-        fill: writes the addresses of the first, and of ``OTHERS``, into the arguments.
-        enqueue: launches with what the arguments hold then.
+        fill: writes addresses into the arguments; none may be freed before they are launched with.
+        enqueue: launches on the current stream, with what the arguments hold then.
         workspace: gives one for the next launch.
         scalars: what the fields of a ``DomainLoss`` are like: three tensors, as none may be a view.
-        added_to: the second, which live on, so that nothing else gets their identity.
+        aligned: see ``lay_out``.
+        inverse, row_tokens: bytes from the ids to these, which lie behind; else 0.
+        added_to: live on, so that nothing else gets their identity.
     """
 
     fill: Callable[..., None]
     enqueue: Callable[[], None]
     workspace: Callable[[], torch.Tensor]
     scalars: Scalars
+    aligned: bool
+    inverse: int
+    row_tokens: int
     added_to: tuple[torch.Tensor | None, ...]
 
-    def launch(self, addresses: list[int], *others: torch.Tensor) -> None:
-        """Launch on the current stream; nothing that has an address here may be freed before."""
-        self.fill(*addresses, *map(_address, others))
-        self.enqueue()
+
+Kept = tuple[Plan, torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Of the loss: its plan, the mask, the ids and the multipliers, as the kernel read them."""
 
 
-def _planned(
-    kernel: Kernel,
-    read: tuple[Any, ...],
-    added_to: tuple[torch.Tensor | None, ...],
-) -> tuple[Plan, tuple[Any, ...], list[int]]:
-    """The plan; ``read`` as the kernel reads it: itself, or copies; and the addresses of those.
-
-    Args:
-        kernel: the entry point in ``domain_reduce.cu``.
-        read: in the order of ``READ``; on the device that is launched on.
-        added_to: in the order of ``ADDED_TO``.
+def _planned(kernel: Kernel, inputs: Inputs) -> tuple[Plan, Inputs, list[int]]:
+    """The plan; ``inputs`` as the kernel reads them, themselves or copies; and their addresses,
+    that of the row tokens behind them. All are on the device that is launched on.
     """
-    given = [tensor for tensor in read if tensor is not None]
-    device = driver.device(_index(given[0]))
-    addresses = list(map(_address, given))
+    device = driver.device(_index(inputs.losses))
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in inputs]
+    ids = addresses[2]
+    aligned = (addresses[0] | addresses[1] | ids | addresses[3]) % PACK == 0
+    losses, mask, known, *others, accumulator, totals = inputs
     key = (
         kernel,
-        *map(id, added_to),
-        *[tensor is None for tensor in read],
-        *[address % 16 for address in addresses[:4]],  # of what is read in packs
-        *map(_type, given),
-        *map(_is_contiguous, given),
+        aligned,
+        id(accumulator),
+        id(totals),
+        *(losses.shape, losses.dtype, losses.is_contiguous()),  # the device's plans are its own
+        *(mask.shape, mask.dtype, mask.device, mask.is_contiguous()),
+        *(known.shape, known.dtype, known.device, known.is_contiguous()),
+        *[t if t is None else (t.shape, t.dtype, t.device, t.is_contiguous()) for t in others],
     )
     plan = device.plans.get(key)
     if plan is None:
-        # Of the losses a gradient needs only the layout, which is that of the mask.
-        inputs = Inputs(given[0], *read[1:], *added_to)
         contract.check(inputs)
-        plain = tuple(map(_plain, READ, read))
-        if any(a is not b for a, b in zip(plain, read, strict=True)):
-            return _planned(kernel, plain, added_to)
-        if len(device.plans) >= MOST_PLANS:
-            device.plans.clear()
-        plan = device.plans[key] = _plan(kernel, inputs, device)
-    return plan, read, addresses
+        plain = Inputs._make(map(_plain, Inputs._fields, inputs))
+        if any(a is not b for a, b in zip(plain, inputs, strict=True)):
+            return _planned(kernel, plain)
+        plan = _keep(device, key, kernel, inputs, aligned=aligned)
+    if plan.inverse:
+        addresses[3] = ids + plan.inverse
+    addresses.append(ids + plan.row_tokens if plan.row_tokens else 0)
+    return plan, inputs, addresses
 
 
-def _plan(kernel: Kernel, inputs: Inputs, device: driver.Device) -> Plan:
-    launch = lay_out(kernel, inputs, processors=device.processors)
-    given = {name for name in READ if getattr(inputs, name) is not None}
-    given.update(OTHERS.get(kernel, SCALARS))
-    packed = inputs.accumulator is not None and inputs.tokens().packed()
-    if packed:
-        given |= {"inverse_row_tokens", "row_tokens"}
-    if kernel == "gradient":
-        given.remove("losses")
-    slots = ["Q" if name in given else "8x" for name in TENSORS[: -len(ADDED_TO)]]
-    fill: Callable[..., None] = struct.Struct("=" + "".join(slots)).pack_into
-    fill = partial(fill, launch.arguments, 0)
-    if packed:
-        fill = partial(_fill_packed, fill, inputs.ids.nbytes // 3)
+def _keep(
+    device: driver.Device, key: object, kernel: Kernel, inputs: Inputs, *, aligned: bool
+) -> Plan:
+    """A new plan, kept by this thread."""
+    launch = lay_out(kernel, inputs, aligned=aligned, processors=device.processors)
+    known, step = inputs.known_of_rows(), 4 * inputs.losses.shape[0]
     scalar = torch.empty((), dtype=torch.float32, device=inputs.losses.device)
-    scalars = (scalar, scalar.new_empty(2), scalar.new_empty((), dtype=torch.int32))
-    added_to = (inputs.accumulator, inputs.totals)
-    return Plan(fill, device.launcher(launch), device.workspace, scalars, added_to)
-
-
-def _fill_packed(
-    fill: Callable[..., None], step: int, losses: int, mask: int, rows: int, *others: int
-) -> None:
-    fill(losses, mask, rows, rows + 2 * step, rows + step, *others)
+    if len(device.plans) >= MOST_PLANS:
+        device.plans.clear()
+    plan = device.plans[key] = Plan(
+        partial(struct.Struct("=" + FORMATS[kernel]).pack_into, launch.arguments, 0),
+        device.launcher(launch),
+        device.workspace,
+        (scalar, scalar.new_empty(2), scalar.new_empty((), dtype=torch.int32)),
+        aligned,
+        inverse=step if known > 1 else 0,
+        row_tokens=2 * step if known > 2 else 0,
+        added_to=(inputs.accumulator, inputs.totals),
+    )
+    return plan
 
 
 def _plain(name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:

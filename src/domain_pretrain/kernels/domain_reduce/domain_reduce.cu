@@ -40,18 +40,18 @@ struct Arguments {
   const float* mask;         // [b, s]
   const int* ids;            // [b] or [b, s]
   const float* inverse;      // as ids
-  const float* row_tokens;   // [b], or null: samples are not counted
   const float* multipliers;  // [D], or null: one for every token
   const float* host_loss;    // scalar, or null
   const int* host_tokens;    // scalar, or null
+  u64* accumulator;          // [D + 1, COLUMNS]
+  u64* totals;               // [4], or null: loss, tokens, microbatches, those with a part of a token
+  const float* row_tokens;   // [b], or null: samples are not counted
   float* loss;               // scalar
   float* report;             // [2]
   int* num_tokens;           // scalar
-  const float* grad;         // scalar
-  float* grad_losses;        // [b, s]
   Workspace* workspace;
-  u64* accumulator;  // [D + 1, COLUMNS]
-  u64* totals;       // [4], or null: loss, tokens, microbatches, those with a part of a token
+  const float* grad;   // scalar
+  float* grad_losses;  // [b, s]
   u32 tokens, rows;
   u32 magic, shift;  // the row of a token, without a division: (token * magic >> 32) >> shift
   u32 tiles_per_warp;
@@ -190,7 +190,6 @@ __device__ __forceinline__ void count_rows(const Arguments& a) {
   }
 }
 
-template <bool SUMS, bool SCALARS>
 __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[VEC],
                                      int (&domain)[IDS]) {
   const Pack<float, VEC> losses = read<VEC>(a.losses + first), mask = read<VEC>(a.mask + first);
@@ -216,7 +215,6 @@ __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[V
 }
 
 // False for NaN, too.
-template <bool SUMS, bool SCALARS>
 __device__ __forceinline__ bool is_plain(const Token (&t)[VEC]) {
   float size = 0.f;
 #pragma unroll
@@ -319,8 +317,11 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
   }
 }
 
-template <bool SUMS, bool SCALARS>
-__device__ __forceinline__ void forward(const Arguments& a) {
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
+
+// One kernel per cubin: what a run does not use, it does not compile.
+#if SUMS || SCALARS
+KERNEL NAME(const __grid_constant__ Arguments a) {
   __shared__ i64 runs[WARPS][TERMS], scalars[WARPS][4];
   __shared__ int domains[WARPS];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.tokens;
@@ -337,11 +338,11 @@ __device__ __forceinline__ void forward(const Arguments& a) {
     Token t[VEC];
     int domain[IDS];
     const bool used = first < n;
-    load<SUMS, SCALARS>(a, min(first, n - VEC), t, domain);  // past the end: something
+    load(a, min(first, n - VEC), t, domain);  // past the end: something
 
     // Most documents are longer than a tile: then one vote is enough, and nothing leaves the
     // registers.
-    const bool common = used && (!SUMS || all_of(domain, current)) && is_plain<SUMS, SCALARS>(t);
+    const bool common = used && (!SUMS || all_of(domain, current)) && is_plain(t);
     if (!__any_sync(ALL, !common)) {
       run.take_plain(t);
       if (SCALARS) total.weigh_plain(t);
@@ -396,17 +397,8 @@ __device__ __forceinline__ void forward(const Arguments& a) {
   }
 }
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
-
-// One kernel per cubin: what a run does not use, it does not compile.
-#if defined(REDUCE)
-KERNEL reduce(const __grid_constant__ Arguments a) { forward<true, false>(a); }
-#elif defined(LOSS)
-KERNEL loss(const __grid_constant__ Arguments a) { forward<false, true>(a); }
-#elif defined(REDUCE_AND_LOSS)
-KERNEL reduce_and_loss(const __grid_constant__ Arguments a) { forward<true, true>(a); }
-#elif defined(GRADIENT)
-KERNEL gradient(const __grid_constant__ Arguments a) {
+#else
+KERNEL NAME(const __grid_constant__ Arguments a) {
   const u32 first = (blockIdx.x * THREADS + threadIdx.x) * VEC;
   if (first >= a.tokens) return;
   const Pack<float, VEC> mask = read<VEC>(a.mask + first);

@@ -17,7 +17,8 @@ WARPS = THREADS // 32
 BLOCKS_PER_PROCESSOR = 4
 """Enough warps in flight to cover the latency of device memory. The compiler is told: it leaves a
 thread so few registers that as many blocks fit."""
-VEC = 4  # tokens that a thread reads at once: 16 bytes of fp32
+VEC = 4  # tokens that a thread reads at once
+PACK = 4 * VEC  # bytes; what is read so must be aligned to them
 
 Kernel = Literal["reduce", "loss", "reduce_and_loss", "gradient"]
 
@@ -38,7 +39,9 @@ class Variant(NamedTuple):
     def macros(self) -> dict[str, object]:
         """The macros of ``domain_reduce.cu``; columns and scales come from ``stats``."""
         return {
-            self.kernel.upper(): 1,
+            "NAME": self.kernel,
+            "SUMS": int("reduce" in self.kernel),  # by domain
+            "SCALARS": int("loss" in self.kernel),
             "ROWS": int(self.by_row),
             "VEC": self.vec,
             "THREADS": THREADS,
@@ -52,12 +55,20 @@ class Variant(NamedTuple):
         }
 
 
-ADDED_TO = ("accumulator", "totals")
-"""Kept from one microbatch to the next."""
-
-READ = Inputs._fields[: -len(ADDED_TO)]
-TENSORS = (*READ, "loss", "report", "num_tokens", "grad", "grad_losses", "workspace", *ADDED_TO)
+TENSORS = (
+    *(*Inputs._fields, "row_tokens"),
+    *("loss", "report", "num_tokens", "workspace"),
+    *("grad", "grad_losses"),
+)
 """What the arguments point to, in the order of ``struct Arguments``; see there for shapes."""
+
+FORMATS: dict[Kernel, str] = {
+    "reduce": "10Q",
+    "loss": "14Q",
+    "reduce_and_loss": "14Q",
+    "gradient": "8x2Q8xQ72x2Q",
+}
+"""Which of them a kernel takes, as a ``struct``."""
 
 
 class Arguments(ctypes.Structure):
@@ -79,25 +90,23 @@ class KernelLaunch(NamedTuple):
     arguments: Arguments
 
 
-def lay_out(kernel: Kernel, inputs: Inputs, *, processors: int) -> KernelLaunch:
+def lay_out(kernel: Kernel, inputs: Inputs, *, aligned: bool, processors: int) -> KernelLaunch:
     """Choose the variant and the grid, and what the arguments hold besides addresses.
 
     Args:
         kernel: the entry point in ``domain_reduce.cu``.
         inputs: contiguous, of the types of ``struct Arguments``.
+        aligned: whether ``PACK`` divides the addresses of all that is given for each token.
         processors: multiprocessors of the device.
 
     Raises:
         ValueError: there are more tokens than the kernels count.
     """
-    losses, mask, ids, inverse, *_ = inputs
-    rows, columns = losses.shape
+    rows, columns = inputs.losses.shape
     tokens = rows * columns
     if tokens >= 2**31:
         raise ValueError(f"a microbatch must have fewer than 2^31 tokens, got {rows} x {columns}")
-    by_row = columns > 1 and ids.dim() == 1
-    in_packs = [losses, mask] if by_row else [losses, mask, ids, inverse]
-    aligned = all(t is None or t.data_ptr() % (4 * VEC) == 0 for t in in_packs)
+    by_row = columns > 1 and inputs.ids.dim() == 1
     vec = VEC if aligned and (columns if by_row else tokens) % VEC == 0 else 1
     tiles = -(-tokens // (32 * vec))
     # Kernels that sum keep each warp on a stretch of tiles; the gradient is one pass.
@@ -106,11 +115,6 @@ def lay_out(kernel: Kernel, inputs: Inputs, *, processors: int) -> KernelLaunch:
     magic, shift = divisor(columns) if by_row else (0, 0)
     grid = -(-tiles // (tiles_per_warp * WARPS)) or 1
     arguments = Arguments(
-        **{
-            name: getattr(inputs, name).data_ptr()
-            for name in ADDED_TO
-            if getattr(inputs, name) is not None
-        },
         tokens=tokens,
         rows=rows,
         magic=magic,

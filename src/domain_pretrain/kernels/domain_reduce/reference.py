@@ -18,11 +18,12 @@ import torch
 from torch.nn.functional import hardshrink, pad
 
 from domain_pretrain.kernels.domain_reduce import contract
-from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, Inputs, Scalars, Tokens
+from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, Inputs, Scalars
 from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
 BLOCK = 32768  # tokens
+Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # mask, ids, multipliers
 
 # Plain numbers: torch.compile of PyTorch 2.4 takes no members of an enumeration.
 _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
@@ -34,20 +35,20 @@ def reduce(inputs: Inputs) -> None:
     contract.check(inputs)
     if inputs.host_loss is not None:
         _add_host(inputs)
-    _add_sums(inputs)
+    for block in _blocks(inputs):
+        _add_sums(block)
 
 
 def _add_sums(inputs: Inputs) -> None:
-    for block in _blocks(inputs):
-        _reduce_block(inputs.accumulator, block)  # type: ignore[arg-type]
-
-
-def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
-    losses, mask, ids, inverse, row_tokens = tokens
-    loss, units, excess = _on_grid(losses, mask)
+    losses, mask, ids, inverse, *_, accumulator, _totals = inputs
+    assert accumulator is not None  # checked
+    row_tokens = None
+    if ids.dim() == 1:
+        ids, bits, *more = ids.chunk(inputs.known_of_rows())
+        inverse = bits.view(torch.float32)[:, None]
+        row_tokens = more[0].view(torch.float32) if more else None
     assert inverse is not None  # checked
-    if inverse.dim() == 1:
-        inverse = inverse[:, None]
+    loss, units, excess = _on_grid(losses, mask)
     sample_loss = (loss * (inverse * contract.SAMPLE_SCALE)).round_()
     # One term per id: rows are summed first where a row has one domain.
     per_id = _sum_rows if ids.dim() == 1 else _flatten
@@ -69,21 +70,31 @@ def _reduce_block(accumulator: torch.Tensor, tokens: Tokens) -> None:
 
 @torch.no_grad()
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """``Backend.count_samples``."""
-    contract.check_count(accumulator, ids, row_tokens)
+    """Count the samples that carry loss tokens, by domain, where ``Tokens.ids`` do not.
+
+    For rows that were joined and cut, and samples of several domains. Plain torch, on any device.
+    Called on one context-parallel rank only: all of them read the same rows.
+
+    Args:
+        accumulator: as in :class:`.Backend`; added to.
+        ids: integers ``[n]``, the domains.
+        row_tokens: ``[n]``, loss tokens of each sample.
+    """
+    contract.check_device({"accumulator": accumulator, "ids": ids, "row_tokens": row_tokens})
     rows = _rows(ids, accumulator.shape[0] - 1)
     accumulator[:, _SAMPLES].index_add_(0, rows, (row_tokens > 0).to(rows.dtype))
 
 
 @torch.no_grad()
-def loss(inputs: Inputs) -> Scalars:
+def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     """``Kernels.loss``."""
     contract.check(inputs)
-    host_loss, multipliers = inputs.host_loss, inputs.multipliers
+    host_loss = inputs.host_loss
     if inputs.accumulator is not None:
-        _add_sums(inputs)
-    blocks = [_loss_block(block, multipliers) for block in _blocks(inputs)]
-    weighted, raw, units, flagged = torch.stack(blocks).sum(0).unbind(0)
+        for block in _blocks(inputs):
+            _add_sums(block)
+    blocks = torch.stack([_loss_block(block) for block in _blocks(inputs)])
+    weighted, raw, units, flagged = blocks.sum(0).unbind(0)
     if host_loss is None:
         value = weighted.double() / FIXED
     else:
@@ -95,31 +106,51 @@ def loss(inputs: Inputs) -> Scalars:
     if inputs.totals is not None:
         _add_totals(inputs.totals, raw, num_tokens)
         inputs.totals[3] += units % FIXED != 0
-    return (value + nan).float(), report, num_tokens
+    kept = (inputs.mask, inputs.ids, inputs.multipliers)
+    return ((value + nan).float(), report, num_tokens), kept
 
 
-def _loss_block(tokens: Tokens, multipliers: torch.Tensor | None) -> torch.Tensor:
+def _loss_block(inputs: Inputs) -> torch.Tensor:
     """int64 ``[4]``: weighted loss, loss, tokens, how many terms were flagged."""
-    loss, units, excess = _on_grid(tokens.losses, tokens.mask)
+    loss, units, excess = _on_grid(inputs.losses, inputs.mask)
     flagged = (excess != 0).sum()
-    raw = _total(loss)
-    weighted = raw
-    if multipliers is not None:
-        terms = loss * _weights(tokens.ids, multipliers)
+    raw = weighted = _total(loss)
+    if inputs.multipliers is not None:
+        terms = loss * _weights(inputs.ids[: len(loss)], inputs.multipliers)
         excess = hardshrink(terms, LIMIT * FIXED)
         weighted = _total(_within(terms, excess))
         flagged = flagged + (excess != 0).sum()
     return torch.stack([weighted, raw, _total(units), flagged])
 
 
+def _blocks(inputs: Inputs) -> list[Inputs]:
+    """Stretches of columns that are summed one after the other; the sums do not depend on them.
+
+    On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
+    mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
+    """
+    rows, columns = inputs.losses.shape
+    if inputs.losses.device.type != "cpu" or rows * columns <= BLOCK:
+        return [inputs]
+    width = max(1, BLOCK // rows)
+
+    def cut(field: Any, start: int) -> Any:
+        is_per_token = field is not None and field.dim() == 2
+        return field[:, start : start + width] if is_per_token else field
+
+    def block(start: int) -> Inputs:
+        losses, mask, ids, inverse = (cut(field, start) for field in inputs[:4])
+        if start and ids.dim() == 1:
+            ids = ids[: 2 * rows]  # samples are counted once
+        return Inputs(losses, mask, ids, inverse, *inputs[4:])
+
+    return [block(start) for start in range(0, columns, width)]
+
+
 @torch.no_grad()
-def gradient(
-    grad: torch.Tensor,
-    mask: torch.Tensor,
-    ids: torch.Tensor,
-    multipliers: torch.Tensor | None,
-) -> torch.Tensor:
+def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     """``Kernels.gradient``."""
+    mask, ids, multipliers = kept
     masked = grad * mask.float()
     ids = ids[: len(mask)]  # of packed ones, the domains
     return masked if multipliers is None else _weights(ids, multipliers) * masked
@@ -136,27 +167,6 @@ def _add_host(inputs: Inputs) -> None:
 def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
     totals[:2] += torch.stack([loss, tokens.to(loss.dtype)])
     totals[2] += 1
-
-
-def _blocks(inputs: Inputs) -> list[Tokens]:
-    """Stretches of columns that are summed one after the other; the sums do not depend on them.
-
-    On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
-    mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
-    """
-    tokens = inputs.tokens().apart()
-    rows, columns = tokens.losses.shape
-    if tokens.losses.device.type != "cpu" or rows * columns <= BLOCK:
-        return [tokens]
-    width = max(1, BLOCK // rows)
-
-    def cut(field: Any, start: int) -> Any:
-        is_per_token = field is not None and field.dim() == 2
-        return field[:, start : start + width] if is_per_token else field
-
-    cuts = [[cut(field, start) for field in tokens] for start in range(0, columns, width)]
-    first, *others = [Tokens(*fields) for fields in cuts]
-    return [first, *(block._replace(row_tokens=None) for block in others)]  # counted once
 
 
 def _on_grid(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.digest import Digest, moments
-from domain_pretrain.kernels.domain_reduce import Backend, Tokens, reference
+from domain_pretrain.kernels.domain_reduce import Backend, Tokens, count_samples, reference
 from domain_pretrain.kernels.exactness.transport import limb_bits, pack_limbs, unpack_limbs
 from domain_pretrain.stats import Column
 
@@ -110,10 +110,10 @@ def _sums(device: torch.device) -> torch.Tensor:
     inverse = 1.0 / row_tokens
     for tokens in (
         Tokens(losses, mask, ids, inverse[:, None].expand(ids.shape)),
-        Tokens(losses, mask, ids[:, 1].contiguous(), inverse),
+        Tokens(losses, mask, torch.cat([ids[:, 1], inverse.view(torch.int32)])),
     ):
         backend.domain_reduce(accumulator, tokens)
-    backend.count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
+    count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
     words = moments(Digest("check", device).of(losses[0]))
     sums = torch.cat([accumulator, unpack_limbs(pack_limbs(-accumulator, bits), bits)])
