@@ -102,7 +102,8 @@ def test_what_the_hosts_own_data_say_of_each_prefix(samples: int, tmp_path: Path
 def test_data_that_does_not_come_from_the_hosts_builder() -> None:
     """A schedule must not be ignored in silence; ranks that read nothing have nothing to show."""
     own = SimpleNamespace(plan=PLAN, board=None, omissions=print, epochs=1, resume=lambda *_: PLAN)
-    session = SimpleNamespace(plan=PLAN, stream=own)
+    reading = SimpleNamespace(already_read=None)
+    session = SimpleNamespace(plan=PLAN, stream=own, reading=reading)
     runtime = Runtime(SimpleNamespace(consumed_train_samples=0), session)  # type: ignore[arg-type]
     runtime.check_stream(None)
     with pytest.raises(UnsupportedError, match="training data, a list, does not come from Megatro"):
