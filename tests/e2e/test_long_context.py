@@ -15,14 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.checkpoints import write_checkpoint
+from support.clone import make_clone, shell
 from support.launch import MODEL, Run, train
-from support.metrics import counted
+from support.metrics import counted, windows
+from support.pages import blocks, commands, text
+from support.prefixes import write_prefix
 from support.traces import write_documents
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.trace.trace import Sample
+from domain_pretrain.data.vocabulary import padded
+from domain_pretrain.launch.flags import Flags
 from domain_pretrain.launch.host import ask
+from domain_pretrain.launch.layout import layout_problems
 from domain_pretrain.planning.output import flags_of
 from domain_pretrain.records.reader import read_events
 from domain_pretrain.records.record import Event
@@ -256,3 +263,42 @@ def test_a_resume_with_the_checkpoints_own_flags_is_no_trap(stage: Stage, unbrok
     """Its own checkpoint says what was typed, whatever the base said."""
     run = stage.train("unbroken", "--use-checkpoint-args", "--train-iters", "8")
     assert "has become" not in run.output
+
+
+def test_the_pages_commands(tmp_path: Path) -> None:
+    """All that docs/long-context.md trains; and its preset, without a device, on sparse files."""
+    clone = make_clone(tmp_path / "clone")
+    shown = [one for one in commands("docs/long-context.md") if "llama" not in one]
+    (plan,) = [one for one in blocks("docs/long-context.md", "yaml") if "stages:" in one]
+    assert plan == text("configs/long-context/tiny/stage.yaml")
+    done = shell(clone, "set -e\n" + "\n".join(shown), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert "Goes on from iteration 20 of long/short/checkpoints" in done.stdout
+    lines = windows(clone / "long" / "stage")
+    assert lines[-1]["iteration"] == 20
+    assert lines[-1]["domains"].keys() == {"code", "pages"}
+
+
+def test_the_preset_fits(tmp_path: Path) -> None:
+    clone = make_clone(tmp_path / "clone")
+    for name in ("books", "general", "finance"):
+        write_prefix(clone / "data" / f"{name}_text_document", [10**8] * 100)
+    before = {"seq_length": 8192, "global_batch_size": 128, "max_position_embeddings": 131072}
+    rope = {"position_embedding_type": "rope", "rotary_base": 500000, "context_parallel_size": 2}
+    run = clone / "runs" / "llama3.1-8b"
+    write_checkpoint(run / "checkpoints", "iter_0019073", **before, **rope)
+    # That run has read none of these files; a journal of it would take a run.
+    preset = text("configs/long-context/llama3.1-8b.yaml").replace("  run:", "  # run:")
+    (clone / "llama3.1-8b.yaml").write_text(preset, "utf-8")
+    shown = [one for one in commands("docs/long-context.md") if "llama" in one]
+    script = shown[1].replace("pretrain_gpu.sh", "pretrain_gpu.sh --dry-run")
+    done = shell(clone, f"domain-pretrain plan llama3.1-8b.yaml && MASTER_ADDR=a {script}")
+    assert done.returncode == 0, done.stdout[-8000:]
+    command = done.stdout[done.stdout.index("domain_pretrain.launch") :]
+    flags = Flags.parse(shlex.split(command)[1:])
+    assert list(layout_problems(flags, 32)) == []
+    assert (flags.seq_length, flags.global_batch_size, flags.train_iters) == (65536, 16, 1907)
+    assert flags.context_parallel_size == 4
+    assert flags.pretrained_checkpoint == Path("runs/llama3.1-8b/checkpoints")
+    rows = 128256
+    assert padded(rows, flags) == rows

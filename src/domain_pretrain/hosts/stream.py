@@ -178,9 +178,17 @@ def _without(kind: type[Any], already_read: AlreadyRead) -> type[Any]:
             left = documents[~np.isin(documents, already_read.of(path))]
             super().__init__(low, path, left, *rest)
 
+        def __reduce__(self) -> Any:  # for workers that are spawned
+            return _blank, (kind, already_read), vars(self)
+
     # The host finds a data set's index files by the name of its kind, among others.
     Rest.__name__ = Rest.__qualname__ = f"{kind.__name__}Without{already_read.digest}"
     return Rest
+
+
+def _blank(kind: type[Any], already_read: AlreadyRead) -> Any:
+    made = _without(kind, already_read)
+    return made.__new__(made)
 
 
 def _build_with(
