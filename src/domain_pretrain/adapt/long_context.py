@@ -44,8 +44,8 @@ def _saved(folder: Path) -> Mapping[str, Any]:
 
 
 def _is_longer(args: Any) -> bool:
-    found, length = _positions(args), getattr(args, "seq_length", None)
-    return found is not None and bool(length) and length > found[0]
+    found, length = _positions(args), getattr(args, "seq_length", None) or 0
+    return found is not None and length > found[0]
 
 
 def _keeps_base(args: Any) -> bool:

@@ -81,14 +81,13 @@ def _read_by(continues: Continues) -> dict[str, Any] | None:
     with contextlib.redirect_stdout(sys.stderr):  # what Megatron prints
         _, reads = open_trace(continues.run).reads(iteration)
         found = {
-            one.prefix: (Index.read(prefix), one.documents(continues.read_beyond))
-            for prefix, one in reads.items()
+            place: (Index.read(place), one.documents(continues.read_beyond))
+            for place, one in reads.items()
         }
-    for prefix, (index, documents) in found.items():
-        part = documents.sum() / len(documents)
+    for place, (index, documents) in found.items():
+        tokens = int(index.lengths()[documents].sum(dtype="int64"))
         notice(
-            f"{prefix}: {documents.sum():,} of {len(documents):,} documents were read, and are "
-            f"left out: {index.lengths()[documents].sum(dtype='int64'):,} of {index.tokens:,} "
-            f"tokens ({part:.1%} of the documents)"
+            f"{reads[place].prefix}: {documents.sum():,} of {len(documents):,} documents were "
+            f"read, and are left out: {tokens:,} of {index.tokens:,} tokens"
         )
     return content_of(str(continues.run), iteration, found)

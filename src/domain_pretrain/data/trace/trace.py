@@ -280,10 +280,11 @@ class Trace:
         """What a part of the run has read, from one sample up to, without, another."""
         windows = [part.data.windows(number) for number in range(len(part.prefixes))]
         times = part.data.source.reads(first, stop, [len(one.shuffle) for one in windows])
-        for number, (prefix, domain, own, counts) in enumerate(
-            zip(part.prefixes, part.domains, windows, times, strict=True)
+        places = [place for place, *_ in part.stretch.start.order["data"][0]]  # by the run's folder
+        for number, (place, prefix, domain, own, counts) in enumerate(
+            zip(places, part.prefixes, part.domains, windows, times, strict=True)
         ):
-            reads = found.setdefault(normalise(prefix), Reads(prefix, domain))
+            reads = found.setdefault(place, Reads(prefix, domain))
             reads.prefix, reads.domain = prefix, domain
             reads.earlier = part.data.earlier(number)
             reads.add(own, counts)
