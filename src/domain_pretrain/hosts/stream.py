@@ -173,7 +173,7 @@ def _sets(built: Any) -> list[Any]:
 def _without(kind: type[Any], already_read: AlreadyRead) -> type[Any]:
     """The host's kind of data set, of the documents that were not read."""
 
-    class Rest(kind):  # type: ignore[misc]
+    class Rest(kind):
         def __init__(self, low: Any, path: str, documents: NDArray[Any], *rest: Any) -> None:
             left = documents[~np.isin(documents, already_read.of(path))]
             super().__init__(low, path, left, *rest)
@@ -187,8 +187,7 @@ def _without(kind: type[Any], already_read: AlreadyRead) -> type[Any]:
 
 
 def _blank(kind: type[Any], already_read: AlreadyRead) -> Any:
-    made = _without(kind, already_read)
-    return made.__new__(made)
+    return object.__new__(_without(kind, already_read))
 
 
 def _build_with(
