@@ -48,6 +48,10 @@ launch() {
   local train=()
   if [[ -n ${SCRIPT:-} ]]; then train+=("$SCRIPT"); fi
   train+=("${FLAGS[@]}")
+  # Before the plan, which may go on from another run.
+  if [[ -n ${BASE_CHECKPOINT:-} ]]; then
+    train+=(--pretrained-checkpoint "$BASE_CHECKPOINT")
+  fi
   if [[ -n ${PLAN:-} ]]; then
     local words plan
     words=$("$python" -m domain_pretrain.planning "$PLAN") # what is no plan ends the start here
@@ -58,9 +62,6 @@ launch() {
     --save "$RUN_DIR/checkpoints"
     --load "$RUN_DIR/checkpoints" # as soon as there are some; until then:
   )
-  if [[ -n ${BASE_CHECKPOINT:-} ]]; then
-    train+=(--pretrained-checkpoint "$BASE_CHECKPOINT")
-  fi
   train+=(
     --tensorboard-dir "$RUN_DIR/tensorboard"
     --domain-log-dir "$RUN_DIR"

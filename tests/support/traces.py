@@ -97,5 +97,5 @@ def note(
     usual = {"--seed": 7, "--seq-length": SEQUENCE, "--dataloader-type": "single"}
     order = Order.of(reading, {**usual, **(settings or {})}, Tokenizer(tokenizer, None), samples)
     flags = SimpleNamespace(global_batch_size=BATCH, micro_batch_size=1, data_parallel_size=1)
-    reads = tell_run(flags, version, blend, domain_of, None, tell_data(builder), channels)
+    reads = tell_run(flags, version, reading, domain_of, None, tell_data(builder), channels)
     note_start(folder, iteration, BATCH * iteration, order.dump(), {**reads, **changes})

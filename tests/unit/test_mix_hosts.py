@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from support.prefixes import write_prefix
 
+from domain_pretrain.data.already_read import AlreadyRead
 from domain_pretrain.data.mix.plan import Plan, Stage
+from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import stream
 from domain_pretrain.hosts.runtime import Runtime
@@ -99,10 +103,40 @@ def test_what_the_hosts_own_data_say_of_each_prefix(samples: int, tmp_path: Path
     assert samples_by_prefix([1, 2], 1) == ([1], [None])
 
 
+class Host:
+    """What a data set of the host is made of."""
+
+    def __init__(self, low: str, path: str, documents: Any, *rest: Any) -> None:
+        self.path, self.documents, self.rest = path, documents, rest
+
+
+def test_documents_that_were_read_are_no_part_of_the_training_data() -> None:
+    """But of the other splits; index files have another name; and workers may be spawned."""
+    read = AlreadyRead(Path("read.json"), "f00d", {normalise("a"): np.array([1, 3])})
+    made: list[Any] = []
+
+    def original(one: Any) -> list[Any]:
+        made.append(one.cls("low", one.config.blend[0][0], np.arange(5), "size", "config"))
+        return [None, "valid", "test"]
+
+    given = builder(["a", "b"], 80)
+    given.cls = Host
+    stream.build(original, given, PLAN, already_read=read)
+    rest, training = made
+    assert rest.documents.tolist() == [0, 1, 2, 3, 4] and type(rest) is Host
+    assert training.documents.tolist() == [0, 2, 4]
+    assert (type(training).__name__, training.rest) == ("HostWithoutf00d", ("size", "config"))
+    assert isinstance(training, Host) and given.cls is Host
+    again = pickle.loads(pickle.dumps(training))
+    assert type(again).__name__ == "HostWithoutf00d"
+    assert again.documents.tolist() == [0, 2, 4]
+
+
 def test_data_that_does_not_come_from_the_hosts_builder() -> None:
     """A schedule must not be ignored in silence; ranks that read nothing have nothing to show."""
     own = SimpleNamespace(plan=PLAN, board=None, omissions=print, epochs=1, resume=lambda *_: PLAN)
-    session = SimpleNamespace(plan=PLAN, stream=own)
+    reading = SimpleNamespace(already_read=None)
+    session = SimpleNamespace(plan=PLAN, stream=own, reading=reading)
     runtime = Runtime(SimpleNamespace(consumed_train_samples=0), session)  # type: ignore[arg-type]
     runtime.check_stream(None)
     with pytest.raises(UnsupportedError, match="training data, a list, does not come from Megatro"):

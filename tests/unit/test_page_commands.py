@@ -44,6 +44,7 @@ RUN = (
 TESTED = {
     r"torchrun .*": "test_page_runs.py::test_a_shown_run_trains",
     r".* (configs/)?journey/.*": "test_journey.py::test_the_journey",
+    r".*(configs/long-context/|\blong/).*": "test_long_context.py::test_the_pages_commands",
     r"domain-pretrain (demo|report) .*|tensorboard .*": "test_page_runs.py::test_the_demos_page",
     r"domain-pretrain (import|export) .*": "test_huggingface.py::test_the_pages_commands",
     r"(mkdir|cat|domain-pretrain prepare|NODE_RANK=.) .*loopback.*|wait \$!": (

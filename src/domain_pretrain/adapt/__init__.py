@@ -4,5 +4,6 @@ The config's ``section`` says what is on: ``lora``, and what is counted of ``exp
 them. A ``recipe`` is data about a way to train that the host's own flags turn on: when it applies,
 what it needs, what cannot be right and what is doubtful; ``recipes`` lists them, for the checks at
 the start, for ``doctor`` and for the docs. Nothing here touches the host: that is ``hosts``.
-Imports the ground floor and ``section``.
+``long_context`` asks the checkpoint that a run starts from. Imports the ground floor,
+``checkpoints`` and ``section``.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain_pretrain.adapt.long_context import LONG_CONTEXT
 from domain_pretrain.adapt.recipe import Recipe
 
-RECIPES: tuple[Recipe, ...] = ()
+RECIPES: tuple[Recipe, ...] = (LONG_CONTEXT,)

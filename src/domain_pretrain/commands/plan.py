@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from domain_pretrain.commands.trace import open_trace
+from domain_pretrain.data.already_read import content_of
+from domain_pretrain.data.index import Index
+from domain_pretrain.planning.before import read_before
+from domain_pretrain.planning.corpora import ALREADY_READ
 from domain_pretrain.planning.make import make_plan
 from domain_pretrain.planning.output import CONFIG, PLAN, rate_flags, write
-from domain_pretrain.planning.section import PlanFile
-from domain_pretrain.planning.table import data_table, stage_table
+from domain_pretrain.planning.section import Continues, PlanFile
+from domain_pretrain.planning.table import changes_table, data_table, stage_table
+from domain_pretrain.process import notice
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan and write it; 1 where a warning forbids that."""
     out = Console(highlight=False, soft_wrap=True)
     told = Console(stderr=True, highlight=False, soft_wrap=True)
-    plan = make_plan(PlanFile.load(args.config))
+    file = PlanFile.load(args.config)
+    plan = make_plan(file, None if file.continues is None else _read_by(file.continues))
+    if plan.before is not None:
+        out.print(changes_table(plan.before, plan))
     out.print(stage_table(plan))
     out.print(data_table(plan))
     if plan.left_out:
@@ -55,7 +66,28 @@ def run(args: argparse.Namespace) -> int:
         return 1
     folder = args.output or Path(f"{args.config.stem}.plan")
     flags = write(plan, args.config, folder)
-    out.print(f"written: {folder / PLAN}, {folder / CONFIG}", markup=False)
+    names = [PLAN, CONFIG, *([] if plan.read is None else [ALREADY_READ])]
+    out.print(f"written: {', '.join(str(folder / name) for name in names)}", markup=False)
     out.print(f"train with: {shlex.join(flags)}", markup=False)
     out.print(f"learning rate, for example: {shlex.join(rate_flags(plan))}", markup=False)
     return 0
+
+
+def _read_by(continues: Continues) -> dict[str, Any] | None:
+    """What the run before has read until its checkpoint; None where that is not asked for."""
+    if continues.run is None:
+        return None
+    iteration = read_before(continues).iteration
+    with contextlib.redirect_stdout(sys.stderr):  # what Megatron prints
+        _, reads = open_trace(continues.run).reads(iteration)
+        found = {
+            place: (Index.read(place), one.documents(continues.read_beyond))
+            for place, one in reads.items()
+        }
+    for place, (index, documents) in found.items():
+        tokens = int(index.lengths()[documents].sum(dtype="int64"))
+        notice(
+            f"{reads[place].prefix}: {documents.sum():,} of {len(documents):,} documents were "
+            f"read, and are left out: {tokens:,} of {index.tokens:,} tokens"
+        )
+    return content_of(str(continues.run), iteration, found)

@@ -18,7 +18,6 @@ from domain_pretrain.data.mix.change import changes
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.splits import documents
 from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.stats import SPLITS
 
@@ -220,12 +219,8 @@ def _reads_once(reading: Reading, settings: Mapping[str, Any], plan: Plan, surpl
     weights = weights or [1.0]
     total = math.fsum(weights)
     for prefix, weight in zip(prefixes, weights, strict=True):
-        index = reading.indices.get(prefix)
-        if index is None:
-            return False
         wanted = math.ceil((math.ceil(plan.samples * weight / total) + 1) * (1 + surplus))
-        rows = documents(part, index.sequences)
-        if not index.holds(rows.start, rows.stop, wanted * length + 1):
+        if prefix not in reading.indices or not reading.trains_on(prefix, wanted * length + 1):
             return False
     return True
 

@@ -14,7 +14,6 @@ from domain_pretrain.data.mix.describe import describe, samples_of, warn_of_idle
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.splits import documents
 
 MANY_EPOCHS = 4  # beyond it, repeated tokens teach ever less (arXiv:2305.16264)
 
@@ -180,10 +179,8 @@ def training_corpora(reading: Reading, seq_length: int) -> dict[str, Corpus]:
         return {}
     corpora = {}
     for prefix in dict.fromkeys(blend[0]):
-        index = reading.indices.get(prefix)
-        if index is not None:
-            rows = documents(part, index.sequences)
-            corpora[prefix] = Corpus.of(index.count(rows.start, rows.stop), seq_length)
+        if prefix in reading.indices:
+            corpora[prefix] = Corpus.of(reading.training_tokens(prefix), seq_length)
     return corpora
 
 

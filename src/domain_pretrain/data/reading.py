@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from domain_pretrain.data import already_read
+from domain_pretrain.data.already_read import AlreadyRead
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.index import Index
 from domain_pretrain.data.prefixes import check_files
-from domain_pretrain.data.splits import WHOLE, Part, check_splits, parse_split
+from domain_pretrain.data.splits import WHOLE, Part, check_splits, documents, parse_split
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.stats import SPLITS
 
@@ -27,11 +30,44 @@ class Reading:
         parts: of the documents, for each split; None: it reads nothing.
         indices: prefix, as the blends spell it → its index; without those in an object store, and
             empty where the prefixes are no data prefixes (``--sft``, ``--mock-data``).
+        already_read: documents that are not trained on, since a run before has read them.
     """
 
     blends: tuple[Blend, ...]
     parts: tuple[Part, ...]
     indices: Mapping[str, Index]
+    already_read: AlreadyRead | None = None
+
+    def after(self, path: Path | None) -> Reading:
+        """The same without the documents that a file says have been read; None: with all.
+
+        Raises:
+            ConfigError: the file is none, or of other data.
+        """
+        if path is None:
+            return self
+        return replace(self, already_read=already_read.load(path, self.indices))
+
+    def training_tokens(self, prefix: str) -> int:
+        """Tokens of the documents of a prefix that are trained on; it must be in :attr:`indices`.
+
+        Reads the lengths of the documents on one side of ``--split``'s cut.
+        """
+        index = self.indices[prefix]
+        rows = documents(self.parts[0], index.sequences)
+        found = index.count(rows.start, rows.stop)
+        if self.already_read is not None:
+            gone = self.already_read.within(prefix, rows)
+            found -= int(index.lengths()[gone].sum(dtype="int64"))
+        return found
+
+    def trains_on(self, prefix: str, tokens: int) -> bool:
+        """Whether there are so many; costs little where there are, and nothing was read before."""
+        if self.already_read is not None:
+            return self.training_tokens(prefix) >= tokens
+        index = self.indices[prefix]
+        rows = documents(self.parts[0], index.sequences)
+        return index.holds(rows.start, rows.stop, tokens)
 
     @classmethod
     def check(

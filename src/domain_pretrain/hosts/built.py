@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from domain_pretrain.data import already_read
+from domain_pretrain.data.already_read import KEY, AlreadyRead
 from domain_pretrain.data.channels import Channels
 from domain_pretrain.data.documents import content_of
 from domain_pretrain.data.index import Index
@@ -57,7 +59,9 @@ class Built:
         if reads.plan is not None:
             plan = TypeAdapter(Plan).validate_python(reads.plan)
         with quiet(), _inside(reads.folder):
-            train = _build(reads, plan, cache, start.blocks)
+            before = _already_read(reads)
+            self._earlier = [() if before is None else before.of(one) for one in reads.prefixes]
+            train = _build(reads, plan, cache, start.blocks, before)
         self._sets = getattr(train, "datasets", [train])
         self._channels = _channels(reads, start)
         self.source: Source = _source(train, plan)
@@ -66,6 +70,10 @@ class Built:
     def windows(self, prefix: int) -> Windows:
         """Of a prefix, by its number in the blend."""
         return Windows.of(self._sets[prefix])
+
+    def earlier(self, prefix: int) -> NDArray[np.int64]:
+        """The documents of a prefix that a run before had read, and this one leaves out."""
+        return np.asarray(self._earlier[prefix], np.int64)
 
     def channel(self, prefix: int, document: int) -> str | None:
         """The domain of a document, where a file holds those of several."""
@@ -83,7 +91,13 @@ class Built:
         return content_of(self._sets[prefix].dataset.get(document))
 
 
-def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[int, Block]) -> Any:
+def _build(
+    reads: Reads,
+    plan: Plan | None,
+    cache: Path | None,
+    blocks: Mapping[int, Block],
+    before: AlreadyRead | None,
+) -> Any:
     try:
         from megatron.core.datasets.blended_megatron_dataset_builder import (
             BlendedMegatronDatasetBuilder,
@@ -113,9 +127,28 @@ def _build(reads: Reads, plan: Plan | None, cache: Path | None, blocks: Mapping[
     if plan is None:
         return builder.build()[0]
     read_block = partial(_read_block, plan, blocks)
-    built = stream.build(BlendedMegatronDatasetBuilder.build, builder, plan, read_block)[0]
+    build = BlendedMegatronDatasetBuilder.build
+    built = stream.build(build, builder, plan, read_block, already_read=before)[0]
     built.omit(plan.omissions)
     return built
+
+
+def _already_read(reads: Reads) -> AlreadyRead | None:
+    """What the run leaves out, since one before had read it.
+
+    Raises:
+        ConfigError: the file that says so is another one by now.
+    """
+    told = reads.already_read
+    if told is None:
+        return None
+    found = already_read.load(told.path, {one: Index.read(one) for one in reads.prefixes})
+    if found.digest != told.digest:
+        raise ConfigError(
+            f"{told.path} says something else than when the run read it ({KEY}): put the old file "
+            "back"
+        )
+    return found
 
 
 def _read_block(plan: Plan, blocks: Mapping[int, Block], number: int) -> tuple[Counts, Counts]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.data.already_read import KEY
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.order import Order
@@ -82,6 +83,7 @@ class RunFacts:
         """Which sample of ``reading`` comes when; by ``plan``, where there is one."""
         flags = self.flags
         given = {f"--{name.replace('_', '-')}": getattr(flags, name, None) for name in _ORDERING}
+        given[KEY] = None if reading.already_read is None else reading.already_read.digest
         return Order.of(
             reading,
             {flag: value for flag, value in given.items() if value is not None},

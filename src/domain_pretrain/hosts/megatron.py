@@ -17,11 +17,12 @@ from typing import Any
 
 from domain_pretrain.backends import cpu, select
 from domain_pretrain.errors import DomainPretrainError, WriterError
-from domain_pretrain.flags import add_arguments
+from domain_pretrain.flags import add_arguments, plugin_args
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts import upstream
 from domain_pretrain.hosts.checkpoint import STATE_KEY
 from domain_pretrain.hosts.command_line import data_from_config, flags_of_command_line
+from domain_pretrain.hosts.overridden import check_typed
 from domain_pretrain.hosts.runtime import Runtime
 from domain_pretrain.process import rank
 from domain_pretrain.seams.seam import Seam
@@ -31,6 +32,7 @@ class _Current:
     """The run of this process. Seams live as long as the process, which may have several runs."""
 
     runtime = Runtime()
+    parser: ArgumentParser | None = None  # that has read the command line
 
 
 def _runtime() -> Runtime:
@@ -62,6 +64,7 @@ def _add_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
     def add_megatron_arguments(parser: ArgumentParser) -> Any:
         result = original(parser)
         add_arguments(parser)
+        _Current.parser = parser
         with clear_exit():
             if select(flags_of_command_line().domain_backend) == "cpu":
                 _say_once(cpu.describe(cpu.add_default_flags(parser)))
@@ -82,6 +85,9 @@ def _say_once(text: str) -> None:
 
 def _validate_args(original: Callable[..., Any]) -> Callable[..., Any]:
     def validate_args(args: Any, *rest: Any, **kwargs: Any) -> Any:
+        with clear_exit():
+            if plugin_args(args).channel_loss:
+                check_typed(args, _Current.parser)
         result = original(args, *rest, **kwargs)
         with clear_exit():
             _Current.runtime = Runtime.of(args)

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
-from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
+from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, UnsupportedError
 from domain_pretrain.paths import is_remote
 from domain_pretrain.records.journal import Start
@@ -58,7 +59,7 @@ def tell_data(builder: Any) -> dict[str, Any]:
 def tell_run(
     flags: Any,
     core_version: str,
-    blend: Blend,
+    reading: Reading,
     domain_of: Mapping[str, str],
     plan: Plan | None,
     data: Mapping[str, Any] | None,
@@ -69,12 +70,13 @@ def tell_run(
     Args:
         flags: an object with the host's settings, under the names of Megatron-LM's flags.
         core_version: of ``megatron.core``.
-        blend: of the training data.
+        reading: of the run.
         domain_of: data prefix, normalised → name of its domain.
         plan: of the plugin's stream.
         data: of :func:`tell_data`; None: the host has built its data where nobody saw it.
         channels: data prefix, normalised → the domains of its channels, where it has some.
     """
+    blend, read = reading.blends[0], reading.already_read
     prefixes = () if blend is None else blend[0]
     return {
         "core_version": core_version,
@@ -86,6 +88,7 @@ def tell_run(
         "phases": bool(getattr(flags, "phase_transition_iterations", None)),
         "batch": {name: getattr(flags, name, None) for name in _BATCH},
         "plan": None if plan is None else asdict(plan),
+        "already_read": None if read is None else read.told(),
         "data": None if data is None else dict(data),
     }
 
@@ -107,6 +110,11 @@ class _Data(BaseModel):
     tokenizer: dict[str, Any]
 
 
+class _AlreadyRead(BaseModel):
+    path: Path
+    digest: str
+
+
 class Reads(BaseModel):
     """What :func:`tell_run` has told, read back."""
 
@@ -119,6 +127,7 @@ class Reads(BaseModel):
     phases: bool
     batch: _Batch
     plan: dict[str, Any] | None
+    already_read: _AlreadyRead | None = None
     data: _Data | None
 
     @classmethod

@@ -212,7 +212,8 @@ class Runtime:
             return own.resume(lengths, self._state, self.args.consumed_train_samples)
 
         wait = None if own.board is None else own.board.wait
-        built = stream.build(build, builder, own.plan, wait, resume)
+        already_read = self._session.reading.already_read
+        built = stream.build(build, builder, own.plan, wait, resume, already_read)
         # Once for each model chunk of this rank: not every chunk of rank 0 reads data.
         decide = partial(own.omissions, self.args.consumed_train_samples, self._state or {})
         settled = stream.settle(built[0], decide, own.epochs)

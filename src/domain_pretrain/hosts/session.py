@@ -117,7 +117,7 @@ class Session:
             self.catalog.prefixes,
             # With --sft, the prefixes are conversation files.
             files=not facts.on("sft") and not facts.on("mock_data"),
-        )
+        ).after(config.mix.already_read)
         channels = read_channels(config.domains, self.catalog.prefixes, self.reading.indices)
         if channels:
             self.catalog = self.catalog.parted(channels)
@@ -401,7 +401,7 @@ class Session:
             reads = tell_run(
                 self.facts.flags,
                 self.facts.core_version,
-                self.reading.blends[0],
+                self.reading,
                 self.catalog.prefixes,
                 self.plan,
                 data,
@@ -461,7 +461,8 @@ class Session:
         mixing = None if self.stream is None else self.stream.mixing
         dynamic = None if mixing is None else mixing.agreed()
         documents = [one.domains for one in self.catalog.documents.values()]
-        of_tokens = (self.catalog.splits, documents)
+        read = self.reading.already_read
+        of_tokens = (self.catalog.splits, documents, None if read is None else read.digest)
         return repr((of_tokens, reweighting, channel_loss, watch, mix, dynamic))
 
     def validation_domains(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from domain_pretrain.data.already_read import AlreadyRead
 from domain_pretrain.data.mix.apportion import Counts
 from domain_pretrain.data.mix.locate import Locator, ReadBlock
 from domain_pretrain.data.mix.omit import Omission
@@ -77,6 +78,7 @@ def build(
     plan: Plan,
     read_block: ReadBlock | None = None,
     settle: Callable[[Sequence[int]], Plan] | None = None,
+    already_read: AlreadyRead | None = None,
 ) -> list[Any]:
     """What ``BlendedMegatronDatasetBuilder.build`` returns, with the stream as training data.
 
@@ -89,6 +91,7 @@ def build(
         read_block: see :class:`.Locator`.
         settle: of the samples that one epoch of every prefix has (none on a rank that reads no
             data), gives the plan as this run goes on with it; the same on every rank.
+        already_read: documents that the prefixes' windows are not made of.
 
     Returns:
         The stream, and the host's own validation and test data; None each that is not read here.
@@ -117,6 +120,9 @@ def build(
     # Without weights, each prefix is built for one pass, and their blend is as short as can be; one
     # prefix is not blended.
     once = [1 if len(plan.prefixes) > 1 else None, *sizes[1:]]
+    if already_read is not None:
+        builder = copy.copy(builder)
+        builder.cls = _without(builder.cls, already_read)
     (built, *_) = _build_with(original, builder, once, {**ours, "split_matrix": [part, None, None]})
     if settle is not None:
         plan = settle([len(one) for one in _sets(built)])
@@ -162,6 +168,26 @@ def settle(
 def _sets(built: Any) -> list[Any]:
     """Of a blend, those of the prefixes; none where this rank reads nothing."""
     return [] if built is None else list(getattr(built, "datasets", [built]))
+
+
+def _without(kind: type[Any], already_read: AlreadyRead) -> type[Any]:
+    """The host's kind of data set, of the documents that were not read."""
+
+    class Rest(kind):
+        def __init__(self, low: Any, path: str, documents: NDArray[Any], *rest: Any) -> None:
+            left = documents[~np.isin(documents, already_read.of(path))]
+            super().__init__(low, path, left, *rest)
+
+        def __reduce__(self) -> Any:  # for workers that are spawned
+            return _blank, (kind, already_read), vars(self)
+
+    # The host finds a data set's index files by the name of its kind, among others.
+    Rest.__name__ = Rest.__qualname__ = f"{kind.__name__}Without{already_read.digest}"
+    return Rest
+
+
+def _blank(kind: type[Any], already_read: AlreadyRead) -> Any:
+    return object.__new__(_without(kind, already_read))
 
 
 def _build_with(

@@ -124,6 +124,8 @@ def data_of_flags(flags: Flags) -> tuple[Reading, Catalog] | None:
         catalog.prefixes,
         files=True,
     )
+    if flags.domain_config is not None:
+        reading = reading.after(DomainConfig.load(flags.domain_config).mix.already_read)
     for channels in read_channels(domains, catalog.prefixes, reading.indices).values():
         channels.check_numbers()
     check_content(reading, flags)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from domain_pretrain.config import DomainConfig
+from domain_pretrain.data import already_read
 from domain_pretrain.data.blend import domain_prefixes
 from domain_pretrain.data.domain import Domain
 from domain_pretrain.data.plan import Corpus, training_corpora
@@ -18,6 +20,7 @@ from domain_pretrain.paths import is_remote
 from domain_pretrain.planning.section import PlanFile
 from domain_pretrain.stats import SPLITS
 
+ALREADY_READ = "already_read.json"
 Found = TypeVar("Found")
 Patterns = Mapping[str, Mapping[str, list[str]]]  # of prefixes, by domain and part
 
@@ -51,6 +54,7 @@ def read_sources(
     patterns: Patterns,
     used: Collection[tuple[str, str]],
     by_part: Collection[str],
+    read: Mapping[str, Any] | None = None,
 ) -> list[Source]:
     """Look at the files of all that is used.
 
@@ -60,6 +64,7 @@ def read_sources(
         used: domain and part of each that a stage names.
         by_part: domains whose parts have numbers of their own: no prefix of them may be in two. Of
             the others, the first part that names a prefix has it.
+        read: what a run before has read, of which nothing counts.
 
     Raises:
         ConfigError: all that is wrong: files that are missing or broken, a split that has nothing
@@ -93,9 +98,12 @@ def read_sources(
     reading = Reading(blends, parse_split(plan.split), indices)
     attempt(lambda: check_links({key: name for key, (_, name, _) in owner.items()}))
     attempt(lambda: check_splits(blends, reading.parts, indices, plan.seq_length))
+    if read is not None:
+        found = attempt(lambda: already_read.parse(read, Path(ALREADY_READ), indices))
+        reading = replace(reading, already_read=found)
     corpora = training_corpora(reading, plan.seq_length)
     sources = [Source(prefix, name, part, corpora[prefix]) for prefix, name, part in owner.values()]
-    problems += _too_short(sources, plan.seq_length)
+    problems += _too_short(sources, plan.seq_length, "" if read is None else " and not yet read")
     if problems:
         raise ConfigError("\n".join(problems))
     return sources
@@ -119,11 +127,11 @@ def _as_domains(patterns: Patterns, used: Collection[tuple[str, str]]) -> dict[s
     }
 
 
-def _too_short(sources: list[Source], seq_length: int) -> Iterator[str]:
+def _too_short(sources: list[Source], seq_length: int, which: str) -> Iterator[str]:
     for source in sources:
         if not source.corpus.samples:
             yield (
                 f"{source.prefix!r} ({source.domain}) is shorter than one sequence: "
-                f"{source.corpus.tokens:,} tokens to train on, and a sample takes "
+                f"{source.corpus.tokens:,} tokens to train on{which}, and a sample takes "
                 f"{seq_length + 1:,}: join it with others, or leave it out"
             )

@@ -62,10 +62,10 @@ def _beyond_the_data(prefixes: Sequence[PrefixPlan], file: PlanFile) -> Iterator
 
 def _short_stages(stages: Sequence[StagePlan], file: PlanFile) -> Iterator[str]:
     for stage in stages:
-        if stage.asked < file.global_batch_size:
+        if stage.asked < file.batch:
             yield (
                 f"stage {stage.name} is shorter than one batch: {float(stage.asked):,.1f} of "
-                f"{file.global_batch_size:,} samples; it gets one step"
+                f"{file.batch:,} samples; it gets one step"
             )
 
 
@@ -89,10 +89,10 @@ def _without_samples(
 def _small(prefixes: Sequence[PrefixPlan], file: PlanFile) -> Iterator[str]:
     for prefix in prefixes:
         there = prefix.source.corpus.samples
-        if there < file.global_batch_size:
+        if there < file.batch:
             yield (
                 f"{prefix.source.prefix!r} ({prefix.source.domain}) is small: {there:,} samples in "
-                f"all, less than one batch of {file.global_batch_size:,}"
+                f"all, less than one batch of {file.batch:,}"
             )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
+from typing import Any
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.planning.before import doubts_of, in_tokens_of, read_before
 from domain_pretrain.planning.corpora import Patterns, Source, patterns_of, read_sources
 from domain_pretrain.planning.doubts import check_budget, doubts
 from domain_pretrain.planning.plan import Plan, PrefixPlan, StagePlan
@@ -14,12 +16,19 @@ from domain_pretrain.planning.shares import Claim, divide, read_claims, unknown_
 from domain_pretrain.suggest import did_you_mean
 
 
-def make_plan(file: PlanFile) -> Plan:
+def make_plan(file: PlanFile, read: Mapping[str, Any] | None = None) -> Plan:
     """Work a plan out.
+
+    Args:
+        file: what is asked for.
+        read: what the run before has read, of which nothing counts.
 
     Raises:
         ConfigError: names everything that is wrong: names, files, budgets beyond the data.
     """
+    before = None if file.continues is None else read_before(file.continues)
+    if before is not None:
+        file = in_tokens_of(before, file)
     patterns = patterns_of(file)
     claims, problems = _claims(file, patterns)
     takers = [taker for of_stage in claims for claim in of_stage for taker in claim.takers]
@@ -27,7 +36,7 @@ def make_plan(file: PlanFile) -> Plan:
     by_part = {taker.domain for taker in takers if taker.ratios is not None}
     sources: list[Source] = []
     try:
-        sources = read_sources(file, patterns, used, by_part)
+        sources = read_sources(file, patterns, used, by_part, read)
     except ConfigError as error:
         problems += str(error).split("\n")
     if problems:
@@ -51,7 +60,9 @@ def make_plan(file: PlanFile) -> Plan:
         tuple(stages),
         tuple(prefix for prefix in prefixes if prefix.samples),
         tuple(_left_out(patterns, used)),
-        tuple(doubts(stages, prefixes, shares, file)),
+        (*doubts(stages, prefixes, shares, file), *doubts_of(before, file)),
+        before,
+        read,
     )
 
 
@@ -92,8 +103,8 @@ def _stages(file: PlanFile) -> list[StagePlan]:
     stages = []
     for name, stage, samples in zip(file.stage_names, file.stages, absolute, strict=True):
         asked = samples if samples is not None else run * (stage.share or 0)
-        iterations = max(1, int(asked / file.global_batch_size))
-        stages.append(StagePlan(name, asked, iterations, iterations * file.global_batch_size))
+        iterations = max(1, int(asked / file.batch))
+        stages.append(StagePlan(name, asked, iterations, iterations * file.batch))
     return stages
 
 

@@ -12,11 +12,14 @@ import yaml
 from domain_pretrain.data.blend import check_data_path
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.json_file import read_json
+from domain_pretrain.planning import before
+from domain_pretrain.planning.corpora import ALREADY_READ
 from domain_pretrain.planning.plan import Plan, PrefixPlan
 from domain_pretrain.whole_file import whole_file
 from domain_pretrain.yaml_file import read_yaml
 
 PLAN, CONFIG = "plan.json", "domains.yaml"
+_OWN = ("schedule", "already_read")  # of mix, what is the plan's to say
 WARM_UP = "0.01"  # of the steps, as the presets in configs/launch
 
 
@@ -32,9 +35,10 @@ def flags(plan: Plan, config: Path) -> list[str]:
     file = plan.file
     words = [
         *("--seq-length", str(file.seq_length)),
-        *("--global-batch-size", str(file.global_batch_size)),
+        *("--global-batch-size", str(file.batch)),
         *("--train-iters", str(plan.iterations)),
         *("--split", file.split),
+        *(() if plan.before is None else before.flags(plan.before, file)),
     ]
     if len(plan.stages) == 1:
         blend = [word for one in plan.prefixes for word in (str(one.samples), one.source.prefix)]
@@ -44,9 +48,12 @@ def flags(plan: Plan, config: Path) -> list[str]:
 
 
 def rate_flags(plan: Plan) -> list[str]:
-    """A learning rate that goes with the stages: it decays over the last, or over the only one."""
+    """A learning rate that goes with the stages: it decays over the last, or over the only one.
+
+    What goes on from another run is the last of its stages, also where it has only one.
+    """
     warm_up = ["--lr-warmup-fraction", WARM_UP]
-    if len(plan.stages) == 1:
+    if len(plan.stages) == 1 and plan.before is None:
         return ["--lr-decay-style", "cosine", *warm_up]
     last = str(plan.stages[-1].iterations)
     return ["--lr-decay-style", "WSD", "--lr-wsd-decay-iters", last, *warm_up]
@@ -69,7 +76,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
         domain["data"].append(glob.escape(one.source.prefix))
     config = {**base, "domains": domains}
     # A plan of one stage is one blend, whatever its domain_config mixed.
-    mix = {key: value for key, value in base.get("mix", {}).items() if key != "schedule"}
+    mix = {key: value for key, value in base.get("mix", {}).items() if key not in _OWN}
     if len(plan.stages) > 1:
         mix["schedule"] = [_stage(plan, n) for n in range(len(plan.stages))]
     return {**config, "mix": mix} if mix else {k: v for k, v in config.items() if k != "mix"}
@@ -104,7 +111,7 @@ def plan_json(plan: Plan, config: Path) -> dict[str, Any]:
     length = plan.file.seq_length
     return {
         "seq_length": length,
-        "global_batch_size": plan.file.global_batch_size,
+        "global_batch_size": plan.file.batch,
         "split": plan.file.split,
         "iterations": plan.iterations,
         "samples": plan.samples,
@@ -122,6 +129,7 @@ def plan_json(plan: Plan, config: Path) -> dict[str, Any]:
         ],
         "prefixes": [_prefix(one, plan, length) for one in plan.prefixes],
         "left_out": list(plan.left_out),
+        **({} if plan.before is None else {"continues": plan.before.told()}),
         "warnings": list(plan.warnings),
         "flags": flags(plan, config),
         "learning_rate_flags": rate_flags(plan),
@@ -161,11 +169,17 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
     if config.exists() and not target.exists():
         raise ConfigError(f"{config} is there, and no plan has made it: give another --output")
     head = f"# By domain-pretrain plan {source}, which replaces it: change that, or a copy.\n"
-    content = yaml.safe_dump(config_of(plan), allow_unicode=True, sort_keys=False)
+    own = config_of(plan)
+    if plan.read is not None:
+        own["mix"] = {**own.get("mix", {}), "already_read": str(folder / ALREADY_READ)}
+    content = yaml.safe_dump(own, allow_unicode=True, sort_keys=False)
     found = plan_json(plan, config)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    for path, written in ((target, text), (config, head + content)):
+    files = [(target, text), (config, head + content)]
+    if plan.read is not None:
+        files.insert(0, (folder / ALREADY_READ, json.dumps(plan.read, indent=1) + "\n"))
+    for path, written in files:
         with whole_file(path) as file:
             file.write(written.encode("utf-8"))
     return list(found["flags"])

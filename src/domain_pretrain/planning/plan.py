@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
+from domain_pretrain.planning.before import Before
 from domain_pretrain.planning.corpora import Source
 from domain_pretrain.planning.section import PlanFile
 
@@ -56,6 +59,8 @@ class Plan:
         prefixes: that are sampled, in the order of the domains.
         left_out: ``domain/part`` of what no stage names.
         warnings: a sentence each.
+        before: the run that this one goes on from.
+        read: what that has read, as :func:`.already_read.content_of` tells it.
     """
 
     file: PlanFile
@@ -63,6 +68,8 @@ class Plan:
     prefixes: tuple[PrefixPlan, ...]
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
+    before: Before | None = None
+    read: Mapping[str, Any] | None = None
 
     @property
     def iterations(self) -> int:

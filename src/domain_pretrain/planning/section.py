@@ -8,7 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from domain_pretrain.data.domain import NAME
 from domain_pretrain.data.splits import parse_split
@@ -127,11 +134,38 @@ class Stage(Section):
         return self.size if isinstance(self.size, dict) else self.mix or {}
 
 
+class Continues(Section):
+    """A run that goes on from another, most often with longer sequences."""
+
+    checkpoint: Path = Field(description="The run before: its folder, or that of its --save.")
+    run: Path | None = Field(
+        None,
+        description="Its --domain-log-dir: documents that it has read are left out. Without: none.",
+    )
+    read_beyond: float = Field(
+        0.0, ge=0, lt=1, description="A document counts as read if more than this part of it was."
+    )
+    rotary_base: int | None = Field(
+        None, gt=0, lt=MOST, strict=True, description="--rotary-base. Without: as it was."
+    )
+    context_parallel_size: int | None = Field(
+        None, gt=0, lt=MOST, strict=True, description="--context-parallel-size, which it must fit."
+    )
+
+
 class PlanFile(Section):
     """What a user writes."""
 
     seq_length: int = Field(gt=0, lt=MOST, strict=True, description="Tokens of a sample.")
-    global_batch_size: int = Field(gt=0, lt=MOST, strict=True, description="Samples of a step.")
+    continues: Continues | None = Field(None, description="The run that this one goes on from.")
+    global_batch_size: int | None = Field(
+        None,
+        validate_default=True,
+        gt=0,
+        lt=MOST,
+        strict=True,
+        description="Samples of a step. With continues: as many tokens as before, if not given.",
+    )
     split: Annotated[str, PlainValidator(_split)] = Field(
         SPLIT, description="Megatron's --split: training, validation, test."
     )
@@ -147,6 +181,13 @@ class PlanFile(Section):
         description="By domain: how its parts share what it gets. Without: by their size.",
     )
     stages: list[Stage] = Field(min_length=1)
+
+    @field_validator("global_batch_size", mode="before")
+    @classmethod
+    def _some_batch(cls, given: Any, known: ValidationInfo) -> Any:
+        if given is None and known.data.get("continues") is None:
+            raise problem("a step needs a number of samples, where there is no run before to ask")
+        return given
 
     @model_validator(mode="after")
     def _it_fits(self) -> PlanFile:
@@ -172,6 +213,12 @@ class PlanFile(Section):
                 f"stages: they overlap: their shares add up to {float(sum(shares)):g}, which "
                 "leaves nothing to those that have tokens or samples"
             )
+
+    @property
+    def batch(self) -> int:
+        """Samples of a step, once :func:`.in_tokens_of` has settled them."""
+        assert self.global_batch_size is not None
+        return self.global_batch_size
 
     @property
     def stage_names(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
+from domain_pretrain.planning.before import Before, changes
 from domain_pretrain.planning.output import samples_of_stage
 from domain_pretrain.planning.plan import Plan
 
@@ -47,4 +48,15 @@ def data_table(plan: Plan) -> Table:
             f"{one.samples:,}",
             f"{one.epochs:.2f}",
         )
+    return table
+
+
+def changes_table(before: Before, plan: Plan) -> Table:
+    """A row for each thing that is another than in the run before, or is kept."""
+    title = f"Goes on from iteration {before.iteration:,} of {before.folder}"
+    table = Table("", title=escape(title), title_justify="left")
+    for column in ("before", "now"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in changes(before, plan.file):
+        table.add_row(*row)
     return table

@@ -15,7 +15,6 @@ from domain_pretrain.data.mix.apportion import Shape
 from domain_pretrain.data.mix.omit import Omission, documents_of
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.data.splits import documents
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.suggest import did_you_mean
 
@@ -152,13 +151,13 @@ def make_plan(
             "or --train-iters and --global-batch-size"
         )
     prefixes, weights = blend
-    for prefix, index in reading.indices.items():
-        rows = documents(part, index.sequences)
-        if prefix in prefixes and not index.holds(rows.start, rows.stop, seq_length + 1):
+    for prefix in reading.indices:
+        if prefix in prefixes and not reading.trains_on(prefix, seq_length + 1):
+            which = "" if reading.already_read is None else " that no run before has read"
             raise ConfigError(
-                f"mix: {prefix!r} has fewer than {seq_length + 1:,} tokens in the training split, "
-                f"which one sample of --seq-length {seq_length} takes: give it more documents, or "
-                "take it off the training data"
+                f"mix: {prefix!r} has fewer than {seq_length + 1:,} tokens in the training split"
+                f"{which}, which one sample of --seq-length {seq_length} takes: give it more "
+                "documents, or take it off the training data"
             )
     (most, times), *_ = Counter(map(normalise, prefixes)).most_common(1)
     if times > 1:

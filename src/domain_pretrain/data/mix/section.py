@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
@@ -169,6 +170,11 @@ class Mix(Section):
     skip: list[Cut] = Field(
         default=[], description="Cuts in the stream: training goes on with what comes after."
     )
+    already_read: Path | None = Field(
+        default=None,
+        description="File of the documents that a run before has read, which this one does not "
+        "(`domain-pretrain plan` writes it); absent: all are trained on.",
+    )
     on_change: Literal["refuse", "continue"] = Field(
         default="refuse",
         description="Where a resumed run mixes its data in another way: end with what has changed, "
@@ -178,7 +184,8 @@ class Mix(Section):
     @property
     def asked_for(self) -> bool:
         """Whether the stream takes the place of the host's blend."""
-        return bool(self.schedule or self.skip or self.dynamic or self.on_change == "continue")
+        wanted = self.schedule or self.skip or self.dynamic or self.already_read
+        return bool(wanted or self.on_change == "continue")
 
     @model_validator(mode="after")
     def _one_decides(self) -> Mix:

@@ -23,12 +23,14 @@ class Reads:
         samples: that were read.
         orders: windows in some order, and how often each was read; one, unless the run carried on
             in another order of the same prefix.
+        earlier: documents that a run before had read, and this one left out.
     """
 
     prefix: str
     domain: str
     samples: int = 0
     orders: list[tuple[Windows, Counts]] = field(default_factory=list)
+    earlier: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, windows: Windows, times: Counts) -> None:
         """What another part of the run has read."""
@@ -38,6 +40,30 @@ class Reads:
                 own += times
                 return
         self.orders.append((windows, times))
+
+    def documents(self, beyond: float = 0.0) -> NDArray[np.bool_]:
+        """The documents of which the present epoch has read more than a part, ``[documents]``.
+
+        An epoch is what the prefix has of whole samples; with several behind it, documents are
+        told that were read once more than those. What a run before has read counts until this one
+        is through with the rest.
+
+        Args:
+            beyond: that part, 0 ≤ part < 1.
+        """
+        lengths = np.asarray(self.orders[0][0].lengths)
+        read = np.zeros(len(lengths), np.int64)
+        epochs = 0.0
+        for windows, times in self.orders:
+            own, size = windows.documents, windows.size
+            for behind in range(int(times.max(initial=0))):
+                np.add.at(read, own, windows.covered(times > behind))
+            trained = int(lengths[np.unique(own)].sum(dtype=np.int64))
+            epochs += int(times.sum()) / max(1, (trained - windows.extra) // size)
+        found: NDArray[np.bool_] = read > (int(epochs) + beyond) * lengths
+        if epochs < 1:
+            found[self.earlier] = True
+        return found
 
     def told(self) -> Told:
         """In numbers."""

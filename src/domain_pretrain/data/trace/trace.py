@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from domain_pretrain.data.prefixes import normalise
@@ -30,6 +31,9 @@ class Data(Protocol):
 
     def windows(self, prefix: int) -> Windows:
         """Of a prefix, by its number in the blend."""
+
+    def earlier(self, prefix: int) -> NDArray[np.int64]:
+        """The documents of a prefix that a run before had read, and this one leaves out."""
 
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
@@ -233,13 +237,19 @@ class Trace:
             yield from self._taken(part, sorted(consumed))
 
     def consumed(self, iteration: int | None = None) -> tuple[int, list[Told]]:
+        """What has been read of each prefix, in numbers; see :meth:`reads`."""
+        last, found = self.reads(iteration)
+        return last, [reads.told() for reads in found.values()]
+
+    def reads(self, iteration: int | None = None) -> tuple[int, dict[str, Reads]]:
         """What has been read of each prefix.
 
         Args:
             iteration: after which; None: the last that the run has logged.
 
         Returns:
-            The iteration, and the prefixes, also those that the run does not read any more.
+            The iteration, and by prefix, normalised, what was read of it; also of those that the
+            run does not read any more.
 
         Raises:
             ConfigError: the run has no such iteration, or did not write its journal from the start.
@@ -264,17 +274,19 @@ class Trace:
                     raise ConfigError(f"iteration {last:,} is beyond {self._end}")
                 end = step.consumed + step.samples
             self._add(found, part, start.consumed_samples, end)
-        return last, [reads.told() for reads in found.values()]
+        return last, found
 
     def _add(self, found: dict[str, Reads], part: Part, first: int, stop: int) -> None:
         """What a part of the run has read, from one sample up to, without, another."""
         windows = [part.data.windows(number) for number in range(len(part.prefixes))]
         times = part.data.source.reads(first, stop, [len(one.shuffle) for one in windows])
-        for prefix, domain, own, counts in zip(
-            part.prefixes, part.domains, windows, times, strict=True
+        places = [place for place, *_ in part.stretch.start.order["data"][0]]  # by the run's folder
+        for number, (place, prefix, domain, own, counts) in enumerate(
+            zip(places, part.prefixes, part.domains, windows, times, strict=True)
         ):
-            reads = found.setdefault(normalise(prefix), Reads(prefix, domain))
+            reads = found.setdefault(place, Reads(prefix, domain))
             reads.prefix, reads.domain = prefix, domain
+            reads.earlier = part.data.earlier(number)
             reads.add(own, counts)
 
     def check_domain(self, name: str) -> None:
