@@ -179,11 +179,11 @@ class Step:
 
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
-    ) -> None:
-        """End an evaluation, on every rank: reduce, and publish what is whole of it."""
+    ) -> DomainStats | None:
+        """End an evaluation, on every rank: reduce, publish and give back what is whole of it."""
         stats = self.evaluation.close(self.names, self.groups.dp_cp_size)
         if stats is None:
-            return
+            return None
         if split == "valid" and self.steers:
             losses = {name: totals.loss() for name, totals in stats if not totals.nonfinite}
             self._valid = {} if final else losses
@@ -195,6 +195,7 @@ class Step:
             self.publisher.line(record)
         if self.watch is not None:
             self._look(self.watch, self.watch.evaluation(split, iteration, stats), final=final)
+        return stats
 
     @property
     def steers(self) -> bool:

@@ -1,0 +1,195 @@
+"""LoRA's options, what it needs, what it is refused with, and its weights merged."""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from domain_pretrain.adapt.lora import SAVED, Lora
+from domain_pretrain.config import DomainConfig
+from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.evaluate.above_base import AboveBase
+from domain_pretrain.hosts.adapters import Adapters, refusals, refuse_adapters
+from domain_pretrain.hosts.bridge import BridgeDomains
+from domain_pretrain.hosts.peft import find_peft
+from domain_pretrain.huggingface.adapters import Adapter, saved_lora
+from domain_pretrain.huggingface.families import Row
+from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.yaml_file import read_yaml
+
+ROOT = Path(__file__).parents[2]
+OF_GPT = [
+    "decoder.layers.0.self_attention.linear_qkv",
+    "decoder.layers.0.self_attention.linear_proj",
+    "decoder.layers.0.mlp.linear_fc1",
+    "decoder.layers.0.mlp.linear_fc2",
+]
+OF_EXPERTS = [
+    "decoder.layers.1.mlp.experts.local_experts.3.linear_fc1",
+    "decoder.layers.1.mlp.experts.linear_fc2",
+]
+OTHERS = ["decoder.layers.1.mlp.router", "decoder.layers.1.mlp.shared_experts.linear_fc1"]
+
+
+def matched(options: Lora) -> list[str]:
+    """As megatron.bridge.peft matches names: ``*`` is anything."""
+    found = [p.replace(".", r"\.").replace("*", ".*") for p in options.patterns()]
+    names = [*OF_GPT, *OF_EXPERTS, *OTHERS]
+    return [name for name in names if any(re.fullmatch(one, name) for one in found)]
+
+
+def test_which_layers() -> None:
+    assert matched(Lora()) == OF_GPT
+    assert matched(Lora(experts=True)) == [*OF_GPT, *OF_EXPERTS]
+    assert matched(Lora(targets=("linear_fc1", "linear_qkv"))) == [OF_GPT[0], OF_GPT[2]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rank": 0},
+        {"alpha": 0},
+        {"dropout": 1},
+        {"targets": []},
+        {"targets": ["q_proj"]},
+        {"alfa": 1},
+    ],
+)
+def test_options_that_cannot_be(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Lora.model_validate(given)
+
+
+def test_what_a_checkpoint_says_of_its_adapters() -> None:
+    """Plain data, which reads back, and nothing that may change in a run that goes on."""
+    own = Lora(rank=4, alpha=2, targets=("linear_fc2", "linear_qkv"), dropout=0.1)
+    saved = saved_lora({SAVED: own.saved()})
+    assert saved is not None and saved.saved() == own.saved() and saved.scale == 0.5
+    assert Lora(rank=4, alpha=2, targets=("linear_qkv", "linear_fc2")).saved() == own.saved()
+    assert saved_lora({}) is None
+
+
+def test_the_preset() -> None:
+    lora = DomainConfig.model_validate(read_yaml(ROOT / "configs" / "lora.yaml")).adapt.lora
+    assert lora is not None and (lora.rank, lora.scale) == (256, 2.0)
+
+
+def test_what_is_missing_is_told_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"pip install --no-deps megatron-bridge==0\.6\.2"):
+        find_peft()
+    package = tmp_path / "megatron" / "bridge"
+    (package / "peft").mkdir(parents=True)
+    (package / "peft" / "lora.py").touch()
+    info = package / "package_info.py"
+    info.write_text("MAJOR = 0\nMINOR = 5\nPATCH = 1\n")
+    with pytest.raises(ConfigError, match=r"0\.6 or newer, and .* is 0\.5\.1"):
+        find_peft()
+    info.write_text("MAJOR = 0\nMINOR = 7\nPATCH = 0\n")
+    assert find_peft() == package
+    assert "megatron.bridge" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (Lora(experts=True), {"tensor_model_parallel_size": 2}),
+        (Lora(experts=True), {"expert_tensor_parallel_size": 2}),
+        (Lora(), {"cuda_graph_impl": "local"}),
+        (Lora(), {"enable_cuda_graph": True}),
+        (Lora(), {"use_megatron_fsdp": True}),
+        (Lora(), {"ckpt_format": "fsdp_dtensor"}),
+        (Lora(), {"defer_embedding_wgrad_compute": True}),
+    ],
+)
+def test_refusals(options: Lora, flags: dict[str, object]) -> None:
+    args = Namespace(ckpt_format="torch_dist", cuda_graph_impl="none")
+    assert not any(one.applies(args) for one in refusals(options, compares=True))
+    vars(args).update(flags)
+    assert any(one.applies(args) for one in refusals(options, compares=True))
+
+
+def test_graphs_are_no_matter_where_nothing_is_compared() -> None:
+    args = Namespace(cuda_graph_impl="local", tensor_model_parallel_size=2)
+    assert not any(one.applies(args) for one in refusals(Lora(), compares=False))
+
+
+def test_hosts_that_are_too_old_or_other_ones(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"0\.18 or newer.*this is 0\.17\.1"):
+        Adapters(Lora(), Namespace(), "0.17.1")
+    config = tmp_path / "config.yaml"
+    config.write_text("adapt: {lora: {}}")
+    with pytest.raises(UnsupportedError, match="Megatron-Bridge has the same LoRA itself"):
+        BridgeDomains(config)
+
+
+def test_a_run_without_lora_refuses_adapters() -> None:
+    refuse_adapters({"args": Namespace()}, "base")
+    refuse_adapters({}, "base")
+    with pytest.raises(ConfigError, match=r"run is of a run with adapt\.lora"):
+        refuse_adapters({"args": Namespace(**{SAVED: Lora().saved()})}, "run")
+
+
+# Above the base.
+
+
+def stats(**sums: tuple[float, int]) -> DomainStats:
+    rows = np.zeros((len(sums) + 1, len(Column)), dtype=np.int64)
+    for row, (loss_sum, tokens) in zip(rows, sums.values(), strict=False):
+        row[Column.LOSS] = int(loss_sum * SCALE[Column.LOSS])
+        row[Column.TOKENS] = tokens * SCALE[Column.TOKENS]
+    return DomainStats(tuple(sums), rows)
+
+
+def test_above_the_base() -> None:
+    above = AboveBase(4)
+    assert not above.known and above.state_dict() == {}
+    above.take(stats(general=(20.0, 10), finance=(30.0, 10)))
+    found = above.scores(stats(general=(25.0, 10), finance=(15.0, 10), new=(1.0, 1)))
+    assert [(one.domain, one.mean) for one in found] == [("general", 0.5), ("finance", -1.5)]
+    resumed = AboveBase(4, above.state_dict())
+    assert resumed.scores(stats(general=(25.0, 10))) == found[:1]
+    assert not AboveBase(8, above.state_dict()).known  # of other samples
+    assert resumed.scores(stats(general=(25.0, 11))) == () and not resumed.known
+
+
+# Merged.
+
+
+def test_merged_weights() -> None:
+    """Of a fused layer, whose groups follow each other in W and in B alike."""
+    parts = (("q", (8, 6)), ("k", (4, 6)), ("v", (4, 6)))
+    row = Row(("self_attention.linear_qkv.weight",), parts, groups=2, cut=0)
+    adapter = Adapter.of(row, Lora(rank=3, alpha=6))
+    assert adapter is not None and adapter.a.shape == (3, 6) and adapter.b.shape == (16, 3)
+    torch.manual_seed(0)
+    w, a, b = torch.randn(16, 6), torch.randn(3, 6), torch.randn(16, 3)
+    merged = adapter.merge(w, lambda one: a if one is adapter.a else b)
+    torch.testing.assert_close(merged, w + 2 * b @ a)
+    own = zip(row.unpack(w), adapter.b.unpack(b), row.unpack(merged), strict=True)
+    for weight, of_b, found in own:
+        torch.testing.assert_close(found, weight + 2 * of_b @ a)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "self_attention.linear_qkv.bias",
+        "self_attention.linear_qkv.layer_norm_weight",
+        "mlp.router.weight",
+        "mlp.experts.experts.linear_fc1.weight",
+        "self_attention.linear_proj.weight",
+    ],
+)
+def test_rows_without_adapters(name: str) -> None:
+    row = Row((name,), (("x", (4, 4)),), cut=0)
+    assert Adapter.of(row, Lora(targets=("linear_qkv", "linear_fc1"))) is None
