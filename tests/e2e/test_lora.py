@@ -282,27 +282,38 @@ def test_other_adapters_and_none_are_refused(
 # What comes of it.
 
 
-def test_merged_is_the_model_with_adapters(blend: list[str], tmp_path: Path) -> None:
-    """From a Hugging Face model, over TP2, and back: on the rows of the last validation, what
-    transformers computes of the merged weights, and Megatron of W and A and B."""
-    write_model(tmp_path / "model", "llama")
+# By model: its layout, its data-parallel ranks, and whether its experts have adapters.
+MERGED = {
+    "llama": ("--tensor-model-parallel-size 2", 1, False),
+    "qwen3_moe": ("--expert-model-parallel-size 2", 2, True),
+}
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_merged_is_the_model_with_adapters(name: str, blend: list[str], tmp_path: Path) -> None:
+    """From a Hugging Face model, over two ranks, and back: on the rows of the last validation,
+    what transformers computes of the merged weights, and Megatron of W and A and B."""
+    layout, replicas, experts = MERGED[name]
+    write_model(tmp_path / "model", name)
     import_model(tmp_path / "model", tmp_path / "base")
-    flags = [*model_flags(tmp_path / "base", 2), "--seq-length", "32", "--split", "90,10,0"]
-    flags += ["--eval-interval", "4", "--eval-iters", "1", "--tensor-model-parallel-size", "2"]
+    flags = model_flags(tmp_path / "base", 3 - replicas)
+    flags += ["--seq-length", "32", "--split", "90,10,0", "--lr", "3e-2", *layout.split()]
+    flags += ["--eval-interval", "4", "--eval-iters", "1", "--save-interval", "4"]
     folder = tmp_path / "run"
-    words = [*blend, *flags, "--pretrained-checkpoint", tmp_path / "base", "--lr", "3e-2"]
-    save = ["--save", folder / "checkpoints", "--save-interval", "4"]
-    how: dict[str, Any] = {"nproc": 2, "script": "logits_gpt.py"}
-    config = {"adapt": {"lora": LORA}}
     trained = run(
-        folder, *words, *save, config=config, iterations=4, env={"RECORD_DIR": str(tmp_path)}, **how
+        folder,
+        *(*blend, *flags, "--pretrained-checkpoint", tmp_path / "base"),
+        *("--save", folder / "checkpoints"),
+        config={"adapt": {"lora": {**LORA, "experts": experts}}},
+        iterations=4,
+        nproc=2,
+        script="logits_gpt.py",
+        env={"RECORD_DIR": str(tmp_path)},
     )
     assert main(["export", str(folder), str(tmp_path / "merged")]) == 0
-    rows = np.load(tmp_path / "rank0.npz")
-    steps = sorted(int(key[6:]) for key in rows if key.startswith("valid_") and rows[key])[-8:]
     tokens, labels, mask = (
-        np.concatenate([rows[f"{name}_{step}"] for step in steps])
-        for name in ("tokens", "labels", "loss_mask")
+        np.concatenate([rows_of(tmp_path / f"rank{r}.npz", what, 8 // replicas) for r in (0, 1)])
+        for what in ("tokens", "labels", "loss_mask")
     )
 
     def loss(model: Path) -> float:
@@ -313,6 +324,13 @@ def test_merged_is_the_model_with_adapters(blend: list[str], tmp_path: Path) -> 
     expected = trained.metrics("valid")[-1]["lm_loss"]
     assert loss(tmp_path / "merged") == pytest.approx(expected, rel=1e-5)
     assert abs(loss(tmp_path / "model") - expected) > 0.01  # the base does not say the same
+
+
+def rows_of(file: Path, what: str, count: int) -> np.ndarray:
+    """Of a rank's last evaluation."""
+    found = np.load(file)
+    steps = sorted(int(key[6:]) for key in found if key.startswith("valid_") and found[key])
+    return np.concatenate([found[f"{what}_{step}"] for step in steps[-count:]])
 
 
 def test_the_pages_run(corpora: Path, tmp_path: Path) -> None:

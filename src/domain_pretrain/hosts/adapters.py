@@ -112,6 +112,7 @@ class Adapters:
                 "Hugging Face model)"
             )
         setattr(args, SAVED, options.saved())
+        self._args = args
         self._folder = ""
         self._base = False  # whether what is loaded has no adapters
         self._layers = 0
@@ -159,7 +160,7 @@ class Adapters:
         """After the host has read a checkpoint, or its head: is it a base, or of such a run?
 
         Raises:
-            ConfigError: its adapters are others.
+            ConfigError: its adapters are others, or it has none and the run is to go on from it.
         """
         saved, own = saved_of(loaded), self.options.saved()
         if saved is not None and saved != own:
@@ -173,6 +174,13 @@ class Adapters:
                 "merge them into the base (`domain-pretrain export`, then `import`) and begin anew"
             )
         self._folder, self._base = folder, saved is None
+        # Before there is a model, only the arguments are read, and it is not known what for.
+        begins = getattr(self._args, "finetune", False) or not loaded.get("iteration")
+        if saved is None and self._layers and not begins:
+            raise ConfigError(
+                f"{folder} has no adapters, so it is no checkpoint of this run to go on from: give "
+                "it by --pretrained-checkpoint, or with --finetune"
+            )
 
     def before_read(self, wanted: dict[str, Any]) -> None:
         """Before the host reads the tensors of a checkpoint that is cut for any layout.
@@ -181,12 +189,9 @@ class Adapters:
             wanted: what it asks for, its own; of a base, the adapters are taken out.
 
         Raises:
-            ConfigError: it asks a base for the state of an optimizer.
             LocalError: the checkpoint lacks a tensor that this rank needs.
         """
         self.check_there()
-        if self._base and "optimizer" in wanted:
-            raise ConfigError(_resumed(self._folder))
         if not Path(self._folder, INDEX).is_file():
             return
         there = read_index(Path(self._folder)).tensors
@@ -246,13 +251,6 @@ def _is_tensor(one: Any) -> bool:
     """Not what a module keeps beside its tensors, which differs between layer specs."""
     key = getattr(one, "key", None)
     return isinstance(key, str) and not key.endswith("_extra_state")
-
-
-def _resumed(folder: str) -> str:
-    return (
-        f"{folder} has no adapters, so it is no checkpoint of this run to go on from: give it by "
-        "--pretrained-checkpoint, or with --finetune"
-    )
 
 
 def _lacks(folder: str, names: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from domain_pretrain.adapt.lora import Lora
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.evaluate.random_state import kept_random_state
 
 ADAPTER = ".adapter."  # in the name of every tensor of one, and of no other
 NEEDED = Version("0.6")
@@ -75,7 +76,7 @@ def add_adapters(model: Any, options: Lora) -> list[str]:
         dropout=options.dropout,
         share_expert_adapters=False,
     )
-    with _same_random_numbers():
+    with _same_random_numbers(model):
         lora(model, training=True)
     for _, layer in adapted(model):
         layer._register_load_state_dict_pre_hook(_to_wrapped)
@@ -121,14 +122,14 @@ def _to_wrapped(state: dict[str, Any], prefix: str, *_: Any) -> None:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def _same_random_numbers(model: Any) -> Iterator[None]:
     """What is drawn for A is not missing from what comes after, such as the base's dropout."""
-    import torch
     from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
+    device = next(model.parameters()).device
     tracker = get_cuda_rng_tracker()
     states = tracker.get_states()
-    with torch.random.fork_rng():
+    with kept_random_state(device if device.type == "cuda" else None):
         yield
     tracker.set_states(states)
 
