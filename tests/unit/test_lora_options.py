@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.checkpoints import write_checkpoint
+from torch import nn
+from torch.distributed import checkpoint as dcp
 
 from domain_pretrain.adapt.lora import SAVED, Lora
 from domain_pretrain.config import DomainConfig
-from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.errors import ConfigError, LocalError, UnsupportedError
 from domain_pretrain.evaluate.above_base import AboveBase
+from domain_pretrain.hosts import peft
 from domain_pretrain.hosts.adapters import Adapters, refusals, refuse_adapters
 from domain_pretrain.hosts.bridge import BridgeDomains
 from domain_pretrain.hosts.peft import find_peft
@@ -193,3 +197,90 @@ def test_merged_weights() -> None:
 def test_rows_without_adapters(name: str) -> None:
     row = Row((name,), (("x", (4, 4)),), cut=0)
     assert Adapter.of(row, Lora(targets=("linear_qkv", "linear_fc1"))) is None
+
+
+# What is loaded.
+
+
+class Layer(nn.Module):
+    """As megatron.bridge.peft wraps one; it saves the tensors of ``to_wrap`` as its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_wrap, self.adapter = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
+        self._register_load_state_dict_pre_hook(peft._to_wrapped)
+
+
+@pytest.fixture
+def adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Adapters:
+    """Of a run that begins with a base, in a model of one layer."""
+    monkeypatch.setattr(peft, "find_peft", lambda: tmp_path)
+    write_checkpoint(tmp_path / "base", "iter_0000002")
+    found = Adapters(Lora(), Namespace(load=str(tmp_path / "base"), finetune=True), "0.19.2")
+    found._layers = 1
+    return found
+
+
+BASE = {"linear.weight": torch.ones(2, 2), "linear.bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_layer_takes_the_tensors_that_it_saved(adapted: bool, adapters: Adapters) -> None:
+    """Of a base and of a run with adapters, by a strict load: nothing else is excused."""
+    model = nn.ModuleDict({"linear": Layer()})
+    model.register_load_state_dict_post_hook(adapters._loaded)
+    saved = Namespace(**({SAVED: Lora().saved()} if adapted else {}))
+    adapters.look_into({"args": saved, "iteration": 2}, "base")
+    own = {"linear.adapter.weight": torch.zeros(2, 2)} if adapted else {}
+    model.load_state_dict({**BASE, **own})
+    layer = model["linear"]
+    assert torch.equal(layer.to_wrap.weight, BASE["linear.weight"])
+    assert torch.equal(layer.adapter.weight, torch.zeros(2, 2)) is adapted
+
+
+@pytest.mark.parametrize(
+    ("gone", "adapted"),
+    [("linear.bias", False), ("linear.bias", True), ("linear.adapter.weight", True)],
+)
+def test_what_is_missing_is_named_and_no_exception_that_a_host_catches(
+    gone: str, adapted: bool, adapters: Adapters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.ModuleDict({"linear": Layer()})
+    model.register_load_state_dict_post_hook(adapters._loaded)
+    saved = Namespace(**({SAVED: Lora().saved()} if adapted else {}))
+    adapters.look_into({"args": saved, "iteration": 2}, "base")
+    state = {**BASE, "linear.adapter.weight": torch.zeros(2, 2)}
+    del state[gone]
+    for strict in (True, False):
+        with pytest.raises(SystemExit):
+            model.load_state_dict(dict(state), strict=strict)
+        assert f"base lacks {gone}, which adapt.lora keeps" in capsys.readouterr().err
+
+
+def test_of_a_base_the_adapters_are_not_asked_for(adapters: Adapters, tmp_path: Path) -> None:
+    """In a format that is cut for any layout; what its index does not have is named."""
+    folder = tmp_path / "iter_0000002"
+    dcp.save({"layers.weight": torch.ones(2)}, checkpoint_id=folder, no_dist=True)
+    asked = {
+        "0.weight": Namespace(key="layers.weight"),
+        "0.adapter.linear_in.weight": Namespace(key="layers.adapter.linear_in.weight"),
+        "0._extra_state": Namespace(key="layers._extra_state"),
+    }
+    adapters.look_into({"args": Namespace(), "iteration": 2}, str(folder))
+    wanted = {"model": dict(asked), "args": None}
+    adapters.before_read(wanted)
+    assert list(wanted["model"]) == ["0.weight", "0._extra_state"]
+    wanted["model"]["0.bias"] = Namespace(key="layers.bias")
+    with pytest.raises(LocalError, match=r"lacks layers\.bias, which"):
+        adapters.before_read(wanted)
+    # A run's own checkpoint has them, or is not whole.
+    adapters.look_into({"args": Namespace(**{SAVED: Lora().saved()})}, str(folder))
+    with pytest.raises(LocalError, match=r"lacks layers\.adapter\.linear_in\.weight, which"):
+        adapters.before_read({"model": dict(asked)})
+
+
+def test_a_base_is_nothing_to_go_on_from(adapters: Adapters) -> None:
+    adapters._args.finetune = False
+    with pytest.raises(ConfigError, match="no checkpoint of this run to go on from"):
+        adapters.look_into({"args": Namespace(), "iteration": 2}, "base")
+    adapters.look_into({"args": Namespace(), "iteration": 0}, "base")  # a release
