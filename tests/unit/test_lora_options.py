@@ -12,10 +12,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 from support.checkpoints import write_checkpoint
+from support.huggingface import SIZES, write_model
 from torch import nn
 from torch.distributed import checkpoint as dcp
 
 from domain_pretrain.adapt.lora import SAVED, Lora
+from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.errors import ConfigError, LocalError, UnsupportedError
 from domain_pretrain.evaluate.above_base import AboveBase
@@ -23,11 +25,17 @@ from domain_pretrain.hosts import peft
 from domain_pretrain.hosts.adapters import Adapters, refusals, refuse_adapters
 from domain_pretrain.hosts.bridge import BridgeDomains
 from domain_pretrain.hosts.peft import find_peft
+from domain_pretrain.huggingface import torch_dist
 from domain_pretrain.huggingface.adapters import Adapter, saved_lora
-from domain_pretrain.huggingface.families import Row
+from domain_pretrain.huggingface.exporting import export_model
+from domain_pretrain.huggingface.families import Row, names, rows
+from domain_pretrain.huggingface.flags import model_of
+from domain_pretrain.huggingface.found import find_checkpoint
+from domain_pretrain.huggingface.importing import import_model
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.yaml_file import read_yaml
 
+load_file = pytest.importorskip("safetensors.torch").load_file
 ROOT = Path(__file__).parents[2]
 OF_GPT = [
     "decoder.layers.0.self_attention.linear_qkv",
@@ -284,3 +292,72 @@ def test_a_base_is_nothing_to_go_on_from(adapters: Adapters) -> None:
     with pytest.raises(ConfigError, match="no checkpoint of this run to go on from"):
         adapters.look_into({"args": Namespace(), "iteration": 2}, "base")
     adapters.look_into({"args": Namespace(), "iteration": 0}, "base")  # a release
+
+
+# Exported.
+
+TP = 2
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("llama")
+    write_model(folder / "model", "llama")
+    import_model(folder / "model", folder / "base")
+    return folder
+
+
+def cut(row: Row, whole: torch.Tensor, rank: int) -> torch.Tensor:
+    """What a rank of TP has of a tensor: of the gate and of the other half, each its part."""
+    if row.cut is None:
+        return whole
+    halves = whole.chunk(2) if len(row.parts) == 2 else [whole]
+    return torch.cat([half.chunk(TP, row.cut)[rank] for half in halves])
+
+
+@pytest.mark.parametrize("format", ["torch_dist", "torch"])
+def test_adapters_are_merged_in_an_export(format: str, base: Path, tmp_path: Path) -> None:
+    """From a checkpoint made by hand, as a run of TP2 saves one; against sums of each of the
+    Hugging Face model's own tensors."""
+    saved = read_saved(base / "base" / "release")
+    options, model = Lora(rank=4, alpha=2), model_of(saved.args, SIZES["vocab_size"])
+    args = {**saved.args, SAVED: options.saved(), "tensor_model_parallel_size": TP}
+    checkpoint, old = tmp_path / "iter_0000001", load_file(base / "model" / "model.safetensors")
+    writer = torch_dist.Writer(checkpoint, model, torch.float32) if format == "torch_dist" else None
+    ranks: list[dict[str, torch.Tensor]] = [{} for _ in range(TP)]
+
+    def write(row: Row, tensor: torch.Tensor, number: int | None) -> None:
+        if writer is not None:
+            writer.write(row, tensor, number)
+        for rank, state in enumerate(ranks):
+            prefix = "" if number is None else f"decoder.layers.{number}."
+            state[prefix + row.names[0]] = cut(row, tensor, rank).clone()
+
+    expected, torch_seed = {}, torch.Generator().manual_seed(0)
+    for row, number, _ in rows(model):
+        own = names(row, number)
+        write(row, row.pack([old[name] for name in own]), number)
+        expected |= {name: old[name] for name in own}
+        adapter = Adapter.of(row, options)
+        if adapter is None:
+            continue
+        a = torch.randn(adapter.a.shape, generator=torch_seed)
+        parts = [torch.randn(shape, generator=torch_seed) for _, shape in adapter.b.parts]
+        write(adapter.a, a, number)
+        write(adapter.b, adapter.b.pack(parts), number)
+        expected |= {n: old[n] + 0.5 * b @ a for n, b in zip(own, parts, strict=True)}
+    if writer is not None:
+        writer.close(args)
+    for rank, state in enumerate(ranks if writer is None else ()):
+        file = checkpoint / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
+        file.parent.mkdir(parents=True)
+        torch.save({"model": state, "args": Namespace(**args), "iteration": 1}, file)
+
+    done = export_model(find_checkpoint(checkpoint), tmp_path / "out", base / "base")
+    assert done.lora == options
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor)
+    assert sum(not torch.equal(expected[name], old[name]) for name in old) == 2 * 7
