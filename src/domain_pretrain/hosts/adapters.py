@@ -27,18 +27,15 @@ _FORMATS = ("torch_dist", "torch")
 
 
 def _graphs(args: Any) -> bool:
-    # 0.17 and later: --cuda-graph-impl; before, --enable-cuda-graph and --external-cuda-graph.
-    return getattr(args, "cuda_graph_impl", None) not in (None, "none") or (
-        on(args, "enable_cuda_graph") or on(args, "external_cuda_graph")
+    return getattr(args, "cuda_graph_impl", None) not in (None, "none") or on(
+        args, "enable_cuda_graph"
     )
 
 
 REFUSED: tuple[Refusal, ...] = (
     Refusal(
-        "--use-megatron-fsdp, --use-torch-fsdp2 or --use-custom-fsdp with adapt.lora",
-        lambda a: (
-            on(a, "use_megatron_fsdp") or on(a, "use_torch_fsdp2") or on(a, "use_custom_fsdp")
-        ),
+        "Megatron-FSDP or --use-torch-fsdp2 with adapt.lora",
+        lambda a: on(a, "use_megatron_fsdp") or on(a, "use_torch_fsdp2"),
         "they shard frozen and trained weights of a layer together, and save them as the ranks "
         "have them, which was not tried with adapters; use --use-distributed-optimizer, which "
         "shards all that LoRA trains",

@@ -506,7 +506,7 @@ def _adapters(args: Any, session: Session) -> Adapters | None:
     if mindspeed.present():
         raise UnsupportedError(
             "adapt.lora was not tried under MindSpeed, which replaces the layers that adapters "
-            "stand beside; MindSpeed-LLM has a LoRA of its own (--lora-r)"
+            "stand beside; MindSpeed-LLM has a LoRA of its own"
         )
     compares = lora.compare_base and evaluate.samples is not None
     check_flags(args, refusals(lora, compares=compares))
