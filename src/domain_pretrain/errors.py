@@ -9,8 +9,12 @@ class ConfigError(DomainPretrainError, ValueError):
     """What the user gave is wrong: a file, a flag, a key, a weight, or two of them disagree."""
 
 
-class WriterError(ConfigError):
-    """What only the rank that writes finds out: it has to say so itself."""
+class LocalError(ConfigError):
+    """What one rank finds out, and perhaps no other: it has to say so itself."""
+
+
+class WriterError(LocalError):
+    """What only the rank that writes finds out."""
 
 
 class LogFolderError(WriterError):

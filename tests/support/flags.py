@@ -25,6 +25,7 @@ _OTHERS = ("commands", "demo", "kernels", "prepare", "hosts/mindspeed_support.py
 _OTHERS += ("report/page",)  # style sheets have names like that
 _OF_TORCHRUN = {"--max-restarts", "--log-dir"}
 _OF_COMMANDS = {
+    "--no-deps",  # of pip
     *("--by", "--channel-key", "--document", "--domain", "--host", "--output", "--prefix"),
     *("--holdout", "--text-key"),  # of `prepare`
     *("--iteration", "--json", "--text", "--worst"),  # of `trace`

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = (".[test]", "megatron-bridge==0.6.2")
 
 # A Python 3.12 that makes an environment of itself. Its pip lists what the real pip is offered, and
 # writes down what it is asked to install; SLOW and FAIL are requirements that take long, or fail.
@@ -103,13 +104,13 @@ def test_a_cpu_build_is_taken_where_the_index_offers_one(clone: Path) -> None:
         wheel(clone / "offered", version)
     said = bootstrap(clone)
     assert "no GPU or NPU here, and the package index offers the CPU build 2.13.0+cpu" in said
-    assert installed(clone) == ["torch==2.13.0+cpu", ".[test]"]
+    assert installed(clone) == ["torch==2.13.0+cpu", *PACKAGE]
     assert re.search(r"1 of 3: making \.venv .* 2 of 3: .* 3 of 3: .* ready after", said)
     assert bootstrap(clone) == "", "it is up to date"
     later = time.time() + 10
     os.utime(clone / "pyproject.toml", (later, later))
     assert "2 of 3: PyTorch is there" in bootstrap(clone)
-    assert installed(clone) == ["torch==2.13.0+cpu", ".[test]", ".[test]"]
+    assert installed(clone) == ["torch==2.13.0+cpu", *PACKAGE, *PACKAGE]
 
 
 @no_gpu
@@ -120,14 +121,14 @@ def test_the_default_build_where_no_cpu_build_fits(offered: tuple[str, ...], clo
     said = bootstrap(clone)
     assert "the package index offers no CPU build" in said
     assert "5 GB on disk" in said
-    assert installed(clone) == ["torch>=2.4", ".[test]"]
+    assert installed(clone) == ["torch>=2.4", *PACKAGE]
 
 
 @no_gpu
 def test_a_cpu_build_that_cannot_be_installed(clone: Path) -> None:
     wheel(clone / "offered", "2.13.0+cpu")
     assert "2.13.0+cpu could not be installed" in bootstrap(clone, FAIL="+cpu")
-    assert installed(clone) == ["torch>=2.4", ".[test]"]
+    assert installed(clone) == ["torch>=2.4", *PACKAGE]
 
 
 @pytest.mark.parametrize(
@@ -138,12 +139,12 @@ def test_an_accelerator_gets_the_default_build(name: str, device: str, clone: Pa
     tool(clone, name, "#!/bin/sh\n")
     said = bootstrap(clone)
     assert f"this machine has {device}" in said or Path("/dev/nvidia0").exists()
-    assert installed(clone) == ["torch>=2.4", ".[test]"]
+    assert installed(clone) == ["torch>=2.4", *PACKAGE]
 
 
 def test_another_pytorch(clone: Path) -> None:
     assert "torch==2.6.*, as TORCH says" in bootstrap(clone, TORCH="torch==2.6.*")
-    assert installed(clone) == ["torch==2.6.*", ".[test]"]
+    assert installed(clone) == ["torch==2.6.*", *PACKAGE]
 
 
 def test_a_failure_is_made_up_for(clone: Path) -> None:
@@ -163,7 +164,7 @@ def test_pips_own_progress_on_a_terminal(clone: Path) -> None:
     ours, theirs = pty.openpty()
     script = [clone / "scripts" / "bootstrap.sh"]
     subprocess.run(script, env=variables(clone), cwd=clone, stdout=theirs, check=True, timeout=60)
-    assert os.read(ours, 10000).count(b"pip shows its progress") == 2
+    assert os.read(ours, 10000).count(b"pip shows its progress") == 3
     os.close(ours)
     os.close(theirs)
 

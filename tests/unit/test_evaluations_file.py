@@ -52,6 +52,14 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert read_evaluations(tmp_path / EVALUATIONS_FILE) == written
 
 
+def test_what_two_measured_at_one_point_is_one(tmp_path: Path) -> None:
+    """Not what was measured twice, nor at the end of the training."""
+    above = Evaluated(10, 80, (score("above-base", "code", 0.5),))
+    write(tmp_path, above, found(10), found(10), found(10, final=True))
+    joined = Evaluated(10, 80, (*above.scores, *found(10).scores))
+    assert read_evaluations(tmp_path) == [joined, found(10), found(10, final=True)]
+
+
 def test_a_run_without_probes_makes_no_file(tmp_path: Path) -> None:
     write(tmp_path)
     assert list(tmp_path.iterdir()) == []

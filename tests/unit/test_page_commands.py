@@ -47,6 +47,8 @@ TESTED = {
     r".*(configs/long-context/|\blong/).*": "test_long_context.py::test_the_pages_commands",
     r"domain-pretrain (demo|report) .*|tensorboard .*": "test_page_runs.py::test_the_demos_page",
     r"domain-pretrain (import|export) .*": "test_huggingface.py::test_the_pages_commands",
+    r"python3 -m domain_pretrain .* configs/lora.yaml .*": "test_lora.py::test_the_pages_run",
+    r"TP=1 && source models/base/model.env": "test_lora.py::test_the_pages_run",
     r"(mkdir|cat|domain-pretrain prepare|NODE_RANK=.) .*loopback.*|wait \$!": (
         "test_launch.py::test_two_nodes_word_for_word"
     ),
@@ -85,6 +87,7 @@ LISTED = {
     "pip install peft datasets accelerate einops wandb tqdm": NETWORK,
     "pip install --no-deps megatron-bridge==0.6.2 omegaconf hydra-core "
     "antlr4-python3-runtime==4.9.3 mistral-common": NETWORK,
+    "pip install --no-deps megatron-bridge==0.6.2": NETWORK,
     "pip install 'transformers>=5.8,<=5.12.1'": NETWORK,
     "pip install peft datasets sentencepiece scipy pandas scikit-learn accelerate tiktoken einops "
     "pybind11 six regex psutil transformers==5.2.0 'numpy<2' 'torch<2.8' tensorboard pytest": (

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     done = export_model(found, args.out, args.base, dtype, progress)
     begun = "" if done.base is None else f", begun as {done.base.source}"
     print(f"exported: {args.out}, {done.family.architecture} of {found.folder}{begun}")
+    if done.lora is not None:
+        print(f"its adapters, of rank {done.lora.rank}, are merged into the weights")
     if done.base is None:
         print("the checkpoint names no base model; if it has one, export again with --base DIR")
     if done.tokenizer is None:

@@ -198,12 +198,12 @@ class Step:
 
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
-    ) -> None:
-        """End an evaluation, on every rank: reduce, and publish what is whole of it."""
+    ) -> DomainStats | None:
+        """End an evaluation, on every rank: reduce, publish and give back what is whole of it."""
         found = self.evaluation.close(self.groups.dp_cp_size)
         self.evaluation = self._of_host
         if found is None:
-            return
+            return None
         stats, samples = found
         risen = self._compare(samples)
         if split == "valid" and self.steers:
@@ -227,6 +227,7 @@ class Step:
             self.publisher.line(record)
         if self.watch is not None:
             self._look(self.watch, self.watch.evaluation(split, iteration, stats), final=final)
+        return stats
 
     @property
     def steers(self) -> bool:

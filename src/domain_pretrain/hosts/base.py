@@ -30,20 +30,21 @@ def check_base(args: Any) -> None:
     if getattr(args, "enable_hf2mg_convert", False):
         return  # MindSpeed-LLM converts --load itself
     load, pretrained = args.load, getattr(args, "pretrained_checkpoint", None)
-    if pretrained and not (load and _holds(load)):
+    if pretrained and not (load and holds(load)):
         flag, folder = "--pretrained-checkpoint", pretrained
     elif load and args.finetune:
         flag, folder = "--load", load
     else:
         return
-    if not _holds(folder):
+    if not holds(folder):
         raise ConfigError(
             f"{flag} {folder} holds no Megatron checkpoint to start from: {_found(Path(folder))}"
             + (" (without --finetune an empty --load starts a new run)" if flag == "--load" else "")
         )
 
 
-def _holds(folder: str) -> bool:
+def holds(folder: str) -> bool:
+    """Whether a folder has a checkpoint; of an object store that is taken for granted."""
     # Of os.path, which says no to a name that no file can have.
     return is_remote(folder) or os.path.isfile(os.path.join(folder, TRACKER))
 

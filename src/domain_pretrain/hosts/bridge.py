@@ -73,6 +73,11 @@ class BridgeDomains:
                 "mix is not supported with Megatron-Bridge, whose training data the callbacks do "
                 "not reach: leave mix out of the config"
             )
+        if self._config.adapt.lora is not None:
+            raise UnsupportedError(
+                "adapt.lora is for Megatron-LM's own scripts; Megatron-Bridge has the same LoRA "
+                "itself: give its ConfigContainer a `peft`, and leave adapt.lora out"
+            )
         if any(domain.channels for domain in self._config.domains.values()):
             raise UnsupportedError(
                 "`channels: true` is not supported with Megatron-Bridge, whose data sets the "

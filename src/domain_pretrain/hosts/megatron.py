@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from domain_pretrain.backends import cpu, select
-from domain_pretrain.errors import DomainPretrainError, WriterError
+from domain_pretrain.errors import DomainPretrainError, LocalError
 from domain_pretrain.flags import add_arguments, plugin_args
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts import upstream
@@ -55,7 +55,7 @@ def clear_exit() -> Iterator[None]:
         yield
     except DomainPretrainError as error:
         # Every rank finds the same mistake, and one of them says it.
-        if isinstance(error, WriterError) or rank() == 0:
+        if isinstance(error, LocalError) or rank() == 0:
             print(f"domain_pretrain: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
 
@@ -250,9 +250,27 @@ def _load_state_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_state_dict
 
 
+def _new_model(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        runtime = _runtime()
+        if runtime.active:
+            with clear_exit():
+                runtime.adapt(self)
+
+    return __init__
+
+
 def _read_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
     def _load_base_checkpoint(*args: Any, **kwargs: Any) -> Any:
-        result, runtime = original(*args, **kwargs), _runtime()
+        runtime = _runtime()
+        wanted = signature.bind(*args, **kwargs).arguments.get("sharded_state_dict")
+        if wanted is not None and runtime.active:
+            with clear_exit():
+                runtime.before_read(wanted)
+        result = original(*args, **kwargs)
         loaded, folder = result[:2]
         if loaded and runtime.active:
             with clear_exit():
@@ -336,10 +354,19 @@ SEAMS: tuple[Seam, ...] = (
         _evaluation_step,
     ),
     Seam(
+        "model",
+        "megatron.core.models.gpt.gpt_model:GPTModel.__init__",
+        (),
+        "makes each chunk of the model, whatever the script: adapters are added before DDP and "
+        "the optimizer collect what is trained",
+        _new_model,
+    ),
+    Seam(
         "read",
         "megatron.training.checkpointing:_load_base_checkpoint",
-        (),
-        "knows the folder that is loaded: formats that load into a template leave our state behind",
+        ("sharded_state_dict",),
+        "knows the folder that is loaded: formats that load into a template leave our state "
+        "behind; and what is asked of it, in which a base has no adapters",
         _read_checkpoint,
     ),
     Seam(

@@ -29,8 +29,13 @@ FSDP2 = "mindspeed_llm.fsdp2.train.trainer"
 # that Megatron's training loop and its own ones made.
 _TARGETS = {"schedule": "megatron.core.pipeline_parallel.schedules:get_forward_backward_func"}
 
+# Adapters are refused here, and MindSpeed-LLM puts a class of its own in the place of the model's.
+_LEFT_OUT = ("model",)
+
 SEAMS: tuple[Seam, ...] = tuple(
-    replace(seam, target=_TARGETS.get(seam.name, seam.target)) for seam in megatron.SEAMS
+    replace(seam, target=_TARGETS.get(seam.name, seam.target))
+    for seam in megatron.SEAMS
+    if seam.name not in _LEFT_OUT
 )
 
 

@@ -11,10 +11,12 @@ from domain_pretrain.data.mix.describe import tell_left_out
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.resumption import ACCOUNT
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
+from domain_pretrain.evaluate.above_base import AboveBase
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
+from domain_pretrain.hosts.adapters import Adapters, refusals, refuse_adapters
 from domain_pretrain.hosts.base import check_base
 from domain_pretrain.hosts.base_model import check_model
 from domain_pretrain.hosts.channels import with_domains
@@ -25,8 +27,10 @@ from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED
 from domain_pretrain.hosts.probes.probing import Probing
 from domain_pretrain.hosts.reads import tell_data
 from domain_pretrain.hosts.session import Session, report_nonfinite
+from domain_pretrain.hosts.support import check_flags
 from domain_pretrain.process import notice
-from domain_pretrain.stats import Split
+from domain_pretrain.records.evaluated import Evaluated
+from domain_pretrain.stats import DomainStats, Split
 
 
 class Runtime:
@@ -35,11 +39,16 @@ class Runtime:
     Args:
         args: the host's.
         session: the run, checked; None without channel loss: then nothing is done.
+        adapters: of LoRA; None where all is trained.
     """
 
-    def __init__(self, args: Any = None, session: Session | None = None) -> None:
+    def __init__(
+        self, args: Any = None, session: Session | None = None, adapters: Adapters | None = None
+    ) -> None:
         self.args = args
         self._session = session
+        self._adapters = adapters
+        self._above: AboveBase | None = None
         self._state: dict[str, Any] | None = None
         self._checkpoint = ""  # that holds state of ours, where one was loaded
         self._step: Step | None = None
@@ -73,7 +82,8 @@ class Runtime:
         check_base(args)
         check_model(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
-        return cls(args, Session(_facts(args, options), options, config or DomainConfig()))
+        session = Session(_facts(args, options), options, config or DomainConfig())
+        return cls(args, session, _adapters(args, session))
 
     @property
     def step(self) -> Step:
@@ -181,12 +191,12 @@ class Runtime:
         if not upstream.ran_out_of_time(result):
             self.step.evaluation.close_set()
 
-    def close_evaluation(self, iteration: int) -> None:
-        """After the host's evaluation at ``iteration``."""
+    def close_evaluation(self, iteration: int) -> DomainStats | None:
+        """After the host's evaluation at ``iteration``; what came of it."""
         split, self._evaluation = self._evaluation, None
         assert split is not None
         consumed = self.args.consumed_train_samples
-        self.step.close_evaluation(split, iteration, consumed, final=self._final)
+        return self.step.close_evaluation(split, iteration, consumed, final=self._final)
 
     # The training data, and the stream in its place.
 
@@ -279,6 +289,12 @@ class Runtime:
         if self._fixed is None:
             domains, built = self._session.validation_domains(), self._validation_of(run[1])
             self._fixed = FixedSet(self.args, built, domains, samples, self.step.device)
+        self._measure_base(prefix, *run)
+        self._run_fixed_set(prefix, *run)
+        self._tell_above_base(iteration, self.close_evaluation(iteration))
+
+    def _run_fixed_set(self, prefix: str, *run: Any) -> None:
+        assert self._fixed is not None
         self.step.count_by_sample(self._fixed.domains)
         self.open_evaluation(prefix)
         self._reads_fixed = True
@@ -286,7 +302,32 @@ class Runtime:
             self._fixed.run(*run)
         finally:
             self._reads_fixed = False
-        self.close_evaluation(iteration)
+
+    def _measure_base(self, prefix: str, *run: Any) -> None:
+        """With adapters: the base on the same samples, unless the checkpoint knows it.
+
+        Before the first step of new adapters it is the same model. But a run may start from
+        others, or be asked for it late; without them it is the base at any time.
+        """
+        assert self._session is not None
+        lora, samples = self._session.config.adapt.lora, self._session.config.evaluate.samples
+        if self._adapters is None or lora is None or samples is None or not lora.compare_base:
+            return
+        if self._above is None:
+            self._above = AboveBase(samples, (self._state or {}).get(_ABOVE))
+        if not self._above.known:
+            with self._adapters.off(run[1]):
+                self._run_fixed_set(prefix, *run)
+            self._evaluation = None
+            base = self.step.evaluation.close(self.step.groups.dp_cp_size)
+            if base is not None:
+                self._above.take(base[0])
+
+    def _tell_above_base(self, iteration: int, stats: DomainStats | None) -> None:
+        scores = () if self._above is None or stats is None else self._above.scores(stats)
+        if scores and self.step.publisher is not None:
+            consumed = self.args.consumed_train_samples
+            self.step.publisher.scores(Evaluated(iteration, consumed, scores, self._final))
 
     def before_step(self, *run: Any) -> None:
         """Before the host's train_step: at the first of a run that is new, or whose rule has no
@@ -295,6 +336,8 @@ class Runtime:
         here = self.args.iteration
         if not first:
             return
+        if self._adapters is not None:
+            self._adapters.check_there()
         if (here == 0 or self.step.baseless) and self.has_fixed_set(f"iteration {here}"):
             self.evaluate_fixed_set(f"iteration {here}", here, *run)
         if here == 0:
@@ -335,6 +378,18 @@ class Runtime:
                 trained=iteration > 0 and not getattr(self.args, "skip_train", False),
             )
 
+    # Adapters, and what a checkpoint has of them.
+
+    def adapt(self, model: Any) -> None:
+        """After the host has made a chunk of its model; see :meth:`.Adapters.add_to`."""
+        if self._adapters is not None:
+            self._adapters.add_to(model)
+
+    def before_read(self, wanted: dict[str, Any]) -> None:
+        """Before the host reads a checkpoint's tensors; see :meth:`.Adapters.before_read`."""
+        if self._adapters is not None:
+            self._adapters.before_read(wanted)
+
     # Checkpoints.
 
     def state_leaf(self) -> str | None:
@@ -342,7 +397,9 @@ class Runtime:
         # Before the first step, what was loaded is handed on: Megatron may only convert a format.
         if self._step is None:
             return None if self._state is None else checkpoint.pack(self._state)
-        return checkpoint.pack({**self._step.state_dict(), **self._account()})
+        kept = (self._state or {}).get(_ABOVE) if self._above is None else self._above.state_dict()
+        above = {_ABOVE: kept} if kept else {}
+        return checkpoint.pack({**self._step.state_dict(), **self._account(), **above})
 
     def _account(self) -> dict[str, Any]:
         """What was read of each prefix; nothing on ranks that do not know, of which 0 is none."""
@@ -367,8 +424,12 @@ class Runtime:
             folder: that it was read from.
 
         Raises:
-            ConfigError: its vocabulary is padded to another size.
+            ConfigError: its vocabulary is padded to another size, or it has other adapters.
         """
+        if self._adapters is None:
+            refuse_adapters(loaded, folder)
+        else:
+            self._adapters.look_into(loaded, folder)
         self._check_vocabulary(loaded.get("args"), folder)
         scheduler = loaded.get(checkpoint.SCHEDULER)
         if not isinstance(scheduler, dict):
@@ -431,6 +492,30 @@ def _facts(args: Any, options: PluginArgs) -> RunFacts:
     )
 
 
+def _adapters(args: Any, session: Session) -> Adapters | None:
+    """What the config asks for, checked.
+
+    Raises:
+        DomainPretrainError: it cannot be, or cannot be right.
+    """
+    from megatron.core import __version__ as version
+
+    from domain_pretrain.hosts import mindspeed
+
+    lora, evaluate = session.config.adapt.lora, session.config.evaluate
+    if lora is None:
+        return None
+    if mindspeed.present():
+        raise UnsupportedError(
+            "adapt.lora was not tried under MindSpeed, which replaces the layers that adapters "
+            "stand beside; MindSpeed-LLM has a LoRA of its own"
+        )
+    compares = lora.compare_base and evaluate.samples is not None
+    check_flags(args, refusals(lora, compares=compares))
+    return Adapters(lora, args, version)
+
+
+_ABOVE = "above_base"  # in the plugin's part of a checkpoint
 _FROM_HERE = (
     "tokens and samples consumed per domain, and domain weights if any, start afresh from here"
 )

@@ -6,17 +6,20 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from domain_pretrain.adapt.lora import Lora
 from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.checkpoints.index import INDEX
 from domain_pretrain.data.vocabulary import size_of_tokenizer
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface import torch_dist, torch_ranks
+from domain_pretrain.huggingface.adapters import Adapter, adapter_rows, saved_lora
 from domain_pretrain.huggingface.base import Base, copied_files, is_imported, read_base
 from domain_pretrain.huggingface.card import write_card
 from domain_pretrain.huggingface.check import tokenizer_problems
@@ -44,6 +47,7 @@ class Exported:
         iteration: of the checkpoint.
         base: the model that it began as; None where nothing tells.
         tokenizer: the folder that its tokenizer is from; None: it has none.
+        lora: the adapters that were merged into the weights; None: there were none.
     """
 
     family: Family
@@ -52,6 +56,7 @@ class Exported:
     iteration: int
     base: Base | None
     tokenizer: Path | None
+    lora: Lora | None = None
 
 
 def export_model(
@@ -91,13 +96,14 @@ def export_model(
             lines = "\n  ".join(wrong)
             raise ConfigError(f"{found.folder} does not come from {base.source}:\n  {lines}")
     family = base.family if base else family_of(model)
-    for row, number, each in rows(model):
+    lora = saved_lora(saved.args)
+    for row, number, each in [*rows(model), *adapter_rows(rows(model), lora)]:
         reader.check(row, number, each)
     dtype = dtype or reader.dtype()
-    done = Exported(family, model, dtype, saved.iteration, base, tokenizer)
+    done = Exported(family, model, dtype, saved.iteration, base, tokenizer, lora)
     check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
     with whole_folder(out) as part:
-        _write(reader, part, model, dtype, progress)
+        _write(reader, part, done, progress)
         _write_beside(part, done)
         write_card(part, done, found)
     return done
@@ -110,10 +116,14 @@ def _logged(args: Mapping[str, Any]) -> Path | None:
     return next((folder for folder in folders if (folder / METRICS_FILE).is_file()), None)
 
 
-def _write(reader: Reader, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:
-    writer = Writer(out, shapes(model), dtype)
-    for row, number, each in progress(rows(model)):
-        parts = row.unpack(reader.read(row, number, each))
+def _write(reader: Reader, out: Path, done: Exported, progress: Progress) -> None:
+    writer = Writer(out, shapes(done.model), done.dtype)
+    for row, number, each in progress(rows(done.model)):
+        weight = reader.read(row, number, each)
+        adapter = None if done.lora is None else Adapter.of(row, done.lora)
+        if adapter is not None:
+            weight = adapter.merge(weight, partial(reader.read, layer=number, expert=each))
+        parts = row.unpack(weight)
         for name, part in zip(names(row, number), parts, strict=True):
             writer.write(name, part)
     writer.close()

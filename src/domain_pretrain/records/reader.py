@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,14 +256,29 @@ def read_findings(path: str | Path) -> list[Finding]:
 
 
 def read_evaluations(path: str | Path) -> list[Evaluated]:
-    """What the probes of a run found, in order.
+    """What the probes of a run found, in order, and how far it was above its base.
 
     Args:
         path: ``domain_evaluations.jsonl``, or the folder that holds it; a run that wrote none had
-            no probes.
+            neither. Lines that tell different things of the same point are one.
     """
-    found = (one for one in _entries(path, EVALUATIONS_FILE) if "scores" in one)
-    return [Evaluated.load(_Evaluated.model_validate(entry).model_dump()) for entry in found]
+    found: list[Evaluated] = []
+    for entry in _entries(path, EVALUATIONS_FILE):
+        if "scores" in entry:
+            one = Evaluated.load(_Evaluated.model_validate(entry).model_dump())
+            found.append(_joined(found.pop(), one) if found and _same(found[-1], one) else one)
+    return found
+
+
+def _same(before: Evaluated, one: Evaluated) -> bool:
+    """Whether two lines tell different things of one point of the run."""
+    points = {(e.iteration, e.consumed_samples, e.final) for e in (before, one)}
+    names = [{score.name for score in e.scores} for e in (before, one)]
+    return len(points) == 1 and names[0].isdisjoint(names[1])
+
+
+def _joined(before: Evaluated, one: Evaluated) -> Evaluated:
+    return replace(one, scores=(*before.scores, *one.scores))
 
 
 def _entries(path: str | Path, name: str) -> list[dict[str, Any]]:
