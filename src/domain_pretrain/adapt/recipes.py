@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain_pretrain.adapt.muon import MUON, QK_CLIP
 from domain_pretrain.adapt.recipe import Recipe
 
-RECIPES: tuple[Recipe, ...] = ()
+RECIPES: tuple[Recipe, ...] = (MUON, QK_CLIP)
