@@ -33,6 +33,8 @@ RIGHT: dict[str, Any] = {
     "use_distributed_optimizer": False,
     "use_layer_wise_distributed_optimizer": False,
     "tensor_model_parallel_size": 1,
+    "context_parallel_size": 1,
+    "data_parallel_size": 1,
     "muon_nesterov": True,
     "muon_coefficient_type": "quintic",
     "muon_scale_mode": "spectral",
@@ -45,6 +47,8 @@ RIGHT: dict[str, Any] = {
     "load": None,
     "pretrained_checkpoint": None,
 }
+SHARDED = {"use_layer_wise_distributed_optimizer": True}
+NO_LOGITS = {"qk_clip": False, "log_max_attention_logit": False}
 
 
 def args(**given: Any) -> SimpleNamespace:
@@ -64,11 +68,12 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_right_is_not_doubted() -> None:
-    for optimizer in ("adam", "sgd", "muon", "dist_muon", "adaptive_muon"):
+    for optimizer in ("adam", "sgd", "muon", "dist_muon"):
         given = args(optimizer=optimizer)
         assert MUON.applies(given) == ("muon" in optimizer)
         assert found(given) == []
-    assert not QK_CLIP.applies(args(qk_clip=False, log_max_attention_logit=False))
+    assert found(args(distributed_backend="gloo", **SHARDED)) == []  # a single rank
+    assert not QK_CLIP.applies(args(**NO_LOGITS))
     # Hosts before 0.16 have none of this.
     old = SimpleNamespace(optimizer="adam", bf16=False)
     assert not any(recipe.applies(old) for recipe in (MUON, QK_CLIP))
@@ -78,15 +83,17 @@ def test_what_is_right_is_not_doubted() -> None:
     ("given", "says"),
     [
         ({"fp16": True, "bf16": False}, "use --bf16"),
+        ({**SHARDED, "distributed_backend": "gloo", "data_parallel_size": 2}, "which gloo cannot"),
         (
-            {"use_layer_wise_distributed_optimizer": True, "distributed_backend": "gloo"},
-            "leave the flag out",
+            {**SHARDED, "distributed_backend": "gloo", "context_parallel_size": 2},
+            "which gloo cannot",
         ),
-        ({"optimizer": "dist_muon", "distributed_backend": "gloo"}, "leave the flag out"),
+        ({**SHARDED, "bf16": False, **NO_LOGITS}, "give --bf16, or leave the flag out"),
+        ({"optimizer": "dist_muon", "bf16": False, **NO_LOGITS}, "give --bf16, or leave"),
         ({"muon_extra_scale_factor": 1.0}, "give 0.2"),
         ({"muon_tp_mode": "blockwise", "tensor_model_parallel_size": 2}, "give duplicated"),
-        ({"bf16": False}, "give --bf16"),
-        ({"bf16": False, "qk_clip": False}, "give --bf16"),
+        ({"bf16": False}, "where there is none; give --bf16"),
+        ({"bf16": False, "qk_clip": False}, "where there is none; give --bf16"),
         ({"transformer_impl": "local"}, "leave --transformer-impl local out"),
         ({"optimizer": "adam", "use_distributed_optimizer": True}, "--optimizer muon"),
         ({"attention_output_gate": True}, "leave one out"),
@@ -100,13 +107,16 @@ def test_what_is_wrong_is_named_with_the_fix(given: dict[str, Any], says: str) -
 
 
 def test_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = found(args(optimizer="adaptive_muon"))
+    assert "v0.2.0" in one.why
+    assert found(args(optimizer="adaptive_muon", muon_use_syrk=False)) == []
     old = args()
     del old.muon_coefficient_type, old.muon_nesterov
     old.muon_use_nesterov = True
     (one,) = found(old)
     assert "v0.1.0" in one.why
     monkeypatch.setattr(muon, "version", lambda name: "0.1.0")
-    assert found(old) == []
+    assert found(old) == found(args(optimizer="adaptive_muon")) == []
     monkeypatch.setattr(muon, "find_spec", lambda name: None)
     (one,) = found(args())
     assert "pip install emerging-optimizers" in one.why
@@ -162,7 +172,7 @@ def test_the_hosts_number() -> None:
     step = ({}, 0, False, False, 0, 1.0, None, 7.5)
     assert upstream.attention_logit(step, args()) == 7.5
     assert upstream.attention_logit(step, args(qk_clip=False)) == 7.5
-    of = args(qk_clip=False, log_max_attention_logit=False)
+    of = args(**NO_LOGITS)
     assert upstream.attention_logit(step[:7], of) is None
     assert upstream.attention_logit(step[:7], SimpleNamespace()) is None  # before 0.16
 

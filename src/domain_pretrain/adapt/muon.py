@@ -31,6 +31,12 @@ def _needs_first_version(args: Any) -> bool:
     return of_0_16 and _installed() >= Version("0.2")
 
 
+def _needs_second_version(args: Any) -> bool:
+    # Hosts before 0.20 do not have this flag.
+    adaptive = getattr(args, "optimizer", "") == "adaptive_muon"
+    return adaptive and not hasattr(args, "muon_use_syrk") and _installed() >= Version("0.3")
+
+
 def _installed() -> Version:
     try:
         return Version(version(PACKAGE))
@@ -89,15 +95,33 @@ MUON = Recipe(
             "the tag v0.1.0 of github.com/NVIDIA-NeMo/Emerging-Optimizers, or core 0.17 or newer",
         ),
         Refusal(
+            f"--optimizer adaptive_muon on core 0.18 and 0.19 with {PACKAGE} >= 0.3",
+            lambda a: _needs_second_version(a),
+            "they set it up as 0.2 was, and stop in the first step; install the tag v0.2.0 of "
+            "github.com/NVIDIA-NeMo/Emerging-Optimizers, or take --optimizer muon",
+        ),
+        Refusal(
             "--optimizer muon with --fp16",
             lambda a: uses_muon(a) and on(a, "fp16"),
             "the host has no loss scale for it; use --bf16",
         ),
         Refusal(
-            "--optimizer muon with --use-distributed-optimizer, or dist_muon, on the CPU backend",
-            lambda a: uses_muon(a) and _shards_layers(a) and _on_gloo(a),
-            "the data-parallel ranks gather matrices of unequal sizes, which gloo cannot; leave "
-            "the flag out (--optimizer muon)",
+            "--optimizer muon with --use-distributed-optimizer, or dist_muon, without --bf16",
+            lambda a: uses_muon(a) and _shards_layers(a) and not on(a, "bf16"),
+            "the host divides the work among optimizers that it only wraps for 16 bits, and stops "
+            "in the first step; give --bf16, or leave the flag out (--optimizer muon)",
+        ),
+        Refusal(
+            "--optimizer muon with --use-distributed-optimizer, or dist_muon, on several "
+            "data-parallel ranks of the CPU backend",
+            lambda a: (
+                uses_muon(a)
+                and _shards_layers(a)
+                and _on_gloo(a)
+                and a.data_parallel_size * a.context_parallel_size > 1
+            ),
+            "they gather matrices of unequal sizes, which gloo cannot; leave the flag out "
+            "(--optimizer muon)",
         ),
     ),
     doubts=(
@@ -182,13 +206,15 @@ QK_CLIP = Recipe(
         Refusal(
             "--qk-clip with --use-distributed-optimizer and another optimizer than Muon",
             lambda a: on(a, "qk_clip", "use_distributed_optimizer"),
-            "the host scales the fp32 weights where they are whole, and here each rank has a flat "
-            "part of them; leave --use-distributed-optimizer out, or train with --optimizer muon",
+            "the host scales the fp32 weights as a whole matrix, of which each rank here has a "
+            "flat part: it stops at the first step in which a logit is above the threshold; leave "
+            "--use-distributed-optimizer out, or train with --optimizer muon",
         ),
         Refusal(
             "--qk-clip with --attention-output-gate",
             lambda a: on(a, "qk_clip", "attention_output_gate"),
-            "the host looks for the keys where the gate's weights are; leave one out",
+            "the host does not count the gate's rows among those of queries and keys, and stops at "
+            "the first step in which a logit is above the threshold; leave one out",
         ),
     ),
     doubts=(
