@@ -21,8 +21,8 @@ def _is_muon(optimizer: object) -> bool:
 
 
 def uses_muon(args: Any) -> bool:
-    """Whether a run does."""
-    return _is_muon(getattr(args, "optimizer", ""))
+    """Whether a run does, with Megatron's own flags for it."""
+    return hasattr(args, "muon_scale_mode") and _is_muon(getattr(args, "optimizer", ""))
 
 
 def _needs_first_version(args: Any) -> bool:

@@ -110,16 +110,18 @@ def moment_after(
     batch = microbatches * args.micro_batch_size * args.data_parallel_size
     consumed = args.consumed_train_samples + batch
     log = iteration % args.log_interval == 0
-    optimizer = optimizer_of(given) if log or steers else None
-    host = host_numbers(optimizer, train_step[5]) if log else {}
-    logit = attention_logit(train_step, args) if log else None
+    scalars = iteration % args.tensorboard_log_interval == 0
+    told = log or scalars
+    optimizer = optimizer_of(given) if told or steers else None
+    host = host_numbers(optimizer, train_step[5]) if told else {}
+    logit = attention_logit(train_step, args) if told else None
     if logit is not None:
         host["max_attention_logit"] = largest_of_model(logit, device)
     return Moment(
         iteration=iteration,
         consumed_samples=consumed,
         log=log,
-        scalars=iteration % args.tensorboard_log_interval == 0,
+        scalars=scalars,
         microbatches=microbatches,
         batch_tokens=batch * args.seq_length,
         skipped=bool(train_step[1]),
