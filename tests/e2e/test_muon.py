@@ -192,7 +192,7 @@ def test_clipped(layout: str, blend: list[str], tmp_path: Path) -> None:
     flags += ["--lr", "0", "--min-lr", "0", "--init-method-std", "0.2", "--micro-batch-size", "2"]
     flags += ["--qk-clip-threshold", str(THRESHOLD), "--qk-clip-alpha", str(ALPHA)]
     env = {"RECORD_DIR": str(tmp_path)}
-    run = train(tmp_path, *flags, nproc=nproc, iterations=1, script="clipping_gpt.py", env=env)
+    train(tmp_path, *flags, nproc=nproc, iterations=1, script="clipping_gpt.py", env=env)
     ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(nproc)]
     tensor = [[rank] for rank in ranks] if layout == "tp2" else [ranks]
     found, above = [], []
