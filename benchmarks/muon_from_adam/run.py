@@ -34,7 +34,7 @@ from domain_pretrain.records.reader import read_metrics
 
 LENGTH, BATCH, SAMPLES = 128, 8, 96
 BASE_STEPS, STEPS = 1000, 200
-BASE_RATE, RATES = 2e-3, (2e-3, 4e-3, 8e-3)
+BASE_RATE, RATES = 2e-3, (2e-3, 4e-3, 8e-3, 1.6e-2)
 CHOSEN_ON, SEEDS = 1, (2, 3, 4)
 DOMAINS = ("general", "code", "maths")
 BLENDS = {"base": {"general": 1}, "going on": {"general": 2, "code": 1, "maths": 1}}

@@ -101,7 +101,6 @@ HEADS, SIZE, LAYERS, ALPHA, THRESHOLD = 4, 8, 4, 0.3, 4.6
 LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "one": (1, ["--group-query-attention", "--num-query-groups", "2"]),
     "dp2": (2, []),
-    "tp2": (2, TP2),
     "pp2": (2, ["--pipeline-model-parallel-size", "2"]),
     "cp2": (2, ["--context-parallel-size", "2"]),
     "ulysses": (2, ["--context-parallel-size", "2", "--cp-comm-type", "a2a"]),
@@ -134,31 +133,30 @@ def projected(hidden: np.ndarray, weight: np.ndarray, groups: int) -> tuple[np.n
     return query, out[..., -2, :]
 
 
-def assert_clipped(ranks: list[Any], layer: int, parts: int, cp: bool) -> tuple[float, list[bool]]:
-    """One layer of one tensor-parallel part.
+def assert_logits(ranks: list[Any], layer: int, cp: bool) -> np.ndarray:
+    """``[h]``, of one layer: every rank that has it took those that float64 finds.
 
     Args:
-        ranks: that have it, over data or context parallelism.
-        parts: of the heads, over tensor parallelism.
-
-    Returns:
-        the largest logit, and which heads are above the threshold.
+        ranks: that have these heads, over data or context parallelism.
     """
-    by_name = {
-        name: [rank[f"{name}{layer}"] for rank in ranks] for name in ("query", "key", "hidden")
-    }
-    groups = by_name["key"][0].shape[3]
-    assert by_name["query"][0].shape[3] == HEADS // parts
+    queries, keys = ([rank[f"{name}{layer}"] for rank in ranks] for name in ("query", "key"))
     if cp:
-        logits = largest(whole(by_name["query"]), whole(by_name["key"]))
+        logits = largest(whole(queries), whole(keys))
     else:
-        pairs = zip(by_name["query"], by_name["key"], strict=True)
-        logits = np.stack([largest(*pair) for pair in pairs]).max(0)
+        logits = np.stack([*map(largest, queries, keys)]).max(0)
     for rank in ranks:
-        (noted,) = rank[f"logits{layer}"]
+        (taken,) = rank[f"logits{layer}"]
         # Megatron's own scores are bfloat16; ours, of divided sequences, float32.
-        np.testing.assert_allclose(noted, logits, rtol=1e-5 if cp else 2**-8)
-        gamma = np.minimum(1, THRESHOLD / noted.reshape(groups, -1).max(1).astype(np.float64))
+        np.testing.assert_allclose(taken, logits, rtol=1e-5 if cp else 2**-8)
+    return logits
+
+
+def assert_clipped(ranks: list[Any], layer: int, cp: bool) -> None:
+    """The weights of one layer are scaled as the formula says, with all of its heads."""
+    groups = ranks[0][f"key{layer}"].shape[3]
+    for rank in ranks:
+        (taken,) = rank[f"logits{layer}"]
+        gamma = np.minimum(1, THRESHOLD / taken.reshape(groups, -1).max(1).astype(np.float64))
         before, after = (
             rank[f"{name}{layer}"][0].astype(np.float64).reshape(groups, -1, SIZE, HEADS * SIZE)
             for name in ("before", "after")
@@ -167,41 +165,51 @@ def assert_clipped(ranks: list[Any], layer: int, parts: int, cp: bool) -> tuple[
         factors[:, :-2] = gamma[:, None, None, None] ** ALPHA
         factors[:, -2] = gamma[:, None, None] ** (1 - ALPHA)
         np.testing.assert_allclose(after, before * factors, rtol=1e-6)
-        # The weights of the forward pass are rounded from these, or scaled by themselves.
+        # The weights of the forward pass are bfloat16, scaled by themselves.
         (model,) = rank[f"model{layer}"]
         np.testing.assert_allclose(model, after.reshape(model.shape), rtol=2**-7)
-    # On the same batch, the logits are now at the threshold where they were above it.
     if not cp:
-        clipped = np.stack(
-            [
-                largest(*projected(rank[f"hidden{layer}"], rank[f"after{layer}"][0], groups))
-                for rank in ranks
-            ]
-        ).max(0)
+        # On the same batch, the logits are now at the threshold where they were above it.
+        batches = [
+            projected(rank[f"hidden{layer}"], rank[f"after{layer}"][0], groups) for rank in ranks
+        ]
+        clipped = np.stack([largest(*batch) for batch in batches]).max(0)
         assert (clipped <= THRESHOLD * (1 + 2**-6)).all()
         by_group = clipped.reshape(groups, -1).max(1)
         np.testing.assert_allclose(by_group[gamma < 1], THRESHOLD, rtol=2**-6)
-    return float(logits.max()), (logits > THRESHOLD).tolist()
+
+
+def one_step(folder: Path, *flags: str | Path, nproc: int) -> tuple[list[Any], float]:
+    """What every rank wrote down, and the number of the metrics file."""
+    still = ["--lr", "0", "--min-lr", "0", "--init-method-std", "0.2", "--micro-batch-size", "2"]
+    flags = (*flags, *NO_EVALUATION, *still, "--bf16", "--disable-bias-linear")
+    env = {"RECORD_DIR": str(folder)}
+    train(folder, *flags, nproc=nproc, iterations=1, script="clipping_gpt.py", env=env)
+    (entry,) = [one for one in read_metrics(folder) if one["split"] == "train"]
+    ranks = [np.load(folder / f"rank{rank}.npz") for rank in range(nproc)]
+    return ranks, entry["host"]["max_attention_logit"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_clipped(layout: str, blend: list[str], tmp_path: Path) -> None:
     """Heads above the threshold, and no others, are scaled as the formula says."""
     nproc, flags = LAYOUTS[layout]
-    flags = [*blend, *MUONCLIP, *NO_EVALUATION, *flags, "--bf16", "--disable-bias-linear"]
-    flags += ["--lr", "0", "--min-lr", "0", "--init-method-std", "0.2", "--micro-batch-size", "2"]
-    flags += ["--qk-clip-threshold", str(THRESHOLD), "--qk-clip-alpha", str(ALPHA)]
-    env = {"RECORD_DIR": str(tmp_path)}
-    train(tmp_path, *flags, nproc=nproc, iterations=1, script="clipping_gpt.py", env=env)
-    ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(nproc)]
-    tensor = [[rank] for rank in ranks] if layout == "tp2" else [ranks]
-    found, above = [], []
+    clip = ["--qk-clip-threshold", str(THRESHOLD), "--qk-clip-alpha", str(ALPHA)]
+    ranks, told = one_step(tmp_path, *blend, *MUONCLIP, *clip, *flags, nproc=nproc)
+    cp, found = layout in ("cp2", "ulysses"), []
     for layer in range(1, LAYERS + 1):
-        for part in tensor:
-            here = [rank for rank in part if f"logits{layer}" in rank]
-            top, heads = assert_clipped(here, layer, len(tensor), cp=layout in ("cp2", "ulysses"))
-            found.append(top)
-            above += heads
-    assert True in above and False in above
-    (entry,) = [one for one in read_metrics(tmp_path) if one["split"] == "train"]
-    assert entry["host"]["max_attention_logit"] == pytest.approx(max(found), rel=2**-8)
+        here = [rank for rank in ranks if f"logits{layer}" in rank]
+        found.append(assert_logits(here, layer, cp))
+        assert_clipped(here, layer, cp)
+    assert (np.stack(found) > THRESHOLD).any() and (np.stack(found) < THRESHOLD).any()
+    assert told == pytest.approx(np.max(found), rel=2**-8)
+
+
+def test_logged(blend: list[str], tmp_path: Path) -> None:
+    """In TP2, where the host cannot clip: the largest logit of all ranks' heads."""
+    flags = [*blend, *MUON, *TP2, "--log-max-attention-logit"]
+    ranks, told = one_step(tmp_path, *flags, nproc=2)
+    layers = range(1, LAYERS + 1)
+    found = [[assert_logits([rank], layer, cp=False).max() for layer in layers] for rank in ranks]
+    assert told == pytest.approx(np.max(found), rel=2**-8)
+    assert abs(np.max(found[0]) - np.max(found[1])) > 2**-7 * told

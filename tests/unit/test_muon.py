@@ -73,6 +73,9 @@ def test_what_is_right_is_not_doubted() -> None:
         assert MUON.applies(given) == ("muon" in optimizer)
         assert found(given) == []
     assert found(args(distributed_backend="gloo", **SHARDED)) == []  # a single rank
+    parted = {"tensor_model_parallel_size": 2}
+    assert found(args(multi_latent_attention=True, **parted)) == []
+    assert found(args(qk_clip=False, **parted)) == []
     assert not QK_CLIP.applies(args(**NO_LOGITS))
     # Hosts before 0.16 have none of this.
     old = SimpleNamespace(optimizer="adam", bf16=False)
@@ -91,7 +94,11 @@ def test_what_is_right_is_not_doubted() -> None:
         ({**SHARDED, "bf16": False, **NO_LOGITS}, "give --bf16, or leave the flag out"),
         ({"optimizer": "dist_muon", "bf16": False, **NO_LOGITS}, "give --bf16, or leave"),
         ({"muon_extra_scale_factor": 1.0}, "give 0.2"),
-        ({"muon_tp_mode": "blockwise", "tensor_model_parallel_size": 2}, "give duplicated"),
+        (
+            {"muon_tp_mode": "blockwise", "tensor_model_parallel_size": 2, **NO_LOGITS},
+            "give duplicated",
+        ),
+        ({"tensor_model_parallel_size": 2}, "use --tensor-model-parallel-size 1"),
         ({"bf16": False}, "where there is none; give --bf16"),
         ({"bf16": False, "qk_clip": False}, "where there is none; give --bf16"),
         ({"transformer_impl": "local"}, "leave --transformer-impl local out"),

@@ -211,6 +211,17 @@ QK_CLIP = Recipe(
             "--use-distributed-optimizer out, or train with --optimizer muon",
         ),
         Refusal(
+            "--qk-clip with --tensor-model-parallel-size > 1, but for --multi-latent-attention",
+            lambda a: (
+                on(a, "qk_clip")
+                and a.tensor_model_parallel_size > 1
+                and not on(a, "multi_latent_attention")
+            ),
+            "the host takes a rank's part of the rows for those of all heads: it stops at the "
+            "first step in which a logit is above the threshold; use --tensor-model-parallel-size "
+            "1 with other kinds of parallelism, or --log-max-attention-logit alone, which is right",
+        ),
+        Refusal(
             "--qk-clip with --attention-output-gate",
             lambda a: on(a, "qk_clip", "attention_output_gate"),
             "the host does not count the gate's rows among those of queries and keys, and stops at "
