@@ -68,9 +68,9 @@ def _other_optimizer(args: Any, saved: Mapping[str, Any]) -> str | None:
         else "does not say what it was trained with, which for a published model is mostly AdamW"
     )
     return (
-        f"--optimizer {args.optimizer}: the model that this run starts from {what}; going on with "
-        "another optimizer than a model was pretrained with may lose what Muon gains from scratch: "
-        "compare a short run with --optimizer adam by the losses of the domains (docs/muon.md)"
+        f"--optimizer {args.optimizer}: the model that this run starts from {what}; on such a base "
+        "Muon may have less of an advantage, or none: compare a short run with --optimizer adam "
+        "by the losses of the domains (docs/muon.md)"
     )
 
 
