@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import domain_pretrain
+from domain_pretrain.adapt.recipes import RECIPES
 from domain_pretrain.flags import add_arguments
 
 PACKAGE = Path(domain_pretrain.__file__).parent
@@ -63,6 +64,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
         "--freeze-all-layers": ">=0.19",
         "--logits-load-dir": ">=0.19",
         "--tensor-parallel-num-weight-shards": ">=0.19",
+        **{flag.name: flag.versions for recipe in RECIPES for flag in recipe.flags},
     }.items()
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from domain_pretrain.backends import context_parallel as cp_attention
-from domain_pretrain.backends.core_attention import block_mask
+from domain_pretrain.backends.attention_logits import keep
+from domain_pretrain.backends.core_attention import block_mask, first_head
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.zigzag import natural_order, zigzag_order
 
@@ -103,9 +106,15 @@ def on_this_rank(case: Case, group: dist.ProcessGroup) -> list[Tensor]:
     if case.mode == "allgather":
         blocked = zigzag_order(blocked, case.cp)[group.rank()]
     scale = 1 / math.sqrt(case.head_size)
-    result = MODES[case.mode](query, key, value, blocked[None, None], group, scale=scale)
+    module = SimpleNamespace(
+        training=True, num_attention_heads_per_partition=case.heads, current_max_attn_logits=None
+    )
+    note = partial(keep, module, first=first_head(module, group, ulysses=case.mode == "ulysses"))
+    options = {"scale": scale, "note": note}
+    result = MODES[case.mode](query, key, value, blocked[None, None], group, **options)
     result.backward(parts[3])
-    return [result.detach(), *(x.grad for x in (query, key, value))]
+    gradients = [x.grad for x in (query, key, value)]
+    return [result.detach(), *gradients, module.current_max_attn_logits]
 
 
 def run_rank(rank: int, folder: str) -> None:
@@ -134,9 +143,37 @@ def test_equals_attention_in_one_process(
 ) -> None:
     parts = zip(*(parallel[rank][case.name] for rank in range(case.cp)), strict=True)
     names = ("result", "query.grad", "key.grad", "value.grad")
-    for name, part, expected in zip(names, parts, by_definition(case), strict=True):
+    for name, part, expected in zip(names, parts, by_definition(case), strict=False):
         whole = natural_order(torch.stack(part))
         torch.testing.assert_close(whole, expected, rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_largest_logits(case: Case, parallel: list[dict[str, list[Tensor]]]) -> None:
+    """Over the ranks, those of all pairs that are not masked; each head has its own."""
+    query, key, *_ = inputs(case)
+    key = key.repeat_interleave(case.heads // case.groups, dim=2)
+    documents = torch.tensor(case.documents) if case.documents else None
+    blocked = block_mask(case.length, causal=True, documents=documents)
+    logits = torch.einsum("qbhd,kbhd->bhqk", query, key) / math.sqrt(case.head_size)
+    expected = logits.masked_fill(blocked, -math.inf).amax((0, 2, 3))
+    found = torch.stack([parallel[rank][case.name][4] for rank in range(case.cp)]).amax(0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    assert len(set(expected.tolist())) == case.heads
+
+
+def test_evaluations_do_not_count() -> None:
+    module = SimpleNamespace(
+        training=True, num_attention_heads_per_partition=3, current_max_attn_logits=None
+    )
+    for training, logits, first in (
+        (True, [1.0, 5.0], 0),
+        (True, [2.0, 3.0], 1),
+        (False, [9.0, 9.0, 9.0], 0),
+    ):
+        module.training = training
+        keep(module, torch.tensor(logits), first)
+    assert module.current_max_attn_logits.tolist() == [1.0, 5.0, 3.0]
 
 
 def test_ulysses_names_heads_that_cannot_be_divided() -> None:

@@ -20,7 +20,12 @@ from domain_pretrain.launch.size import parameters
 ROOT = Path(__file__).parents[2]
 SHELL = sorted(
     str(path.relative_to(ROOT))
-    for pattern in ("scripts/*.sh", "scripts/*.sbatch", "configs/launch/*.env")
+    for pattern in (
+        "scripts/*.sh",
+        "scripts/*.sbatch",
+        "configs/launch/*.env",
+        "configs/recipes/*.env",
+    )
     for path in ROOT.glob(pattern)
 )
 # Preset, its billions of parameters, the numbers of nodes it has a layout for.

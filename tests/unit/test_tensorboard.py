@@ -65,13 +65,19 @@ def test_each_domain_is_a_run_with_the_same_tags(tmp_path: Path) -> None:
     """Nothing is written twice; what is about all domains stays in the host's own run."""
     numbers = {"finance": 1.0, "news": 1.0}
     window = record(
-        1, "finance", "news", "-absent", weights=numbers, reweighting={"weighted_loss": 2.0}
+        1,
+        "finance",
+        "news",
+        "-absent",
+        weights=numbers,
+        reweighting={"weighted_loss": 2.0},
+        host={"grad_norm": 1.0, "max_attention_logit": 7.5},
     )
     publish(tmp_path, window, record(1, "finance", "news", "-absent", split="valid"))
     tags = {f"channel/{name}" for name in ("loss", "ppl", "tokens", "samples", "weight")}
     own = tags | {"channel/loss-valid", "channel/ppl-valid"}
     assert runs(tmp_path) == {
-        ".": {"reweighting/weighted-loss"},
+        ".": {"reweighting/weighted-loss", "host/max-attention-logit"},
         "domains/finance": own,
         "domains/news": own,
     }

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from domain_pretrain.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class HostFlag:
+    """A flag of the host.
+
+    Attributes:
+        name: as it is typed.
+        says: what it sets, and its default.
+        versions: of ``megatron.core``, that have it, ``>=0.18``.
+    """
+
+    name: str
+    says: str
+    versions: str
+
+
+def _nothing(args: Any, saved: Mapping[str, Any]) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -21,6 +40,9 @@ class Recipe:
         packages: distributions that it needs besides Megatron.
         refusals: what cannot be right with it.
         doubts: combinations that run, and are seldom what was meant; told at the start.
+        base: the host's args, and those in the checkpoint that the run starts from, empty where it
+            has none → what is doubtful about that start, if anything.
+        flags: of the host, that belong to it.
         page: of the docs, ``docs/muon.md``.
     """
 
@@ -31,4 +53,6 @@ class Recipe:
     packages: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     doubts: tuple[Refusal, ...] = ()
+    base: Callable[[Any, Mapping[str, Any]], str | None] = _nothing
+    flags: tuple[HostFlag, ...] = ()
     page: str = ""

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from domain_pretrain.backends.attention_logits import Note, largest
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.zigzag import natural_order, zigzag_order
 
@@ -31,6 +32,7 @@ def attention(
     *,
     scale: float,
     dropout: float = 0.0,
+    note: Note | None = None,
 ) -> Tensor:
     """Scaled dot-product attention ``[q, b, h, e]`` of one rank.
 
@@ -39,13 +41,17 @@ def attention(
         blocked: bool ``[1 or b, 1, q, k]``, True where a query must not see a key.
         scale: factor of the scores.
         dropout: probability of dropping an attention weight.
+        note: takes the heads' largest logits; None: nobody asks for them.
     """
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
     repeats = query.size(1) // key.size(1)
+    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    if note is not None:
+        note(largest(query, key, blocked, scale))
     out = F.scaled_dot_product_attention(
         query,
-        key.repeat_interleave(repeats, dim=1),
-        value.repeat_interleave(repeats, dim=1),
+        key,
+        value,
         attn_mask=~blocked,
         dropout_p=dropout,
         scale=scale,
@@ -54,7 +60,7 @@ def attention(
 
 
 def allgather_attention(
-    query: Tensor, key: Tensor, value: Tensor, blocked: Tensor, group: Group, **options: float
+    query: Tensor, key: Tensor, value: Tensor, blocked: Tensor, group: Group, **options: Any
 ) -> Tensor:
     """Attention of this rank's queries ``[l, b, h, d]`` to the keys of all ranks ``[l, b, h, e]``.
 
@@ -62,7 +68,7 @@ def allgather_attention(
         query, key, value: this rank's ``[l, b, ...]``.
         blocked: bool ``[1 or b, 1, l, s]``: this rank's rows.
         group: the CP group; one exchange each of keys and values, and of their gradients.
-        options: ``scale`` and ``dropout`` of :func:`attention`.
+        options: ``scale``, ``dropout`` and ``note`` of :func:`attention`.
     """
     return attention(
         query, gather_sequence(key, group), gather_sequence(value, group), blocked, **options
@@ -70,7 +76,7 @@ def allgather_attention(
 
 
 def ulysses_attention(
-    query: Tensor, key: Tensor, value: Tensor, blocked: Tensor, group: Group, **options: float
+    query: Tensor, key: Tensor, value: Tensor, blocked: Tensor, group: Group, **options: Any
 ) -> Tensor:
     """Attention of ``h / cp`` heads over the whole sequence, for this rank's rows ``[l, b, h, e]``.
 
@@ -79,7 +85,7 @@ def ulysses_attention(
         blocked: bool ``[1 or b, 1, s, s]``: all rows.
         group: the CP group; one exchange each of queries, keys, values and the result, and of
             their gradients.
-        options: ``scale`` and ``dropout`` of :func:`attention`.
+        options: ``scale``, ``dropout`` and ``note`` of :func:`attention`.
 
     Raises:
         UnsupportedError: the heads of this TP rank cannot be divided among the CP ranks.

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from domain_pretrain.backends import attention_logits
 from domain_pretrain.backends.context_parallel import (
     allgather_attention,
     check_heads,
@@ -39,6 +41,8 @@ def init_with_cp(init: Function) -> Function:
         self.cp_ulysses = config.context_parallel_size > 1 and kwargs.get("cp_comm_type") == "a2a"
         if self.cp_ulysses:
             check_heads(self.num_attention_heads_per_partition, config.context_parallel_size)
+        if attention_logits.asked(config):
+            attention_logits.begin(self)
 
     return __init__
 
@@ -108,6 +112,11 @@ def _forward(
     if attention_mask is not None:
         blocked = blocked | attention_mask
 
+    note = None
+    if attention_logits.asked(module.config):
+        first = first_head(module, group, ulysses=module.cp_ulysses)
+        note = partial(attention_logits.keep, module, first=first)
+
     attend = ulysses_attention if module.cp_ulysses else allgather_attention
     out = attend(
         query,
@@ -117,8 +126,15 @@ def _forward(
         group,
         scale=module.softmax_scale * (module.scale_mask_softmax.scale or 1.0),
         dropout=module.attention_dropout.p if module.training else 0.0,
+        note=note,
     ).flatten(2)
     return out.squeeze(1) if packed_seq_params is not None else out
+
+
+def first_head(module: Any, group: Any, *, ulysses: bool) -> int:
+    """The first head that this rank attends with: of its share with Ulysses, else of all."""
+    share = module.num_attention_heads_per_partition // group.size()
+    return int(group.rank() * share) if ulysses else 0
 
 
 def block_mask(length: int, *, causal: bool, documents: Tensor | None) -> Tensor:

@@ -83,6 +83,14 @@ def _if_any(quantize: Function) -> Function:
     return quantize_param_shard
 
 
+def _tells_logits(is_te_min_version: Function) -> Function:
+    def is_te_min_version_or_ours(version: str, *args: Any, **kwargs: Any) -> Any:
+        # The version that parsing asks for where attention has to tell its largest logits.
+        return version == "2.9.0" or is_te_min_version(version, *args, **kwargs)
+
+    return is_te_min_version_or_ours
+
+
 CUDA_EXTENSIONS = Seam(
     "cuda-extensions",
     "torch.utils.cpp_extension:load_inline",
@@ -150,6 +158,15 @@ SEAMS = (
         ("query", "key", "value", "attention_mask", "packed_seq_params"),
         "leaves context parallelism and packed sequences to Transformer Engine",
         forward_with_cp,
+    ),
+    Seam(
+        "attention-logits",
+        "megatron.training.arguments:is_te_min_version",
+        ("version",),
+        "--qk-clip and --log-max-attention-logit insist on Transformer Engine, whose attention "
+        "tells its largest logits, and so does ours; nothing else of it is claimed",
+        _tells_logits,
+        absent="hosts before 0.16 have neither flag; wheels before 0.17 hold no training loop",
     ),
     Seam(
         "layer-seed",

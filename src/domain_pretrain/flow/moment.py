@@ -22,7 +22,8 @@ class Moment:
         skipped: the optimizer skipped the update.
         course: how far the run is, as far as the host tells; without an evaluation.
         host: what else the host tells of the step, by name: ``learning_rate``, ``grad_norm``. Where
-            it logs; numbers that it has, for which no device is asked.
+            it logs or writes scalars; numbers that it has, for which no device is asked, and with
+            ``--qk-clip`` the ``max_attention_logit``.
     """
 
     iteration: int

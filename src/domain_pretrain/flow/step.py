@@ -162,7 +162,7 @@ class Step:
         if moment.scalars:
             if self.publisher is not None:
                 window = self.windows.read(Windows.SCALARS)
-                self.publisher.scalars(self._record(window, moment))
+                self.publisher.scalars(replace(self._record(window, moment), host=moment.host))
             self.windows.restart(Windows.SCALARS)
         if moment.log:
             found: Sequence[Finding] = ()

@@ -43,6 +43,14 @@ def check_base(args: Any) -> None:
         )
 
 
+def starts_from(args: Any) -> Path | None:
+    """The folder of this disk that the run's model is loaded from; None: there is none."""
+    for folder in (args.load, getattr(args, "pretrained_checkpoint", None)):
+        if folder and not is_remote(folder) and holds(folder):
+            return Path(folder)
+    return None
+
+
 def holds(folder: str) -> bool:
     """Whether a folder has a checkpoint; of an object store that is taken for granted."""
     # Of os.path, which says no to a name that no file can have.

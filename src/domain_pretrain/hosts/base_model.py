@@ -1,16 +1,19 @@
-"""A run that starts from an imported Hugging Face model has its flags and its tokenizer."""
+"""A run and the model that it starts from: what has to agree, and what is doubtful."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from domain_pretrain.checkpoints.tracker import read_tracker
+from domain_pretrain.adapt.recipes import RECIPES
+from domain_pretrain.checkpoints.arguments import read_saved
+from domain_pretrain.checkpoints.tracker import folder_of, read_tracker
 from domain_pretrain.data.vocabulary import padded, vocabulary
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.hosts.base import starts_from
 from domain_pretrain.huggingface.base import is_imported, read_base
 from domain_pretrain.huggingface.check import check_run
-from domain_pretrain.process import notice
+from domain_pretrain.process import notice, rank
 
 
 def check_model(args: Any) -> None:
@@ -35,3 +38,30 @@ def check_model(args: Any) -> None:
     rows = None if size is None else padded(size, args)
     for text in check_run(vars(args), read_base(Path(folder)), rows):
         notice(f"{folder}: {text}")
+
+
+def tell_doubts(args: Any) -> None:
+    """What the recipes that apply find doubtful about the checkpoint that the run starts from.
+
+    Args:
+        args: Megatron's, validated.
+    """
+    recipes = [recipe for recipe in RECIPES if recipe.applies(args)]
+    folder = starts_from(args) if recipes and rank() == 0 else None
+    if folder is None:
+        return
+    saved = _saved(folder, getattr(args, "ckpt_step", None))
+    for recipe in recipes:
+        doubt = recipe.base(args, saved)
+        if doubt is not None:
+            notice(f"WARNING: {doubt}")
+
+
+def _saved(folder: Path, step: int | None) -> dict[str, Any]:
+    """The arguments in the checkpoint that is loaded; none where they cannot be read."""
+    said = read_tracker(folder) if step is None else str(step)
+    checkpoint = folder_of(folder, said or "")
+    try:
+        return {} if checkpoint is None else read_saved(checkpoint).args
+    except ConfigError:  # the host says why, if it is one for it, too
+        return {}

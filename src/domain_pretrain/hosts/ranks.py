@@ -110,5 +110,24 @@ def from_first_rank(make: Callable[[], T]) -> T:
     return cast(T, box[0])
 
 
+def largest_of_model(number: float, device: torch.device) -> float:
+    """Over the pipeline stages and tensor ranks; all of them call this together.
+
+    One float32 over the model-parallel group, where that is more than one rank.
+
+    Args:
+        number: of this rank, a float32 by origin.
+        device: that the group reduces on.
+    """
+    from megatron.core import parallel_state as mpu
+
+    group = _unless_alone(mpu.get_model_parallel_group())
+    if group is None:
+        return number
+    box = torch.tensor(number, dtype=torch.float32, device=device)
+    dist.all_reduce(box, dist.ReduceOp.MAX, group=group)
+    return float(box)
+
+
 def _unless_alone(group: Any) -> Any:
     return group if dist.get_world_size(group) > 1 else None

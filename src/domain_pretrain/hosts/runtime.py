@@ -18,7 +18,7 @@ from domain_pretrain.flow.tap import Source
 from domain_pretrain.hosts import checkpoint, upstream
 from domain_pretrain.hosts.adapters import Adapters, refusals, refuse_adapters
 from domain_pretrain.hosts.base import check_base
-from domain_pretrain.hosts.base_model import check_model
+from domain_pretrain.hosts.base_model import check_model, tell_doubts
 from domain_pretrain.hosts.channels import with_domains
 from domain_pretrain.hosts.command_line import flags_of_command_line, read_data_flags
 from domain_pretrain.hosts.facts import RunFacts, log_dir_of
@@ -81,6 +81,7 @@ class Runtime:
             return cls(args)
         check_base(args)
         check_model(args)
+        tell_doubts(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
         session = Session(_facts(args, options), options, config or DomainConfig())
         return cls(args, session, _adapters(args, session))
@@ -153,8 +154,8 @@ class Runtime:
         if upstream.gave_up(result):
             self.report_nonfinite(training=True)
             return
-        moment = upstream.moment_after(result, self.args, given, steers=self.step.steers)
-        self.step.close(moment)
+        step = self.step
+        step.close(upstream.moment_after(result, self.args, given, step.device, steers=step.steers))
 
     def report_nonfinite(self, *, training: bool) -> None:
         """Where the host stops in a step or an evaluation: name the domains that may be why."""
@@ -299,7 +300,8 @@ class Runtime:
         self.open_evaluation(prefix)
         self._reads_fixed = True
         try:
-            self._fixed.run(*run)
+            with upstream.kept_attention_logits(run[1]):
+                self._fixed.run(*run)
         finally:
             self._reads_fixed = False
 
@@ -370,13 +372,14 @@ class Runtime:
                 publisher=self.step.publisher,
             )
         if split == "valid" and self._probing.due(iteration, final=final):
-            self._probing.run(
-                iteration,
-                *run,
-                reads=[one is not None for one in self._validation_of(run[1])],
-                final=final,
-                trained=iteration > 0 and not getattr(self.args, "skip_train", False),
-            )
+            with upstream.kept_attention_logits(run[1]):
+                self._probing.run(
+                    iteration,
+                    *run,
+                    reads=[one is not None for one in self._validation_of(run[1])],
+                    final=final,
+                    trained=iteration > 0 and not getattr(self.args, "skip_train", False),
+                )
 
     # Adapters, and what a checkpoint has of them.
 

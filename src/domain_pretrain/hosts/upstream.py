@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.moment import Moment
+from domain_pretrain.hosts.ranks import largest_of_model
 from domain_pretrain.stats import Split
 from domain_pretrain.strategies.course import Course
+
+if TYPE_CHECKING:
+    import torch
 
 
 def running_args() -> Any:
@@ -54,15 +59,49 @@ def host_numbers(optimizer: Any, grad_norm: float | None) -> dict[str, float]:
     return numbers
 
 
+def attention_logit(train_step: Sequence[Any], args: Any) -> float | None:
+    """The largest attention logit of the step, of this rank's layers and heads.
+
+    None where it was not asked for; it was reduced over the data and context parallel ranks.
+    """
+    asked = getattr(args, "qk_clip", False) or getattr(args, "log_max_attention_logit", False)
+    return float(train_step[7]) if asked else None
+
+
+@contextmanager
+def kept_attention_logits(model: Iterable[Any]) -> Iterator[None]:
+    """What passes through the model's attention within does not count for ``--qk-clip``.
+
+    Transformer Engine's attention counts evaluations, too, until the next step takes the largest.
+
+    Args:
+        model: its chunks.
+    """
+    name = "current_max_attn_logits"
+    found = [m for chunk in model for m in chunk.modules() if hasattr(m, name)]
+    before = [getattr(one, name) for one in found]
+    try:
+        yield
+    finally:
+        for one, logits in zip(found, before, strict=True):
+            setattr(one, name, logits)
+
+
 def moment_after(
-    train_step: Sequence[Any], args: Any, given: Iterable[Any], *, steers: bool = False
+    train_step: Sequence[Any],
+    args: Any,
+    given: Iterable[Any],
+    device: torch.device,
+    *,
+    steers: bool = False,
 ) -> Moment:
-    """Where training stands after a step, which has not been counted yet.
+    """Where training stands after a step, which has not been counted yet; called by all ranks.
 
     Args:
         train_step: what it returned.
         args: the host's.
         given: what it was called with.
+        device: where the run's sums are.
         steers: whether something follows the course of the run.
     """
     from megatron.core.num_microbatches_calculator import get_num_microbatches
@@ -71,16 +110,22 @@ def moment_after(
     batch = microbatches * args.micro_batch_size * args.data_parallel_size
     consumed = args.consumed_train_samples + batch
     log = iteration % args.log_interval == 0
-    optimizer = optimizer_of(given) if log or steers else None
+    scalars = iteration % args.tensorboard_log_interval == 0
+    told = log or scalars
+    optimizer = optimizer_of(given) if told or steers else None
+    host = host_numbers(optimizer, train_step[5]) if told else {}
+    logit = attention_logit(train_step, args) if told else None
+    if logit is not None:
+        host["max_attention_logit"] = largest_of_model(logit, device)
     return Moment(
         iteration=iteration,
         consumed_samples=consumed,
         log=log,
-        scalars=iteration % args.tensorboard_log_interval == 0,
+        scalars=scalars,
         microbatches=microbatches,
         batch_tokens=batch * args.seq_length,
         skipped=bool(train_step[1]),
-        host=host_numbers(optimizer, train_step[5]) if log else {},
+        host=host,
         course=_course(args, consumed, optimizer) if steers else Course(),
     )
 

@@ -79,9 +79,12 @@ def score_values(evaluated: Evaluated) -> dict[str, float]:
 
 def overall_values(record: Record) -> dict[str, float]:
     """``tag → value`` of what is about no single domain."""
+    # Of the host's numbers, the one that the host does not chart for the whole model.
+    host = {name: n for name, n in (record.host or {}).items() if name == "max_attention_logit"}
     return {
-        f"reweighting/{name.replace('_', '-')}": value
-        for name, value in (record.reweighting or {}).items()
+        f"{group}/{name.replace('_', '-')}": value
+        for group, numbers in (("reweighting", record.reweighting or {}), ("host", host))
+        for name, value in numbers.items()
     }
 
 

@@ -70,7 +70,11 @@ def _head(run: LiveRun) -> list[str]:
     if run.train_iters:
         of = f" of {run.train_iters:,} ({run.iteration / run.train_iters:.0%})"
     words = [f"iteration {run.iteration:,}{of}", f"lm loss {written(run.lm_loss)}"]
-    for key, name, spec in (("learning_rate", "lr", ".3g"), ("grad_norm", "grad norm", ".3f")):
+    for key, name, spec in (
+        ("learning_rate", "lr", ".3g"),
+        ("grad_norm", "grad norm", ".3f"),
+        ("max_attention_logit", "max logit", ".2f"),
+    ):
         if key in run.host:
             words.append(f"{name} {written(run.host[key], spec)}")
     if run.tokens_per_second is not None:

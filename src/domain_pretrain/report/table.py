@@ -147,6 +147,7 @@ def loss_table(
 HOST = {
     "learning_rate": ("learning rate", ".3g"),
     "grad_norm": ("gradient norm", ".3f"),
+    "max_attention_logit": ("largest attention logit", ".2f"),
     "tokens_per_second": ("tokens per second", ",.0f"),
 }
 

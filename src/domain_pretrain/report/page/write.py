@@ -33,6 +33,7 @@ CHARTS = (
 HOST = (
     ("learning_rate", "Learning rate", "as the host logs it"),
     ("grad_norm", "Gradient norm", "of all parameters, before clipping"),
+    ("max_attention_logit", "Largest attention logit", "of all heads and layers"),
     ("tokens_per_second", "Throughput", "training tokens per second"),
 )
 
