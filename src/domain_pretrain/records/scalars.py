@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from domain_pretrain.records.console import document_line
@@ -69,7 +69,17 @@ def scalar_values(record: Record, average: Average) -> dict[str, float]:
         for name, own in domains.items()
         for metric, value in own.items()
     }
+    values |= {
+        f"expert-{metric}/{name}": value
+        for name, own in expert_values(record).items()
+        for metric, value in own.items()
+    }
     return values | overall_values(record)
+
+
+def expert_values(record: Record) -> Mapping[str, Mapping[str, float]]:
+    """``domain → metric → value``, where experts were counted."""
+    return {} if record.experts is None else record.experts.domains
 
 
 def score_values(evaluated: Evaluated) -> dict[str, float]:
@@ -79,9 +89,11 @@ def score_values(evaluated: Evaluated) -> dict[str, float]:
 
 def overall_values(record: Record) -> dict[str, float]:
     """``tag → value`` of what is about no single domain."""
+    experts = {} if record.experts is None else record.experts.overall
     return {
-        f"reweighting/{name.replace('_', '-')}": value
-        for name, value in (record.reweighting or {}).items()
+        f"{section}/{name.replace('_', '-')}": value
+        for section, values in (("reweighting", record.reweighting or {}), ("experts", experts))
+        for name, value in values.items()
     }
 
 

@@ -37,6 +37,7 @@ class History:
         counts: samples of each window by domain (tokens, where the file has no samples).
         weights: multipliers by domain; empty without reweighting.
         mix: shares of the stream that follow the losses, by domain; empty where none do.
+        experts: entropy of each domain's load of experts; empty where none were counted.
         tokens, samples: that were trained on, by domain; samples as in ``counts``.
         corpus_tokens: tokens of each domain's training data, as far as the file tells them.
         marks: what happened, but for the start.
@@ -52,6 +53,7 @@ class History:
     counts: Series = field(default_factory=Series)
     weights: Series = field(default_factory=Series)
     mix: Series = field(default_factory=Series)
+    experts: Series = field(default_factory=Series)
     tokens: dict[str, float] = field(default_factory=dict)
     samples: dict[str, float] = field(default_factory=dict)
     corpus_tokens: dict[str, float] = field(default_factory=dict)
@@ -109,7 +111,11 @@ class History:
         for name, count in counts.items():
             self.samples[name] = self.samples.get(name, 0.0) + count
         self.counts.add(self.end_tokens, self.end_iteration, counts)
-        for key, series in (("weight", self.weights), ("mix", self.mix)):
+        for key, series in (
+            ("weight", self.weights),
+            ("mix", self.mix),
+            ("expert_entropy", self.experts),
+        ):
             values = {name: number(one[key]) for name, one in domains.items() if key in one}
             if values:
                 series.add(self.end_tokens, self.end_iteration, values)
