@@ -15,7 +15,6 @@ import torch
 from megatron.core.transformer import torch_norm
 from megatron.core.transformer.moe.router import TopKRouter
 
-from domain_pretrain.hosts import experts
 from domain_pretrain.hosts.gpt import entry as gpt
 
 FOLDER = Path(os.environ["RECORD_DIR"])
@@ -55,16 +54,9 @@ def norm(cls, config, *args, **kwargs):
     return made
 
 
-def z_values(logits, score_function):
-    """What the host's z-loss is the mean of, in place of −entropy."""
-    return -logits.logsumexp(dim=-1).square()
-
-
 finalize.get_updated_expert_bias = recording_update
 torch_norm.WrappedTorchNorm.__new__ = norm
 TopKRouter.routing, TopKRouter.set_layer_number = recording_routing, recording_number
-if "Z_VALUES" in os.environ:
-    experts.router_entropy = z_values
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -55,6 +55,8 @@ def autograd(module, parameters, coefficient):
         loss = cross_entropy(out.flatten(0, 1), batch["labels"].flatten())
         for one in logits:
             assert one.dtype == torch.float64
+            ranked = one.sigmoid().sort(dim=-1, descending=True).values
+            assert (ranked[:, 1] - ranked[:, 2]).min() > 1e-6, "too close a choice for this test"
             parts = one.softmax(dim=-1)
             loss = loss + coefficient * (parts * parts.log()).sum(dim=-1).mean()
         total = total + loss / len(batches)

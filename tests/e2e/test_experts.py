@@ -18,7 +18,9 @@ from domain_pretrain.records.experts_file import ExpertsTable, read_experts
 pytestmark = pytest.mark.megatron
 
 MIXTURE = (
-    "--num-experts 4 --moe-router-topk 2 --moe-token-dispatcher-type alltoall --disable-bias-linear"
+    "--num-experts 4 --moe-router-topk 2 --moe-token-dispatcher-type alltoall "
+    # Large weights: choices that rounding does not bridge.
+    "--disable-bias-linear --init-method-std 0.2"
 )
 BALANCED = (
     f"{MIXTURE} --moe-router-load-balancing-type none --moe-router-score-function sigmoid "
@@ -88,7 +90,7 @@ def assert_is_what_the_host_counts(folder: Path, table: ExpertsTable) -> None:
     seen = set()
     for file in folder.glob("rank*.npz"):
         with np.load(file) as record:
-            assert record["gap"].min() > 1e-6, "too close a choice for this test"
+            assert record["gap"].min() > 1e-5, "too close a choice for this test"
             for layer, tokens in zip(record["layers"], record["tokens"][1], strict=True):
                 assert own[layer].tolist() == tokens.tolist()
                 assert tokens.sum() == 2 * 8 * 32
@@ -116,7 +118,7 @@ def test_counting_changes_nothing(blend: list[str], tmp_path: Path) -> None:
     )
     assert not read_experts(without.folder)
     assert counted(counting.folder).iteration == 4
-    assert len(without.run.host_losses()) == 2
+    assert len(without.run.host_losses()) >= 2
     assert counting.printed() == without.printed()
     assert_same_checkpoint(counting, without)
     for have, want in zip(counting.steps(), without.steps(), strict=True):
@@ -145,28 +147,3 @@ def test_gradient(score: str, per_token: list[str], blend: list[str], tmp_path: 
     assert all(error(plain[name], expected[name]) > 1e-2 for name in routers)
     for name, want in expected.items():
         assert error(got[name], want) <= TOLERANCE, name
-
-
-LAYOUTS_OF_LOSS = {
-    "CP2": "--context-parallel-size 2 --calculate-per-token-loss",
-    "TP2, sequence parallel": (
-        "--tensor-model-parallel-size 2 --sequence-parallel --calculate-per-token-loss"
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS_OF_LOSS)
-def test_the_hosts_own_scale(layout: str, blend: list[str], tmp_path: Path) -> None:
-    """With the host's formula in place of the entropy, the loss is the host's z-loss."""
-    own = [*blend, *MIXTURE.split(), *LAYOUTS_OF_LOSS[layout].split()]
-    (tmp_path / "host").mkdir()
-    host = run(tmp_path / "host", *own, "--moe-z-loss-coeff", "2.0", nproc=2)
-    ours = config(tmp_path, entropy_loss=2.0)
-    same = run(tmp_path, *own, *ours, nproc=2, Z_VALUES="1")
-    plain = run(tmp_path / "host", *own, nproc=2)
-    want, got, without = (
-        [float(norm) for norm in one.host_grad_norms()] for one in (host, same, plain)
-    )
-    assert len(want) == 2
-    assert got == pytest.approx(want, rel=1e-3)
-    assert without != pytest.approx(want, rel=1e-2)

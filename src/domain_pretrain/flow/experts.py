@@ -147,5 +147,5 @@ class ExpertCounts:
             self._topk,
             known[..., :-MORE],
             known[..., TOKENS],
-            known[..., ENTROPY] * UNIT,
+            known[..., ENTROPY].astype(np.float64) * UNIT,
         )

@@ -14,7 +14,8 @@ function drawExperts(report, packed) {
         const head = make("th", {scope: "row"}, make("span", {class: "domain"},
           make("span", {class: "dot", style: `--light:${light};--dark:${dark}`}), names[at]));
         return make("tr", {}, head, ...Array.from(one, (times, expert) => make("td", {
-          style: `--part:${(100 * times / most).toFixed(1)}%`,
+          // The root: one expert that gets all must not leave the others without colour.
+          style: `--part:${(100 * Math.sqrt(times / most)).toFixed(1)}%`,
           title: `${names[at]}, layer ${layers[select.value]}, expert ${expert}: ${times.toFixed(2)} times its even part`,
         })));
       });
