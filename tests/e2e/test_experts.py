@@ -130,8 +130,9 @@ def test_counting_changes_nothing(blend: list[str], tmp_path: Path) -> None:
 # The routers' own loss.
 
 
-@pytest.mark.parametrize("per_token", [[], ["--calculate-per-token-loss"]], ids=["mean", "sum"])
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("score", "per_token"), [("softmax", []), ("sigmoid", ["--calculate-per-token-loss"])]
+)
 def test_gradient(score: str, per_token: list[str], blend: list[str], tmp_path: Path) -> None:
     """Of every parameter, as autograd has it in float64."""
     flags = [*blend, *MIXTURE.split(), *per_token, *config(tmp_path, entropy_loss=0.5)]

@@ -28,7 +28,7 @@ def hooked(module: Any) -> Iterator[Any]:
     """The class, as it is with an entropy loss asked for."""
     experts.install(Experts(entropy_loss=COEFFICIENT))
     yield module.TopKRouter
-    experts.install(Experts())
+    experts.install(None)
     for seam in experts.EXPERT_SEAMS:
         undo(seam, module)
 
@@ -118,6 +118,14 @@ def test_without_training_nothing_is_added(
         assert hooked.apply_z_loss(router(module, monkeypatch), logits) is logits
 
 
+def test_what_an_earlier_run_asked_is_over(
+    module: Any, hooked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gradient(hooked, router(module, monkeypatch)).any()
+    experts.install(None)
+    assert not gradient(hooked, router(module, monkeypatch)).any()
+
+
 def test_hooked_in_where_asked_for(module: Any) -> None:
     """Not at all, or only to count, or for both."""
     kept = module.TopKRouter.routing, module.TopKRouter.apply_z_loss
@@ -128,7 +136,7 @@ def test_hooked_in_where_asked_for(module: Any) -> None:
     assert found()[0] is not kept[0] and found()[1] is kept[1]
     experts.install(Experts(entropy_loss=0.1))
     assert found()[0] is not kept[0] and found()[1] is not kept[1]
-    experts.install(Experts())
+    experts.install(None)
     for seam in experts.EXPERT_SEAMS:
         undo(seam, module)
     assert found() == kept

@@ -140,17 +140,21 @@ ENTROPY_LOSS = Seam(
 EXPERT_SEAMS: tuple[Seam, ...] = (COUNT, ENTROPY_LOSS)
 
 
-def install(experts: Experts) -> None:
+def install(experts: Experts | None) -> None:
     """Hook into the routers as the config asks, once its checks have passed.
+
+    Args:
+        experts: of the config; None: the run has none, and what an earlier one asked is over.
 
     Raises:
         UnsupportedError: the host's routers are not what the plugin knows.
     """
     from domain_pretrain.hosts import mindspeed
 
-    _Current.asked = _Asked(coefficient=experts.entropy_loss)
-    if not experts.counts:
+    _Current.asked = _Asked()
+    if experts is None or not experts.counts:
         return
+    _Current.asked.coefficient = experts.entropy_loss
     if mindspeed.present():
         raise UnsupportedError(
             "adapt.experts: MindSpeed has routers of its own, with which it was never run; leave "

@@ -70,6 +70,7 @@ class Runtime:
         """
         options = plugin_args(args if hasattr(args, "channel_loss") else flags_of_command_line())
         if not options.channel_loss:
+            experts.install(None)
             return cls(args)
         check_base(args)
         check_model(args)
