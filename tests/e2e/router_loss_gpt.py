@@ -57,7 +57,9 @@ def autograd(module, parameters, coefficient):
             assert one.dtype == torch.float64
             ranked = one.sigmoid().sort(dim=-1, descending=True).values
             assert (ranked[:, 1] - ranked[:, 2]).min() > 1e-6, "too close a choice for this test"
-            parts = one.softmax(dim=-1)
+            sigmoid = module.config.moe_router_score_function == "sigmoid"
+            scores = one.sigmoid() if sigmoid else one.exp()
+            parts = scores / scores.sum(dim=-1, keepdim=True)
             loss = loss + coefficient * (parts * parts.log()).sum(dim=-1).mean()
         total = total + loss / len(batches)
     gradients = torch.autograd.grad(total, list(parameters.values()))

@@ -329,7 +329,8 @@ def ask(run: MadeUpRun, load: np.ndarray[Any, Any] | None) -> list[Any]:
 
 
 def test_few_experts() -> None:
-    run = MadeUpRun(only("few_experts"), Known())
+    run = MadeUpRun(only("few_experts", few_experts={"steps": 20}), Known())
+    assert not [found for _ in range(20) for found in ask(run, few(0.97))], "too early"
     assert not [found for _ in range(5) for found in ask(run, EVEN)]
     assert not ask(run, few(0.97)) + ask(run, None) + ask(run, few(0.97))
     (finding,) = ask(run, few(0.97))
@@ -350,5 +351,5 @@ def test_few_experts() -> None:
     ids=["a preference", "few tokens", "no choice"],
 )
 def test_no_alarm(load: np.ndarray[Any, Any]) -> None:
-    run = MadeUpRun(Watching(), Known())
+    run = MadeUpRun(Watching(alarms={"few_experts": {"steps": 0}}), Known())
     assert not [found for _ in range(20) for found in ask(run, load)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from domain_pretrain.records.record import Experts, Finding
-from domain_pretrain.rules.options import Fraction, Options
+from domain_pretrain.rules.options import Fraction, Options, Steps
 from domain_pretrain.rules.state import State
 from domain_pretrain.watch.alarm import Reading, register
 from domain_pretrain.watch.memory import column, stays
@@ -14,8 +14,13 @@ CHOICES = 32  # for each expert of a layer: few tokens cannot reach many of them
 
 
 class FewExpertsOptions(Options):
-    """Options of ``few_experts``; ``part``: of the way from the fewest experts to all of them."""
+    """Options of ``few_experts``.
 
+    ``part``: of the way from the fewest experts to all of them; ``steps``: routers that have hardly
+    learnt anything give tokens that look alike to the same experts.
+    """
+
+    steps: Steps = 200
     part: Fraction = 0.2
 
 
@@ -28,7 +33,7 @@ def few_experts(
     With k experts a token, they are k where all tokens go to the same ones.
     """
     experts = seen.experts
-    if experts is None:
+    if experts is None or seen.iteration <= options.steps:
         return [], state
     count, fewest = experts.load.shape[-1], experts.topk
     zeros = np.zeros(len(seen.rows))
