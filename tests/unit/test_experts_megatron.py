@@ -85,14 +85,17 @@ def test_the_scale_is_that_of_the_hosts_z_loss(
     assert both.numpy() == pytest.approx(2 * ours.numpy(), rel=1e-9)
 
 
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_the_gradient_is_that_of_the_mean(
-    module: Any, hooked: Any, monkeypatch: pytest.MonkeyPatch
+    score: str, module: Any, hooked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = router(module, monkeypatch, calculate_per_token_loss=False)
+    made.config.moe_router_score_function = score
     got = gradient(hooked, made)
     dice = torch.Generator().manual_seed(0)
     logits = torch.randn(10, 8, generator=dice, dtype=torch.float64).requires_grad_()
-    parts = logits.softmax(dim=-1)
+    scores = logits.exp() if score == "softmax" else logits.sigmoid()
+    parts = scores / scores.sum(dim=-1, keepdim=True)
     (COEFFICIENT / RANKS * (parts * parts.log()).sum(dim=-1).mean()).backward()
     assert logits.grad is not None
     assert got.numpy() == pytest.approx(logits.grad.numpy(), rel=1e-9)
