@@ -40,6 +40,7 @@ from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.data.trace.trace import Sample
+from domain_pretrain.hosts.experts import EXPERT_SEAMS
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.versions import host_version
 from domain_pretrain.records.journal import JOURNAL_FILE
@@ -79,10 +80,11 @@ def host(
 def test_seams(record_testsuite_property: Callable[[str, object], None]) -> None:
     """All seams fit, by the host's source alone."""
     start = time.perf_counter()
-    problems = [check(seam, HOST / "megatron") for seam in SEAMS]
+    seams = SEAMS + EXPERT_SEAMS
+    problems = [check(seam, HOST / "megatron") for seam in seams]
     seconds = time.perf_counter() - start
-    assert problems == [None] * len(SEAMS)
-    record_testsuite_property("seams", f"{len(SEAMS)} in {seconds:.2f} s")
+    assert problems == [None] * len(seams)
+    record_testsuite_property("seams", f"{len(seams)} in {seconds:.2f} s")
 
 
 def test_flags(host: Host) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from domain_pretrain.records.record import Finding
+from domain_pretrain.records.record import Experts, Finding
 from domain_pretrain.stats import SCALE, Column, DomainStats, Split
 from domain_pretrain.watch import Known, Watch
 from domain_pretrain.watch.section import Watching
@@ -78,6 +79,7 @@ class MadeUpRun:
         nonfinite: Mapping[str, int] | None = None,
         grad_norm: float = 1.0,
         rate: float = 1e-3,
+        experts: Experts | None = None,
     ) -> list[Finding]:
         """One window of training.
 
@@ -87,6 +89,7 @@ class MadeUpRun:
             samples: in place of :data:`SAMPLES`.
             nonfinite: tokens.
             grad_norm, rate: of the host.
+            experts: that its tokens went to.
         """
         self.iteration += 1
         count = {**SAMPLES, **(samples or {})}
@@ -97,7 +100,8 @@ class MadeUpRun:
         got = {name: wanted[name] + noise[name] + (add or {}).get(name, 0.0) for name in NAMES}
         host = {"learning_rate": rate, "grad_norm": grad}
         stats = stats_of(self.names, got, count, nonfinite)
-        return self.watch.read(self.watch.window(self.iteration, self.consumed, stats, host))
+        seen = self.watch.window(self.iteration, self.consumed, stats, host)
+        return self.watch.read(replace(seen, experts=experts))
 
     def steps(self, count: int, **how: Any) -> list[Finding]:
         """What is found in so many windows."""

@@ -22,7 +22,6 @@ sys.path[:0] = [str(FOLDER / "steering"), str(FOLDER)]
 
 import report  # noqa: E402
 from plan import Plan  # noqa: E402
-from run import gather  # noqa: E402
 from training import Run  # noqa: E402
 
 RATES, SHARES = ("0.0005", "0.001", "0.002"), ("0.05", "0.15", "0.3", "0.5", "0.7", "0.9")
@@ -70,6 +69,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file = work / run.name / "result.json"
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps({"of": [], "result": results[run.name]}))
+
+
+def gather(work: Path) -> Results:
+    return {
+        str(file.parent.relative_to(work)): json.loads(file.read_text())["result"]
+        for file in sorted(work.rglob("result.json"))
+    }
 
 
 # --- the same, anew ------------------------------------------------------------------------------
@@ -174,13 +180,10 @@ def sections(page: str) -> dict[str, list[list[str]]]:
 
 
 def test_the_table(work: Path, tmp_path: Path) -> None:
-    report.write(gather(work), tmp_path / "cpu.json")
+    results = gather(work)
+    report.write(results, tmp_path / "cpu.json")
     text = (tmp_path / "cpu.md").read_text()
     page = sections(text)
-    results = {
-        str(file.parent.relative_to(work)): json.loads(file.read_text())["result"]
-        for file in work.rglob("result.json")
-    }
     rows = page["Three clean domains; medium model"]
     static = rate_of_the_front(results)
     for arm, title in ARMS.items():

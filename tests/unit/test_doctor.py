@@ -10,6 +10,7 @@ from support.made_up import write_host
 from domain_pretrain.backends import select
 from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS
 from domain_pretrain.commands.main import main
+from domain_pretrain.hosts.experts import EXPERT_SEAMS
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.strategies import available
 
@@ -17,7 +18,7 @@ from domain_pretrain.strategies import available
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
     """A made-up checkout in which every seam fits."""
-    write_host(tmp_path, SEAMS, "0.19.1")
+    write_host(tmp_path, SEAMS + EXPERT_SEAMS, "0.19.1")
     return tmp_path
 
 

@@ -20,6 +20,7 @@ import pytest
 from support.traces import note, write_documents
 
 from domain_pretrain.commands.main import main
+from domain_pretrain.records.experts_file import EXPERTS_FILE
 from domain_pretrain.records.reader import EVENTS_FILE, METRICS_FILE
 from domain_pretrain.report.page.markup import data, element
 from domain_pretrain.report.page.packing import ABSENT, STEPS, Packing
@@ -80,7 +81,10 @@ def write_run(
         if window == windows // 3:
             losses[names[-1]] = DIP
         domains = {
-            name: {"loss": loss, "loss_sum": 64 * loss, "tokens": 64, "samples": 4, "weight": 1.5}
+            name: {
+                **{"loss": loss, "loss_sum": 64 * loss, "tokens": 64, "samples": 4},
+                **{"weight": 1.5, "expert_entropy": 0.9},
+            }
             for name, loss in losses.items()
         }
         entry = {"iteration": window, "consumed_samples": 4 * len(names) * window}
@@ -89,6 +93,11 @@ def write_run(
         if window % 10 == 0:
             lines.append({**entry, "split": "valid", "lm_loss": 2.0, "domains": domains})
     (folder / METRICS_FILE).write_text("".join(json.dumps(one) + "\n" for one in lines), "utf-8")
+    # In layer 2 all are alike; in layer 4 each domain has an expert of its own.
+    own = np.eye(len(names), dtype=int) * 128
+    table = {"iteration": windows, "topk": 1, "layers": [2, 4], "domains": names}
+    table["load"] = [np.full_like(own, 16).tolist(), own.tolist()]
+    (folder / EXPERTS_FILE).write_text(json.dumps(table), "utf-8")
     if findings:
         text = "".join(json.dumps(one) + "\n" for one in findings)
         (folder / EVENTS_FILE).write_text(text, "utf-8")
@@ -456,6 +465,39 @@ def test_switches_take_curves_away_and_bring_them_back(tmp_path: Path, browser: 
     browser.evaluate(hover + "'keydown', {key: 'ArrowRight'}))")
     said = "new Promise(done => setTimeout(() => done(document.getElementById('tip').innerText)))"
     assert "first" in browser.evaluate(said)
+
+
+def test_experts_have_a_table(tmp_path: Path) -> None:
+    shown = Reader(page(tmp_path, write_run(tmp_path / "a", ["first", "other"]))).shown
+    assert "At iteration 40, 1 a token" in shown
+    assert "first 1.5 of 2 1.0 (layer 4) 2.0 × (layer 4, expert 0)" in shown
+    (tmp_path / "a" / EXPERTS_FILE).unlink()
+    assert "a token" not in Reader(page(tmp_path, tmp_path / "a")).shown
+
+
+# The colour of every cell of the map, by row.
+CELLS = """[...document.querySelectorAll('[data-experts] tr')].map(row =>
+  [...row.querySelectorAll('td')].map(cell => getComputedStyle(cell).backgroundColor))"""
+
+
+@needs_chromium
+def test_the_map_of_experts_shows_a_layer_at_a_time(tmp_path: Path, browser: Browser) -> None:
+    page(tmp_path, write_run(tmp_path / "a", ["first", "other", "third"]))
+    opened(browser, tmp_path / "page.html")
+    alike = browser.evaluate(CELLS)
+    assert len(alike) == 3
+    assert len({colour for row in alike for colour in row}) == 1
+    browser.evaluate("""(() => {
+      const select = document.querySelector('[data-experts] select');
+      select.value = 1;
+      select.dispatchEvent(new Event('change'));
+    })()""")
+    own = browser.evaluate(CELLS)
+    full, none = own[0][0], own[0][1]
+    assert full != none
+    assert own == [[full if row == at else none for at in range(3)] for row in range(3)]
+    browser.evaluate("document.getElementById('theme').click()")
+    assert browser.evaluate(CELLS)[0][0] != full
 
 
 @needs_chromium

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
+from domain_pretrain.adapt.load import describe
 from domain_pretrain.records.charts import charts
 from domain_pretrain.records.panels import workspace
 from domain_pretrain.records.publisher import open_publisher
@@ -82,6 +83,18 @@ def test_each_domain_is_a_run_with_the_same_tags(tmp_path: Path) -> None:
         "domains/news": own,
     }
     assert points(tmp_path)["channel-loss/finance"] == [(1, 2.0)]
+
+
+def test_experts_have_a_section_of_their_own(tmp_path: Path) -> None:
+    load = np.array([[[3, 1], [0, 0]]])
+    experts = describe(("finance", "news"), [1], 1, load, load.sum(axis=-1), np.zeros((1, 2)))
+    publish(tmp_path, record(1, "finance", "news", experts=experts), record(2, "finance", "news"))
+    found = runs(tmp_path)
+    numbers = ("entropy", "used", "load", "router")
+    assert found["domains/finance"] >= {f"expert/{name}" for name in numbers}
+    assert not [tag for tag in found["domains/news"] if tag.startswith("expert")]
+    assert found["."] == {f"experts/{name}" for name in numbers}
+    assert points(tmp_path)["expert-load/finance"] == [(1, 1.5)]
 
 
 def test_what_domains_are_parts_of_is_a_run_above_theirs(tmp_path: Path) -> None:

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.types import Strict
+
 from domain_pretrain.section import Section
 
 
 class Experts(Section):
     """A mixture of experts."""
+
+    load: Annotated[bool, Strict()] = Field(
+        default=False,
+        description="Count at logged steps which experts each domain's tokens go to.",
+    )
+    entropy_loss: Annotated[float, Strict(), Field(ge=0)] = Field(
+        default=0.0,
+        description="Coefficient of a loss against routers that are too sure of their choice; 0: "
+        "none. With it, experts are counted, too.",
+    )
+
+    @property
+    def counts(self) -> bool:
+        """Whether experts are counted."""
+        return self.load or self.entropy_loss > 0

@@ -18,6 +18,7 @@ from domain_pretrain.adapt.recipes import RECIPES
 from domain_pretrain.backends import select
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import mindspeed
+from domain_pretrain.hosts.experts import EXPERT_SEAMS
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.mindspeed_support import REFUSALS as MINDSPEED_REFUSALS
 from domain_pretrain.hosts.support import EVERY_REFUSAL, check_version
@@ -146,7 +147,7 @@ def _print_host(console: Console, root: Path, mindspeed_llm: Path | None) -> boo
 
 def _seams(root: Path, mindspeed_llm: Path | None) -> list[tuple[str, str, str | None]]:
     """Name, target, and why it does not fit, of every place where the plugin hooks in."""
-    seams = SEAMS if mindspeed_llm is None else mindspeed.SEAMS
+    seams = SEAMS + EXPERT_SEAMS if mindspeed_llm is None else mindspeed.SEAMS
     rows = [(seam.name, seam.target, check(seam, root)) for seam in seams]
     if mindspeed_llm is None:
         return rows

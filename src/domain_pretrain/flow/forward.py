@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.flow.experts import ExpertCounts
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.loss import count, count_weighted, own_loss, weighted_loss
@@ -31,12 +32,14 @@ class Forward:
         ledger: takes the sums.
         backend: makes them.
         steering: gives the multipliers; None where nothing reweights.
+        experts: hears whose samples a microbatch has; None where no experts are counted.
     """
 
     groups: Groups
     ledger: Ledger
     backend: Backend
     steering: Steering | None = None
+    experts: ExpertCounts | None = None
 
     def wrap(self, forward_step: Callable[..., Any], source: Source) -> Callable[..., Any]:
         """The host's ``forward_step_func`` with the tap before it and the sums behind it."""
@@ -66,6 +69,8 @@ class Forward:
                     "example), which belong to no domain; train it without --channel-loss"
                 )
             rows = self._rows(tap, source, output)
+            if self.experts is not None and self.groups.is_counting:
+                self.experts.hear(rows)
             microbatch = Microbatch.build(output, loss_mask(loss_func), rows, self.groups)
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)

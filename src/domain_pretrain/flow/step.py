@@ -15,6 +15,7 @@ from domain_pretrain.flow.agreement import check_agreement, known_everywhere
 from domain_pretrain.flow.conservation import check_conservation
 from domain_pretrain.flow.continuity import Meaning, check_base, check_continuity
 from domain_pretrain.flow.evaluation import Evaluation
+from domain_pretrain.flow.experts import ExpertCounts
 from domain_pretrain.flow.forward import Forward
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
@@ -55,6 +56,7 @@ class Step:
         continued: whether another stream of samples goes on exactly where the state's stood.
         begun: tells which stages of the stream begin between two counts of consumed samples.
         consumed_samples: where training starts.
+        experts: counts which experts each domain's tokens go to; None: nobody does.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Step:
         begun: Callable[[int, int], Iterable[str]] | None = None,
         consumed_samples: int = 0,
         react: Callable[[Sequence[Finding], Moment], None] | None = None,
+        experts: ExpertCounts | None = None,
     ) -> None:
         self.names = names
         self.groups = groups
@@ -83,6 +86,7 @@ class Step:
         self.steering = steering
         self.watch = watch
         self.mixing = mixing
+        self.experts = experts
         self._react = react
         weighted = steering is not None
         derived = steering is not None and steering.step_multipliers is not None
@@ -93,6 +97,7 @@ class Step:
             Ledger(len(names), groups, device, weighted=weighted, derived=derived),
             backend,
             steering,
+            experts,
         )
         evaluate = Forward(groups, Ledger(len(names), groups, device), backend)
         # What the host evaluates on, and the fixed set; the present one of the two.
@@ -130,6 +135,8 @@ class Step:
                 "loop"
             )
         self._train.ledger.open()
+        if self.experts is not None:
+            self.experts.open()
 
     def wrap_forward_step(
         self, forward_step: Callable[..., Any], source: Source, *, training: bool
@@ -158,11 +165,15 @@ class Step:
             self.windows.check()
             self._proven = True
         self._tell_stages(moment)
+        experts = None
+        if self.experts is not None:
+            experts = self.experts.close(moment.microbatches, moment.batch_tokens)
         # Every rank restarts its windows, so that every rank has the same state to checkpoint.
         if moment.scalars:
             if self.publisher is not None:
                 window = self.windows.read(Windows.SCALARS)
-                self.publisher.scalars(replace(self._record(window, moment), host=moment.host))
+                record = self._record(window, moment)
+                self.publisher.scalars(replace(record, host=moment.host, experts=experts))
             self.windows.restart(Windows.SCALARS)
         if moment.log:
             found: Sequence[Finding] = ()
@@ -170,9 +181,11 @@ class Step:
                 window = self.windows.read(Windows.LOG)
                 if self.publisher is not None:
                     record = self._record(window, moment)
-                    self.publisher.line(replace(record, host=self._host(moment)))
+                    host = self._host(moment)
+                    self.publisher.line(replace(record, host=host, experts=experts))
                 if self.watch is not None:
-                    found = self._look(self.watch, self._window(self.watch, window[0], moment))
+                    seen = self._window(self.watch, window[0], moment)
+                    found = self._look(self.watch, replace(seen, experts=experts))
             self.windows.restart(Windows.LOG)
             if self._react is not None:
                 self._react(found, moment)

@@ -286,6 +286,11 @@ class BridgeDomains:
                 "evaluate.samples: Megatron-Bridge's callbacks cannot start an evaluation of their "
                 "own; leave it out, or train with Megatron-LM"
             )
+        if self._config.adapt.experts.counts:
+            raise UnsupportedError(
+                "adapt.experts: with Megatron-Bridge, whose callbacks do not tell which step will "
+                "be logged, it was never run; leave it out, or train with Megatron-LM"
+            )
         if session.probes:
             raise UnsupportedError(
                 "evaluate.probes: Megatron-Bridge's callbacks cannot run the model; leave them "

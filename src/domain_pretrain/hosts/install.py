@@ -12,6 +12,7 @@ from domain_pretrain.backends import cpu, select
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.command_line import flags_of_command_line
+from domain_pretrain.hosts.experts import EXPERT_SEAMS
 from domain_pretrain.hosts.megatron import SEAMS, clear_exit
 from domain_pretrain.seams.importhook import after_import
 from domain_pretrain.seams.seam import Seam, apply, check, check_undo, undo
@@ -49,7 +50,7 @@ def disable() -> None:
         UnsupportedError: another patch sits on top of a seam; then all of them stay.
     """
     global _enabled
-    _undo(SEAMS)
+    _undo(SEAMS + EXPERT_SEAMS)
     if mindspeed.present():
         _undo([mindspeed.FEATURES])
         mindspeed.take_back()

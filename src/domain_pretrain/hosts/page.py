@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 
+from domain_pretrain.hosts.experts import EXPERT_SEAMS
 from domain_pretrain.hosts.markdown import table
 from domain_pretrain.hosts.megatron import SEAMS
 from domain_pretrain.hosts.support import EVERY_REFUSAL
@@ -65,7 +66,7 @@ def render() -> str:
     )
     seams = (
         (seam.name, f"`{seam.target}`", _names(seam.parameters), _with_code(seam.why))
-        for seam in SEAMS
+        for seam in SEAMS + EXPERT_SEAMS
     )
     refusals = ((_with_code(r.flags), _with_code(r.why)) for r in EVERY_REFUSAL)
     return PAGE.format(

@@ -15,7 +15,7 @@ from domain_pretrain.evaluate.above_base import AboveBase
 from domain_pretrain.flags import PluginArgs, plugin_args
 from domain_pretrain.flow.step import Step
 from domain_pretrain.flow.tap import Source
-from domain_pretrain.hosts import checkpoint, upstream
+from domain_pretrain.hosts import checkpoint, experts, upstream
 from domain_pretrain.hosts.adapters import Adapters, refusals, refuse_adapters
 from domain_pretrain.hosts.base import check_base
 from domain_pretrain.hosts.base_model import check_model, tell_doubts
@@ -60,6 +60,7 @@ class Runtime:
         self._reads_fixed = False
         self._probing: Probing | None = None
         self._before_first_step = True
+        self._knows_routers = False
         self._streams = 0  # that have been built
         self._training: Any = None  # the data set that this rank trains on, if it reads any
         self._data: dict[str, Any] | None = None  # what the training data is built from
@@ -78,12 +79,14 @@ class Runtime:
         """
         options = plugin_args(args if hasattr(args, "channel_loss") else flags_of_command_line())
         if not options.channel_loss:
+            experts.install(None)
             return cls(args)
         check_base(args)
         check_model(args)
         tell_doubts(args)
         config = DomainConfig.load(options.domain_config) if options.domain_config else None
         session = Session(_facts(args, options), options, config or DomainConfig())
+        experts.install(session.config.adapt.experts)
         return cls(args, session, _adapters(args, session))
 
     @property
@@ -332,8 +335,9 @@ class Runtime:
             self.step.publisher.scores(Evaluated(iteration, consumed, scores, self._final))
 
     def before_step(self, *run: Any) -> None:
-        """Before the host's train_step: at the first of a run that is new, or whose rule has no
-        base yet, see where the model stands."""
+        """Before the host's train_step: count experts where it will be logged; and at the first of
+        a run that is new, or whose rule has no base yet, see where the model stands."""
+        self._expect_experts(run[1])
         first, self._before_first_step = self._before_first_step, False
         here = self.args.iteration
         if not first:
@@ -344,6 +348,15 @@ class Runtime:
             self.evaluate_fixed_set(f"iteration {here}", here, *run)
         if here == 0:
             self.probe("iteration 0", 0, *run)
+
+    def _expect_experts(self, model: Sequence[Any]) -> None:
+        counts = self.step.experts
+        if counts is None:
+            return
+        if not self._knows_routers:
+            experts.begin(counts, model)
+            self._knows_routers = True
+        counts.expect(logged=upstream.will_log(self.args))
 
     # Probes.
 

@@ -29,6 +29,7 @@ from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import build_probes
 from domain_pretrain.flags import PluginArgs
 from domain_pretrain.flow.continuity import Meaning
+from domain_pretrain.flow.experts import ExpertCounts
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.mixing import Mixing
 from domain_pretrain.flow.steer import Reweighting
@@ -59,6 +60,7 @@ from domain_pretrain.hosts.rollback import (
 from domain_pretrain.hosts.streaming import Streaming
 from domain_pretrain.hosts.support import (
     REFUSALS,
+    REFUSED_WITH_EXPERTS,
     REFUSED_WITH_FIXED_SET,
     REFUSED_WITH_MIX,
     REFUSED_WITH_OTHER_TEST_DATA,
@@ -121,6 +123,7 @@ class Session:
         channels = read_channels(config.domains, self.catalog.prefixes, self.reading.indices)
         if channels:
             self.catalog = self.catalog.parted(channels)
+        self._check_experts(parted=bool(channels))
         names = self.catalog.names
         self.reweighting = self._check_reweighting(names)
         self._watch = Watch(config.watch, names)
@@ -170,6 +173,16 @@ class Session:
             for doubt in recipe.doubts:
                 if doubt.applies(flags):
                     notice(f"WARNING: {doubt.flags}: {doubt.why}")
+
+    def _check_experts(self, *, parted: bool) -> None:
+        if not self.config.adapt.experts.counts:
+            return
+        check_flags(self.facts.flags, REFUSED_WITH_EXPERTS)
+        if parted:
+            raise ConfigError(
+                "adapt.experts counts by sample, and a domain has channels: a sample may then have "
+                "tokens of several domains; leave channels or adapt.experts out"
+            )
 
     def _check_reweighting(self, names: tuple[str, ...]) -> Reweighting | None:
         section, facts = self.config.reweighting(self.options.domain_reweight), self.facts
@@ -379,6 +392,9 @@ class Session:
                 self.facts.log_dir,
                 publisher,
             ),
+            experts=ExpertCounts(self.catalog.names, groups, device)
+            if self.config.adapt.experts.counts
+            else None,
         )
         if state is not None:
             step.load_state_dict(state, after_iteration or 0, consumed_samples)

@@ -254,6 +254,43 @@ REFUSED_WITH_PROBES: tuple[Refusal, ...] = (
 )
 
 
+def _replays_layers(args: Any) -> bool:
+    """Whether a CUDA graph replays layers, as every version spells it."""
+    impl = getattr(args, "cuda_graph_impl", None)
+    return on(args, "enable_cuda_graph") or on(args, "external_cuda_graph") or impl not in _NONE
+
+
+_NONE = (None, "none")
+
+REFUSED_WITH_EXPERTS: tuple[Refusal, ...] = (
+    Refusal(
+        "adapt.experts without --num-experts",
+        lambda a: not on(a, "num_experts"),
+        "the model has no experts to count; leave it out",
+    ),
+    Refusal(
+        "CUDA graphs with adapt.experts",
+        _replays_layers,
+        "a graph replays what its routers once did, so nothing is counted; drop one of the two",
+    ),
+    Refusal(
+        "--moe-token-dispatcher-type alltoall_seq with adapt.experts, and tensor parallelism",
+        lambda a: (
+            getattr(a, "moe_token_dispatcher_type", None) == "alltoall_seq"
+            and a.tensor_model_parallel_size > 1
+        ),
+        "each rank's router then chooses for the tokens of all; use alltoall",
+    ),
+    Refusal(
+        "--sft or --dataloader-inter-document-masking with --micro-batch-size > 1, and "
+        "adapt.experts",
+        lambda a: _lays_rows_end_to_end(a) and a.micro_batch_size > 1,
+        "the host lays the rows end to end, where a router cannot tell them apart; use "
+        "--micro-batch-size 1",
+    ),
+)
+
+
 EVERY_REFUSAL = (
     REFUSALS
     + REFUSED_WITH_WEIGHTS
@@ -262,6 +299,7 @@ EVERY_REFUSAL = (
     + REFUSED_WITH_OTHER_TEST_DATA
     + REFUSED_WITH_FIXED_SET
     + REFUSED_WITH_PROBES
+    + REFUSED_WITH_EXPERTS
 )
 
 

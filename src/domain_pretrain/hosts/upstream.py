@@ -130,6 +130,11 @@ def moment_after(
     )
 
 
+def will_log(args: Any) -> bool:
+    """Whether the host will log the step that is about to begin."""
+    return bool((args.curr_iteration + 1) % args.log_interval == 0)
+
+
 def _course(args: Any, consumed: int, optimizer: Any) -> Course:
     """How far the run is; the optimizer's rate is already that of the next step."""
     samples = args.train_samples or args.train_iters * args.global_batch_size

@@ -29,7 +29,8 @@ def compact(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         line["present"] = [place for place, name in enumerate(names) if name in domains]
     keys = dict.fromkeys(key for domain in domains.values() for key in domain if key != "loss")
     line["columns"] = {
-        key: [domain.get(key, 0) for domain in domains.values()]  # without nonfinite: 0 of them
+        # Without nonfinite: 0 of them.
+        key: [domain.get(key, 0 if key == "nonfinite" else None) for domain in domains.values()]
         for key in keys
     }
     return line
@@ -59,6 +60,11 @@ def expand(line: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for domain in entry["domains"].values() if "nonfinite" in columns else ():
         if not domain["nonfinite"]:
             del domain["nonfinite"]
+    of_experts = [key for key in columns if key.startswith("expert_")]
+    for domain in entry["domains"].values() if of_experts else ():
+        if domain[of_experts[0]] is None:  # it had no token in the one step that they are of
+            for key in of_experts:
+                del domain[key]
     return entry
 
 

@@ -10,7 +10,7 @@ from domain_pretrain.json_file import finite
 from domain_pretrain.records.compact import WIDE_UP_TO, compact
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.reader import METRICS_FILE
-from domain_pretrain.records.record import Event, Record
+from domain_pretrain.records.record import Event, Experts, Record
 from domain_pretrain.records.writer import LinesFile, check_log_dir
 from domain_pretrain.stats import Average
 
@@ -126,6 +126,9 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
             domain["consumed_tokens"] = _count(record.consumed_tokens[name])
         if record.consumed_domain_samples is not None:
             domain["consumed_samples"] = int(record.consumed_domain_samples[name])
+        if record.experts is not None:
+            numbers = record.experts.domains.get(name, {})
+            domain |= {f"expert_{key}": finite(value) for key, value in numbers.items()}
         domains[name] = domain
     parents = {
         name: {
@@ -149,6 +152,7 @@ def metrics_entry(record: Record, average: Average) -> dict[str, Any]:
             if numbers is not None
         },
         **({} if record.risen is None else _risen(record.risen)),
+        **({} if record.experts is None else {"experts": _of_experts(record.experts)}),
     }
 
 
@@ -156,6 +160,11 @@ def _risen(risen: Mapping[str, tuple[float, float | None]]) -> dict[str, Any]:
     """By name, as the other numbers about some domains are."""
     rise = {name: finite(one) for name, (one, _) in risen.items()}
     return {"risen": rise, "risen_error": {name: error for name, (_, error) in risen.items()}}
+
+
+def _of_experts(experts: Experts) -> dict[str, Any]:
+    shape = {"layers": len(experts.layers), "count": experts.load.shape[-1], "topk": experts.topk}
+    return {**shape, **{name: finite(value) for name, value in experts.overall.items()}}
 
 
 def _count(value: float) -> float | int:

@@ -10,6 +10,7 @@ from domain_pretrain.errors import WriterError
 from domain_pretrain.records.console import Console, say
 from domain_pretrain.records.evaluations_file import EvaluationsFile
 from domain_pretrain.records.events_file import EventsFile
+from domain_pretrain.records.experts_file import ExpertsFile
 from domain_pretrain.records.exporter import Exporter, MakeExporter, Publisher, Start, Tracer
 from domain_pretrain.records.metrics_file import MetricsFile
 from domain_pretrain.records.scalars import WandB
@@ -79,6 +80,7 @@ def open_publisher(
         )
         exporters.append(EventsFile(log_dir, after_iteration))
         exporters.append(EvaluationsFile(log_dir, after_iteration))
+        exporters.append(ExpertsFile(log_dir))
     exporters.append(Console(average, out))
     start = Start(after_iteration, log_dir, average)
     for one in others:

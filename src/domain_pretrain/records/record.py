@@ -7,10 +7,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from domain_pretrain.records.samples import Samples
 from domain_pretrain.stats import Average, DomainStats, Split
 
 Severity = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Which experts of a mixture the tokens of one step went to.
+
+    Attributes:
+        layers: that have experts; their numbers, from 1.
+        topk: experts that a token is given to.
+        load: int64 ``[layers, domains, experts]``: how often a domain's tokens were given to one;
+            the domains are in the order of the run.
+        overall: numbers about all tokens by name, means over the layers; see
+            :func:`.adapt.load.summary`.
+        domains: the same of each domain that had tokens.
+    """
+
+    layers: tuple[int, ...]
+    topk: int
+    load: NDArray[np.int64]
+    overall: Mapping[str, float]
+    domains: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,7 @@ class Record:
         mix: each domain's part of the block of the stream that the last sample was read from; None
             where it does not follow the losses.
         host: numbers of the host at that iteration by name; None for an evaluation.
+        experts: of that iteration alone; None where none were counted.
         final: an evaluation after the end of training, hence after the last checkpoint: a run
             that resumes at this iteration does not keep it.
         samples: the sums behind ``stats``, of an evaluation on the fixed set; else None.
@@ -50,6 +75,7 @@ class Record:
     shares: Mapping[str, float] | None = None
     mix: Mapping[str, float] | None = None
     host: Mapping[str, float] | None = None
+    experts: Experts | None = None
     final: bool = False
     samples: Samples | None = None
     risen: Mapping[str, tuple[float, float | None]] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from domain_pretrain.records.console import document_line
@@ -69,7 +69,17 @@ def scalar_values(record: Record, average: Average) -> dict[str, float]:
         for name, own in domains.items()
         for metric, value in own.items()
     }
+    values |= {
+        f"expert-{metric}/{name}": value
+        for name, own in expert_values(record).items()
+        for metric, value in own.items()
+    }
     return values | overall_values(record)
+
+
+def expert_values(record: Record) -> Mapping[str, Mapping[str, float]]:
+    """``domain → metric → value``, where experts were counted."""
+    return {} if record.experts is None else record.experts.domains
 
 
 def score_values(evaluated: Evaluated) -> dict[str, float]:
@@ -81,9 +91,11 @@ def overall_values(record: Record) -> dict[str, float]:
     """``tag → value`` of what is about no single domain."""
     # Of the host's numbers, the one that the host does not chart for the whole model.
     host = {name: n for name, n in (record.host or {}).items() if name == "max_attention_logit"}
+    experts = {} if record.experts is None else record.experts.overall
+    groups = (("reweighting", record.reweighting or {}), ("experts", experts), ("host", host))
     return {
         f"{group}/{name.replace('_', '-')}": value
-        for group, numbers in (("reweighting", record.reweighting or {}), ("host", host))
+        for group, numbers in groups
         for name, value in numbers.items()
     }
 

@@ -24,6 +24,7 @@ from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.records.scalars import (
     as_text,
     domain_values,
+    expert_values,
     overall_values,
     scalar_values,
     score_values,
@@ -31,8 +32,9 @@ from domain_pretrain.records.scalars import (
 from domain_pretrain.stats import Average
 
 FOLDER = "domains"
-# Of TensorBoard's page, in which charts stand side by side: of the data, and of what probes ask.
-SECTION, PROBES = "channel", "eval"
+# Of TensorBoard's page, in which charts stand side by side: of the data, of what probes ask, and of
+# the experts.
+SECTION, PROBES, EXPERTS = "channel", "eval", "expert"
 RUNS_UP_TO = 50  # domains: each has a file, a thread that writes it, and a row in the list of runs
 
 
@@ -77,6 +79,8 @@ class TensorBoard(Exporter):
             values = overall_values(record)
             for name, own in domain_values(record, self._average).items():
                 self._runs.add(name, own, record.iteration)
+            for name, numbers in expert_values(record).items():
+                self._runs.add(name, numbers, record.iteration, EXPERTS)
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, record.iteration)
         if record.final:  # the host may end before the writers' own threads get to it

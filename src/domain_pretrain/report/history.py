@@ -38,6 +38,7 @@ class History:
         weights: multipliers by domain; empty without reweighting.
         mix: shares of the stream that follow the losses, by domain; empty where none do.
         valid_errors: standard error of each domain's last validation loss, where it is known.
+        experts: entropy of each domain's load of experts; empty where none were counted.
         tokens, samples: that were trained on, by domain; samples as in ``counts``.
         corpus_tokens: tokens of each domain's training data, as far as the file tells them.
         marks: what happened, but for the start.
@@ -54,6 +55,7 @@ class History:
     weights: Series = field(default_factory=Series)
     mix: Series = field(default_factory=Series)
     valid_errors: dict[str, float | None] = field(default_factory=dict)
+    experts: Series = field(default_factory=Series)
     tokens: dict[str, float] = field(default_factory=dict)
     samples: dict[str, float] = field(default_factory=dict)
     corpus_tokens: dict[str, float] = field(default_factory=dict)
@@ -114,7 +116,11 @@ class History:
         for name, count in counts.items():
             self.samples[name] = self.samples.get(name, 0.0) + count
         self.counts.add(self.end_tokens, self.end_iteration, counts)
-        for key, series in (("weight", self.weights), ("mix", self.mix)):
+        for key, series in (
+            ("weight", self.weights),
+            ("mix", self.mix),
+            ("expert_entropy", self.experts),
+        ):
             values = {name: number(one[key]) for name, one in domains.items() if key in one}
             if values:
                 series.add(self.end_tokens, self.end_iteration, values)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from domain_pretrain.records.record import Finding
+from domain_pretrain.records.record import Experts, Finding
 from domain_pretrain.rules.registry import Registry
 from domain_pretrain.rules.state import State
 from domain_pretrain.stats import Average, DomainStats, DomainTotals, Split
@@ -59,6 +59,8 @@ class Reading:
         grad_z: the same of the logarithm of the gradient norm; None where it is not known.
         noise: nats, the standard deviation of one training sample's loss, by domain.
         shares: each domain's planned part of the window's samples; empty where it is not known.
+        experts: which ones the tokens of the window's last step went to; None where none were
+            counted.
         known: what was known before training.
     """
 
@@ -72,6 +74,7 @@ class Reading:
     grad_z: float | None = None
     noise: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float] = field(default_factory=dict)
+    experts: Experts | None = None
     known: Known = Known()
 
     @cached_property

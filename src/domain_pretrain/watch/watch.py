@@ -26,6 +26,7 @@ DEFAULT = (
     "starved",
     "forgetting",
     "plateau",
+    "few_experts",
 )
 _GRAD_NORM = "grad_norm"
 _OWN = "/readings"  # in the state, beside the alarms: no alarm has such a name

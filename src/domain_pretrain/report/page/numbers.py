@@ -80,6 +80,9 @@ def _curves(
     if history.weights.names:
         grid = history.weights.grid(BUCKETS)
         found["weights"] = _plain(grid, grid.mean, grid.names, places, packing)
+    if history.experts.names:
+        grid = history.experts.grid(BUCKETS)
+        found["experts"] = _plain(grid, grid.mean, grid.names, places, packing)
     if history.counts.names:
         grid = history.counts.grid(BUCKETS)
         found["shares"] = _plain(grid, _shares(grid), grid.names, places, packing)

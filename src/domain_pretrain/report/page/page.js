@@ -109,13 +109,13 @@ async function open() {
   }
 
   function chartOf(key, colours) {
-    const loss = key === "train" || key === "valid", own = loss || key === "shares" || key === "weights";
+    const loss = key === "train" || key === "valid", own = loss || ["shares", "weights", "experts"].includes(key);
     return {
       key, colours, small: !own, loss,
       curves: own ? curvesOf(key, colours) : hostOf(key, colours),
       others: own ? greyOf(key) : [],
       points: key === "valid" ? true : undefined,
-      floor: loss || key === "learning_rate" || key === "shares" ? 0 : null,
+      floor: loss || key === "learning_rate" || key === "shares" || key === "experts" ? 0 : null,
       tick: key === "shares" ? value => `${+(100 * value).toPrecision(3)}%` : key === "learning_rate" ? value => value ? value.toExponential() : "0" : short,
       right: loss ? value => short(+Math.exp(value).toPrecision(3)) : null,
       marks: state.marks ? marksOf() : [],
@@ -305,6 +305,7 @@ async function open() {
   function unfold() { const one = document.querySelector(`details${location.hash}`); if (one) one.open = true; }
 
   for (const table of document.querySelectorAll("table.sortable")) sortable(table);
+  drawExperts(report, packed);
   for (const part of ["controls", "theme"]) $(part).hidden = false;
   name();
   redraw();

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from domain_pretrain.records.evaluated import Evaluated
+from domain_pretrain.records.experts_file import ExpertsTable
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
 from domain_pretrain.report.page.markup import Markup, element
@@ -28,6 +29,7 @@ class Told:
         findings: of its alarms.
         checks: what the rules of practice saw.
         evaluations: what its probes found, in order.
+        experts: that its tokens went to at the last logged step; None where none were counted.
         places: of every domain of the page, its place, which decides its colour.
     """
 
@@ -37,6 +39,7 @@ class Told:
     findings: Sequence[Finding]
     checks: Sequence[Check]
     evaluations: Sequence[Evaluated]
+    experts: ExpertsTable | None
     places: Mapping[str, int]
 
 

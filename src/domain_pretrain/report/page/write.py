@@ -8,10 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.records.experts_file import read_experts
 from domain_pretrain.records.reader import read_evaluations, read_findings
 from domain_pretrain.report.curves import XAxis
 from domain_pretrain.report.history import History
-from domain_pretrain.report.page import evaluations, sections, tables
+from domain_pretrain.report.page import evaluations, experts, sections, tables
 from domain_pretrain.report.page.markup import Markup, data, element, join
 from domain_pretrain.report.page.numbers import numbers
 from domain_pretrain.report.page.packing import Packing
@@ -22,13 +23,14 @@ from domain_pretrain.version import __version__
 from domain_pretrain.whole_file import whole_file
 
 STYLES = ("uplot/uPlot.min.css", "page.css")
-SCRIPTS = ("uplot/uPlot.iife.min.js", "decode.js", "charts.js", "page.js")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "decode.js", "charts.js", "experts.js", "page.js")
 # Of a chart: its key among the curves, its title, what it shows. Drawn where a run has it.
 CHARTS = (
     ("train", "Training loss", "nats; on the right, the same as perplexity"),
     ("valid", "Validation loss", "nats, by evaluation; on the right, the same as perplexity"),
     ("shares", "Shares of the samples", "lines: what was trained on; dashed: the plan"),
     ("weights", "Multipliers", "of the losses, by reweighting"),
+    ("experts", "Use of the experts", "entropy of each domain's load; 1: all get the same"),
 )
 HOST = (
     ("learning_rate", "Learning rate", "as the host logs it"),
@@ -60,13 +62,16 @@ def write_page(
     """
     planned = [read_planned(folder) for folder in log_dirs]
     findings = [read_findings(folder) for folder in log_dirs]
+    counted = [read_experts(folder) for folder in log_dirs]
     packing = Packing()
     drawn = numbers(named, planned, findings, packing, x=x, compare=compare)
     places = {one["name"]: place for place, one in enumerate(drawn["domains"])}
+    for run, table in zip(drawn["runs"], counted, strict=True):
+        run["experts"] = experts.packed(table, places, packing)
     runs = [
-        Told(name, history, plan, found, check(history, plan.entropy), told, places)
-        for (name, history), plan, found, told in zip(
-            named, planned, findings, map(read_evaluations, log_dirs), strict=True
+        Told(name, history, plan, found, check(history, plan.entropy), told, table, places)
+        for (name, history), plan, found, told, table in zip(
+            named, planned, findings, map(read_evaluations, log_dirs), counted, strict=True
         )
     ]
     parts = {
@@ -77,6 +82,7 @@ def write_page(
         "alarms": sections.alarms(runs) or Markup(),
         "checks": sections.checks(runs),
         "evaluations": evaluations.evaluations(runs) or Markup(),
+        "experts": experts.section_of(runs) or Markup(),
         "tables": tables.tables(runs),
         "comparison": (tables.comparison(runs) if compare else None) or Markup(),
         "version": join(__version__),
@@ -123,6 +129,7 @@ def _has(history: History, key: str) -> bool:
         "valid": history.valid,
         "shares": history.counts,
         "weights": history.weights,
+        "experts": history.experts,
     }
     return bool(series[key].names)
 
