@@ -355,7 +355,9 @@ def test_machine_and_wheels_hold_what_is_imported() -> None:
 def test_the_wheels_are_those_that_are_asked_for() -> None:
     """And fit together, where the installed ones are the same."""
     for name in needs.WHEELS:
-        assert modules().get(name.partition(".")[0], set()) <= PINS.keys()
+        # Of a name that several distributions share, megatron, one is enough.
+        found = modules().get(name.partition(".")[0], set())
+        assert not found or found & PINS.keys()
     assert len({name.partition(".")[0] for name in needs.WHEELS}) == len(PINS)
     for name, pin in PINS.items():
         try:

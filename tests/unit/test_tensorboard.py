@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.board import points
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain.adapt.load import describe
@@ -22,6 +23,13 @@ from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.record import Record
 from domain_pretrain.records.tensorboard import RUNS_UP_TO, folders
 from domain_pretrain.stats import SCALE, Column, DomainStats
+
+
+@pytest.fixture(autouse=True)
+def ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files by name: those of one second and one process by a number, whose
+    digits are not padded, so that the tenth would come before the ninth."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
 
 
 def record(
