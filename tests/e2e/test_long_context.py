@@ -268,7 +268,7 @@ def test_the_pages_commands(tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "clone")
     shown = [one for one in commands("docs/long-context.md") if "llama" not in one]
     (plan,) = [one for one in blocks("docs/long-context.md", "yaml") if "stages:" in one]
-    assert plan == text("configs/long-context/tiny/stage.yaml")
+    assert plan == text("configs/recipes/long-context/tiny/stage.yaml")
     done = shell(clone, "set -e\n" + "\n".join(shown), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout[-8000:]
     assert "Goes on from iteration 20 of long/short/checkpoints" in done.stdout
@@ -286,7 +286,7 @@ def test_the_preset_fits(tmp_path: Path) -> None:
     run = clone / "runs" / "llama3.1-8b"
     write_checkpoint(run / "checkpoints", "iter_0019073", **before, **rope)
     # That run has read none of these files; a journal of it would take a run.
-    preset = text("configs/long-context/llama3.1-8b.yaml").replace("  run:", "  # run:")
+    preset = text("configs/recipes/long-context/llama3.1-8b.yaml").replace("  run:", "  # run:")
     (clone / "llama3.1-8b.yaml").write_text(preset, "utf-8")
     shown = [one for one in commands("docs/long-context.md") if "llama" in one]
     script = shown[1].replace("pretrain_gpu.sh", "pretrain_gpu.sh --dry-run")

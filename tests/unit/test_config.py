@@ -57,7 +57,9 @@ def test_every_key_is_optional_but_data(tmp_path: Path) -> None:
 
 
 def test_sample_configs_load() -> None:
-    samples = sorted((ROOT / "configs").glob("*.yaml"))
+    samples = sorted(
+        [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/recipes").glob("*.yaml")]
+    )
     assert samples
     for sample in samples:
         assert DomainConfig.load(sample).domains, sample

@@ -89,7 +89,9 @@ def test_what_a_checkpoint_says_of_its_adapters() -> None:
 
 
 def test_the_preset() -> None:
-    lora = DomainConfig.model_validate(read_yaml(ROOT / "configs" / "lora.yaml")).adapt.lora
+    lora = DomainConfig.model_validate(
+        read_yaml(ROOT / "configs" / "recipes" / "lora.yaml")
+    ).adapt.lora
     assert lora is not None and (lora.rank, lora.scale) == (256, 2.0)
 
 

@@ -44,10 +44,12 @@ RUN = (
 TESTED = {
     r"torchrun .*": "test_page_runs.py::test_a_shown_run_trains",
     r".* (configs/)?journey/.*": "test_journey.py::test_the_journey",
-    r".*(configs/long-context/|\blong/).*": "test_long_context.py::test_the_pages_commands",
+    r".*(configs/recipes/long-context/|\blong/).*": "test_long_context.py::test_the_pages_commands",
     r"domain-pretrain (demo|report) .*|tensorboard .*": "test_page_runs.py::test_the_demos_page",
     r"domain-pretrain (import|export) .*": "test_huggingface.py::test_the_pages_commands",
-    r"python3 -m domain_pretrain .* configs/lora.yaml .*": "test_lora.py::test_the_pages_run",
+    r"python3 -m domain_pretrain .* configs/recipes/lora.yaml .*": (
+        "test_lora.py::test_the_pages_run"
+    ),
     r"TP=1 && source models/base/model.env": "test_lora.py::test_the_pages_run",
     r"(mkdir|cat|domain-pretrain prepare|NODE_RANK=.) .*loopback.*|wait \$!": (
         "test_launch.py::test_two_nodes_word_for_word"
