@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from argparse import Namespace
@@ -32,7 +33,11 @@ from domain_pretrain.huggingface.families import Row, names, rows
 from domain_pretrain.huggingface.flags import model_of
 from domain_pretrain.huggingface.found import find_checkpoint
 from domain_pretrain.huggingface.importing import import_model
-from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.records.evaluated import Evaluated
+from domain_pretrain.records.samples import Samples
+from domain_pretrain.records.score import difference
+from domain_pretrain.report.compare import Mark, compare
+from domain_pretrain.stats import SCALE, Column
 from domain_pretrain.yaml_file import read_yaml
 
 load_file = pytest.importorskip("safetensors.torch").load_file
@@ -156,24 +161,78 @@ def test_a_run_without_lora_refuses_adapters() -> None:
 # Above the base.
 
 
-def stats(**sums: tuple[float, int]) -> DomainStats:
-    rows = np.zeros((len(sums) + 1, len(Column)), dtype=np.int64)
-    for row, (loss_sum, tokens) in zip(rows, sums.values(), strict=False):
+def samples(**domains: list[tuple[float, float]]) -> Samples:
+    """Of each domain: Σ loss in nats and tokens of each sample."""
+    rows = np.zeros((sum(map(len, domains.values())) + 1, len(Column)), dtype=np.int64)
+    every = [one for own in domains.values() for one in own]
+    for row, (loss_sum, tokens) in zip(rows, every, strict=False):
         row[Column.LOSS] = int(loss_sum * SCALE[Column.LOSS])
-        row[Column.TOKENS] = tokens * SCALE[Column.TOKENS]
-    return DomainStats(tuple(sums), rows)
+        row[Column.TOKENS] = int(tokens * SCALE[Column.TOKENS])
+    of = tuple(at for at, own in enumerate(domains.values()) for _ in own)
+    return Samples(tuple(domains), of, rows)
+
+
+OF_BASE = samples(general=[(5.0, 4), (15.0, 6)], finance=[(30.0, 10)])
 
 
 def test_above_the_base() -> None:
     above = AboveBase(4)
     assert not above.known and above.state_dict() == {}
-    above.take(stats(general=(20.0, 10), finance=(30.0, 10)))
-    found = above.scores(stats(general=(25.0, 10), finance=(15.0, 10), new=(1.0, 1)))
+    above.take(OF_BASE)
+    later = samples(general=[(8.0, 4), (17.0, 6)], finance=[(15.0, 10)], new=[(1.0, 1)])
+    found = above.scores(later)
     assert [(one.domain, one.mean) for one in found] == [("general", 0.5), ("finance", -1.5)]
-    resumed = AboveBase(4, above.state_dict())
-    assert resumed.scores(stats(general=(25.0, 10))) == found[:1]
+    assert [one.count for one in found] == [10, 10]  # tokens
+    resumed = AboveBase(4, json.loads(json.dumps(above.state_dict())))
+    assert resumed.scores(samples(general=[(8.0, 4), (17.0, 6)])) == found[:1]
     assert not AboveBase(8, above.state_dict()).known  # of other samples
-    assert resumed.scores(stats(general=(25.0, 11))) == () and not resumed.known
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [(8.0, 4), (17.0, 7)],
+        [(8.0, 5), (17.0, 5)],
+        [(25.0, 10)],
+        [(8.0, 4), (17.0, 6), (0.0, 0)],
+    ],
+)
+def test_of_other_samples_nothing_is_told(other: list[tuple[float, float]]) -> None:
+    above = AboveBase(4)
+    above.take(OF_BASE)
+    assert above.scores(samples(general=other)) == () and not above.known
+
+
+def test_above_the_base_has_a_paired_error() -> None:
+    """Samples of very different losses, each of them a little above: the report can judge it."""
+    counts = [3.0, 5.0, 4.0, 0.0, 6.0, 2.5]  # a mask may be fractional
+    old = [3.0, 25.0, 8.0, 0.0, 12.0, 10.0]
+    rises = [0.31, 0.48, 0.42, 0.0, 0.6, 0.24]
+    now = [loss + rise for loss, rise in zip(old, rises, strict=True)]
+    base, later = (samples(code=list(zip(one, counts, strict=True))) for one in (old, now))
+    above = AboveBase(6)
+    above.take(base)
+    (start,), (end,) = above.scores(base), above.scores(later)
+    one, two = base.score("code"), later.score("code")
+    assert one is not None and two is not None and one.error is not None
+    assert (end.mean, end.error) == pytest.approx(difference(one, two), rel=1e-4)
+    n, r = len(rises), sum(rises) / sum(counts)
+    residuals = np.array(rises) - r * np.array(counts)
+    assert end.error == pytest.approx(np.sqrt(n * residuals.var(ddof=1)) / sum(counts), rel=1e-4)
+    assert end.error < 0.05 * one.error
+    models = [(str(at), Evaluated(at, at, (score,))) for at, score in ((0, start), (9, end))]
+    assert compare(models).of(Mark.WORSE) == {"code": ["above-base"]}
+
+
+def test_a_base_of_a_checkpoint_without_parts_has_no_error() -> None:
+    old = {"samples": 4, "base": {"general": [20.0, 10.0], "finance": [30.0, 10.0]}}
+    above = AboveBase(4, old)
+    later = samples(general=[(8.0, 4), (17.0, 6)], finance=[(15.0, 5), (0.0, 5)])
+    found = above.scores(later)
+    assert [(one.domain, one.mean) for one in found] == [("general", 0.5), ("finance", -1.5)]
+    assert all(one.error is None for one in found)
+    assert AboveBase(4, above.state_dict()).scores(later) == found
+    assert above.scores(samples(general=[(8.0, 4), (17.0, 7)])) == () and not above.known
 
 
 # Merged.

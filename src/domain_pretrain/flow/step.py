@@ -211,8 +211,9 @@ class Step:
 
     def close_evaluation(
         self, split: Split, iteration: int, consumed_samples: int, *, final: bool
-    ) -> DomainStats | None:
-        """End an evaluation, on every rank: reduce, publish and give back what is whole of it."""
+    ) -> Samples | None:
+        """End an evaluation, on every rank: reduce, publish what is whole of it, and give back its
+        samples where they are counted."""
         found = self.evaluation.close(self.groups.dp_cp_size)
         self.evaluation = self._of_host
         if found is None:
@@ -240,7 +241,7 @@ class Step:
             self.publisher.line(record)
         if self.watch is not None:
             self._look(self.watch, self.watch.evaluation(split, iteration, stats), final=final)
-        return stats
+        return samples
 
     @property
     def steers(self) -> bool:

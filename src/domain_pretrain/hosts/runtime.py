@@ -30,7 +30,8 @@ from domain_pretrain.hosts.session import Session, report_nonfinite
 from domain_pretrain.hosts.support import check_flags
 from domain_pretrain.process import notice
 from domain_pretrain.records.evaluated import Evaluated
-from domain_pretrain.stats import DomainStats, Split
+from domain_pretrain.records.samples import Samples
+from domain_pretrain.stats import Split
 
 
 class Runtime:
@@ -195,8 +196,8 @@ class Runtime:
         if not upstream.ran_out_of_time(result):
             self.step.evaluation.close_set()
 
-    def close_evaluation(self, iteration: int) -> DomainStats | None:
-        """After the host's evaluation at ``iteration``; what came of it."""
+    def close_evaluation(self, iteration: int) -> Samples | None:
+        """After the host's evaluation at ``iteration``; its samples where they are counted."""
         split, self._evaluation = self._evaluation, None
         assert split is not None
         consumed = self.args.consumed_train_samples
@@ -325,11 +326,11 @@ class Runtime:
                 self._run_fixed_set(prefix, *run)
             self._evaluation = None
             base = self.step.evaluation.close(self.step.groups.dp_cp_size)
-            if base is not None:
-                self._above.take(base[0])
+            if base is not None and base[1] is not None:
+                self._above.take(base[1])
 
-    def _tell_above_base(self, iteration: int, stats: DomainStats | None) -> None:
-        scores = () if self._above is None or stats is None else self._above.scores(stats)
+    def _tell_above_base(self, iteration: int, samples: Samples | None) -> None:
+        scores = () if self._above is None or samples is None else self._above.scores(samples)
         if scores and self.step.publisher is not None:
             consumed = self.args.consumed_train_samples
             self.step.publisher.scores(Evaluated(iteration, consumed, scores, self._final))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,13 +42,16 @@ class Samples:
 
     def score(self, name: str, average: Average = "token") -> Score | None:
         """The mean loss of a domain with its samples as parts; None if a token is not finite, or
-        none is there."""
+        none is there. Counts are tokens, or, of fractional masks, in a unit that keeps them whole.
+        """
         rows = self.sums[:-1][np.array(self.domains) == self.names.index(name)]
         if rows[:, Column.NONFINITE].any():
             return None
         value, count = _TERMS[average]
-        unit = SCALE[value] / SCALE[count]
-        numbers = zip((rows[:, value] / unit).tolist(), rows[:, count].tolist(), strict=True)
+        whole = math.gcd(SCALE[count], *rows[:, count].tolist())
+        unit = SCALE[value] / SCALE[count] * whole
+        sums, counts = rows[:, value] / unit, rows[:, count] // whole
+        numbers = zip(sums.tolist(), counts.tolist(), strict=True)
         return load([*numbers], name)
 
     def errors(self, average: Average = "token") -> Mapping[str, float]:
