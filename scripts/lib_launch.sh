@@ -73,12 +73,13 @@ launch() {
   local node_rank=${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-}}}
   local node_address=${NODE_ADDR:-${SLURMD_NODENAME:-}}
   local log_dir=$RUN_DIR/logs/${node_address:-$(hostname)}
-  local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}}
+  local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}} port=29500
   if [[ $NODES == 1 ]]; then
     address=${address:-127.0.0.1}
     node_address=${node_address:-127.0.0.1}
+    port=0 # any that is free: nobody else has to know it, and another run here may have its own
   fi
-  local port=${MASTER_PORT:-${PET_MASTER_PORT:-29500}}
+  port=${MASTER_PORT:-${PET_MASTER_PORT:-$port}}
   local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}}
   local rendezvous=join_timeout=${JOIN_TIMEOUT:-600}
   if [[ -n $node_rank ]]; then
