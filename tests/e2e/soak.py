@@ -194,18 +194,10 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def weights(folder: Path, iteration: int) -> dict[str, bytes]:
     """Every tensor of a checkpoint, as bytes."""
-    import torch.distributed.checkpoint as dcp
-
-    path = folder / "checkpoints" / f"iter_{iteration:07d}"
-    metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     import torch
+    from support.checkpoints import read_tensors
 
-    state = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in metadata.items()
-        if hasattr(entry, "size")
-    }
-    dcp.load(state, checkpoint_id=path, no_dist=True)
+    state = read_tensors(folder / "checkpoints" / f"iter_{iteration:07d}")
     return {name: tensor.view(torch.uint8).numpy().tobytes() for name, tensor in state.items()}
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import io
 import json
 import shlex
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ from support.launch import MODEL, Run, train
 from support.metrics import counted, windows
 from support.pages import blocks, commands, text
 from support.prefixes import write_prefix
+from support.streams import fed, traced
 from support.traces import write_documents
 
 from domain_pretrain.commands.main import main
 from domain_pretrain.commands.trace import open_trace
-from domain_pretrain.data.trace.trace import Sample
 from domain_pretrain.data.vocabulary import padded
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.launch.flags import Flags
@@ -54,7 +52,6 @@ stages:
   - tokens: 8192
     mix: {general: 1, finance: 1}
 """
-Rows = Mapping[int, list[tuple[int, str]]]
 Read = dict[str, set[int]]  # documents, by the name of the prefix
 
 
@@ -108,31 +105,6 @@ def unbroken(stage: Stage) -> Run:
     return stage.train("unbroken")
 
 
-def fed(folder: Path) -> Rows:
-    """The rows of every iteration, and what a resume fed last, by the script."""
-    found: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    before = 0
-    for line in (folder / "rows0.jsonl").read_text("utf-8").splitlines():
-        step, *rows = json.loads(line)
-        if step < before:
-            found = defaultdict(list, {key: found[key] for key in found if key < step})
-        before = step
-        found[step] += [(number, text) for number, text in rows]
-    return {step: sorted(rows) for step, rows in found.items()}
-
-
-def traced(samples: Iterable[Sample]) -> Rows:
-    """The same, by the trace."""
-    found: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    for sample in samples:
-        spans = [sample.part.data.tokens(sample.prefix, span) for span in sample.documents]
-        tokens = np.concatenate(spans).astype(np.int64)
-        assert len(tokens) == LENGTH + 1
-        text = hashlib.sha256(tokens[:-1].tobytes()).hexdigest()[:12]
-        found[sample.iteration].append((sample.prefix, text))
-    return {step: sorted(rows) for step, rows in found.items()}
-
-
 def documents(folder: Path) -> Read:
     """That a run has read a token of."""
     found: Read = {name: set() for name in DOCUMENTS}
@@ -171,7 +143,7 @@ def test_a_trace_says_what_was_fed(stage: Stage, unbroken: Run) -> None:
     trace = open_trace(unbroken.log_dir)
     rows = fed(unbroken.log_dir)
     assert sorted(rows) == list(range(1, STEPS + 1))
-    assert traced(trace.iterations(1, STEPS + 1)) == rows
+    assert traced(trace.iterations(1, STEPS + 1), LENGTH) == rows
     read = documents(stage.short.log_dir)["general"]
     assert not list(trace.document("data/general", min(read)))
     later = min(documents(unbroken.log_dir)["general"])
@@ -197,7 +169,7 @@ def test_killed_and_resumed(stage: Stage, unbroken: Run) -> None:
 def test_in_two_ranks_of_a_sequence(stage: Stage, unbroken: Run) -> None:
     """With context parallelism the same rows are fed, and every domain has the same loss."""
     split = stage.train("cp2", "--context-parallel-size", "2", nproc=2)
-    assert fed(split.log_dir) == fed(unbroken.log_dir)
+    assert fed(split.log_dir, "rows0") == fed(unbroken.log_dir)
     for ours, theirs in zip(split.metrics(), unbroken.metrics(), strict=True):
         assert ours["domains"].keys() == theirs["domains"].keys()
         for name, domain in ours["domains"].items():

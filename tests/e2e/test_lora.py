@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.checkpoints import read_tensors
 from support.clone import make_clone, shell
 from support.gradients import assert_gradients, load
 from support.huggingface import logits_of, model_flags, write_model
@@ -49,20 +50,6 @@ def newest(folder: Path) -> Path:
     return found
 
 
-def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All of a torch_dist checkpoint, whole."""
-    from torch.distributed import checkpoint as dcp
-
-    index = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    found = {
-        key: torch.empty(one.size, dtype=one.properties.dtype)
-        for key, one in index.items()
-        if hasattr(one, "chunks")
-    }
-    dcp.load(found, checkpoint_id=checkpoint, no_dist=True)
-    return found
-
-
 def above(run: Run) -> dict[int, dict[str, float]]:
     """By iteration, then domain: Σ loss of the model − that of its base, on the fixed set."""
     found = read_evaluations(run.log_dir)
@@ -93,8 +80,8 @@ def test_the_first_step_is_the_bases(
 
 
 def test_what_is_frozen_keeps_its_bits(trained: Run, base_checkpoint: Path) -> None:
-    before = tensors(newest(base_checkpoint))
-    after = tensors(newest(trained.log_dir / "checkpoints"))
+    before = read_tensors(newest(base_checkpoint))
+    after = read_tensors(newest(trained.log_dir / "checkpoints"))
     assert before and all(torch.equal(after[name], before[name]) for name in before)
     adapters = [name for name in after if ".adapter." in name and not name.startswith("optim")]
     assert len(adapters) == 8  # A and B of four kinds of layers, each of all layers
@@ -136,8 +123,8 @@ def test_killed_and_resumed(
     run(tmp_path, *flags, iterations=20)
     assert counted(tmp_path) == counted(trained.log_dir)
     assert above(killed) == above(trained)
-    expected = tensors(newest(trained.log_dir / "checkpoints"))
-    found = tensors(newest(folder))
+    expected = read_tensors(newest(trained.log_dir / "checkpoints"))
+    found = read_tensors(newest(folder))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.float64 import log_probabilities, read_tensors
+from support.checkpoints import read_tensors
+from support.float64 import log_probabilities
 from support.launch import Run, train
 from support.probes import (
     ALL,

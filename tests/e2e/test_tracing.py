@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections import defaultdict
@@ -10,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from packaging.version import Version
 from support.corpora import DOMAINS, write_corpora
 from support.launch import MODEL, SCRIPTS
 from support.launch import start as launch
 from support.ramps import ramped
+from support.streams import fed, traced
 from support.streams import recorded_run as start
 
 from domain_pretrain.commands.main import main
@@ -35,43 +34,13 @@ SCHEDULE = [
     {"weights": {"rare": 5, "finance": 1}},
 ]
 CUTS = [{"samples": [10, 15]}, {"samples": [58, 71]}]
-Rows = dict[int, list[tuple[int, str]]]
-
-
-def fed(folder: Path) -> Rows:
-    """The rows of every iteration, of all data-parallel ranks; what a resume fed last."""
-    found: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    for file in sorted(folder.glob("rows*.jsonl")):
-        own: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-        before = 0
-        for line in file.read_text(encoding="utf-8").splitlines():
-            step, *rows = json.loads(line)
-            if step < before:
-                own = defaultdict(list, {key: own[key] for key in own if key < step})
-            before = step
-            own[step] += [(number, text) for number, text in rows]
-        for step, rows in own.items():
-            found[step] += rows
-    return {step: sorted(rows) for step, rows in found.items()}
-
-
-def traced(samples: Iterable[Sample], *, blended: bool = True) -> Rows:
-    """The same, by the trace."""
-    found: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    for sample in samples:
-        spans = [sample.part.data.tokens(sample.prefix, span) for span in sample.documents]
-        tokens = np.concatenate(spans).astype(np.int64)
-        assert len(tokens) == SEQUENCE + 1
-        text = hashlib.sha256(tokens[:-1].tobytes()).hexdigest()[:12]
-        found[sample.iteration].append((sample.prefix if blended else -1, text))
-    return {step: sorted(rows) for step, rows in found.items()}
 
 
 def check(folder: Path, iterations: int, *, blended: bool = True) -> Trace:
     trace = open_trace(folder)
     rows = fed(folder)
     assert sorted(rows) == list(range(1, iterations + 1))
-    assert traced(trace.iterations(1, iterations + 1), blended=blended) == rows
+    assert traced(trace.iterations(1, iterations + 1), SEQUENCE, blended=blended) == rows
     return trace
 
 
@@ -123,7 +92,7 @@ def test_shares_that_the_losses_decide(own: tuple[Path, list[str]], tmp_path: Pa
     save = ["--save", tmp_path / "checkpoints", "--save-interval", "5", "--ckpt-format", "torch"]
     start(tmp_path, blend, mix, *save, "--exit-interval", "7", iterations=30)
     trace = open_trace(tmp_path)
-    assert traced(trace.iterations(1, 8)) == fed(tmp_path)
+    assert traced(trace.iterations(1, 8), SEQUENCE) == fed(tmp_path)
     with pytest.raises(ConfigError, match=r"does not tell of block \d+ of mix\.dynamic"):
         list(trace.iterations(20, 21))
     with pytest.raises(ConfigError, match="ask for iterations instead"):
@@ -163,7 +132,7 @@ def test_a_schedule_with_cuts(
     )
     before = [sample.dump() for sample in open_trace(tmp_path).iterations(1, 31)]
     assert len(before) == 30 * BATCH, "those to come, too"
-    assert traced(open_trace(tmp_path).iterations(1, 15)) == fed(tmp_path)
+    assert traced(open_trace(tmp_path).iterations(1, 15), SEQUENCE) == fed(tmp_path)
 
     cuts = [*CUTS, without, {"samples": [150, 160]}]
     load = ["--load", tmp_path / "checkpoints", "--ckpt-step", "10", "--num-workers", "2"]

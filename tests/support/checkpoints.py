@@ -1,4 +1,4 @@
-"""Checkpoints as they lie in a folder, without weights."""
+"""Checkpoints as they lie in a folder: without weights, and what is in those of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import FileSystemReader, load
 
 from domain_pretrain.checkpoints.tracker import RELEASE, write_tracker
 
@@ -26,3 +27,16 @@ def write_checkpoint(folder: Path, name: str, **args: Any) -> Path:
     torch.save(saved, part / "model_optim_rng.pt")
     write_tracker(folder, name if name == RELEASE else iteration)
     return folder / name
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a ``torch_dist`` checkpoint, whole."""
+    reader = FileSystemReader(str(folder))
+    known = reader.read_metadata().state_dict_metadata
+    found = {
+        name: torch.empty(one.size, dtype=one.properties.dtype)
+        for name, one in known.items()
+        if hasattr(one, "properties")
+    }
+    load(found, storage_reader=reader, no_dist=True)
+    return found

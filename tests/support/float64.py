@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from torch.distributed.checkpoint import FileSystemReader, load
 from torch.nn.functional import gelu, layer_norm, linear
 
 Weights = dict[str, torch.Tensor]
-
-
-def read_tensors(folder: Path) -> Weights:
-    """All tensors of a ``torch_dist`` checkpoint, whole."""
-    reader = FileSystemReader(str(folder))
-    known = reader.read_metadata().state_dict_metadata
-    found = {
-        name: torch.empty(one.size, dtype=one.properties.dtype)
-        for name, one in known.items()
-        if hasattr(one, "properties")
-    }
-    load(found, storage_reader=reader, no_dist=True)
-    return found
 
 
 def log_probabilities(weights: Weights, tokens: list[int], heads: int = 4) -> torch.Tensor:
