@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from support.prefixes import write_prefix
 from domain_pretrain.data.already_read import AlreadyRead
 from domain_pretrain.data.mix.plan import Plan, Stage
 from domain_pretrain.data.prefixes import normalise
+from domain_pretrain.data.trace.windows import Windows
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import stream
 from domain_pretrain.hosts.runtime import Runtime
@@ -101,6 +103,25 @@ def test_what_the_hosts_own_data_say_of_each_prefix(samples: int, tmp_path: Path
     assert samples_by_prefix(build((prefixes[:1], None)), 8) == ([8], [whole])
     assert samples_by_prefix(build((prefixes, None)), 0) == ([0, 0], [41, 206]), "by size"
     assert samples_by_prefix([1, 2], 1) == ([1], [None])
+
+
+def test_windows_outlive_the_hosts_data_set(tmp_path: Path) -> None:
+    """Megatron closes the file below the lengths of its documents with the data set."""
+    indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+    write_prefix(tmp_path / "a", [33, 5])
+    data = SimpleNamespace(
+        dataset=indexed.IndexedDataset(str(tmp_path / "a")),
+        config=SimpleNamespace(),
+        document_index=np.arange(2),
+        sample_index=np.zeros((2, 2)),
+        shuffle_index=np.arange(1),
+    )
+    mapped = data.dataset.index.bin_buffer_mmap._mmap
+    windows = Windows.of(data)
+    del data
+    gc.collect()
+    assert not mapped.closed
+    assert windows.lengths.tolist() == [33, 5]
 
 
 class Host:

@@ -85,7 +85,8 @@ class Built:
     def tokens(self, prefix: int, span: Span) -> NDArray[Any]:
         """Ids of a part of a document, ``[tokens]``."""
         low = self._sets[prefix].dataset
-        return np.asarray(low.get(span.index, offset=span.first, length=span.tokens))
+        # A copy: the host's is a view of a file that it unmaps with the data set.
+        return np.array(low.get(span.index, offset=span.first, length=span.tokens))
 
     def _content(self, prefix: int, document: int) -> str:
         return content_of(self._sets[prefix].dataset.get(document))

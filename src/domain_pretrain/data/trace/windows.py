@@ -35,6 +35,8 @@ class Windows:
         shuffle: ``[W]``: which window comes when.
         lengths: tokens of every document of the prefix.
         extra: tokens that a window has beyond the next one's begin: 1, the last label.
+        owner: whose memory ``lengths`` is. Megatron unmaps the file with its data set, whoever
+            still looks at it: a read after that ends the process.
     """
 
     documents: NDArray[Any]
@@ -42,6 +44,7 @@ class Windows:
     shuffle: NDArray[Any]
     lengths: NDArray[Any]
     extra: int = 1
+    owner: Any = None
 
     @property
     def size(self) -> int:
@@ -61,6 +64,7 @@ class Windows:
             data.shuffle_index,
             data.dataset.sequence_lengths,
             int(getattr(data.config, "add_extra_token_to_sequence", True)),
+            data.dataset,
         )
 
     def holding(self, wanted: Sequence[int]) -> list[int]:
