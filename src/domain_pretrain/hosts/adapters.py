@@ -17,9 +17,10 @@ from packaging.version import Version
 
 from domain_pretrain.adapt.lora import SAVED, Lora
 from domain_pretrain.checkpoints.index import INDEX, read_index
+from domain_pretrain.checkpoints.start import starts_from
 from domain_pretrain.errors import ConfigError, LocalError, UnsupportedError
 from domain_pretrain.hosts import peft
-from domain_pretrain.hosts.base import MOST_NAMED, holds
+from domain_pretrain.hosts.base import MOST_NAMED
 from domain_pretrain.process import notice
 from domain_pretrain.refusal import Refusal, on
 
@@ -101,8 +102,7 @@ class Adapters:
                 f"is written for, and this is {core}"
             )
         peft.find_peft()
-        begins = getattr(args, "pretrained_checkpoint", None), getattr(args, "load", None)
-        if not any(folder and holds(folder) for folder in begins):
+        if starts_from(args) is None:
             raise ConfigError(
                 "adapt.lora freezes the model that the run starts from, and it starts from none: "
                 "give one by --pretrained-checkpoint (`domain-pretrain import` makes one of a "
