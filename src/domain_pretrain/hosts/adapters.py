@@ -21,17 +21,11 @@ from domain_pretrain.checkpoints.start import starts_from
 from domain_pretrain.errors import ConfigError, LocalError, UnsupportedError
 from domain_pretrain.hosts import peft
 from domain_pretrain.hosts.base import MOST_NAMED
+from domain_pretrain.hosts.support import replays_layers
 from domain_pretrain.process import notice
 from domain_pretrain.refusal import Refusal, on
 
 _FORMATS = ("torch_dist", "torch")
-
-
-def _graphs(args: Any) -> bool:
-    return getattr(args, "cuda_graph_impl", None) not in (None, "none") or on(
-        args, "enable_cuda_graph"
-    )
-
 
 REFUSED: tuple[Refusal, ...] = (
     Refusal(
@@ -66,7 +60,7 @@ _EXPERTS = Refusal(
 
 _COMPARED = Refusal(
     "CUDA graphs with adapt.lora.compare_base and evaluate.samples",
-    _graphs,
+    replays_layers,
     "a replayed graph computes the adapters whether or not they are on; give compare_base: false, "
     "or leave the graphs out",
 )
