@@ -25,3 +25,8 @@ class Refusal:
 def on(args: Any, *names: str) -> bool:
     """Whether all of these flags are given; one that a host does not have is not."""
     return all(bool(getattr(args, name, None)) for name in names)
+
+
+def on_gloo(args: Any) -> bool:
+    """Whether the ranks talk by gloo, as those of the CPU backend do."""
+    return getattr(args, "distributed_backend", None) == "gloo"

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from support.checkpoints import write_checkpoint
 
-from domain_pretrain.adapt import long_context
 from domain_pretrain.adapt.long_context import LONG_CONTEXT
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    long_context._saved.cache_clear()
     saved = {"max_position_embeddings": 4096, "rotary_base": 10000}
     write_checkpoint(Path("base"), "iter_0000007", **saved)
 
@@ -34,6 +32,16 @@ def test_longer_samples_than_the_base_has_positions() -> None:
     assert LONG_CONTEXT.applies(args())
     assert LONG_CONTEXT.applies(args(load="base", finetune=True, pretrained_checkpoint=None))
     assert not LONG_CONTEXT.applies(args(seq_length=4096))
+
+
+def test_the_base_is_what_a_run_with_finetune_starts_from_where_load_is_empty() -> None:
+    assert LONG_CONTEXT.applies(args(finetune=True))
+
+
+def test_the_checkpoint_that_ckpt_step_names() -> None:
+    write_checkpoint(Path("base"), "iter_0000009", max_position_embeddings=65536)
+    assert not LONG_CONTEXT.applies(args())
+    assert LONG_CONTEXT.applies(args(ckpt_step=7))
 
 
 @pytest.mark.parametrize("given", [{"pretrained_checkpoint": None}, {"load": "base"}])

@@ -172,6 +172,19 @@ def test_the_runs_own_checkpoint_is_what_it_starts_from(
     assert capsys.readouterr().out == ""
 
 
+def test_a_released_model_is_loaded_whatever_the_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_checkpoint(tmp_path, "release", optimizer="muon")
+    tell_doubts(args(load=str(tmp_path), ckpt_step=5))
+    assert capsys.readouterr().out == ""
+
+
+def test_of_a_base_in_an_object_store_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_doubts(args(load="msc://bucket/base", finetune=True))
+    assert capsys.readouterr().out == ""
+
+
 # --- logits ------------------------------------------------------------------------------------
 
 

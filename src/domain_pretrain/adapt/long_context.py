@@ -5,16 +5,10 @@ Only the checkpoint says how long those were, so it is asked, once, by the rank 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from domain_pretrain.adapt.recipe import Recipe
-from domain_pretrain.checkpoints.arguments import read_saved
-from domain_pretrain.checkpoints.tracker import folder_of, read_tracker
-from domain_pretrain.errors import ConfigError
-from domain_pretrain.paths import is_remote
+from domain_pretrain.checkpoints.start import holds, saved_at_start
 from domain_pretrain.process import rank
 from domain_pretrain.refusal import Refusal, on
 
@@ -22,25 +16,13 @@ from domain_pretrain.refusal import Refusal, on
 def _positions(args: Any) -> tuple[int, Any] | None:
     """Positions and rotary base of the model that a run starts from; None: it is its own, or not
     known here."""
-    load, base = (getattr(args, name, None) for name in ("load", "pretrained_checkpoint"))
-    if load and not on(args, "finetune") and (is_remote(load) or read_tracker(Path(load))):
-        return None  # resumed
-    folder = load if load and on(args, "finetune") else base
-    if not folder or is_remote(folder) or rank() != 0:
+    load = getattr(args, "load", None)
+    resumed = load and not on(args, "finetune") and holds(load)
+    if resumed or rank() != 0:
         return None
-    known = _saved(Path(folder))
+    known = saved_at_start(args) or {}
     positions = known.get("max_position_embeddings")
     return (positions, known.get("rotary_base")) if isinstance(positions, int) else None
-
-
-@lru_cache(maxsize=1)
-def _saved(folder: Path) -> Mapping[str, Any]:
-    said = read_tracker(folder)
-    named = None if said is None else folder_of(folder, said)
-    try:
-        return {} if named is None else read_saved(named).args
-    except ConfigError:
-        return {}  # the host says what is wrong with it
 
 
 def _is_longer(args: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from packaging.version import Version
 
 from domain_pretrain.adapt.recipe import HostFlag, Recipe
-from domain_pretrain.refusal import Refusal, on
+from domain_pretrain.refusal import Refusal, on, on_gloo
 
 PACKAGE = "emerging-optimizers"
 
@@ -50,11 +50,12 @@ def _shards_layers(args: Any) -> bool:
     return own or on(args, "use_layer_wise_distributed_optimizer")
 
 
-def _on_gloo(args: Any) -> bool:
-    return getattr(args, "distributed_backend", None) == "gloo"
+def asks_for_logits(args: Any) -> bool:
+    """Whether the host wants attention's largest logits; before core 0.16 it knows neither flag.
 
-
-def _asks_for_logits(args: Any) -> bool:
+    Args:
+        args: Megatron's, or the config of its model.
+    """
     return on(args, "qk_clip") or on(args, "log_max_attention_logit")
 
 
@@ -117,7 +118,7 @@ MUON = Recipe(
             lambda a: (
                 uses_muon(a)
                 and _shards_layers(a)
-                and _on_gloo(a)
+                and on_gloo(a)
                 and a.data_parallel_size * a.context_parallel_size > 1
             ),
             "they gather matrices of unequal sizes, which gloo cannot; leave the flag out "
@@ -184,21 +185,21 @@ MUON = Recipe(
 QK_CLIP = Recipe(
     name="QK-clip",
     summary="MuonClip's second half: heads with too large attention logits are scaled down",
-    applies=_asks_for_logits,
+    applies=asks_for_logits,
     since="0.16",
     refusals=(
         Refusal(
             "--qk-clip or --log-max-attention-logit without --bf16 or --fp16",
-            lambda a: _asks_for_logits(a) and not on(a, "bf16") and not on(a, "fp16"),
+            lambda a: asks_for_logits(a) and not on(a, "bf16") and not on(a, "fp16"),
             "the host looks for the layers below the module that converts to 16 bits, and stops "
             "after the first step where there is none; give --bf16",
         ),
         Refusal(
             "--qk-clip or --log-max-attention-logit with --transformer-impl local on a GPU",
             lambda a: (
-                _asks_for_logits(a)
+                asks_for_logits(a)
                 and getattr(a, "transformer_impl", None) == "local"
-                and not _on_gloo(a)
+                and not on_gloo(a)
             ),
             "only Transformer Engine's attention, 2.9 or newer, tells its largest logits; leave "
             "--transformer-impl local out",

@@ -3,9 +3,9 @@
 ``select`` names the backend. Only the CPU's does something, in this order, before ``megatron`` is
 imported: ``torch_cuda`` answers for CUDA; ``cpu`` supplies flags and registers ``cpu_seams``, what
 stands instead of functions that are wrong on a CPU, among them ``core_attention``, to which
-``context_parallel`` adds what Megatron leaves to Transformer Engine. ``npu`` only asks a device
-what it can do, for ``doctor``. ``local_layers`` are the
-flags of a machine without Transformer Engine.
+``context_parallel`` and ``attention_logits`` add what Megatron leaves to Transformer Engine.
+``npu`` only asks a device what it can do, for ``doctor``. ``local_layers`` are the flags of a
+machine without Transformer Engine.
 
 Imported by ``hosts``, ``demo`` and ``commands``; it knows nothing of domains or losses.
 """

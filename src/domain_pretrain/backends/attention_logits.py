@@ -20,11 +20,6 @@ from torch import Tensor
 Note = Callable[[Tensor], None]
 
 
-def asked(config: Any) -> bool:
-    """Whether the host wants them; before core 0.16 it knows neither flag."""
-    return any(getattr(config, name, False) for name in ("qk_clip", "log_max_attention_logit"))
-
-
 def largest(query: Tensor, key: Tensor, blocked: Tensor, scale: float) -> Tensor:
     """Of every head, float32 ``[h]``; what has no pair has -inf.
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from domain_pretrain.adapt.muon import asks_for_logits
 from domain_pretrain.backends import attention_logits
 from domain_pretrain.backends.context_parallel import (
     allgather_attention,
@@ -41,7 +42,7 @@ def init_with_cp(init: Function) -> Function:
         self.cp_ulysses = config.context_parallel_size > 1 and kwargs.get("cp_comm_type") == "a2a"
         if self.cp_ulysses:
             check_heads(self.num_attention_heads_per_partition, config.context_parallel_size)
-        if attention_logits.asked(config):
+        if asks_for_logits(config):
             attention_logits.begin(self)
 
     return __init__
@@ -113,7 +114,7 @@ def _forward(
         blocked = blocked | attention_mask
 
     note = None
-    if attention_logits.asked(module.config):
+    if asks_for_logits(module.config):
         first = first_head(module, group, ulysses=module.cp_ulysses)
         note = partial(attention_logits.keep, module, first=first)
 

@@ -17,20 +17,15 @@ from packaging.version import Version
 
 from domain_pretrain.adapt.lora import SAVED, Lora
 from domain_pretrain.checkpoints.index import INDEX, read_index
+from domain_pretrain.checkpoints.start import starts_from
 from domain_pretrain.errors import ConfigError, LocalError, UnsupportedError
 from domain_pretrain.hosts import peft
-from domain_pretrain.hosts.base import MOST_NAMED, holds
+from domain_pretrain.hosts.base import MOST_NAMED
+from domain_pretrain.hosts.support import replays_layers
 from domain_pretrain.process import notice
 from domain_pretrain.refusal import Refusal, on
 
 _FORMATS = ("torch_dist", "torch")
-
-
-def _graphs(args: Any) -> bool:
-    return getattr(args, "cuda_graph_impl", None) not in (None, "none") or on(
-        args, "enable_cuda_graph"
-    )
-
 
 REFUSED: tuple[Refusal, ...] = (
     Refusal(
@@ -65,7 +60,7 @@ _EXPERTS = Refusal(
 
 _COMPARED = Refusal(
     "CUDA graphs with adapt.lora.compare_base and evaluate.samples",
-    _graphs,
+    replays_layers,
     "a replayed graph computes the adapters whether or not they are on; give compare_base: false, "
     "or leave the graphs out",
 )
@@ -101,8 +96,7 @@ class Adapters:
                 f"is written for, and this is {core}"
             )
         peft.find_peft()
-        begins = getattr(args, "pretrained_checkpoint", None), getattr(args, "load", None)
-        if not any(folder and holds(folder) for folder in begins):
+        if starts_from(args) is None:
             raise ConfigError(
                 "adapt.lora freezes the model that the run starts from, and it starts from none: "
                 "give one by --pretrained-checkpoint (`domain-pretrain import` makes one of a "

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from domain_pretrain.checkpoints.start import holds
 from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.paths import is_remote
 
 # Files of a Hugging Face checkpoint.
 _HUGGING_FACE = ("*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json")
@@ -41,20 +41,6 @@ def check_base(args: Any) -> None:
             f"{flag} {folder} holds no Megatron checkpoint to start from: {_found(Path(folder))}"
             + (" (without --finetune an empty --load starts a new run)" if flag == "--load" else "")
         )
-
-
-def starts_from(args: Any) -> Path | None:
-    """The folder of this disk that the run's model is loaded from; None: there is none."""
-    for folder in (args.load, getattr(args, "pretrained_checkpoint", None)):
-        if folder and not is_remote(folder) and holds(folder):
-            return Path(folder)
-    return None
-
-
-def holds(folder: str) -> bool:
-    """Whether a folder has a checkpoint; of an object store that is taken for granted."""
-    # Of os.path, which says no to a name that no file can have.
-    return is_remote(folder) or os.path.isfile(os.path.join(folder, TRACKER))
 
 
 def _found(folder: Path) -> str:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from domain_pretrain.adapt.recipes import RECIPES
-from domain_pretrain.checkpoints.arguments import read_saved
-from domain_pretrain.checkpoints.tracker import folder_of, read_tracker
+from domain_pretrain.checkpoints.start import saved_at_start
+from domain_pretrain.checkpoints.tracker import read_tracker
 from domain_pretrain.data.vocabulary import padded, vocabulary
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.hosts.base import starts_from
 from domain_pretrain.huggingface.base import is_imported, read_base
 from domain_pretrain.huggingface.check import check_run
 from domain_pretrain.process import notice, rank
@@ -47,21 +46,10 @@ def tell_doubts(args: Any) -> None:
         args: Megatron's, validated.
     """
     recipes = [recipe for recipe in RECIPES if recipe.applies(args)]
-    folder = starts_from(args) if recipes and rank() == 0 else None
-    if folder is None:
+    saved = saved_at_start(args) if recipes and rank() == 0 else None
+    if saved is None:
         return
-    saved = _saved(folder, getattr(args, "ckpt_step", None))
     for recipe in recipes:
         doubt = recipe.base(args, saved)
         if doubt is not None:
             notice(f"WARNING: {doubt}")
-
-
-def _saved(folder: Path, step: int | None) -> dict[str, Any]:
-    """The arguments in the checkpoint that is loaded; none where they cannot be read."""
-    said = read_tracker(folder) if step is None else str(step)
-    checkpoint = folder_of(folder, said or "")
-    try:
-        return {} if checkpoint is None else read_saved(checkpoint).args
-    except ConfigError:  # the host says why, if it is one for it, too
-        return {}

@@ -294,7 +294,7 @@ class Runtime:
         if self._fixed is None:
             domains, built = self._session.validation_domains(), self._validation_of(run[1])
             self._fixed = FixedSet(self.args, built, domains, samples, self.step.device)
-        self._measure_base(prefix, *run)
+        self._measure_base(samples, prefix, *run)
         self._run_fixed_set(prefix, *run)
         self._tell_above_base(iteration, self.close_evaluation(iteration))
 
@@ -309,15 +309,13 @@ class Runtime:
         finally:
             self._reads_fixed = False
 
-    def _measure_base(self, prefix: str, *run: Any) -> None:
+    def _measure_base(self, samples: int, prefix: str, *run: Any) -> None:
         """With adapters: the base on the same samples, unless the checkpoint knows it.
 
         Before the first step of new adapters it is the same model. But a run may start from
         others, or be asked for it late; without them it is the base at any time.
         """
-        assert self._session is not None
-        lora, samples = self._session.config.adapt.lora, self._session.config.evaluate.samples
-        if self._adapters is None or lora is None or samples is None or not lora.compare_base:
+        if self._adapters is None or not self._adapters.options.compare_base:
             return
         if self._above is None:
             self._above = AboveBase(samples, (self._state or {}).get(_ABOVE))

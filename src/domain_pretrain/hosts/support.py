@@ -10,11 +10,7 @@ from packaging.version import Version
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts.versions import HOST_VERSIONS
 from domain_pretrain.paths import is_remote
-from domain_pretrain.refusal import Refusal, on
-
-
-def _on_gloo(args: Any) -> bool:
-    return getattr(args, "distributed_backend", None) == "gloo"
+from domain_pretrain.refusal import Refusal, on, on_gloo
 
 
 def full_iteration_graph(args: Any) -> bool:
@@ -25,6 +21,13 @@ def full_iteration_graph(args: Any) -> bool:
     return getattr(args, "cuda_graph_impl", None) == "full_iteration" or any(
         "full_iteration" in str(s) for s in scopes
     )
+
+
+def replays_layers(args: Any) -> bool:
+    """Whether a CUDA graph replays layers, as every version spells it."""
+    impl = getattr(args, "cuda_graph_impl", None)
+    given = on(args, "enable_cuda_graph") or on(args, "external_cuda_graph")
+    return given or impl not in (None, "none")
 
 
 def _lays_rows_end_to_end(args: Any) -> bool:
@@ -60,7 +63,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "--sft with --context-parallel-size > 1 on the CPU backend",
-        lambda a: on(a, "sft") and a.context_parallel_size > 1 and _on_gloo(a),
+        lambda a: on(a, "sft") and a.context_parallel_size > 1 and on_gloo(a),
         "the host cuts every document by Transformer Engine's own indices, which needs a GPU; use "
         "--context-parallel-size 1",
     ),
@@ -254,14 +257,6 @@ REFUSED_WITH_PROBES: tuple[Refusal, ...] = (
 )
 
 
-def _replays_layers(args: Any) -> bool:
-    """Whether a CUDA graph replays layers, as every version spells it."""
-    impl = getattr(args, "cuda_graph_impl", None)
-    return on(args, "enable_cuda_graph") or on(args, "external_cuda_graph") or impl not in _NONE
-
-
-_NONE = (None, "none")
-
 REFUSED_WITH_EXPERTS: tuple[Refusal, ...] = (
     Refusal(
         "adapt.experts without --num-experts",
@@ -270,7 +265,7 @@ REFUSED_WITH_EXPERTS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "CUDA graphs with adapt.experts",
-        _replays_layers,
+        replays_layers,
         "a graph replays what its routers once did, so nothing is counted; drop one of the two",
     ),
     Refusal(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from domain_pretrain.adapt.muon import asks_for_logits
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.hosts.ranks import largest_of_model
@@ -64,8 +65,7 @@ def attention_logit(train_step: Sequence[Any], args: Any) -> float | None:
 
     None where it was not asked for; it was reduced over the data and context parallel ranks.
     """
-    asked = getattr(args, "qk_clip", False) or getattr(args, "log_max_attention_logit", False)
-    return float(train_step[7]) if asked else None
+    return float(train_step[7]) if asks_for_logits(args) else None
 
 
 @contextmanager
