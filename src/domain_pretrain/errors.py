@@ -1,5 +1,12 @@
 """The errors that this package raises on purpose; each message names what was given and the fix."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # commands that check nothing start without it
+    from pydantic import ValidationError
+
 
 class DomainPretrainError(Exception):
     """Base class: catching it catches every deliberate stop of the plugin."""
@@ -32,3 +39,16 @@ class IntegrityError(DomainPretrainError):
 def shorten(text: str, most: int = 300) -> str:
     """For a message: what a user gave may be as long as a file. The end, with the fix, stays."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
+
+
+def first_problem(error: ValidationError, *under: str) -> str:
+    """Where, and what, is the first that pydantic found in a file of ours, for a message.
+
+    Args:
+        error: of pydantic.
+        under: the keys above what was validated.
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, (*under, *first["loc"])))
+    what = str(first["msg"]).removeprefix("Value error, ")  # of a validator
+    return f"{where}: {what}" if where else what

@@ -96,6 +96,12 @@ def test_a_file_that_is_none(change: dict[str, object], message: str) -> None:
         load(path, "data/a")
 
 
+def test_another_file_altogether() -> None:
+    Path("read.json").write_text("[1, 2]", "utf-8")
+    with pytest.raises(ConfigError, match=r"read\.json cannot be used: Input should be"):
+        load(Path("read.json"), "data/a")
+
+
 def test_what_is_left_to_train_on() -> None:
     """Of the training split: documents 0 to 7; 9 would not be trained on anyway."""
     indices = {one: Index.read(one) for one in ("data/a", "data/b")}

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from domain_pretrain.data.index import Index
 from domain_pretrain.data.prefixes import normalise
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, first_problem
 from domain_pretrain.json_file import read_json
 
 KEY = "mix.already_read"
@@ -114,9 +114,7 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
     try:
         content = _File.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{KEY}: {path} cannot be used: {place}: {first['msg']}") from None
+        raise ConfigError(f"{KEY}: {path} cannot be used: {first_problem(error)}") from None
     found = {}
     for prefix, index in indices.items():
         key = _place(content.prefixes, prefix, index)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from domain_pretrain.data.mix.plan import Plan
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.reading import Reading
-from domain_pretrain.errors import ConfigError, UnsupportedError
+from domain_pretrain.errors import ConfigError, UnsupportedError, first_problem
 from domain_pretrain.paths import is_remote
 from domain_pretrain.records.journal import Start
 
@@ -148,9 +148,8 @@ class Reads(BaseModel):
         try:
             reads = cls.model_validate(start.reads)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, ("reads", *first["loc"])))
-            raise ConfigError(f"{where} cannot be used: {place}: {first['msg']}") from None
+            problem = first_problem(error, "reads")
+            raise ConfigError(f"{where} cannot be used: {problem}") from None
         loader = start.order.get("settings", {}).get("--dataloader-type")
         if loader not in (None, "single"):
             raise UnsupportedError(

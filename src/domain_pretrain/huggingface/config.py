@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, first_problem
 from domain_pretrain.huggingface.families import FAMILIES, Family
 from domain_pretrain.huggingface.model import Experts, Model
 from domain_pretrain.json_file import read_json
@@ -80,8 +80,7 @@ def read_config(folder: Path) -> tuple[Family, Model, dict[str, Any]]:
     try:
         keys = _Keys.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {first_problem(error)}") from None
     if family.window is not None and "sliding_window" not in content:
         keys.sliding_window = family.window
     return family, _model(family, keys, path), content
