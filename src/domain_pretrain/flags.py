@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -92,3 +93,8 @@ def plugin_args(namespace: Any) -> PluginArgs:
     if "domain_config" in given or given.get("domain_reweight", "none") != "none":
         given["channel_loss"] = True
     return PluginArgs(**given)
+
+
+def names_of(words: Iterable[str]) -> set[str]:
+    """The flags among a command line's words, without their values."""
+    return {word.split("=", 1)[0] for word in words if word.startswith("-")}

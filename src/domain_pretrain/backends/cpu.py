@@ -16,6 +16,7 @@ from typing import Any
 from domain_pretrain.backends import local_layers, torch_cuda
 from domain_pretrain.backends.cpu_seams import CUDA_EXTENSIONS, SEAMS
 from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.flags import names_of
 from domain_pretrain.seams.importhook import after_import
 from domain_pretrain.seams.seam import apply
 
@@ -70,8 +71,7 @@ def add_default_flags(parser: ArgumentParser) -> dict[str, str]:
         What was supplied, option to value (empty for a switch), without those that the user gave.
     """
     actions = parser._option_string_actions
-    typed = {word.split("=", 1)[0] for word in sys.argv[1:]}
-    given = {actions[word].dest for word in typed if word in actions}
+    given = {actions[word].dest for word in names_of(sys.argv[1:]) if word in actions}
     supplied: dict[str, str] = {}
     for option, value in FLAGS:
         action = actions.get(option)

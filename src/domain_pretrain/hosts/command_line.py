@@ -16,7 +16,7 @@ from domain_pretrain.data.blend import (
     data_path_arguments,
 )
 from domain_pretrain.errors import ConfigError, shorten
-from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
+from domain_pretrain.flags import PluginArgs, add_arguments, names_of, plugin_args
 from domain_pretrain.json_file import parse_json
 from domain_pretrain.paths import is_remote
 from domain_pretrain.stats import SPLITS
@@ -44,9 +44,8 @@ def flags_of_command_line() -> PluginArgs:
 
 def data_from_config() -> list[str] | None:
     """The ``--data-path`` that the config gives where the command line names no data."""
-    given = {word.split("=", 1)[0] for word in sys.argv[1:]}
     path = flags_of_command_line().domain_config
-    if path is None or given & set(DATA_FLAGS):
+    if path is None or names_of(sys.argv[1:]) & set(DATA_FLAGS):
         return None
     domains = DomainConfig.load(path).domains
     return data_path_arguments(domains)[1:] if domains else None

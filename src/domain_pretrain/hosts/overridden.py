@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.flags import names_of
 from domain_pretrain.process import notice
 
 # How the same thing is computed, and nothing of what is.
@@ -58,7 +59,7 @@ def check_typed(args: Any, parser: argparse.ArgumentParser | None) -> None:
 
 def _typed(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, Any]]:
     """Option, name and value of each flag that is on the command line."""
-    words = {word.split("=", 1)[0] for word in sys.argv[1:]}
+    words = names_of(sys.argv[1:])
     said = parser.parse_known_args()[0]
     for option, action in parser._option_string_actions.items():
         if option in words and hasattr(said, action.dest):

@@ -12,6 +12,7 @@ from domain_pretrain.config import DomainConfig
 from domain_pretrain.demo.launch import torchrun
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.evaluate import build_probes, check_probes
+from domain_pretrain.flags import names_of
 from domain_pretrain.hosts.command_line import DATA_FLAGS
 from domain_pretrain.launch.models import Checkpoint, known
 from domain_pretrain.launch.saved_flags import Flag, data_flags, layout_flags, model_flags
@@ -140,8 +141,3 @@ def _tokenizer_of(model: Checkpoint) -> list[Flag]:
         ("--tokenizer-type", "HuggingFaceTokenizer"),
         ("--tokenizer-model", str(model.tokenizer)),
     ]
-
-
-def names_of(words: Sequence[str]) -> set[str]:
-    """The flags among a command line's words."""
-    return {word.split("=", 1)[0] for word in words if word.startswith("--")}
