@@ -60,9 +60,7 @@ launch() {
   fi
   train+=(
     --save "$RUN_DIR/checkpoints"
-    --load "$RUN_DIR/checkpoints" # as soon as there are some; until then:
-  )
-  train+=(
+    --load "$RUN_DIR/checkpoints" # as soon as there are some
     --tensorboard-dir "$RUN_DIR/tensorboard"
     --domain-log-dir "$RUN_DIR"
     --data-cache-path "$RUN_DIR/data-cache"

@@ -104,7 +104,8 @@ def in_tokens_of(before: Before, file: PlanFile) -> PlanFile:
 
 def _problems(before: Before, file: PlanFile) -> Iterator[str]:
     assert file.continues is not None
-    positions, parallel = before.number("max_position_embeddings"), _parallel(file)
+    positions = before.number("max_position_embeddings")
+    parallel = file.continues.context_parallel_size or 1
     if parallel > 1 and file.seq_length % (2 * parallel):
         yield (
             f"context_parallel_size: {file.seq_length:,} tokens cannot be cut into 2 × {parallel} "
@@ -120,11 +121,6 @@ def _problems(before: Before, file: PlanFile) -> Iterator[str]:
             f"seq_length: {before.folder} has learned {positions:,} positions, and no others: a "
             f"sample cannot have {file.seq_length:,} tokens"
         )
-
-
-def _parallel(file: PlanFile) -> int:
-    given = None if file.continues is None else file.continues.context_parallel_size
-    return given or 1
 
 
 def flags(before: Before, file: PlanFile) -> Iterator[str]:
@@ -149,21 +145,18 @@ def changes(before: Before, file: PlanFile) -> Iterator[tuple[str, str, str]]:
     assert file.continues is not None
     base = before.number("rotary_base")
     positions = before.number("max_position_embeddings")
+    parallel = file.continues.context_parallel_size
     rows: list[tuple[str, int | None, int | None]] = [
         ("tokens of a sample", before.number("seq_length"), file.seq_length),
         ("samples of a step", before.number("global_batch_size"), file.batch),
         ("tokens of a step", before.tokens_per_step, file.batch * file.seq_length),
         ("positions", positions, max(positions or 0, file.seq_length)),
-        ("context parallel", before.number("context_parallel_size"), _given_parallel(file)),
+        ("context parallel", before.number("context_parallel_size"), parallel),
     ]
     if before.is_rotary:
         rows.append(("rotary base", base, file.continues.rotary_base or base))
     for name, old, new in rows:
         yield name, _told(old, "not told"), _told(new, "yours to give")
-
-
-def _given_parallel(file: PlanFile) -> int | None:
-    return None if file.continues is None else file.continues.context_parallel_size
 
 
 def _told(value: int | None, otherwise: str) -> str:
