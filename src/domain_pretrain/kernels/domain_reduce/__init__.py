@@ -7,7 +7,7 @@
 3. ``cuda``: one launch per operation, planned by ``kernel_launch`` once for each layout of the
    tensors; ``driver`` enqueues ``domain_reduce.cu``, which ``compiler`` compiles.
 
-Imported by ``flow``, ``hosts`` and ``backends``; imports only ``errors`` and ``stats``.
+Imported by ``flow`` and ``hosts``; imports only ``errors`` and ``stats``.
 """
 
 from domain_pretrain.kernels.domain_reduce.backend import Backend, Name, select
