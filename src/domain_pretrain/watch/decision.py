@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from domain_pretrain.errors import ConfigError, LogFolderError, shorten
 from domain_pretrain.paths import is_remote
 from domain_pretrain.records.record import Finding
+from domain_pretrain.section import first_problem
 from domain_pretrain.watch.section import Watching
 from domain_pretrain.whole_file import whole_file
 
@@ -156,8 +157,7 @@ def read_decisions(folder: str | Path) -> list[Decision]:
     except OSError as error:
         problem = error.strerror or str(error)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        problem = first_problem(error)
     raise ConfigError(
         f"{path} says which samples the run leaves out, and cannot be used: {shorten(problem)}; "
         "mend it, or move it away to read those samples, too"
