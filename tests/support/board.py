@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tensorboard.summary.writer import event_file_writer
+
+# TensorBoard reads the files of one second in the order of their names, which end in how many this
+# process has written before: as text, 10 would come before 9, and points that a resumed run takes
+# the place of would stay.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(10**6)
+
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """``tag → (step, value)…`` of all runs below; of ``domains/a``, ``channel/loss`` is

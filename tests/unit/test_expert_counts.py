@@ -296,20 +296,28 @@ def test_the_file_of_many_domains_holds_the_largest() -> None:
     assert set(names[250:]) < set(table.domains)
 
 
+FOREIGN = '{"iteration": 1, "topk": 2, "layers": [1], "domains": ["a"], "load": [[[1], [2]]]}'
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "words"),
     [
-        "{",
-        "[]",
-        '{"iteration": 1, "topk": 2, "layers": [1], "domains": ["a"], "load": [[[1], [2]]]}',
-        '{"iteration": 1, "topk": 2, "layers": [1, 2], "domains": ["a"], "load": [[[1]], [[1,2]]]}',
-        '{"iteration": 1, "topk": 2, "layers": [1], "domains": ["a"], "load": [[[-1]]]}',
+        ("{", "Invalid JSON"),
+        ("[" * 10_000, "Invalid JSON"),
+        ("[]", "object"),
+        (FOREIGN, "load should have a row for each domain of each layer"),
+        (
+            FOREIGN.replace("[1]", "[1, 2]", 1).replace("[[[1], [2]]]", "[[[1]], [[1,2]]]"),
+            "load should have as many experts in each row",
+        ),
+        (FOREIGN.replace("[[[1], [2]]]", "[[[-1]]]"), "load.0.0.0: Input should be greater"),
     ],
 )
-def test_a_foreign_file_is_left_out(text: str, tmp_path: Path, capsys: Any) -> None:
+def test_a_foreign_file_is_left_out(text: str, words: str, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / EXPERTS_FILE).write_text(text, encoding="utf-8")
     assert read_experts(tmp_path) is None
-    assert "is left out" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is left out" in said and words in said
 
 
 # The alarm.

@@ -150,6 +150,17 @@ def test_a_set_that_tells_too_little_is_told_of_once() -> None:
     assert finding.evidence["error"] == 0.02
 
 
+def test_an_error_is_of_its_own_evaluation() -> None:
+    """Where nothing is known of a rise, nothing is said of it: not what an earlier one's was."""
+    rule = held()
+    _, state = rule(seen(valid(2.0)), {})
+    _, state = rule(seen(valid(2.1, errors={"general": 0.02})), state)
+    assert len(list(rule.options.findings(state, 1))) == 1
+    _, state = rule(seen(valid(2.1)), state)
+    assert "error" not in state
+    assert not list(rule.options.findings(state, 2))
+
+
 def test_the_error_of_several_held_domains() -> None:
     """Of a mean of two: √(0.3² + 0.4²)/2; where one is not known, none."""
     rule = held(domains=["general", "code"])

@@ -5,5 +5,5 @@ them. A ``recipe`` is data about a way to train that the host's own flags turn o
 what it needs, what cannot be right and what is doubtful; ``recipes`` lists them, for the checks at
 the start, for ``doctor`` and for the docs. Nothing here touches the host: that is ``hosts``.
 ``long_context`` asks the checkpoint that a run starts from. Imports the ground floor,
-``checkpoints`` and ``section``.
+``checkpoints``, ``section``, and of ``rules`` and ``records`` what options and results look like.
 """

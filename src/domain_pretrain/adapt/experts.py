@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.types import Strict
 
+from domain_pretrain.rules.options import NonNegative
 from domain_pretrain.section import Section
 
 
@@ -17,7 +18,7 @@ class Experts(Section):
         default=False,
         description="Count at logged steps which experts each domain's tokens go to.",
     )
-    entropy_loss: Annotated[float, Strict(), Field(ge=0)] = Field(
+    entropy_loss: NonNegative = Field(
         default=0.0,
         description="Coefficient of a loss against routers that are too sure of their choice; 0: "
         "none. With it, experts are counted, too.",

@@ -18,8 +18,6 @@ from domain_pretrain.adapt.router import ENTROPY, MORE, TOKENS, UNIT, by_domain
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.tap import Rows
-from domain_pretrain.kernels.exactness.device_check import adds_int64
-from domain_pretrain.kernels.exactness.transport import all_reduce_limbs
 from domain_pretrain.records.record import Experts
 
 
@@ -41,8 +39,7 @@ class ExpertCounts:
         self._own: list[int] = []  # numbers of this rank's layers
         self._layers: list[int] = []  # of all ranks'
         self._experts = self._topk = 0
-        self._world: Any = None
-        self._adds_int64 = True
+        self._world = Groups()  # of all ranks, as if there were no other parallelism
         self._counts: list[list[torch.Tensor]] = []  # of each own layer, by microbatch
         self._domains: list[torch.Tensor] = []  # of each microbatch, on the rank that hears them
 
@@ -62,9 +59,7 @@ class ExpertCounts:
             dist.all_gather_object(found, (self._own, experts), group=group)
         self._layers = sorted({layer for own, _ in found for layer in own})
         self._experts = max(count for _, count in found)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            self._world = dist.group.WORLD
-        self._adds_int64 = adds_int64(self._device, self._world)
+        self._world = Groups.data_parallel(self._device)
 
     def expect(self, *, logged: bool) -> None:
         """Before a step: whether it will be logged. In others, nothing is counted."""
@@ -115,9 +110,7 @@ class ExpertCounts:
             if len(counts) == microbatches and sum(map(len, counts)) == len(ids):
                 sums[self._layers.index(layer)] += by_domain(counts, ids, domains)
         self.open()
-        if self._world is not None:
-            add = dist.all_reduce if self._adds_int64 else all_reduce_limbs
-            add(sums, group=self._world)
+        self._world.add(sums)
         return self._read(sums.cpu().numpy(), tokens)
 
     def _ids(self, microbatches: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +18,7 @@ from domain_pretrain.adapt.router import count_rows, mean_of, router_entropy
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.experts import ExpertCounts
 from domain_pretrain.seams.importhook import after_import
-from domain_pretrain.seams.seam import Seam, apply, check
+from domain_pretrain.seams.seam import Seam, apply, misfits, package_root
 
 _MODULE = "megatron.core.transformer.moe.router"
 # Since then the host multiplies what it adds to a loss per token by the ranks that share a
@@ -165,8 +164,7 @@ def install(experts: Experts | None) -> None:
 
 
 def _apply(seams: Sequence[Seam], module: ModuleType) -> None:
-    root = Path(str(module.__file__)).resolve().parents[3]
-    problems = [problem for problem in (check(seam, root) for seam in seams) if problem]
+    problems = misfits(seams, package_root(module))
     if problems:
         raise UnsupportedError("adapt.experts: this Megatron does not fit: " + "; ".join(problems))
     for seam in seams:

@@ -15,7 +15,14 @@ from domain_pretrain.hosts.command_line import flags_of_command_line
 from domain_pretrain.hosts.experts import EXPERT_SEAMS
 from domain_pretrain.hosts.megatron import SEAMS, clear_exit
 from domain_pretrain.seams.importhook import after_import
-from domain_pretrain.seams.seam import Seam, apply, check, check_undo, undo
+from domain_pretrain.seams.seam import (
+    Seam,
+    apply,
+    check_undo,
+    misfits,
+    package_root,
+    undo,
+)
 
 _enabled = False
 _checked: set[Path] = set()
@@ -68,7 +75,7 @@ def _apply(found: Sequence[Seam], module: ModuleType) -> None:
     if not _enabled:
         return
     with clear_exit():
-        _check_all(SEAMS, _root(module))
+        _check_all(SEAMS, package_root(module))
     if mindspeed.present():
         return  # its patch manager applies them
     for seam in found:
@@ -80,7 +87,7 @@ def _join_mindspeed(module: ModuleType) -> None:
     if not _enabled:
         return
     with clear_exit():
-        _check_all([mindspeed.FEATURES], _root(module))
+        _check_all([mindspeed.FEATURES], package_root(module))
     _undo(SEAMS)
     apply(mindspeed.FEATURES, module)
     if mindspeed.patched():
@@ -88,7 +95,7 @@ def _join_mindspeed(module: ModuleType) -> None:
 
 
 def _check_loop(module: ModuleType) -> None:
-    problem = mindspeed.check_loop(_root(module))
+    problem = mindspeed.check_loop(package_root(module))
     if _enabled and problem:
         with clear_exit():
             raise UnsupportedError(f"this MindSpeed-LLM bypasses the plugin's seams: {problem}")
@@ -103,17 +110,11 @@ def _refuse(module: ModuleType) -> None:
             )
 
 
-def _root(module: ModuleType) -> Path:
-    """The folder of the package (``megatron``, ``mindspeed``) that ``module`` came from."""
-    path = Path(str(module.__file__)).resolve()
-    return path.parents[len(module.__name__.split(".")) - 2]
-
-
 def _check_all(found: Sequence[Seam], root: Path) -> None:
     """All seams of a package are checked before the first is applied."""
     if root in _checked:
         return
-    problems = [p for p in (check(seam, root) for seam in found) if p]
+    problems = misfits(found, root)
     if problems:
         raise UnsupportedError(
             f"this {root.name} ({root}) does not have what the plugin hooks into:\n  "

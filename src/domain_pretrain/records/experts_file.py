@@ -6,17 +6,17 @@ a line.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from domain_pretrain.errors import LogFolderError
+from domain_pretrain.errors import LogFolderError, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Experts, Record
+from domain_pretrain.section import first_problem
 from domain_pretrain.whole_file import whole_file
 
 EXPERTS_FILE = "domain_experts.json"
@@ -69,7 +69,7 @@ class ExpertsFile(Exporter):
         table = table_of(record.experts, record.stats.names, record.iteration)
         try:
             with whole_file(self._path) as file:
-                file.write(json.dumps(table.model_dump(), separators=(",", ":")).encode())
+                file.write(table.model_dump_json().encode())
         except OSError as error:
             raise LogFolderError(f"cannot write to {self._path}: {error.strerror}") from error
 
@@ -93,9 +93,12 @@ def read_experts(folder: Path) -> ExpertsTable | None:
     """What a run left; None where it counted nothing, or the file is not one of ours."""
     path = folder / EXPERTS_FILE
     try:
-        return ExpertsTable.model_validate(json.loads(path.read_bytes()))
+        return ExpertsTable.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        notice(f"{path} is left out: {str(error).splitlines()[0]}")
-        return None
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except ValidationError as error:
+        problem = first_problem(error)
+    notice(f"{path} is left out: {shorten(problem)}")
+    return None

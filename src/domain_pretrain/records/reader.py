@@ -18,6 +18,7 @@ from domain_pretrain.records.compact import expand
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.record import Event, Finding, Severity
 from domain_pretrain.records.tail import Tail
+from domain_pretrain.section import first_problem
 from domain_pretrain.stats import Split
 
 METRICS_FILE = "domain_metrics.jsonl"
@@ -127,11 +128,7 @@ def _parse(line: bytes) -> dict[str, Any]:
         entry = json.loads(line)
         _kind(entry).model_validate(entry)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:80]
-        # " or instance of": a class of this file; "Value error": what its validator said.
-        what = first["msg"].partition(" or instance of")[0].removeprefix("Value error, ")
-        raise ValueError(f"{where}: {what}" if where else what) from None
+        raise ValueError(first_problem(error)) from None
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise ValueError(f"no JSON: {str(error)[:80]}") from None
     return entry

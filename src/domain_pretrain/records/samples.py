@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Samples:
         """The mean loss of a domain with its samples as parts; None if a token is not finite, or
         none is there. Counts are tokens, or, of fractional masks, in a unit that keeps them whole.
         """
-        rows = self.sums[:-1][np.array(self.domains) == self.names.index(name)]
+        rows = self._of_domains[self.names.index(name)]
         if rows[:, Column.NONFINITE].any():
             return None
         value, count = _TERMS[average]
@@ -53,6 +54,14 @@ class Samples:
         sums, counts = rows[:, value] / unit, rows[:, count] // whole
         numbers = zip(sums.tolist(), counts.tolist(), strict=True)
         return load([*numbers], name)
+
+    @cached_property
+    def _of_domains(self) -> list[np.ndarray]:
+        """Of each domain, the sums of its samples, in the order of the set."""
+        domains = np.array(self.domains, np.int64)
+        order = np.argsort(domains, kind="stable")
+        ends = np.bincount(domains, minlength=len(self.names)).cumsum()
+        return np.split(self.sums[order], ends[:-1])
 
     def errors(self, average: Average = "token") -> Mapping[str, float]:
         """Standard error of each domain's mean, nats; of those that it can be told of."""

@@ -74,6 +74,17 @@ def check(seam: Seam, root: Path) -> str | None:
     return None
 
 
+def misfits(seams: Sequence[Seam], root: Path) -> list[str]:
+    """What :func:`check` says of those that do not fit; empty where all do."""
+    return [problem for problem in (check(seam, root) for seam in seams) if problem]
+
+
+def package_root(module: ModuleType) -> Path:
+    """The folder of the package (``megatron``, ``mindspeed``) that ``module`` came from."""
+    path = Path(str(module.__file__)).resolve()
+    return path.parents[len(module.__name__.split(".")) - 2]
+
+
 @functools.lru_cache(maxsize=16)
 def _parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))

@@ -187,6 +187,7 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
     lr, before = seen.course.lr, kept.get("lr", 0.0)
     kept["judged"] = False  # whether this step brought an evaluation that moved the share
+    kept.pop("error", None)  # of another one
     kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
     now = _valid(seen.names, seen.course)
     if np.isfinite(now[held]).all():
@@ -243,12 +244,10 @@ def _moved(
 
 def _judged(kept: State, error: float | None, options: HoldOptions) -> State:
     """What is known of how well the set tells the rise; it decides nothing."""
-    if error is None:
-        return {}
-    vague = kept.get("vague", 0)
-    if vague or error > ERROR * options._size(kept["risen"]):
+    vague, most = kept.get("vague", 0), ERROR * options._size(kept["risen"])
+    if vague or (error is not None and error > most):
         vague = min(vague + 1, 2)  # 1: since this evaluation
-    return {"error": error, "vague": vague}
+    return {"vague": vague} if error is None else {"vague": vague, "error": error}
 
 
 def _most(seen: Observation) -> Array | None:

@@ -77,21 +77,20 @@ def _curves(
         )
         if series.names
     }
-    if history.weights.names:
-        grid = history.weights.grid(BUCKETS)
-        found["weights"] = _plain(grid, grid.mean, grid.names, places, packing)
-    if history.experts.names:
-        grid = history.experts.grid(BUCKETS)
-        found["experts"] = _plain(grid, grid.mean, grid.names, places, packing)
     if history.counts.names:
         grid = history.counts.grid(BUCKETS)
         found["shares"] = _plain(grid, _shares(grid), grid.names, places, packing)
         plan = _plan(history, planned, grid)
         if plan:
             found["plan"] = _plain(grid, np.array([*plan.values()]), [*plan], places, packing)
-    if history.mix.names:
-        mix = history.mix.grid(BUCKETS)
-        found["plan"] = _plain(mix, mix.mean, mix.names, places, packing)
+    for key, series in (
+        ("plan", history.mix),  # that follows the losses, in place of the one before
+        ("weights", history.weights),
+        ("experts", history.experts),
+    ):
+        if series.names:
+            grid = series.grid(BUCKETS)
+            found[key] = _plain(grid, grid.mean, grid.names, places, packing)
     if history.host.names:
         host = history.host.grid(BUCKETS)
         found["host"] = _packed(host, {name: at for at, name in enumerate(host.names)}, packing)
