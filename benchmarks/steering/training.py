@@ -20,7 +20,6 @@ from domain_pretrain.records.reader import read_metrics
 GLOBAL_BATCH, SEQ_LENGTH = 16, 128
 # Width by size; four layers each: 0.22, 1.04 and 2.14 million parameters, embeddings included.
 WIDTHS = {"small": 64, "medium": 144, "large": 208}
-SENSOR_SAMPLES = 96  # of general: 12 kB
 TEST_SAMPLES = 480  # of each domain: all that is held out for it
 MODEL = shlex.split(
     f"--num-layers 4 --num-attention-heads 4 --seq-length {SEQ_LENGTH} "
@@ -48,6 +47,7 @@ class Run:
         size: of :data:`WIDTHS`.
         config: of the plugin, besides the domains: ``mix`` or ``reweight``.
         every: steps between two looks at the sensor.
+        samples: of general, at most 480, that a look reads.
         base: the run whose model it starts from; None: from scratch.
     """
 
@@ -59,6 +59,7 @@ class Run:
     size: str = "medium"
     config: Mapping[str, Any] = field(default_factory=dict)
     every: int = 40
+    samples: int = 480
     base: str | None = None
 
     def flags(self, corpora: Path, work: Path) -> list[str]:
@@ -88,7 +89,7 @@ class Run:
             for name, parts in self.blend.items()
         }
         data["general"]["data"].append(str(corpora / "sensor" / "general"))
-        return {"domains": data, "evaluate": {"samples": SENSOR_SAMPLES}, **self.config}
+        return {"domains": data, "evaluate": {"samples": self.samples}, **self.config}
 
 
 def _common(run: Run, corpora: Path, folder: Path) -> list[Any]:

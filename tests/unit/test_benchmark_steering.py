@@ -165,9 +165,8 @@ def test_what_is_chosen_comes_from_the_tuning_seeds_alone() -> None:
     assert plan.epsilons == (0.1, 0.29)
     assert {plan.rate(arm) for arm in HOLD} == {1e-3}
     assert plan.variant != 0  # which does not end at its ε, though it is below the front
-    told = {name: one for name, one in results.items() if "seed1" not in name or "seed100" in name}
-    others = [name for name in told if any(name.endswith(f"seed{s}") for s in CONFIRMATION)]
-    without = Plan({name: one for name, one in told.items() if name not in others})
+    ends = tuple(f"seed{seed}" for seed in CONFIRMATION)
+    without = Plan({name: one for name, one in results.items() if not name.endswith(ends)})
     for key in ("static_rate", "epsilons", "variant", "known"):
         assert getattr(without, key) == getattr(plan, key)
 
@@ -203,15 +202,24 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert (tmp_path / "cpu.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("most", "drawn"), [(20, False), (36, False), (43, True)])
+@pytest.mark.parametrize(("most", "drawn"), [(20, False), (39, False), (45, True)])
 def test_few_confirmation_runs_give_no_verdict(most: int, drawn: bool, tmp_path: Path) -> None:
-    """36: a part of the first seed's front; 43: one seed, whole."""
+    """39: a part of the first seed's front; 45: one seed, whole."""
     report.write(conducted(most), tmp_path / "cpu.json")
     page = (tmp_path / "cpu.md").read_text()
     assert "beats" not in page
     assert "In short" not in page
     assert ("none yet" in page) == drawn
     assert (tmp_path / "cpu.png").exists() == drawn
+
+
+def test_hold_sees_all_that_is_held_out_where_it_is_judged() -> None:
+    """96 samples tell a rise of 0.07 to ± 0.008, which is most of the tolerance."""
+    runs = [run for runs in Plan(conducted()).stages().values() for run in runs]
+    seen = {(run.seed, run.samples) for run in runs if "hold" in str(run.config)}
+    assert seen == {
+        (seed, 480 if seed in CONFIRMATION else 96) for seed in (*TUNING, *CONFIRMATION)
+    }
 
 
 def test_what_is_kept_of_a_run() -> None:
