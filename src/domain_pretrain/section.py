@@ -79,15 +79,6 @@ def parse(
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def first_problem(error: ValidationError) -> str:
-    """Where content does not fit, and how, in a few words: for files that no person writes."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))[:80]
-    # " or instance of": a class of ours; "Value error": what its validator said.
-    what = first["msg"].partition(" or instance of")[0].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
-
-
 def read_section(model: type[SectionT], path: str | Path, what: str) -> SectionT:
     """Read a YAML file and validate it.
 

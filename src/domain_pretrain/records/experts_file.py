@@ -12,11 +12,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from domain_pretrain.errors import LogFolderError, shorten
+from domain_pretrain.errors import LogFolderError, first_problem, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.exporter import Exporter
 from domain_pretrain.records.record import Experts, Record
-from domain_pretrain.section import first_problem
 from domain_pretrain.whole_file import whole_file
 
 EXPERTS_FILE = "domain_experts.json"

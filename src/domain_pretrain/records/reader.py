@@ -12,13 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from domain_pretrain.errors import ConfigError, shorten
+from domain_pretrain.errors import ConfigError, first_problem, shorten
 from domain_pretrain.process import notice
 from domain_pretrain.records.compact import expand
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.record import Event, Finding, Severity
 from domain_pretrain.records.tail import Tail
-from domain_pretrain.section import first_problem
 from domain_pretrain.stats import Split
 
 METRICS_FILE = "domain_metrics.jsonl"

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from domain_pretrain.errors import ConfigError, LogFolderError, first_problem, shorten
 from domain_pretrain.paths import is_remote
 from domain_pretrain.records.record import Finding
-from domain_pretrain.section import first_problem
 from domain_pretrain.watch.section import Watching
 from domain_pretrain.whole_file import whole_file
 
