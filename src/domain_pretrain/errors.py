@@ -49,7 +49,7 @@ def first_problem(error: ValidationError, *under: str) -> str:
         under: the keys above what was validated.
     """
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, (*under, *first["loc"])))[:80]
+    where = shorten(".".join(map(str, (*under, *first["loc"]))), 120)
     # " or instance of": a class of ours; "Value error": what its validator said.
     what = first["msg"].partition(" or instance of")[0].removeprefix("Value error, ")
     return f"{where}: {what}" if where else what
