@@ -37,15 +37,10 @@ def draw(plan: Plan, path: Path) -> None:
     _front(axes, front)
     for arm in SHOWN:
         if arm in found:
-            where = mean(found[arm], seeds)
-            _arm(axes, arm, where, COLOURS[0] if arm in HOLD else FAINT, held=arm in HOLD)
-    for arm in HOLD:
-        number = ARMS[arm].epsilon
-        if arm in found and number is not None:
-            axes.axvline(plan.epsilons[number], color=COLOURS[0], lw=0.8, ls=":")
+            _arm(axes, plan, arm, mean(found[arm], seeds))
     axes.set_xlabel("what general text has lost (nats a token)", color=INK, fontsize=9)
     axes.set_ylabel("loss of code and maths (nats a token)", color=INK, fontsize=9)
-    axes.margins(x=0.14)
+    axes.margins(x=0.14, y=0.1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(FAINT)
     axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)
@@ -63,22 +58,30 @@ def _front(axes: Axes, front: list[Point]) -> None:
     axes.plot(places, [at(front, place) for place in places], color=INK, lw=1.6)
     axes.plot(*zip(*front, strict=True), color=INK, marker="o", ms=4, ls="")
     for share, where in zip(FRONT, front, strict=True):
-        axes.annotate(
-            f"{share:.0%} general",
-            where,
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=8,
-            color=INK,
-        )
+        _label(axes, f"{share:.0%}", where, INK, below=False)
+    _label(axes, "constant blends, by general's share", front[-2], INK, below=False, lines=2)
 
 
-def _arm(axes: Axes, arm: str, where: Point, colour: str, *, held: bool) -> None:
-    axes.plot(*where, color=colour, marker="D" if held else "s", ms=7 if held else 4, ls="")
+def _arm(axes: Axes, plan: Plan, arm: str, where: Point) -> None:
+    number = ARMS[arm].epsilon
+    if number is None:
+        axes.plot(*where, color=FAINT, marker="s", ms=4, ls="")
+        _label(axes, ARMS[arm].title, where, FAINT, below=False)
+        return
+    epsilon = plan.epsilons[number]
+    axes.axvline(epsilon, color=COLOURS[0], lw=0.8, ls=":")
+    axes.plot(*where, color=COLOURS[0], marker="D", ms=7, ls="")
+    _label(axes, f"hold, ε = {epsilon:g}", where, COLOURS[0], below=True)
+
+
+def _label(
+    axes: Axes, text: str, where: Point, colour: str, *, below: bool, lines: int = 1
+) -> None:
     axes.annotate(
-        ARMS[arm].title,
+        text,
         where,
-        xytext=(6, -10),
+        xytext=(-8, -14) if below else (5, 12 * lines - 7),
+        ha="right" if below else "left",
         textcoords="offset points",
         fontsize=8,
         color=colour,
