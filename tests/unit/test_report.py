@@ -107,7 +107,10 @@ SPOILT = [
     (json.dumps(domain(loss="low")), r"domains\.a\.loss: Input should be a valid number"),
     (json.dumps(domain(loss_sum=None)), r"domains\.a\.loss_sum: Input should be a valid number"),
     (json.dumps(domain(loss_sum=1e300)), r"domains\.a\.loss_sum: Input should be less than"),
-    (json.dumps({**line(2), "domains": {"n" * 5000: 1}}), r"domains\.n{72} … n{40}: Input should be a"),
+    (
+        json.dumps({**line(2), "domains": {"n" * 5000: 1}}),
+        r"domains\.n{72} … n{40}: Input should be a",
+    ),
 ]
 
 

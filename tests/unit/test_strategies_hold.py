@@ -54,6 +54,34 @@ def test_one_move_by_hand() -> None:
     assert after["integral"] == state["integral"] == pytest.approx(logit(0.2) + 0.15)
 
 
+def test_epsilon_may_be_a_part_of_the_bases_loss() -> None:
+    """4 % of 2.5, the mean of 2.0 and 3.0, are the same as 0.1 nats."""
+    names, states = ["general", "maths"], []
+    for epsilon in (0.1, "4%"):
+        rule, state = held(domains=names, epsilon=epsilon, anneal=0.05), {}
+        for general in (2.0, 2.3, 2.2):
+            course = Course(
+                valid={"general": general, "maths": 3.0}, errors=dict.fromkeys(names, 0.1)
+            )
+            _, state = rule(seen(course), state)
+        states.append(state)
+    assert states[1]["epsilon"] == states[1]["goal"] == pytest.approx(0.1)
+    assert states[0] == {**states[1], "base": pytest.approx(states[0]["base"], nan_ok=True)}
+    options = rule.options
+    (found,) = options.findings(state | {"vague": 1}, 7)
+    assert "epsilon is 0.1" in found.message
+    assert not list(options.doubts(10))  # not known in nats yet
+    said = options.summary(state, NAMES, Course(valid={"general": 2.2, "maths": 3.0}))
+    assert said is not None
+    assert "general and maths is base + 0.100 nats, epsilon 0.1;" in said
+
+
+@pytest.mark.parametrize("epsilon", [0, -0.1, math.nan, True, "1", "0%", "-1%", "one %", None, [1]])
+def test_epsilon_is_an_amount(epsilon: Any) -> None:
+    with pytest.raises(ConfigError, match=r"epsilon: give nats above 0, or a percentage"):
+        held(epsilon=epsilon)
+
+
 def test_nothing_moves_while_the_learning_rate_rises() -> None:
     rule, state = held(), {}
     for lr, loss in ((0.25, 2.0), (0.5, 2.9), (1.0, 2.9)):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
@@ -28,12 +29,24 @@ ERROR = 0.1
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
+def _check_rise(given: Any) -> Any:
+    percent = isinstance(given, str) and re.fullmatch(r"\d+(\.\d+)?%", given)
+    number = float(given[:-1]) if percent else given
+    if type(number) not in (int, float) or not 0 < number < math.inf:
+        raise ValueError("give nats above 0, or a percentage of the base's loss such as 1%")
+    return given
+
+
+Rise = Annotated[float | str, BeforeValidator(_check_rise)]
+
+
 class HoldOptions(StrategyOptions):
     """Options of ``hold``.
 
     Attributes:
         domains: that are held, by name; one or several.
-        epsilon: ε, nats that their validation loss may have risen by at the end of the run.
+        epsilon: ε, what their validation loss may have risen by at the end of the run: nats, or,
+            with ``%`` behind it, a part of the base's loss.
         anneal: A, nats above ε that it may have risen by while the learning rate is at its peak: a
             part of it comes back as the rate falls. 0: ε holds from the start.
         scale: nats that count as an error of one.
@@ -46,7 +59,7 @@ class HoldOptions(StrategyOptions):
     pins: ClassVar = False
 
     domains: Names
-    epsilon: Positive
+    epsilon: Rise
     anneal: NonNegative = 0.0
     scale: Positive = 0.05
     proportional: NonNegative = 1.0
@@ -67,11 +80,13 @@ class HoldOptions(StrategyOptions):
         return self
 
     def doubts(self, tokens: float) -> Iterator[str]:
-        """Whether the set is large enough for so small an ε.
+        """Whether the set is large enough for so small an ε, as far as that is known in nats.
 
         Where two models' losses differ by d nats a token, their difference varies by about
         √(2·d) from token to token (exactly so for a log-likelihood ratio that is Gaussian).
         """
+        if isinstance(self.epsilon, str):
+            return
         error = math.sqrt(2 * self.epsilon / tokens)
         if error > ERROR * self.epsilon:
             wanted = math.ceil(2 / self.epsilon / ERROR**2)
@@ -97,10 +112,12 @@ class HoldOptions(StrategyOptions):
         evidence: dict[str, float] = {key: state[key] for key in known if key in state}
         finding = partial(Finding, "hold", self.domains[0], iteration, evidence=evidence)
         if state.get("vague") == 1:
-            more = math.ceil((state["error"] / (ERROR * self._size(state["risen"]))) ** 2)
+            most = ERROR * _size(state["epsilon"], state["risen"])
+            more = math.ceil((state["error"] / most) ** 2)
             yield finding(
                 "warning",
-                f"{self._stands(state['risen'], state['error'])}, and epsilon is {self.epsilon:g}",
+                f"{self._stands(state['risen'], state['error'])}, and epsilon is "
+                f"{state['epsilon']:.3g}",
                 "evaluate.samples are few for so small an epsilon",
                 advice=f"Its share follows the chance of these samples. Give evaluate.samples some "
                 f"{more} times as many, or a larger epsilon; samples of the same document count "
@@ -145,12 +162,11 @@ class HoldOptions(StrategyOptions):
             return None
         held = np.array([name in self.domains for name in names])
         base = state.get("base", np.full(len(names), np.nan))
-        risen = _risen(_valid(names, course) - base, held)
+        risen = _mean(_valid(names, course) - base, held)
         ends = ""
         if math.isfinite(risen):
-            ends = (
-                f"{self._stands(risen, _error(self.domains, course))}, epsilon {self.epsilon:g}; "
-            )
+            epsilon = self.nats(base, held)
+            ends = f"{self._stands(risen, _error(self.domains, course))}, epsilon {epsilon:.3g}; "
         return (
             f"hold: {ends}{' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} "
             "of the tokens on average: the constant share to try without hold"
@@ -162,9 +178,11 @@ class HoldOptions(StrategyOptions):
         held = " and ".join(self.domains)
         return f"{held} is base {'−' if risen < 0 else '+'} {abs(risen):.3f}{of_that} nats"
 
-    def _size(self, risen: float) -> float:
-        """Nats that a standard error is held against: the error grows with the rise."""
-        return max(self.epsilon, abs(risen))
+    def nats(self, base: Array, held: Mask) -> float:
+        """ε in nats; ``base`` ``[D]`` is that of the model, ``held`` which domains are."""
+        if isinstance(self.epsilon, str):
+            return float(self.epsilon[:-1]) / 100 * _mean(base, held)
+        return self.epsilon
 
 
 @register("hold", HoldOptions)
@@ -195,19 +213,20 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
         if np.isnan(base[held]).any():
             kept["base"] = np.where(np.isnan(base), now, base)
         elif kept["warm"]:
-            risen = _risen(now - base, held)
-            bounds = _bounds(seen, held, options)
-            kept |= _moved(kept, risen, options, _goal(seen, options), bounds)
-            kept |= _judged(kept, _error(options.domains, seen.course), options)
+            risen = _mean(now - base, held)
+            kept["epsilon"] = options.nats(base, held)
+            goal = kept["epsilon"] + _annealing(seen, options)
+            kept |= _moved(kept, risen, options, goal, _bounds(seen, held, options))
+            kept |= _judged(kept, _error(options.domains, seen.course))
     kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
     return _shares(seen, held, kept["share"]), kept
 
 
-def _goal(seen: Observation, options: HoldOptions) -> float:
-    """Nats above the base."""
+def _annealing(seen: Observation, options: HoldOptions) -> float:
+    """Nats that the goal is above ε, as long as the learning rate is above its last."""
     lr, last = seen.course.lr, seen.course.last_lr
     left = max(lr - last, 0.0) / (1 - last) if last < 1 else 0.0
-    return options.epsilon + options.anneal * left
+    return options.anneal * left
 
 
 def _bounds(seen: Observation, held: Mask, options: HoldOptions) -> tuple[float, float]:
@@ -242,9 +261,9 @@ def _moved(
     }
 
 
-def _judged(kept: State, error: float | None, options: HoldOptions) -> State:
+def _judged(kept: State, error: float | None) -> State:
     """What is known of how well the set tells the rise; it decides nothing."""
-    vague, most = kept.get("vague", 0), ERROR * options._size(kept["risen"])
+    vague, most = kept.get("vague", 0), ERROR * _size(kept["epsilon"], kept["risen"])
     if vague or (error is not None and error > most):
         vague = min(vague + 1, 2)  # 1: since this evaluation
     return {"vague": vague} if error is None else {"vague": vague, "error": error}
@@ -261,8 +280,13 @@ def _valid(names: tuple[str, ...], course: Course) -> Array:
     return np.array([course.valid.get(name, math.nan) for name in names])
 
 
-def _risen(differences: Array, held: Mask) -> float:
-    return _sum(differences[held]) / int(held.sum())
+def _mean(values: Array, held: Mask) -> float:
+    return _sum(values[held]) / int(held.sum())
+
+
+def _size(epsilon: float, risen: float) -> float:
+    """Nats that a standard error is held against: the error grows with the rise."""
+    return max(epsilon, abs(risen))
 
 
 def _error(domains: Sequence[str], course: Course) -> float | None:
