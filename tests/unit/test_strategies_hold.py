@@ -294,6 +294,9 @@ def test_multipliers_make_the_tokens_shares_what_they_are_to_be() -> None:
         ({"low": 0.9}, TOLD, r"low 0\.9 should be less than high 0\.9"),
         ({"clip": [0.5, 2.0]}, TOLD, r"reweight\.clip has no effect with strategy hold"),
         ({"objective": "token_share"}, TOLD, r"reweight\.objective has no effect"),
+        ({"training_base": {"code": 2.0}}, TOLD, r"training_base: there is no domain 'code'"),
+        ({"training_base": {}}, TOLD, "training_base: no value for domain 'general'"),
+        ({"interval": 5}, TOLD, r"interval has no effect without training_base"),
         ({}, frozenset({"lr"}), r"hold needs the losses of a fixed .*evaluate\.samples"),
         ({}, frozenset({"valid"}), "hold needs the learning rate"),
     ],
@@ -301,6 +304,34 @@ def test_multipliers_make_the_tokens_shares_what_they_are_to_be() -> None:
 def test_what_it_refuses(section: dict[str, Any], offers: frozenset[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         reweighter({**SECTION, **section}, offers)
+
+
+def test_training_losses_stand_in_for_validation_losses() -> None:
+    """base 2.0, the average now 2.25: d = 0.25, e = (0.25 − 0.1)/0.05 = 3, every second step."""
+    rule, state = held(training_base={"general": 2.0}, interval=2), {}
+    course = Course(valid={"general": 9.0})  # of another text: not looked at
+    now = np.array([2.25, 1.0, 3.0])
+    weights, state = rule(seen(course, loss=now), state)
+    np.testing.assert_allclose(weights, SHARE, rtol=1e-14)
+    assert not state["judged"]
+    weights, state = rule(seen(course, loss=now), state)
+    assert state["judged"]
+    assert state["risen"] == pytest.approx(0.25)
+    assert weights[0] == pytest.approx(1 / (1 + math.exp(-(logit(0.2) + 0.15 * 3 + 3))))
+    assert "base" not in state  # of another text, should validation losses take over
+    assert rule.options.bases(state, NAMES) == {}
+    said = rule.options.summary(state, NAMES, Course())
+    assert said is not None
+    assert "general's training loss is base + 0.250 nats, epsilon 0.1;" in said
+    (doubt,) = rule.options.doubts(0)
+    assert "on the very text" in doubt
+
+
+def test_training_losses_need_no_validation_set() -> None:
+    section = {**SECTION, "training_base": {"general": 2.0}}
+    reweighter(section, frozenset({"lr"}))
+    with pytest.raises(ConfigError, match="hold needs the learning rate"):
+        reweighter(section, frozenset())
 
 
 # --- ramp ----------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ class Step:
         self._commit(microbatches, moment)
         if self.mixing is not None:  # a skipped step has read its samples all the same
             self.mixing.commit(None if moment.skipped else self._read(), moment)
-        if evaluated:
+        if not moment.skipped:
             self._tell_found(moment.iteration)
         if moment.log or moment.scalars or not self._proven:
             # Also of the steps that nobody read: what is published must be whole.
@@ -278,7 +278,7 @@ class Step:
         return found
 
     def _tell_found(self, iteration: int) -> None:
-        """What a rule has to tell after a step that brought it an evaluation."""
+        """What a rule has to tell of a step that it has taken."""
         if self.publisher is None:
             return
         for one in self._deciders:

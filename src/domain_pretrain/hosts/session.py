@@ -145,7 +145,7 @@ class Session:
         if config.evaluate.samples is not None:
             check_fixed_set(facts.flags, self.reading)
             check_flags(facts.flags, REFUSED_WITH_FIXED_SET)
-            self._check_followed(config.evaluate.samples)
+        self._check_followed(config.evaluate.samples or 0)
         self.probes = build_probes(config.evaluate.probes)
         if self.probes:
             check_flags(facts.flags, REFUSED_WITH_PROBES)
@@ -282,7 +282,8 @@ class Session:
         )
 
     def _check_followed(self, samples: int) -> None:
-        """Rules that follow the validation losses of ``samples`` samples of every domain."""
+        """Rules that follow the losses of what they hold: of ``samples`` validation samples of
+        every domain, or of what is trained on."""
         facts, mixing = self.facts, None if self.stream is None else self.stream.mixing
         found = [("mix.dynamic", None if mixing is None else mixing.rule)]
         found += [("reweight", getattr(self.reweighting, "rule", None))]
@@ -294,11 +295,8 @@ class Session:
             validated = dict.fromkeys(self.catalog.names[d] for d in self.validation_domains())
             steps = (facts.samples or math.inf) / (facts.largest_batch or 1)
             tokens = samples * len(followed) * getattr(facts.flags, "seq_length", 1)
-            doubts = [
-                *check_followed(facts.flags, followed, validated, steps, where),
-                *(terms.doubts(tokens) if followed else ()),
-            ]
-            for doubt in doubts:
+            doubts = check_followed(facts.flags, followed, validated, steps, where)
+            for doubt in (*doubts, *terms.doubts(tokens)):
                 notice(f"WARNING: {doubt}")
 
     def _offers(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field
+from pydantic.types import Strict
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
@@ -19,6 +20,7 @@ from domain_pretrain.rules.state import State
 from domain_pretrain.strategies.capped import capped
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.observation import Array, Mask, Observation
+from domain_pretrain.strategies.reference import Reference, resolve
 from domain_pretrain.strategies.registry import SHARES, StrategyOptions, register
 
 # Evaluations in a row with the share at a bound, after which the goal is called out of reach.
@@ -52,6 +54,10 @@ class HoldOptions(StrategyOptions):
         scale: nats that count as an error of one.
         proportional, integral: gains of the controller.
         low, high: smallest and largest share of the held domains.
+        training_base: the held domains' training losses of the base, as
+            :class:`.Reference`: their average now is compared with it instead, every ``interval``
+            steps.
+        interval: steps, with ``training_base``.
     """
 
     settles: ClassVar = SHARES
@@ -66,6 +72,8 @@ class HoldOptions(StrategyOptions):
     integral: NonNegative = 0.15
     low: Part = 0.02
     high: Part = 0.9
+    training_base: Reference | None = None
+    interval: Annotated[int, Strict(), Field(gt=0)] = 100
 
     def bind(self, names: tuple[str, ...], where: str) -> Self:
         """Some domains are held, and some are not."""
@@ -77,7 +85,20 @@ class HoldOptions(StrategyOptions):
             )
         if self.low >= self.high:
             raise ConfigError(f"{where}: low {self.low} should be less than high {self.high}")
+        if self.training_base is not None:
+            key = f"{where}.training_base"
+            base: Any = resolve(self.training_base, tuple(self.domains), key)
+            return self.model_copy(update={"training_base": base})
+        if "interval" in self.model_fields_set:
+            raise ConfigError(
+                f"{where}.interval has no effect without training_base: take it out, and give "
+                "--eval-interval, at which the validation set is asked"
+            )
         return self
+
+    def wants(self) -> frozenset[str]:
+        """No validation losses, where training losses stand in for them."""
+        return self.needs - ({"valid"} if self.training_base is not None else set())
 
     def doubts(self, tokens: float) -> Iterator[str]:
         """Whether the set is large enough for so small an ε, as far as that is known in nats.
@@ -85,6 +106,15 @@ class HoldOptions(StrategyOptions):
         Where two models' losses differ by d nats a token, their difference varies by about
         √(2·d) from token to token (exactly so for a log-likelihood ratio that is Gaussian).
         """
+        if self.training_base is not None:
+            yield (
+                f"hold: training_base is compared with the training loss of "
+                f"{' and '.join(self.domains)}. It must be the base's loss on the very text that "
+                "is trained on: of other text it is off by what the texts differ, and what is held "
+                "with it. Nor does the loss of text that is read again tell what is forgotten. "
+                "Prefer held-out text, evaluate.samples"
+            )
+            return
         if isinstance(self.epsilon, str):
             return
         error = math.sqrt(2 * self.epsilon / tokens)
@@ -97,7 +127,9 @@ class HoldOptions(StrategyOptions):
             )
 
     def bases(self, state: State, names: tuple[str, ...]) -> dict[str, bool]:
-        """Those that are held; one that joined later may have none."""
+        """Those that are held, by validation losses; one that joined later may have none."""
+        if self.training_base is not None:
+            return {}
         base = state.get("base", np.full(len(names), np.nan))
         found = dict(zip(names, np.isfinite(base).tolist(), strict=True))
         return {name: found[name] for name in self.domains}
@@ -160,12 +192,12 @@ class HoldOptions(StrategyOptions):
         """Where the run has ended, and what it amounts to."""
         if not state.get("steps"):
             return None
-        held = np.array([name in self.domains for name in names])
-        base = state.get("base", np.full(len(names), np.nan))
-        risen = _mean(_valid(names, course) - base, held)
-        ends = ""
+        ends, risen, epsilon = "", state.get("risen", math.nan), state.get("epsilon", math.nan)
+        if self.training_base is None:  # the state is of an evaluation before
+            held = np.array([name in self.domains for name in names])
+            base = state.get("base", np.full(len(names), np.nan))
+            risen, epsilon = _mean(_valid(names, course) - base, held), self.nats(base, held)
         if math.isfinite(risen):
-            epsilon = self.nats(base, held)
             ends = f"{self._stands(risen, _error(self.domains, course))}, epsilon {epsilon:.3g}; "
         return (
             f"hold: {ends}{' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} "
@@ -176,6 +208,8 @@ class HoldOptions(StrategyOptions):
         """Where the held domains are."""
         of_that = "" if error is None else f" ± {error:.3f}"
         held = " and ".join(self.domains)
+        if self.training_base is not None:
+            held += "'s training loss"
         return f"{held} is base {'−' if risen < 0 else '+'} {abs(risen):.3f}{of_that} nats"
 
     def nats(self, base: Array, held: Mask) -> float:
@@ -194,8 +228,8 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     ``I ← I + k_i·e`` within the bounds' logits, unless ρ is at a bound that e pushes into;
     ``ρ = clip(sigmoid(I + k_p·e), low, high)``. Within each side, domains keep their ratios.
 
-    The base is the first evaluation. ρ starts at what the blend has, and stays there until the
-    learning rate has risen to its peak.
+    The base is the first evaluation, or ``training_base``. ρ starts at what the blend has, and
+    stays there until the learning rate has risen to its peak.
 
     A PI controller of the multiplier of ``min L_rest + λ·(L_held − base − ε)``: Stooke et al.,
     2020 (arXiv:2007.03964), and, for continual learning, Elenter et al., 2023 (arXiv:2310.00154).
@@ -207,9 +241,8 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     kept["judged"] = False  # whether this step brought an evaluation that moved the share
     kept.pop("error", None)  # of another one
     kept["lr"], kept["warm"] = lr, kept.get("warm", False) or 0 < lr <= before
-    now = _valid(seen.names, seen.course)
+    base, now = _sensed(seen, kept, options)
     if np.isfinite(now[held]).all():
-        base = kept.get("base", np.full_like(now, math.nan))
         if np.isnan(base[held]).any():
             kept["base"] = np.where(np.isnan(base), now, base)
         elif kept["warm"]:
@@ -220,6 +253,16 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
             kept |= _judged(kept, _error(options.domains, seen.course))
     kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
     return _shares(seen, held, kept["share"]), kept
+
+
+def _sensed(seen: Observation, kept: State, options: HoldOptions) -> tuple[Array, Array]:
+    """Losses of the base, and of now, ``[D]`` nats each; NaN where one is not known (yet)."""
+    unknown = np.full(len(seen.names), math.nan)
+    if options.training_base is None:
+        return kept.get("base", unknown), _valid(seen.names, seen.course)
+    base = np.array([options.training_base.get(name, math.nan) for name in seen.names])
+    looks = (kept["steps"] + 1) % options.interval == 0
+    return base, seen.loss if looks else unknown
 
 
 def _annealing(seen: Observation, options: HoldOptions) -> float:

@@ -47,6 +47,10 @@ class StrategyOptions(Options):
     needs: ClassVar[frozenset[str]] = frozenset()
     pins: ClassVar[bool] = True
 
+    def wants(self) -> frozenset[str]:
+        """What it needs with these options."""
+        return self.needs
+
     def doubts(self, tokens: float) -> Iterable[str]:
         """What a person should know at start-up.
 
@@ -65,7 +69,7 @@ class StrategyOptions(Options):
         return {}
 
     def findings(self, state: State, iteration: int) -> Iterable[Finding]:
-        """What a person should know, after a step that brought an evaluation.
+        """What a person should know, after a step that was taken.
 
         Args:
             state: of the rule, now.

@@ -205,7 +205,7 @@ def _check_fit(
             f"domains.{next(iter(pinned))}.pinned: {strategy.name} decides the share of every "
             f"domain ({where}.strategy), and a pinned one keeps its own: take pinned out"
         )
-    for need in sorted(terms.needs.difference(offers)):
+    for need in sorted(terms.wants().difference(offers)):
         what, how = NEEDS[need]
         raise ConfigError(f"{where}.strategy: {strategy.name} needs {what}: {how}")
 
