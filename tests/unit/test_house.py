@@ -95,6 +95,17 @@ def test_few_modules_name_megatron(path: Path) -> None:
     assert not named or {room(path), str(path.relative_to(PACKAGE))} & MEGATRON
 
 
+def test_a_class_variable_says_its_type() -> None:
+    """Python 3.10 cannot read one that does not, where pydantic asks it to."""
+    bare = {
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).endswith("ClassVar")
+    }
+    assert not bare
+
+
 @pytest.mark.parametrize("package", sorted(p.parent for p in PACKAGE.rglob("__init__.py")))
 def test_every_room_has_a_name_plate(package: Path) -> None:
     """What happens here, in which order, who may import it: a few lines at its door."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -60,9 +60,9 @@ class HoldOptions(StrategyOptions):
         interval: steps, with ``training_base``.
     """
 
-    settles: ClassVar = SHARES
-    needs: ClassVar = frozenset({"valid", "lr"})
-    pins: ClassVar = False
+    settles: ClassVar[Mapping[str, Any]] = SHARES
+    needs: ClassVar[frozenset[str]] = frozenset({"valid", "lr"})
+    pins: ClassVar[bool] = False
 
     domains: Names
     epsilon: Rise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -22,8 +23,8 @@ class RampOptions(StrategyOptions):
         until: part of the run's training samples after which the end is reached.
     """
 
-    settles: ClassVar = SHARES
-    needs: ClassVar = frozenset({"progress"})
+    settles: ClassVar[Mapping[str, Any]] = SHARES
+    needs: ClassVar[frozenset[str]] = frozenset({"progress"})
 
     start: dict[str, NonNegative]
     end: dict[str, NonNegative]
