@@ -144,4 +144,6 @@ VARIANTS: tuple[Mapping[str, Any], ...] = (
     {"anneal": 0.05},
     {"anneal": 0.1},
     {"anneal": 0.2},
+    {"anneal": 0.1, "scale": 0.02},
+    {"anneal": 0.1, "scale": 0.01},
 )
