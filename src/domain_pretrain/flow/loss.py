@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.microbatch import Microbatch, Weights
-from domain_pretrain.kernels.domain_reduce import (
-    Backend,
-    DomainLoss,
-    HostResult,
-    Tokens,
-    count_samples,
-)
+from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss, Inputs, count_samples
 
 
 def count(
@@ -29,17 +25,13 @@ def count(
         microbatch: of this rank.
         host: ``(loss_sum, num_tokens)`` of the host's loss function; None if it failed.
     """
-    result = None
+    found: dict[str, torch.Tensor] = {}
     if host is not None:
         loss, num_tokens = host
-        result = HostResult(
-            ledger.host,
-            loss.detach().float().reshape(()),
-            num_tokens.to(torch.int32).reshape(()),
-        )
-    backend.domain_reduce(
-        ledger.layers[0], microbatch.tokens(count=microbatch.groups.cp_rank == 0), result
-    )
+        found["host_loss"] = loss.detach().float().reshape(())
+        found["host_num_tokens"] = num_tokens.to(torch.int32).reshape(())
+        found["totals"] = ledger.host
+    backend.domain_reduce(microbatch.inputs(count=True, accumulator=ledger.layers[0], **found))
     _count_apart(ledger, microbatch)
 
 
@@ -50,12 +42,11 @@ def own_loss(
 
     It stands in for the host's loss function: its report is unweighted, as the host's would be.
     """
-    found = backend.domain_loss(
-        ledger.layers[0],
-        microbatch.tokens(count=microbatch.groups.cp_rank == 0),
-        weights.multipliers if weights is not None and weights.ids is None else None,
-        totals=ledger.host,
+    multipliers = weights.multipliers if weights is not None and weights.ids is None else None
+    inputs = microbatch.inputs(
+        count=True, multipliers=multipliers, accumulator=ledger.layers[0], totals=ledger.host
     )
+    found = backend.domain_loss(inputs)
     _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
         return found
@@ -78,12 +69,12 @@ def weighted_loss(
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
     ids = microbatch.ids() if weights.ids is None else microbatch.spread(weights.ids)
-    return backend.domain_loss(
-        None,
-        Tokens(microbatch.losses, microbatch.mask, ids),
-        weights.multipliers,
+    inputs = Inputs(
+        *(microbatch.losses, microbatch.mask, ids),
+        multipliers=weights.multipliers,
         host_loss=host_loss.detach().float().reshape(()),
-    ).loss
+    )
+    return backend.domain_loss(inputs).loss
 
 
 def count_weighted(
@@ -91,7 +82,7 @@ def count_weighted(
 ) -> None:
     """Add to the ledger's second layer, where every microbatch has its own multipliers."""
     mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples(microbatch.rows))
-    backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
+    backend.domain_reduce(replace(microbatch, mask=mask).inputs(accumulator=ledger.layers[1]))
 
 
 def _count_apart(ledger: Ledger, microbatch: Microbatch) -> None:

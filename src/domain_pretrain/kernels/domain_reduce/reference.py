@@ -32,9 +32,12 @@ _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
 @torch.no_grad()
 def reduce(inputs: Inputs) -> None:
     """``Kernels.reduce``."""
-    contract.check(inputs)
-    if inputs.host_loss is not None:
-        _add_host(inputs)
+    contract.check(inputs, sums_alone=True)
+    loss, num_tokens, totals = inputs.host_loss, inputs.host_num_tokens, inputs.totals
+    if loss is not None and num_tokens is not None and totals is not None:
+        units = torch.round(loss * FIXED)
+        excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
+        _add_totals(totals, _within(units, excess).to(torch.int64), num_tokens)
     for block in _blocks(inputs):
         _add_sums(block)
 
@@ -70,13 +73,13 @@ def _add_sums(inputs: Inputs) -> None:
 
 @torch.no_grad()
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """Count the samples that carry loss tokens, by domain, where ``Tokens.ids`` do not.
+    """Count the samples that carry loss tokens, by domain, where ``Inputs.ids`` do not.
 
     For rows that were joined and cut, and samples of several domains. Plain torch, on any device.
     Called on one context-parallel rank only: all of them read the same rows.
 
     Args:
-        accumulator: as in :class:`.Backend`; added to.
+        accumulator: as in :class:`.Inputs`; added to.
         ids: integers ``[n]``, the domains.
         row_tokens: ``[n]``, loss tokens of each sample.
     """
@@ -88,7 +91,7 @@ def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torc
 @torch.no_grad()
 def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     """``Kernels.loss``."""
-    contract.check(inputs)
+    contract.check(inputs, sums_alone=False)
     host_loss = inputs.host_loss
     if inputs.accumulator is not None:
         for block in _blocks(inputs):
@@ -154,14 +157,6 @@ def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     masked = grad * mask.float()
     ids = ids[: len(mask)]  # of packed ones, the domains
     return masked if multipliers is None else _weights(ids, multipliers) * masked
-
-
-def _add_host(inputs: Inputs) -> None:
-    loss, num_tokens, totals = inputs.host_loss, inputs.host_num_tokens, inputs.totals
-    assert loss is not None and num_tokens is not None and totals is not None  # they come together
-    units = torch.round(loss * FIXED)
-    excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
-    _add_totals(totals, _within(units, excess).to(torch.int64), num_tokens)
 
 
 def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
