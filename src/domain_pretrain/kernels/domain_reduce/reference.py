@@ -53,8 +53,11 @@ def _add_sums(inputs: Inputs) -> None:
     assert inverse is not None  # checked
     loss, units, excess = _on_grid(losses, mask)
     sample_loss = (loss * (inverse * contract.SAMPLE_SCALE)).round_()
-    # One term per id: rows are summed first where a row has one domain.
-    per_id = _sum_rows if ids.dim() == 1 else _flatten
+    by_row = ids.dim() == 1
+
+    def per_id(terms: torch.Tensor) -> torch.Tensor:
+        return terms.sum(1, dtype=torch.int64) if by_row else terms.reshape(-1).to(torch.int64)
+
     rows = _rows(ids, accumulator.shape[0] - 1)
     columns = {
         _LOSS: per_id(loss.round_()),
@@ -62,7 +65,7 @@ def _add_sums(inputs: Inputs) -> None:
         _SAMPLE_LOSS: per_id(sample_loss),
         _NONFINITE: per_id(excess != 0),
     }
-    if ids.dim() == 1:
+    if by_row:
         counted = torch.zeros_like(rows) if row_tokens is None else (row_tokens > 0).to(rows.dtype)
         columns[_SAMPLES] = counted
         accumulator.index_add_(0, rows, torch.stack([columns[c] for c in range(len(columns))], 1))
@@ -137,15 +140,16 @@ def _blocks(inputs: Inputs) -> list[Inputs]:
         return [inputs]
     width = max(1, BLOCK // rows)
 
-    def cut(field: Any, start: int) -> Any:
-        is_per_token = field is not None and field.dim() == 2
-        return field[:, start : start + width] if is_per_token else field
+    by_row = inputs.ids.dim() == 1
+
+    def cut(field: torch.Tensor | None, start: int) -> Any:
+        return None if field is None else field[:, start : start + width]
 
     def block(start: int) -> Inputs:
-        losses, mask, ids, inverse = (cut(field, start) for field in inputs[:4])
-        if start and ids.dim() == 1:
-            ids = ids[: 2 * rows]  # samples are counted once
-        return Inputs(losses, mask, ids, inverse, *inputs[4:])
+        losses, mask, ids, inverse, *others = inputs
+        # Samples are counted once.
+        ids = (ids[: 2 * rows] if start else ids) if by_row else cut(ids, start)
+        return Inputs(cut(losses, start), cut(mask, start), ids, cut(inverse, start), *others)
 
     return [block(start) for start in range(0, columns, width)]
 
@@ -193,11 +197,3 @@ def _rows(ids: torch.Tensor, domains: int) -> torch.Tensor:
 
 def _total(terms: torch.Tensor) -> torch.Tensor:
     return terms.round().sum(dtype=torch.int64)
-
-
-def _sum_rows(terms: torch.Tensor) -> torch.Tensor:
-    return terms.sum(1, dtype=torch.int64)
-
-
-def _flatten(terms: torch.Tensor) -> torch.Tensor:
-    return terms.reshape(-1).to(torch.int64)
