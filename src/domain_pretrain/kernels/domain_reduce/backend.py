@@ -86,23 +86,20 @@ class WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``w[domain]·(grad·mask)``."""
-        # The check costs as much as the launch, and nothing else differentiates twice.
-        return (_once if torch.is_grad_enabled() else _backward)(ctx, grad)
+        if torch.is_grad_enabled():  # to differentiate twice; else the check costs a launch
+            return _once(ctx, grad)
+        # As of saved tensors, but these take more than twice the launch. The rest of what the
+        # gradient reads is ours.
+        kernels, kept, mask, version = ctx.kept
+        if version is not None and mask._version != version:
+            raise RuntimeError(
+                "the mask was modified by an inplace operation after the loss was made of it, and "
+                "the gradient needs it as it was: give the loss a clone"
+            )
+        return kernels.gradient(grad, kept), None, None, None
 
 
-def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    # As of saved tensors, but these take more than twice the launch. The rest of what the gradient
-    # reads is ours.
-    kernels, kept, mask, version = ctx.kept
-    if version is not None and mask._version != version:
-        raise RuntimeError(
-            "the mask was modified by an inplace operation after the loss was made of it, and the "
-            "gradient needs it as it was: give the loss a clone"
-        )
-    return kernels.gradient(grad, kept), None, None, None
-
-
-_once = once_differentiable(_backward)
+_once = once_differentiable(WithGradient.backward)
 
 
 @cache
