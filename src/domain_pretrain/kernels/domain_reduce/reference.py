@@ -12,8 +12,6 @@ time need explaining:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn.functional import hardshrink, pad
 
@@ -140,16 +138,16 @@ def _blocks(inputs: Inputs) -> list[Inputs]:
         return [inputs]
     width = max(1, BLOCK // rows)
 
-    by_row = inputs.ids.dim() == 1
-
-    def cut(field: torch.Tensor | None, start: int) -> Any:
-        return None if field is None else field[:, start : start + width]
-
     def block(start: int) -> Inputs:
         losses, mask, ids, inverse, *others = inputs
-        # Samples are counted once.
-        ids = (ids[: 2 * rows] if start else ids) if by_row else cut(ids, start)
-        return Inputs(cut(losses, start), cut(mask, start), ids, cut(inverse, start), *others)
+        span = slice(start, start + width)
+        if ids.dim() == 2:
+            ids = ids[:, span]
+        elif start:
+            ids = ids[: 2 * rows]  # samples are counted once
+        if inverse is not None:
+            inverse = inverse[:, span]
+        return Inputs(losses[:, span], mask[:, span], ids, inverse, *others)
 
     return [block(start) for start in range(0, columns, width)]
 
