@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from domain_pretrain.flow.ledger import Ledger
@@ -25,13 +23,13 @@ def count(
         microbatch: of this rank.
         host: ``(loss_sum, num_tokens)`` of the host's loss function; None if it failed.
     """
-    found: dict[str, torch.Tensor] = {}
+    loss = num_tokens = totals = None
     if host is not None:
-        loss, num_tokens = host
-        found["host_loss"] = loss.detach().float().reshape(())
-        found["host_num_tokens"] = num_tokens.to(torch.int32).reshape(())
-        found["totals"] = ledger.host
-    backend.domain_reduce(microbatch.inputs(count=True, accumulator=ledger.layers[0], **found))
+        loss = host[0].detach().float().reshape(())
+        num_tokens = host[1].to(torch.int32).reshape(())
+        totals = ledger.host
+    sums = ledger.layers[0]
+    backend.domain_reduce(microbatch.inputs(None, loss, num_tokens, sums, totals, count=True))
     _count_apart(ledger, microbatch)
 
 
@@ -43,9 +41,7 @@ def own_loss(
     It stands in for the host's loss function: its report is unweighted, as the host's would be.
     """
     multipliers = weights.multipliers if weights is not None and weights.ids is None else None
-    inputs = microbatch.inputs(
-        count=True, multipliers=multipliers, accumulator=ledger.layers[0], totals=ledger.host
-    )
+    inputs = microbatch.inputs(multipliers, None, None, ledger.layers[0], ledger.host, count=True)
     found = backend.domain_loss(inputs)
     _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
@@ -82,7 +78,7 @@ def count_weighted(
 ) -> None:
     """Add to the ledger's second layer, where every microbatch has its own multipliers."""
     mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples(microbatch.rows))
-    backend.domain_reduce(replace(microbatch, mask=mask).inputs(accumulator=ledger.layers[1]))
+    backend.domain_reduce(microbatch.inputs()._replace(mask=mask, accumulator=ledger.layers[1]))
 
 
 def _count_apart(ledger: Ledger, microbatch: Microbatch) -> None:

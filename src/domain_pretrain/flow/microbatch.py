@@ -90,21 +90,22 @@ class Microbatch:
             return zigzag_order(whole.flatten(), groups.cp_size)[groups.cp_rank][None]
         return zigzag_order(whole.t(), groups.cp_size)[groups.cp_rank].t()
 
-    def inputs(self, *, count: bool = False, **given: torch.Tensor | None) -> Inputs:
-        """The tokens beside their domains, as the kernels take them, with what else is given.
+    def inputs(self, *given: torch.Tensor | None, count: bool = False) -> Inputs:
+        """The tokens beside their domains, as the kernels take them.
 
         Args:
+            given: the fields of :class:`.Inputs` from ``multipliers`` on; by position, as names
+                would take as long as a launch.
             count: count the samples, too, where each has a row and a domain of its own; on the
                 first context parallel rank, as all hold the same ones.
-            given: other fields of :class:`.Inputs`.
         """
         rows, losses = self.rows, self.losses
         if rows.by_token is None and not self.flattened:  # almost always, and it waits for us
             counts = count and self.groups.cp_rank == 0
             known = rows.packed if counts else rows.packed[: 2 * len(rows)]
-            return Inputs(losses, self.mask, known, None, **given)
+            return Inputs(losses, self.mask, known, None, *given)
         inverse = self.per_token(rows.inverse).expand(losses.shape)
-        return Inputs(losses, self.mask, self.ids(), inverse, **given)
+        return Inputs(losses, self.mask, self.ids(), inverse, *given)
 
 
 @dataclass(frozen=True)
