@@ -18,6 +18,12 @@ VARIANTS = [
 ]
 
 
+def nvrtc_version() -> str:
+    """As NVIDIA writes it, 13.0."""
+    _, major, minor = compiler.nvrtc().nvrtcVersion()
+    return f"{major}.{minor}"
+
+
 def known(architecture: str) -> bool:
     """Whether this NVRTC compiles for ``architecture`` itself."""
     number = int(architecture.removeprefix("sm_"))

@@ -18,10 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
-from device_code import VARIANTS, row, table  # noqa: E402
+from device_code import VARIANTS, nvrtc_version, row, table  # noqa: E402
 from hot_loop import nvdisasm  # noqa: E402
-
-from domain_pretrain.kernels.domain_reduce import compiler  # noqa: E402
 
 SOURCES = ("src/domain_pretrain/kernels", "benchmarks/device_code/*.py")
 
@@ -48,7 +46,7 @@ def source() -> dict[str, str]:
         "command": "python benchmarks/device_code/run.py",
         "commit": commit,
         "date": date.today().isoformat(),
-        "nvrtc": compiler.version(),
+        "nvrtc": nvrtc_version(),
     }
 
 

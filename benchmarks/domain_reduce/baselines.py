@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from domain_pretrain.kernels.domain_reduce import Tokens, select
+from domain_pretrain.kernels.domain_reduce import Inputs, select
 
 
 class Bincount:
@@ -17,7 +17,7 @@ class Bincount:
         self.domains = domains
         self.sums = torch.zeros(3, domains, device=device)
 
-    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
+    def __call__(self, losses, mask, ids, inputs):  # type: ignore[no-untyped-def]
         terms = losses * mask
         if ids.dim() == 1:
             terms, mask = terms.sum(dim=1), mask.sum(dim=1)
@@ -35,7 +35,7 @@ class IndexAdd:
     def __init__(self, domains: int, device: str) -> None:
         self.sums = torch.zeros(3, domains, device=device)
 
-    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
+    def __call__(self, losses, mask, ids, inputs):  # type: ignore[no-untyped-def]
         terms = losses * mask
         if ids.dim() == 1:
             terms, mask = terms.sum(dim=1), mask.sum(dim=1)
@@ -60,8 +60,8 @@ class Ours:
         if inductor:
             self._reduce = torch.compile(self._reduce, fullgraph=True)
 
-    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
-        self._reduce(self.sums, tokens)
+    def __call__(self, losses, mask, ids, inputs):  # type: ignore[no-untyped-def]
+        self._reduce(inputs._replace(accumulator=self.sums))
 
 
 class EmptyKernel:
@@ -73,8 +73,8 @@ class EmptyKernel:
     def __init__(self, domains: int, device: str) -> None:
         self._ours = Ours(domains, device, "cuda")
 
-    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
-        nothing = Tokens(*(part if part is None else part[:0] for part in tokens))
+    def __call__(self, losses, mask, ids, inputs):  # type: ignore[no-untyped-def]
+        nothing = Inputs(*(part if part is None else part[:0] for part in inputs))
         self._ours(losses, mask, ids, nothing)
 
 
@@ -84,5 +84,5 @@ class Copy:
     name = "copy"
     graphable = True
 
-    def __call__(self, losses, mask, ids, tokens):  # type: ignore[no-untyped-def]
+    def __call__(self, losses, mask, ids, inputs):  # type: ignore[no-untyped-def]
         return losses.clone(), mask.clone()

@@ -64,9 +64,8 @@ def check(backend: str, device: str) -> None:
         host = make_case(seed, 3, columns, domains, per_token=per_token, special=special)
         case = host.to(device)
         sums, losses = case.accumulator(), case.losses.requires_grad_()
-        got = select(backend).domain_loss(  # type: ignore[arg-type]
-            sums, case.tokens(losses), case.multipliers
-        )
+        given = case.inputs(losses, accumulator=sums, multipliers=case.multipliers)
+        got = select(backend).domain_loss(given)  # type: ignore[arg-type]
         got.loss.backward()
         ids = case.ids if per_token else case.ids[:, None]
         padded = torch.cat([case.multipliers, torch.zeros(1, device=device)])
@@ -102,7 +101,7 @@ def inputs(b: int, s: int, domains: int, ids: str, device: str, seed: int = 0) -
     if ids == "one":  # all tokens of one domain: every atomic meets the same cell
         case.ids.zero_()
     case = case.to(device)
-    return case.losses, case.mask, case.ids, case.tokens()
+    return case.losses, case.mask, case.ids, case.inputs()
 
 
 def measure_cpu(b: int, s: int, domains: int, ids: str) -> dict[str, float]:

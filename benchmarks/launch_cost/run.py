@@ -37,8 +37,7 @@ from provenance import provenance  # noqa: E402
 from support.passes import SOURCE, Pass, forward, loss_func, our_loss_func  # noqa: E402
 
 from domain_pretrain.flow.tap import BatchTap, Rows, Source  # noqa: E402
-from domain_pretrain.kernels.domain_reduce import Backend, HostResult, Tokens, cuda  # noqa: E402
-from domain_pretrain.kernels.domain_reduce.contract import Inputs  # noqa: E402
+from domain_pretrain.kernels.domain_reduce import Backend, Inputs, cuda  # noqa: E402
 
 CALLS = 200  # of each function in one turn
 OPERATION = "torch operation"
@@ -52,27 +51,29 @@ def cases() -> dict[str, Callable[[], object]]:
     rows, columns, domains = 4, 64, 8
     counts = torch.full((rows,), float(columns))
     known = Rows.of(torch.arange(rows, dtype=torch.int32), counts).packed
-    tokens = Tokens(torch.rand(rows, columns), torch.ones(rows, columns), known)
+    losses, mask = torch.rand(rows, columns), torch.ones(rows, columns)
     accumulator = torch.zeros(domains + 1, 5, dtype=torch.int64)
-    host = HostResult(
-        torch.zeros(4, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1, dtype=torch.int32)
-    )
+    totals = torch.zeros(4, dtype=torch.int64)
+    host = {"host_loss": torch.tensor(1.0), "host_num_tokens": torch.tensor(1).int()}
     multipliers, one = torch.ones(domains), torch.ones(())
-    _, kept = cuda.loss(Inputs(*tokens, multipliers))
+    sums = Inputs(losses, mask, known, accumulator=accumulator)
+    beside_host = sums._replace(totals=totals, **host)
+    of_loss = sums._replace(totals=totals, multipliers=multipliers)
+    _, kept = cuda.loss(Inputs(losses, mask, known, multipliers=multipliers))
     x, y = torch.rand(8), torch.rand(8)
     plugin = forward(backend)
-    batch = {"loss_mask": tokens.mask, "dataset_id": torch.tensor([0, 1, 0, 2], dtype=torch.int16)}
+    batch = {"loss_mask": mask, "dataset_id": torch.tensor([0, 1, 0, 2], dtype=torch.int16)}
 
     def rows_of_batch() -> object:
         tap = BatchTap(iter([batch]))
         next(tap)
-        return plugin._rows(tap, SOURCE, tokens.losses)
+        return plugin._rows(tap, SOURCE, losses)
 
     return {
         OPERATION: lambda: x * y,
-        "reduce": lambda: backend.domain_reduce(accumulator, tokens),
-        "reduce, with the host's loss": lambda: backend.domain_reduce(accumulator, tokens, host),
-        "loss": partial(backend.domain_loss, accumulator, tokens, multipliers, totals=host.totals),
+        "reduce": lambda: backend.domain_reduce(sums),
+        "reduce, with the host's loss": lambda: backend.domain_reduce(beside_host),
+        "loss": partial(backend.domain_loss, of_loss),
         "gradient": partial(cuda.gradient, one, kept),
         "samples of a batch": rows_of_batch,
         OWN: Pass(plugin, our_loss_func),

@@ -66,13 +66,12 @@ def workspaces_stay_zero() -> Iterator[None]:
 
 
 def reduce(backend: Backend, case: Case, accumulator: torch.Tensor) -> None:
-    backend.domain_reduce(accumulator, case.tokens())
+    backend.domain_reduce(case.inputs(accumulator=accumulator))
 
 
 def full_step(backend: Backend, case: Case, accumulator: torch.Tensor) -> torch.Tensor:
     losses = case.losses.detach().requires_grad_()
-    output = backend.domain_loss(accumulator, case.tokens(losses), case.multipliers)
-    (gradient,) = torch.autograd.grad(output.loss, losses)
+    (gradient,) = torch.autograd.grad(full_step_loss(backend, case, accumulator, losses), losses)
     return gradient
 
 
@@ -89,8 +88,7 @@ def test_sums_and_loss_equal_the_oracle(backend: Backend, case: Case, dtype: tor
     reduce(backend, case, accumulator)
     assert torch.equal(accumulator.cpu(), oracle(host))
     accumulator.zero_()
-    tokens = case.tokens()._replace(ids=case.ids.int())
-    got = backend.domain_loss(accumulator, tokens, case.multipliers)
+    got = backend.domain_loss(case.inputs(accumulator=accumulator, multipliers=case.multipliers))
     assert torch.equal(accumulator.cpu(), oracle(host))
     values = (got.loss.item(), *got.report.tolist(), got.num_tokens.item())
     assert all(map(same, values, oracle_loss(host))), (values, oracle_loss(host))
@@ -103,7 +101,7 @@ def test_strided_and_misaligned_views_equal_contiguous_ones(cuda: Backend) -> No
     padded[:, 5:517] = case.losses
     for losses in (case.losses.t().contiguous().t(), padded[:, 5:517]):
         accumulator = case.accumulator()
-        cuda.domain_reduce(accumulator, case.tokens(losses))
+        cuda.domain_reduce(case.inputs(losses, accumulator=accumulator))
         assert torch.equal(accumulator.cpu(), oracle(host))
 
 
@@ -116,9 +114,8 @@ def test_gradient_equals_torchs(cuda: Backend, dtype: torch.dtype, columns: int)
     host = torch.sum(losses.float() * case.mask)
     (expected,) = torch.autograd.grad(host / 7, losses)
     for multipliers in (ones, case.multipliers):
-        loss = cuda.domain_loss(
-            None, case.tokens(losses), multipliers, host_loss=host.detach()
-        ).loss
+        inputs = case.inputs(losses, multipliers=multipliers, host_loss=host.detach())
+        loss = cuda.domain_loss(inputs).loss
         (gradient,) = torch.autograd.grad(loss / 7, losses)
         if multipliers is ones:
             assert torch.equal(gradient, expected)
@@ -194,12 +191,11 @@ def test_launches_are_counted(cuda: Backend) -> None:
     one = torch.ones((), device="cuda")
 
     def weighted() -> None:
-        loss = cuda.domain_loss(None, case.tokens(losses), case.multipliers).loss
+        loss = cuda.domain_loss(case.inputs(losses, multipliers=case.multipliers)).loss
         torch.autograd.grad(loss, losses, one)
 
     def fused() -> None:
-        out = cuda.domain_loss(accumulator, case.tokens(losses), case.multipliers)
-        torch.autograd.grad(out.loss, losses, one)
+        torch.autograd.grad(full_step_loss(cuda, case, accumulator, losses), losses, one)
 
     def vanilla() -> None:
         flat, mask = losses.view(-1).float(), case.mask.view(-1).float()
@@ -224,7 +220,7 @@ def test_streams_do_not_share_a_workspace(cuda: Backend) -> None:
         losses = []
         for case, stream in zip(on_device, streams, strict=True):
             with torch.cuda.stream(stream):
-                losses.append(cuda.domain_loss(None, case.tokens(), case.multipliers).loss)
+                losses.append(cuda.domain_loss(case.inputs(multipliers=case.multipliers)).loss)
         torch.cuda.synchronize()
         for loss, case in zip(losses, cases, strict=True):
             assert loss.item() == oracle_loss(case)[0]
@@ -248,7 +244,8 @@ def test_inductor_leaves_its_graph_for_a_kernel_alone(name: str) -> None:
 def full_step_loss(
     backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor
 ) -> torch.Tensor:
-    return backend.domain_loss(accumulator, case.tokens(losses), case.multipliers).loss
+    inputs = case.inputs(losses, accumulator=accumulator, multipliers=case.multipliers)
+    return backend.domain_loss(inputs).loss
 
 
 FRESH_PROCESS = f"""
@@ -260,8 +257,8 @@ for per_token, columns in ((False, 2048), (True, 2051)):
     host = make_case(1, 4, columns, 8, per_token=per_token, special=True)
     case = host.to("cuda")
     losses, sums = case.losses.requires_grad_(), case.accumulator()
-    out = select("cuda").domain_loss(sums, case.tokens(losses), case.multipliers)
-    out.loss.backward()
+    inputs = case.inputs(losses, accumulator=sums, multipliers=case.multipliers)
+    select("cuda").domain_loss(inputs).loss.backward()
     assert (sums.cpu() == oracle(host)).all()
 """
 

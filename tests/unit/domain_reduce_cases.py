@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from domain_pretrain.kernels.domain_reduce import Tokens
+from domain_pretrain.kernels.domain_reduce import Inputs
 from domain_pretrain.stats import Column
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class Case:
         shape = (self.domains + 1, len(Column))
         return torch.zeros(shape, dtype=torch.int64, device=self.losses.device)
 
-    def tokens(self, losses: torch.Tensor | None = None) -> Tokens:
-        """With samples to count; ``losses``, if given, instead of the case's own."""
+    def inputs(self, losses: torch.Tensor | None = None, **given: torch.Tensor | None) -> Inputs:
+        """With samples to count; ``losses`` and ``given`` fields, if any, instead of its own."""
         losses = self.losses if losses is None else losses
         inverse = self.inverse if self.ids.dim() == 2 else None
-        return Tokens(losses, self.mask, self.known, inverse)
+        return Inputs(losses, self.mask, self.known, inverse)._replace(**given)  # type: ignore[arg-type]
 
     @cached_property
     def known(self) -> torch.Tensor:

@@ -266,10 +266,10 @@ def test_rows_know_the_domain_of_each_token() -> None:
     assert rows.present.tolist() == [0, 2, 0], "of masked tokens nothing is counted"
     assert rows.tokens.tolist() == [3, 1]
     microbatch = Microbatch.build(torch.rand(2, 4), mask, rows, Groups())
-    tokens = microbatch.tokens()
-    assert torch.equal(tokens.ids, ids.int())
-    assert tokens.inverse_row_tokens is not None
-    assert torch.allclose(tokens.inverse_row_tokens[:, 0], torch.tensor([1 / 3, 1.0]))
+    inputs = microbatch.inputs()
+    assert torch.equal(inputs.ids, ids.int())
+    assert inputs.inverse_row_tokens is not None
+    assert torch.allclose(inputs.inverse_row_tokens[:, 0], torch.tensor([1 / 3, 1.0]))
 
 
 @pytest.mark.parametrize("domain_id", [None, torch.zeros(2, 3, dtype=torch.int16)])

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "device_code"))
 
 import device_code
-from device_code import VARIANTS, known, row, table
+from device_code import VARIANTS, known, nvrtc_version, row, table
 from hot_loop import Instruction, disassemble, hot_path, nvdisasm
 from resources import PROCESSORS, Resources, resources
 
@@ -31,7 +31,7 @@ FOLDER = Path(device_code.__file__).parent
 @pytest.fixture
 def nvrtc() -> None:
     try:
-        compiler.version()
+        compiler.nvrtc()
     except UnsupportedError as error:
         pytest.skip(f"NVRTC: {error}")
 
@@ -47,7 +47,7 @@ def tool(nvrtc: None) -> str:
 @pytest.fixture(params=PROCESSORS)
 def architecture(request: pytest.FixtureRequest, nvrtc: None) -> str:
     if not known(request.param):
-        pytest.skip(f"NVRTC {compiler.version()} does not know {request.param}")
+        pytest.skip(f"NVRTC {nvrtc_version()} does not know {request.param}")
     return request.param
 
 

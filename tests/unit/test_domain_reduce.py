@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 
 import domain_reduce_cases as dr
@@ -16,8 +15,7 @@ from hypothesis import strategies as st
 
 from domain_pretrain.kernels.domain_reduce import (
     Backend,
-    HostResult,
-    Tokens,
+    Inputs,
     count_samples,
     cuda,
     driver,
@@ -26,6 +24,12 @@ from domain_pretrain.kernels.domain_reduce import (
 )
 from domain_pretrain.kernels.domain_reduce.kernel_launch import divisor
 from domain_pretrain.stats import SCALE, Column
+
+HOST = {
+    "host_loss": torch.ones(()),
+    "host_num_tokens": torch.ones((), dtype=torch.int32),
+    "totals": torch.zeros(4, dtype=torch.int64),
+}
 
 FEW = settings(
     max_examples=25,
@@ -53,7 +57,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def reduce(backend: Backend, case: Case, into: torch.Tensor | None = None) -> torch.Tensor:
     accumulator = case.accumulator() if into is None else into
-    backend.domain_reduce(accumulator, case.tokens())
+    backend.domain_reduce(case.inputs(accumulator=accumulator))
     return accumulator
 
 
@@ -96,13 +100,12 @@ def test_a_row_is_found_without_a_division(n: int, columns: int) -> None:
 def test_views_and_unaligned_tensors(backend: Backend, columns: int, per_token: bool) -> None:
     """Wider tensors' columns and memory that begins anywhere are read as what they are."""
     case = make_case(14, 4, columns, per_token=per_token, special=True)
-    tokens = case.tokens()
     wider = torch.zeros(4, columns + 3)
-    wider[:, 1:-2] = tokens.losses
-    ids = torch.cat([tokens.ids.flatten()[:1], tokens.ids.flatten()])[1:].view(tokens.ids.shape)
+    wider[:, 1:-2] = case.losses
+    ids = torch.cat([case.known.flatten()[:1], case.known.flatten()])[1:].view(case.known.shape)
     mask = torch.cat([torch.ones(1), case.mask.flatten()])[1:].view(case.mask.shape)
     accumulator = case.accumulator()
-    backend.domain_reduce(accumulator, tokens._replace(losses=wider[:, 1:-2], mask=mask, ids=ids))
+    backend.domain_reduce(case.inputs(wider[:, 1:-2], mask=mask, ids=ids, accumulator=accumulator))
     assert torch.equal(accumulator, oracle(case))
 
 
@@ -117,9 +120,10 @@ def test_a_gradient_reads_what_is_aligned_now(backend: Backend, per_token: bool)
         "mask": torch.cat([torch.ones(1), case.mask.flatten()])[1:].view(losses.shape),
     }
     for name in ("losses", "mask", "losses"):
-        tokens = case.tokens()._replace(**{name: shifted[name]})
-        loss = backend.domain_loss(sums, tokens, case.multipliers).loss
-        (gradient,) = torch.autograd.grad(loss, tokens.losses, retain_graph=True)
+        inputs = case.inputs(accumulator=sums, multipliers=case.multipliers)
+        inputs = inputs._replace(**{name: shifted[name]})
+        loss = backend.domain_loss(inputs).loss
+        (gradient,) = torch.autograd.grad(loss, inputs.losses, retain_graph=True)
         assert torch.equal(gradient, (case.multipliers[ids] * case.mask).expand_as(losses))
 
 
@@ -127,22 +131,22 @@ def test_a_gradient_reads_what_is_aligned_now(backend: Backend, per_token: bool)
 @pytest.mark.parametrize("rows", [1, 3, 4])
 def test_more_or_less_is_known_of_the_same_rows(backend: Backend, rows: int, columns: int) -> None:
     case = make_case(15, rows, columns, special=True)
-    counted = case.tokens(case.losses.requires_grad_())
+    counted = case.inputs(case.losses.requires_grad_(), multipliers=case.multipliers)
     uncounted = counted._replace(ids=counted.ids[: 2 * rows])
-    for tokens, expected in (
+    for inputs, expected in (
         (counted, oracle(case)),
         (counted._replace(losses=case.losses.double()), oracle(case)),  # a copy, too
         (uncounted, oracle(replace(case, row_tokens=None))),
     ):
         accumulator = case.accumulator()
-        backend.domain_reduce(accumulator, tokens)
+        backend.domain_reduce(inputs._replace(accumulator=accumulator))
         assert torch.equal(accumulator, expected)
         accumulator = case.accumulator()
-        backend.domain_loss(accumulator, tokens, case.multipliers)
+        backend.domain_loss(inputs._replace(accumulator=accumulator))
         assert torch.equal(accumulator, expected)
     results = []
     for ids in (counted.ids, uncounted.ids, case.ids):  # the loss needs no more
-        loss = backend.domain_loss(None, counted._replace(ids=ids), case.multipliers).loss
+        loss = backend.domain_loss(counted._replace(ids=ids)).loss
         (gradient,) = torch.autograd.grad(loss, case.losses)
         results.append((loss.item(), gradient))
     for loss, gradient in results:
@@ -230,11 +234,11 @@ def test_long_documents_of_values_of_any_size(
     expected, expected_loss = oracle(case), oracle_loss(case)
     assert torch.equal(reduce(backend, case), expected)
     sums = case.accumulator()
-    got = backend.domain_loss(sums, case.tokens(), case.multipliers)
+    got = backend.domain_loss(case.inputs(accumulator=sums, multipliers=case.multipliers))
     assert torch.equal(sums, expected)
     assert all(map(same, (got.loss.item(), *got.report.tolist()), expected_loss[:3]))
     alone = backend.domain_loss(
-        None, Tokens(case.losses, case.mask, case.ids), case.multipliers
+        Inputs(case.losses, case.mask, case.ids, multipliers=case.multipliers)
     ).loss
     assert same(alone.item(), expected_loss[0])
 
@@ -292,8 +296,8 @@ def test_totals_take_what_the_host_found(backend: Backend) -> None:
     for number, loss in enumerate(losses):
         accumulator = case.accumulator()
         tokens = torch.tensor(7 + number, dtype=torch.int32)
-        host = HostResult(totals, torch.tensor(loss), tokens)
-        backend.domain_reduce(accumulator, case.tokens(), host)
+        host = {"host_loss": torch.tensor(loss), "host_num_tokens": tokens, "totals": totals}
+        backend.domain_reduce(case.inputs(accumulator=accumulator, **host))
         assert torch.equal(accumulator, oracle(case))
     units = sum(int(loss * SCALE[Column.LOSS]) for loss in [*losses[:4], losses[-1]])
     assert totals.tolist() == [units, sum(range(7, 16)), 9, 0]
@@ -307,9 +311,8 @@ def test_totals_take_what_the_host_found(backend: Backend) -> None:
 def test_totals_take_the_kernels_own_loss(backend: Backend, case: Case) -> None:
     totals = torch.zeros(4, dtype=torch.int64)
     for _ in range(2):
-        _, report, num_tokens = backend.domain_loss(
-            case.accumulator(), case.tokens(), case.multipliers, totals=totals
-        )
+        inputs = case.inputs(accumulator=case.accumulator(), multipliers=case.multipliers)
+        _, report, num_tokens = backend.domain_loss(inputs._replace(totals=totals))
     part = oracle(case)[:, Column.TOKENS].sum().item() % SCALE[Column.TOKENS] != 0
     assert totals[1:].tolist() == [2 * num_tokens.item(), 2, 2 * part]
     if not report.isnan().any():
@@ -321,7 +324,8 @@ def test_totals_take_the_kernels_own_loss(backend: Backend, case: Case) -> None:
 def test_loss_equals_the_oracle(backend: Backend, case: Case, weighted: bool) -> None:
     multipliers = case.multipliers if weighted else None
     accumulator = case.accumulator()
-    loss, report, num_tokens = backend.domain_loss(accumulator, case.tokens(), multipliers)
+    inputs = case.inputs(accumulator=accumulator, multipliers=multipliers)
+    loss, report, num_tokens = backend.domain_loss(inputs)
     expected = oracle_loss(case, weighted=weighted)
     got = (loss.item(), report[0].item(), report[1].item(), num_tokens.item())
     assert all(map(same, got, expected)), (got, expected)
@@ -329,7 +333,7 @@ def test_loss_equals_the_oracle(backend: Backend, case: Case, weighted: bool) ->
     assert torch.equal(accumulator, oracle(case))
     if weighted:
         alone = backend.domain_loss(
-            None, Tokens(case.losses, case.mask, case.ids), case.multipliers
+            Inputs(case.losses, case.mask, case.ids, multipliers=case.multipliers)
         ).loss
         assert same(alone.item(), expected[0])
 
@@ -340,7 +344,7 @@ def test_gradient_is_multiplier_times_the_hosts(
     backend: Backend, case: Case, dtype: torch.dtype
 ) -> None:
     losses = case.losses.to(dtype).requires_grad_()
-    loss = backend.domain_loss(None, case.tokens(losses), case.multipliers).loss
+    loss = backend.domain_loss(case.inputs(losses, multipliers=case.multipliers)).loss
     (loss / 3).backward()
     scale = torch.tensor(1.0) / 3
     ids = case.ids if case.ids.dim() == 2 else case.ids[:, None]
@@ -361,11 +365,12 @@ def test_multipliers_of_one_give_the_hosts_bits(backend: Backend, case: Case, sc
     ones = torch.ones(case.domains)
     for again in range(2):
         losses = case.losses.clone().requires_grad_()
-        loss = (
-            backend.domain_loss(None, case.tokens(losses), ones, host_loss=host_loss.detach()).loss
+        inputs = (
+            case.inputs(losses, multipliers=ones, host_loss=host_loss.detach())
             if again
-            else backend.domain_loss(case.accumulator(), case.tokens(losses)).loss
+            else case.inputs(losses, accumulator=case.accumulator())
         )
+        loss = backend.domain_loss(inputs).loss
         (loss * scale).backward()
         assert torch.equal(losses.grad, host_losses.grad)  # type: ignore[arg-type]
         if again:
@@ -379,7 +384,7 @@ def test_multipliers_of_one_give_the_hosts_bits(backend: Backend, case: Case, sc
 def test_host_loss_shifts_by_what_the_multipliers_add(backend: Backend) -> None:
     case = make_case(8, special=False)
     host = torch.tensor(1000.0)
-    got = backend.domain_loss(None, case.tokens(), case.multipliers, host_loss=host).loss
+    got = backend.domain_loss(case.inputs(multipliers=case.multipliers, host_loss=host)).loss
     weighted, raw, *_ = oracle_loss(case)
     assert got.item() == pytest.approx(1000 + weighted - raw, rel=1e-6)
 
@@ -388,27 +393,29 @@ def test_an_invalid_id_weighs_nothing_and_a_masked_nan_is_seen(backend: Backend)
     losses = torch.tensor([[1.0, 2.0, 4.0, 8.0]], requires_grad=True)
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     ids = torch.tensor([[0, -1, 2, 1]], dtype=torch.int32)
-    loss = backend.domain_loss(None, Tokens(losses, mask, ids), torch.tensor([3.0, 5.0])).loss
+    inputs = Inputs(losses, mask, ids, multipliers=torch.tensor([3.0, 5.0]))
+    loss = backend.domain_loss(inputs).loss
     loss.backward()
     assert loss.item() == 3
     assert losses.grad.tolist() == [[3, 0, 0, 0]]  # type: ignore[union-attr]
     poisoned = losses.detach().clone()
     poisoned[0, 3] = torch.nan
-    assert backend.domain_loss(None, Tokens(poisoned, mask, ids), torch.ones(2)).loss.isnan()
+    inputs = Inputs(poisoned, mask, ids, multipliers=torch.ones(2))
+    assert backend.domain_loss(inputs).loss.isnan()
 
 
 def test_a_multiplier_that_leaves_the_range_gives_nan(backend: Backend) -> None:
     case = make_case(9)
     for value in (1e9, torch.nan):
         multipliers = torch.full((case.domains,), value)
-        assert backend.domain_loss(None, case.tokens(), multipliers).loss.isnan()
+        assert backend.domain_loss(case.inputs(multipliers=multipliers)).loss.isnan()
 
 
 def test_the_schedules_may_divide_the_loss_in_place(backend: Backend) -> None:
     case = make_case(10)
     losses = case.losses.requires_grad_()
     loss, report, num_tokens = backend.domain_loss(
-        case.accumulator(), case.tokens(losses), case.multipliers
+        case.inputs(losses, accumulator=case.accumulator(), multipliers=case.multipliers)
     )
     before = report.clone()
     loss /= torch.clamp(num_tokens, min=1)
@@ -424,7 +431,7 @@ def test_a_second_derivative_is_an_error(backend: Backend) -> None:
     case = make_case(13)
     losses = case.losses.requires_grad_()
     scale = torch.ones((), requires_grad=True)
-    loss = backend.domain_loss(None, case.tokens(losses), case.multipliers).loss * scale
+    loss = backend.domain_loss(case.inputs(losses, multipliers=case.multipliers)).loss * scale
     (gradient,) = torch.autograd.grad(loss, losses, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -434,7 +441,7 @@ def test_a_mask_that_changes_before_the_gradient_is_an_error(backend: Backend) -
     """Not the gradient of another loss."""
     case = make_case(16)
     losses = case.losses.requires_grad_()
-    loss = backend.domain_loss(None, case.tokens(losses), case.multipliers).loss
+    loss = backend.domain_loss(case.inputs(losses, multipliers=case.multipliers)).loss
     case.mask.mul_(0.5)
     with pytest.raises(RuntimeError, match="mask was modified by an inplace operation"):
         loss.backward()
@@ -444,7 +451,8 @@ def test_a_loss_without_a_gradient(backend: Backend) -> None:
     """Evaluation: tensors of inference mode count no versions."""
     with torch.inference_mode():
         case = make_case(17)
-        loss, _, _ = backend.domain_loss(case.accumulator(), case.tokens(), case.multipliers)
+        inputs = case.inputs(accumulator=case.accumulator(), multipliers=case.multipliers)
+        loss, _, _ = backend.domain_loss(inputs)
     assert loss.item() == oracle_loss(case)[0]
 
 
@@ -452,114 +460,85 @@ def test_a_loss_without_a_gradient(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accumulator", "change", "message"),
+    ("change", "message"),
     [
-        (torch.zeros(5, 4, dtype=torch.int64), {}, "accumulator must be"),
-        (torch.zeros(5, 5), {}, "int64"),
-        (torch.zeros(5, 5, dtype=torch.int64).t(), {}, "contiguous"),
-        (None, {"mask": torch.ones(3, 63)}, r"mask must be .*\[3, 64\], got .*\(3, 63\)"),
-        (None, {"ids": torch.zeros(2, dtype=torch.int32)}, r"ids must be .* got .* \(2,\)"),
-        (None, {"ids": torch.zeros(3, dtype=torch.int64)}, "ids must be int32 .* got torch.int64"),
-        (None, {"ids": torch.zeros(12, dtype=torch.int32)}, r"ids must be .* got .* \(12,\)"),
-        (None, {"ids": torch.zeros(3, dtype=torch.int32)}, "an accumulator needs inverse"),
-        (None, {"inverse_row_tokens": torch.ones(3, 64)}, "inverse_row_tokens are those of tokens"),
+        ({"accumulator": torch.zeros(5, 4, dtype=torch.int64)}, "accumulator must be"),
+        ({"accumulator": torch.zeros(5, 5)}, "int64"),
+        ({"accumulator": torch.zeros(5, 5, dtype=torch.int64).t()}, "contiguous"),
         (
-            None,
+            {"accumulator": torch.zeros((), dtype=torch.int64)},
+            r"accumulator must be .* got .* \(\)",
+        ),
+        ({"mask": torch.ones(3, 63)}, r"mask must be .*\[3, 64\], got .*\(3, 63\)"),
+        ({"ids": torch.zeros(2, dtype=torch.int32)}, r"ids must be .* got .* \(2,\)"),
+        ({"ids": torch.zeros(3, dtype=torch.int64)}, "ids must be int32 .* got torch.int64"),
+        ({"ids": torch.zeros(12, dtype=torch.int32)}, r"ids must be .* got .* \(12,\)"),
+        ({"ids": torch.zeros(3, dtype=torch.int32)}, "an accumulator needs inverse"),
+        ({"inverse_row_tokens": torch.ones(3, 64)}, "inverse_row_tokens are those of tokens"),
+        (
             {"ids": torch.zeros(3, 64, dtype=torch.int32), "inverse_row_tokens": torch.ones(3)},
             r"inverse_row_tokens must be .*\[3, 64\], got .*\(3,\)",
         ),
         (
-            None,
             {"ids": torch.zeros(3, 64, dtype=torch.int32)},
             "an accumulator needs inverse_row_tokens",
         ),
+        ({"multipliers": torch.ones(3)}, r"multipliers must be float32 \[4\], got .*\(3,\)"),
+        ({"multipliers": torch.ones(())}, r"multipliers must be float32 \[4\], got .*\(\)"),
+        (HOST | {"totals": torch.zeros(3)}, r"totals must be contiguous int64 \[4\]"),
+        (HOST | {"host_loss": torch.ones(2)}, r"host_loss must be float32 scalar, got .*2,"),
+        (HOST | {"host_num_tokens": torch.ones(())}, "num_tokens must be int32 scalar"),
     ],
 )
 def test_shapes_that_do_not_fit_are_errors(
-    backend: Backend,
-    accumulator: torch.Tensor | None,
-    change: dict[str, torch.Tensor | None],
-    message: str,
+    backend: Backend, change: dict[str, torch.Tensor], message: str
 ) -> None:
     case = make_case()
-    into = case.accumulator() if accumulator is None else accumulator
-    tokens = case.tokens()._replace(**change)  # type: ignore[arg-type]
+    inputs = case.inputs(**{"accumulator": case.accumulator()} | change)
     with pytest.raises(ValueError, match=message):
-        backend.domain_reduce(into, tokens)
+        backend.domain_reduce(inputs)
     with pytest.raises(ValueError, match=message):
-        backend.domain_loss(into, tokens)
+        backend.domain_loss(inputs)
 
 
-HOST = HostResult(
-    torch.zeros(4, dtype=torch.int64), torch.ones(()), torch.ones((), dtype=torch.int32)
-)
-
-
-@pytest.mark.parametrize(
-    ("host", "message"),
-    [
-        (HOST._replace(totals=torch.zeros(3)), r"totals must be contiguous int64 \[4\]"),
-        (HOST._replace(loss=torch.ones(2)), r"host_loss must be float32 scalar, got .*2,"),
-        (HOST._replace(num_tokens=torch.ones(())), "num_tokens must be int32 scalar"),
-    ],
-)
-def test_what_the_host_found_must_be_scalars(
-    backend: Backend, host: HostResult, message: str
-) -> None:
+def test_what_the_sums_alone_need_must_be_there(backend: Backend) -> None:
+    """Not an address of nothing for a kernel. The loss does with less."""
     case = make_case()
-    with pytest.raises(ValueError, match=message):
-        backend.domain_reduce(case.accumulator(), case.tokens(), host)
-
-
-def test_totals_of_the_loss_must_fit(backend: Backend) -> None:
-    case = make_case()
-    with pytest.raises(ValueError, match=r"totals must be contiguous int64 \[4\]"):
-        backend.domain_loss(case.accumulator(), case.tokens(), totals=torch.zeros(3))
-
-
-def test_multipliers_must_be_one_for_each_domain(backend: Backend) -> None:
-    case = make_case()
-    with pytest.raises(ValueError, match=r"multipliers must be float32 \[4\], got .*\(3,\)"):
-        backend.domain_loss(case.accumulator(), case.tokens(), torch.ones(3))
-    with pytest.raises(ValueError, match=r"host_loss must be float32 scalar, got .*2,"):
-        backend.domain_loss(None, case.tokens(), case.multipliers, host_loss=torch.ones(2))
+    with pytest.raises(ValueError, match="domain_reduce needs an accumulator"):
+        backend.domain_reduce(case.inputs(**HOST))
+    for some in range(1, 7):
+        host = {name: t for bit, (name, t) in enumerate(HOST.items()) if some >> bit & 1}
+        inputs = case.inputs(accumulator=case.accumulator(), **host)
+        missing = " and ".join(name for name in HOST if name not in host)
+        with pytest.raises(ValueError, match=f"not at all: {missing} must be given"):
+            backend.domain_reduce(inputs)
+        assert backend.domain_loss(inputs).loss.isfinite()
 
 
 def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to("meta")
 
 
-@pytest.mark.parametrize("name", ["mask", "ids", "inverse_row_tokens"])
-def test_tokens_on_another_device_are_refused(backend: Backend, name: str) -> None:
+@pytest.mark.parametrize("name", Inputs._fields[1:])
+def test_another_device_is_refused(backend: Backend, name: str) -> None:
     case = make_case(per_token=name == "inverse_row_tokens")
-    tokens = case.tokens()._replace(**{name: elsewhere(getattr(case.tokens(), name))})
+    sums = case.accumulator()
+    inputs = case.inputs(accumulator=sums, multipliers=case.multipliers, **HOST)
+    inputs = inputs._replace(**{name: elsewhere(getattr(inputs, name))})
     with pytest.raises(ValueError, match=f"{name} is on meta and the other tensors are on cpu"):
-        backend.domain_reduce(case.accumulator(), tokens)
+        backend.domain_reduce(inputs)
     with pytest.raises(ValueError, match="all must be on one device"):
-        backend.domain_loss(case.accumulator(), tokens)
+        backend.domain_loss(inputs)
+    assert not sums.any(), "nothing is added before the refusal"
 
 
-def test_anything_else_on_another_device_is_refused(backend: Backend) -> None:
+def test_samples_on_another_device_are_refused() -> None:
     case = make_case()
-    tokens, sums, rows = case.tokens(), case.accumulator(), case.row_tokens
+    sums, rows = case.accumulator(), case.row_tokens
     assert rows is not None
-    calls: list[Callable[[], object]] = [
-        lambda: backend.domain_reduce(elsewhere(sums), tokens),
-        lambda: backend.domain_loss(elsewhere(sums), tokens),
-        lambda: backend.domain_loss(sums, tokens, elsewhere(case.multipliers)),
-        lambda: backend.domain_loss(sums, tokens, totals=elsewhere(HOST.totals)),
-        lambda: (
-            backend.domain_loss(None, tokens, case.multipliers, host_loss=elsewhere(HOST.loss)).loss
-        ),
-        lambda: count_samples(sums, elsewhere(case.ids), rows),
-        lambda: count_samples(sums, case.ids, elsewhere(rows)),
-    ]
-    for name in HostResult._fields:
-        host = HOST._replace(**{name: elsewhere(getattr(HOST, name))})
-        calls.append(lambda host=host: backend.domain_reduce(sums, tokens, host))  # type: ignore[misc]
-    for call in calls:
+    for ids, tokens in ((elsewhere(case.ids), rows), (case.ids, elsewhere(rows))):
         with pytest.raises(ValueError, match=r"is on .* all must be on one device"):
-            call()
+            count_samples(sums, ids, tokens)
     assert not sums.any(), "nothing is added before the refusal"
 
 
@@ -570,5 +549,6 @@ def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> N
         case = make_case(11, 3, 131, 4, per_token=per_token, special=True)
         assert torch.equal(reduce(backend, case), oracle(case))
         clean = make_case(11, 3, 131, 4, per_token=per_token)
-        loss = backend.domain_loss(None, clean.tokens(), clean.multipliers).loss
-        assert loss.item() == oracle_loss(clean)[0]
+        for inputs in (clean.inputs(), Inputs(clean.losses, clean.mask, clean.ids)):
+            loss = backend.domain_loss(inputs._replace(multipliers=clean.multipliers)).loss
+            assert loss.item() == oracle_loss(clean)[0]

@@ -16,11 +16,11 @@ from domain_pretrain.kernels.domain_reduce import Backend, cuda, driver, select
 def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor):  # type: ignore[no-untyped-def]
     """What a loss function of Megatron's and its schedule do with the loss."""
     losses = losses * 1.0
-    backend.domain_reduce(accumulator, case.tokens(losses))
-    tokens = case.tokens(losses)
+    backend.domain_reduce(case.inputs(losses, accumulator=accumulator))
+    inputs = case.inputs(losses, accumulator=accumulator, multipliers=case.multipliers)
     if case.ids.dim() == 1:  # without row tokens: counted once
-        tokens = tokens._replace(ids=tokens.ids[: 2 * len(case.ids)])
-    loss, report, num_tokens = backend.domain_loss(accumulator, tokens, case.multipliers)
+        inputs = inputs._replace(ids=inputs.ids[: 2 * len(case.ids)])
+    loss, report, num_tokens = backend.domain_loss(inputs)
     loss /= num_tokens
     return loss, report
 

@@ -12,8 +12,7 @@ import torch
 from domain_reduce_cases import make_case
 from fake_cuda import FakeCuda, FakeDriver, Status, fake_device
 
-from domain_pretrain.kernels.domain_reduce import Backend, HostResult, cuda, driver
-from domain_pretrain.kernels.domain_reduce.contract import Inputs
+from domain_pretrain.kernels.domain_reduce import Backend, Inputs, cuda, driver
 from domain_pretrain.kernels.domain_reduce.kernel_launch import (
     THREADS,
     KernelLaunch,
@@ -104,21 +103,21 @@ Fakes = tuple[Backend, FakeDriver, FakeCuda]
 def test_a_launch_has_the_addresses_of_its_own_tensors(fakes: Fakes) -> None:
     backend, fake, _ = fakes
     sums = make_case().accumulator()
-    host = HostResult(torch.zeros(4, dtype=torch.int64), torch.ones(()), torch.ones(()).int())
+    totals, loss, num_tokens = sums.new_zeros(4), torch.ones(()), torch.ones(()).int()
+    host = {"totals": totals, "host_loss": loss, "host_num_tokens": num_tokens}
     kept = []
     for seed in range(3):
-        case = make_case(seed)
-        tokens = case.tokens()
-        backend.domain_reduce(sums, tokens, host)
-        kept.append((tokens, fake.launches[-1]))
-    for tokens, (config, arguments) in kept:
-        assert arguments.losses == tokens.losses.data_ptr()
-        assert arguments.mask == tokens.mask.data_ptr()
+        inputs = make_case(seed).inputs(accumulator=sums, **host)
+        backend.domain_reduce(inputs)
+        kept.append((inputs, fake.launches[-1]))
+    for inputs, (config, arguments) in kept:
+        assert arguments.losses == inputs.losses.data_ptr()
+        assert arguments.mask == inputs.mask.data_ptr()
         known = [arguments.ids, arguments.inverse_row_tokens, arguments.row_tokens]
-        assert known == [tokens.ids[part:].data_ptr() for part in (0, 3, 6)]
+        assert known == [inputs.ids[part:].data_ptr() for part in (0, 3, 6)]
         assert arguments.accumulator == sums.data_ptr()
-        assert arguments.totals == host.totals.data_ptr()
-        assert arguments.host_num_tokens == host.num_tokens.data_ptr()
+        assert arguments.totals == totals.data_ptr()
+        assert arguments.host_num_tokens == num_tokens.data_ptr()
         assert arguments.multipliers is None and arguments.workspace is None
         assert (arguments.rows, arguments.tokens, arguments.domains) == (3, 3 * 64, 4)
         assert (config.grid_x, config.block_x, config.stream) == (1, THREADS, FakeCuda.stream)
@@ -128,23 +127,26 @@ def test_a_launch_has_the_addresses_of_its_own_tensors(fakes: Fakes) -> None:
 def test_another_layout_is_checked_and_planned_again(fakes: Fakes) -> None:
     backend, fake, _ = fakes
     case = make_case()
-    sums, tokens = case.accumulator(), case.tokens()
-    backend.domain_reduce(sums, tokens)
+    inputs = case.inputs(accumulator=case.accumulator())
+    backend.domain_reduce(inputs)
     for changed, message in (
-        (tokens._replace(ids=tokens.ids.long()), "ids must be int32"),
-        (tokens._replace(mask=case.mask[:, :-1]), "mask must be"),
-        (tokens._replace(ids=tokens.ids[:-1]), "ids must be int32"),
-        (tokens._replace(ids=case.ids), "an accumulator needs"),
+        (inputs._replace(ids=inputs.ids.long()), "ids must be int32"),
+        (inputs._replace(mask=case.mask[:, :-1]), "mask must be"),
+        (inputs._replace(ids=inputs.ids[:-1]), "ids must be int32"),
+        (inputs._replace(ids=case.ids), "an accumulator needs"),
+        (inputs._replace(accumulator=None), "domain_reduce needs an accumulator"),
+        (inputs._replace(accumulator=case.accumulator().int()), "must be contiguous int64"),
     ):
         with pytest.raises(ValueError, match=message):
-            backend.domain_reduce(sums, changed)
-    with pytest.raises(ValueError, match="accumulator must be contiguous int64"):
-        backend.domain_reduce(sums.int(), tokens)
+            backend.domain_reduce(changed)
     assert len(fake.launches) == 1
     unaligned = torch.cat([case.mask.flatten()[:1], case.mask.flatten()])[1:].view(case.mask.shape)
-    for plain in (tokens._replace(mask=unaligned), tokens._replace(losses=case.losses.double())):
-        backend.domain_reduce(sums, plain)
-    backend.domain_reduce(torch.zeros(9, 5, dtype=torch.int64), tokens)
+    for change in (
+        {"mask": unaligned},
+        {"losses": case.losses.double()},
+        {"accumulator": torch.zeros(9, 5, dtype=torch.int64)},
+    ):
+        backend.domain_reduce(inputs._replace(**change))
     assert [arguments.domains for _, arguments in fake.launches] == [4, 4, 4, 8]
     read, copied = fake.launches[1][1], fake.launches[2][1]
     assert read.mask == unaligned.data_ptr() and copied.losses != case.losses.data_ptr()
@@ -157,7 +159,7 @@ def test_layouts_are_forgotten_before_they_pile_up(
     monkeypatch.setattr(cuda, "MOST_PLANS", 4)
     for columns in range(1, 20):
         case = make_case(columns=columns)
-        backend.domain_reduce(case.accumulator(), case.tokens())
+        backend.domain_reduce(case.inputs(accumulator=case.accumulator()))
         assert len(driver.device(0).plans) <= 4
     assert len(fake.launches) == 19
 
@@ -175,8 +177,8 @@ def test_a_launch_is_on_the_current_stream_and_on_the_tensors_device(fakes: Fake
     for stream, current in ((5, 0), (9, 0), (9, 3)):
         fake_cuda.stream, fake_cuda.current = stream, current
         driver.device(0).plans.clear()
-        backend.domain_reduce(sums, case.tokens())
-        backend.domain_reduce(sums, case.tokens())
+        backend.domain_reduce(case.inputs(accumulator=sums))
+        backend.domain_reduce(case.inputs(accumulator=sums))
         assert fake_cuda.current == current
     assert devices == [0] * 6
     assert [config.stream for config, _ in fake.launches] == [5, 5, 9, 9, 9, 9]
@@ -186,7 +188,7 @@ def test_a_launch_that_fails_says_so(fakes: Fakes) -> None:
     backend, case = fakes[0], make_case()
     driver.device(0)._launch_kernel = lambda *call: int(Status.CUDA_ERROR_INVALID_CONTEXT)
     with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_CONTEXT on cuda:0"):
-        backend.domain_reduce(case.accumulator(), case.tokens())
+        backend.domain_reduce(case.inputs(accumulator=case.accumulator()))
 
 
 def test_the_launch_is_configured_by_the_bytes_of_nvidias_header() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
-from domain_pretrain.kernels.domain_reduce import Tokens, select
+from domain_pretrain.kernels.domain_reduce import Inputs, select
 from domain_pretrain.kernels.exactness import device_check
 from domain_pretrain.kernels.exactness.transport import limb_bits, pack_limbs, unpack_limbs
 
@@ -96,7 +96,7 @@ def _rank(rank: int, store: str, results) -> None:  # type: ignore[no-untyped-de
         dist.all_reduce = all_reduce
         ledger = Ledger(case.domains, _groups(device_check.all_reduces_int64(CPU)), CPU)
         tokens = (case.losses[mine], case.mask[mine], case.ids[mine], case.inverse[mine])
-        select("reference").domain_reduce(ledger.sums[0], Tokens(*tokens))
+        select("reference").domain_reduce(Inputs(*tokens, accumulator=ledger.sums[0]))
         ledger.reduce()
         found.append((ledger._groups.adds_int64, ledger.sums[0].tolist()))
     results.put(found)

@@ -6,13 +6,7 @@ import torch
 
 from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.microbatch import Microbatch, Weights
-from domain_pretrain.kernels.domain_reduce import (
-    Backend,
-    DomainLoss,
-    HostResult,
-    Tokens,
-    count_samples,
-)
+from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss, Inputs, count_samples
 
 
 def count(
@@ -29,17 +23,13 @@ def count(
         microbatch: of this rank.
         host: ``(loss_sum, num_tokens)`` of the host's loss function; None if it failed.
     """
-    result = None
+    loss = num_tokens = totals = None
     if host is not None:
-        loss, num_tokens = host
-        result = HostResult(
-            ledger.host,
-            loss.detach().float().reshape(()),
-            num_tokens.to(torch.int32).reshape(()),
-        )
-    backend.domain_reduce(
-        ledger.layers[0], microbatch.tokens(count=microbatch.groups.cp_rank == 0), result
-    )
+        loss = host[0].detach().float().reshape(())
+        num_tokens = host[1].to(torch.int32).reshape(())
+        totals = ledger.host
+    sums = ledger.layers[0]
+    backend.domain_reduce(microbatch.inputs(None, loss, num_tokens, sums, totals, count=True))
     _count_apart(ledger, microbatch)
 
 
@@ -50,12 +40,9 @@ def own_loss(
 
     It stands in for the host's loss function: its report is unweighted, as the host's would be.
     """
-    found = backend.domain_loss(
-        ledger.layers[0],
-        microbatch.tokens(count=microbatch.groups.cp_rank == 0),
-        weights.multipliers if weights is not None and weights.ids is None else None,
-        totals=ledger.host,
-    )
+    multipliers = weights.multipliers if weights is not None and weights.ids is None else None
+    inputs = microbatch.inputs(multipliers, None, None, ledger.layers[0], ledger.host, count=True)
+    found = backend.domain_loss(inputs)
     _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
         return found
@@ -78,12 +65,12 @@ def weighted_loss(
         host_loss: scalar, ``Σ mask·loss`` as the host summed it.
     """
     ids = microbatch.ids() if weights.ids is None else microbatch.spread(weights.ids)
-    return backend.domain_loss(
-        None,
-        Tokens(microbatch.losses, microbatch.mask, ids),
-        weights.multipliers,
+    inputs = Inputs(
+        *(microbatch.losses, microbatch.mask, ids),
+        multipliers=weights.multipliers,
         host_loss=host_loss.detach().float().reshape(()),
-    ).loss
+    )
+    return backend.domain_loss(inputs).loss
 
 
 def count_weighted(
@@ -91,7 +78,7 @@ def count_weighted(
 ) -> None:
     """Add to the ledger's second layer, where every microbatch has its own multipliers."""
     mask = microbatch.mask.float() * microbatch.per_token(weights.of_samples(microbatch.rows))
-    backend.domain_reduce(ledger.layers[1], microbatch.tokens()._replace(mask=mask))
+    backend.domain_reduce(microbatch.inputs()._replace(mask=mask, accumulator=ledger.layers[1]))
 
 
 def _count_apart(ledger: Ledger, microbatch: Microbatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.tap import Rows
-from domain_pretrain.kernels.domain_reduce import Tokens
+from domain_pretrain.kernels.domain_reduce import Inputs
 from domain_pretrain.zigzag import zigzag_order
 
 
@@ -90,18 +90,22 @@ class Microbatch:
             return zigzag_order(whole.flatten(), groups.cp_size)[groups.cp_rank][None]
         return zigzag_order(whole.t(), groups.cp_size)[groups.cp_rank].t()
 
-    def tokens(self, *, count: bool = False) -> Tokens:
+    def inputs(self, *given: torch.Tensor | None, count: bool = False) -> Inputs:
         """The tokens beside their domains, as the kernels take them.
 
         Args:
-            count: count the samples, too, where each has a row and a domain of its own.
+            given: the fields of :class:`.Inputs` from ``multipliers`` on; by position, as names
+                would take as long as a launch.
+            count: count the samples, too, where each has a row and a domain of its own; on the
+                first context parallel rank, as all hold the same ones.
         """
         rows, losses = self.rows, self.losses
         if rows.by_token is None and not self.flattened:  # almost always, and it waits for us
-            known = rows.packed if count else rows.packed[: 2 * len(rows)]
-            return Tokens(losses, self.mask, known)
+            counts = count and self.groups.cp_rank == 0
+            known = rows.packed if counts else rows.packed[: 2 * len(rows)]
+            return Inputs(losses, self.mask, known, None, *given)
         inverse = self.per_token(rows.inverse).expand(losses.shape)
-        return Tokens(losses, self.mask, self.ids(), inverse)
+        return Inputs(losses, self.mask, self.ids(), inverse, *given)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class WithinMicrobatch(_Within):
 
     def weights(self, microbatch: Microbatch) -> Weights:
         self._local.zero_()
-        self._backend.domain_reduce(self._local, microbatch.tokens())
+        self._backend.domain_reduce(microbatch.inputs()._replace(accumulator=self._local))
         columns = self._local[:-1, [Column.LOSS, Column.TOKENS]]
         # A loss that is not finite adds nothing to its sum: such a domain is left out instead.
         bad = self._local[:-1, Column.NONFINITE, None]

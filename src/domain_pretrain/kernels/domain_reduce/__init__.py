@@ -11,7 +11,7 @@ Imported by ``flow`` and ``hosts``; imports only ``errors`` and ``stats``.
 """
 
 from domain_pretrain.kernels.domain_reduce.backend import Backend, Name, select
-from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, HostResult, Tokens
+from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, Inputs
 from domain_pretrain.kernels.domain_reduce.reference import count_samples
 
-__all__ = ["Backend", "DomainLoss", "HostResult", "Name", "Tokens", "count_samples", "select"]
+__all__ = ["Backend", "DomainLoss", "Inputs", "Name", "count_samples", "select"]

@@ -13,26 +13,16 @@ from torch.compiler import is_compiling
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
-from domain_pretrain.kernels.domain_reduce.contract import (
-    DomainLoss,
-    HostResult,
-    Inputs,
-    Kernels,
-    Tokens,
-)
+from domain_pretrain.kernels.domain_reduce.contract import DomainLoss, Inputs, Kernels
 
 logger = logging.getLogger(__name__)
 
 Name = Literal["auto", "reference", "cuda"]
-NO_HOST = (None, None, None)
 
 
 @dataclass(frozen=True)
 class Backend:
     """The operations of one backend. None of them synchronises with the host.
-
-    ``accumulator``: contiguous int64 ``[D + 1, len(Column)]``, on the device of the tokens, added
-    to in place; row D takes the tokens whose id is outside [0, D).
 
     Attributes:
         name: ``reference`` or ``cuda``.
@@ -46,51 +36,28 @@ class Backend:
         """Whether ``domain_loss`` is cheaper than the operations of a host's loss function."""
         return self.name == "cuda"
 
-    def domain_reduce(
-        self, accumulator: torch.Tensor, tokens: Tokens, host: HostResult | None = None
-    ) -> None:
-        """Add the sums of one microbatch to ``accumulator``. CUDA: one launch.
+    def domain_reduce(self, inputs: Inputs) -> None:
+        """Add the sums of one microbatch to ``accumulator``, and what the host found to ``totals``.
 
-        Args:
-            accumulator: see the class.
-            tokens: of the microbatch, with ``inverse_row_tokens``.
-            host: is added to its totals, in the same launch.
+        CUDA: one launch. ``host_loss``, ``host_num_tokens`` and ``totals`` come together or not at
+        all; multipliers do not count.
         """
-        totals, loss, num_tokens = NO_HOST if host is None else host
-        self._kernels.reduce(Inputs(*tokens, None, loss, num_tokens, accumulator, totals))
+        self._kernels.reduce(inputs)
 
-    def domain_loss(
-        self,
-        accumulator: torch.Tensor | None,
-        tokens: Tokens,
-        multipliers: torch.Tensor | None = None,
-        *,
-        totals: torch.Tensor | None = None,
-        host_loss: torch.Tensor | None = None,
-    ) -> DomainLoss:
-        """``domain_reduce`` and the loss at once. CUDA: one launch, and one in backward.
+    def domain_loss(self, inputs: Inputs) -> DomainLoss:
+        """The loss; its sums and itself, unweighted, are added to ``accumulator`` and ``totals``,
+        if given. CUDA: one launch, and one in backward.
 
         The loss is Σ multiplier[domain]·mask·loss, summed in fixed point; NaN where a token was
         flagged. Its gradient is ``multiplier[domain]·(grad·mask)``: where all multipliers are 1 it
         has the bits of that of ``torch.sum(losses.float() * mask)``. It replaces the sums and casts
         of the host's loss function.
 
-        Args:
-            accumulator: see the class; None for the loss alone.
-            tokens: of the microbatch. For the loss alone, losses, mask and the domains are enough.
-            multipliers: fp32 ``[D]``, finite; an invalid id weighs 0. Without, every token weighs
-                1, those with an invalid id too.
-            totals: as in :class:`HostResult`; takes the unweighted loss and the tokens found here.
-            host_loss: fp32 scalar, the host's own Σ mask·loss. Then the loss is
-                ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's bits where all are 1.
+        With ``host_loss``, the loss is ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's
+        bits where all multipliers are 1.
         """
-        losses = tokens.losses
-        if losses.dtype != torch.float32:
-            losses = losses.float()  # the gradient of a cast is torch's
-            tokens = tokens._replace(losses=losses)
-        inputs = Inputs(*tokens, multipliers, host_loss, None, accumulator, totals)
         ungraded: list[torch.Tensor] = []
-        loss = WithGradient.apply(losses, self._kernels, inputs, ungraded)
+        loss = WithGradient.apply(inputs.losses, self._kernels, inputs, ungraded)
         return DomainLoss(loss, *ungraded)
 
 
@@ -119,23 +86,20 @@ class WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``w[domain]·(grad·mask)``."""
-        # The check costs as much as the launch, and nothing else differentiates twice.
-        return (_once if torch.is_grad_enabled() else _backward)(ctx, grad)
+        if torch.is_grad_enabled():  # to differentiate twice; else the check costs a launch
+            return _once(ctx, grad)
+        # As of saved tensors, but these take more than twice the launch. The rest of what the
+        # gradient reads is ours.
+        kernels, kept, mask, version = ctx.kept
+        if version is not None and mask._version != version:
+            raise RuntimeError(
+                "the mask was modified by an inplace operation after the loss was made of it, and "
+                "the gradient needs it as it was: give the loss a clone"
+            )
+        return kernels.gradient(grad, kept), None, None, None
 
 
-def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    # As of saved tensors, but these take more than twice the launch. The rest of what the gradient
-    # reads is ours.
-    kernels, kept, mask, version = ctx.kept
-    if version is not None and mask._version != version:
-        raise RuntimeError(
-            "the mask was modified by an inplace operation after the loss was made of it, and the "
-            "gradient needs it as it was: give the loss a clone"
-        )
-    return kernels.gradient(grad, kept), None, None, None
-
-
-_once = once_differentiable(_backward)
+_once = once_differentiable(WithGradient.backward)
 
 
 @cache

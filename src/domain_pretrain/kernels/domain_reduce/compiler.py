@@ -25,21 +25,21 @@ def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
     Raises:
         UnsupportedError: NVRTC is missing, or refuses the source.
     """
-    nvrtc = _nvrtc()
+    library = nvrtc()
     options = [option.encode() for option in _options(variant, architecture)]
-    program = _checked(nvrtc.nvrtcCreateProgram(_source(), SOURCE.encode(), 0, [], []))
+    program = _checked(library.nvrtcCreateProgram(_source(), SOURCE.encode(), 0, [], []))
     try:
-        status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-        _checked(nvrtc.nvrtcGetProgramLog(program, log))
+        status, *_ = library.nvrtcCompileProgram(program, len(options), options)
+        log = bytearray(_checked(library.nvrtcGetProgramLogSize(program)))
+        _checked(library.nvrtcGetProgramLog(program, log))
         text = bytes(log).rstrip(b"\0").decode(errors="replace")
         if int(status) != 0:
             raise UnsupportedError(f"NVRTC cannot compile {SOURCE} for {architecture}:\n{text}")
-        code = bytearray(_checked(nvrtc.nvrtcGetCUBINSize(program)))
-        _checked(nvrtc.nvrtcGetCUBIN(program, code))
+        code = bytearray(_checked(library.nvrtcGetCUBINSize(program)))
+        _checked(library.nvrtcGetCUBIN(program, code))
         return bytes(code), text
     finally:
-        nvrtc.nvrtcDestroyProgram(program)
+        library.nvrtcDestroyProgram(program)
 
 
 def architecture_for(capability: tuple[int, int]) -> str:
@@ -48,7 +48,7 @@ def architecture_for(capability: tuple[int, int]) -> str:
     A cubin runs on devices of its own major version and of its minor version or a later one, but
     one for an integrated GPU runs on that alone.
     """
-    supported = _checked(_nvrtc().nvrtcGetSupportedArchs())
+    supported = _checked(nvrtc().nvrtcGetSupportedArchs())
     major, minor = capability
     fitting = [
         a
@@ -61,12 +61,6 @@ def architecture_for(capability: tuple[int, int]) -> str:
             f"is needed, and this NVRTC knows {supported}; a newer nvidia-cuda-nvrtc may help"
         )
     return f"sm_{max(fitting)}"
-
-
-def version() -> str:
-    """NVRTC's version."""
-    major, minor = _checked(_nvrtc().nvrtcVersion())
-    return f"{major}.{minor}"
 
 
 def _options(variant: Variant, architecture: str) -> list[str]:
@@ -85,17 +79,22 @@ def _source() -> bytes:
     return (Path(__file__).parent / SOURCE).read_bytes()
 
 
-def _nvrtc():  # type: ignore[no-untyped-def]  # a module
-    try:
-        from cuda.bindings import nvrtc
+def nvrtc():  # type: ignore[no-untyped-def]  # a module
+    """The bindings of NVRTC, once they work.
 
-        nvrtc.nvrtcVersion()  # loads the library
+    Raises:
+        UnsupportedError: it is missing.
+    """
+    try:
+        from cuda.bindings import nvrtc as bindings
+
+        bindings.nvrtcVersion()  # loads the library
     except (ImportError, RuntimeError) as error:
         raise UnsupportedError(
             f"NVRTC is not available ({error}): install torch's CUDA build, or "
             "cuda-bindings and nvidia-cuda-nvrtc of torch's CUDA version"
         ) from error
-    return nvrtc
+    return bindings
 
 
 def _checked(result):  # type: ignore[no-untyped-def]

@@ -23,8 +23,10 @@ SAMPLE_SCALE = SCALE[Column.SAMPLE_LOSS] / FIXED
 """From the grid of the losses to that of the samples' means."""
 
 
-class Tokens(NamedTuple):
-    """The tokens of one microbatch; with all else that a call takes, on one device.
+class Inputs(NamedTuple):
+    """One microbatch, as every operation takes it, on one device; in the order of the kernels.
+
+    The first three are always needed; :class:`.Backend` says what else an operation takes.
 
     Attributes:
         losses: ``[b, s]``, nats, fp32 as Megatron's cross entropy returns them; others are cast.
@@ -39,28 +41,37 @@ class Tokens(NamedTuple):
         inverse_row_tokens: ``[b, s]``, with such ids, finite: 1 / (loss tokens of the whole sample,
             before context parallelism cut it), for the sample average. Not needed for the loss
             alone. The samples are counted by ``count_samples``.
+        multipliers: fp32 ``[D]``, finite; an invalid id weighs 0. Without, every token weighs 1,
+            those with an invalid id too.
+        host_loss: fp32 scalar, Σ mask·loss as the host's own loss function found it.
+        host_num_tokens: int32 scalar, the host's, too.
+        accumulator: contiguous int64 ``[D + 1, len(Column)]``, added to in place; row D takes the
+            tokens whose id is outside [0, D).
+        totals: contiguous int64 ``[4]``, added to in place: the microbatch's loss sum in units of
+            1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1.
+            The fourth takes 1 from ``domain_loss`` alone, where it drops a part of a token.
     """
 
     losses: torch.Tensor
     mask: torch.Tensor
     ids: torch.Tensor
     inverse_row_tokens: torch.Tensor | None = None
+    multipliers: torch.Tensor | None = None
+    host_loss: torch.Tensor | None = None
+    host_num_tokens: torch.Tensor | None = None
+    accumulator: torch.Tensor | None = None
+    totals: torch.Tensor | None = None
 
+    def domains(self) -> int:
+        """D; 0 where nothing depends on it."""
+        if self.accumulator is not None:
+            return self.accumulator.shape[:1].numel() - 1
+        return 0 if self.multipliers is None else self.multipliers.numel()
 
-class HostResult(NamedTuple):
-    """What the host's own loss function found for a microbatch, and the totals that take it.
-
-    Attributes:
-        totals: contiguous int64 ``[4]``, added to in place: the microbatch's loss sum in units of
-            1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1.
-            The fourth takes 1 from ``domain_loss`` alone, where it drops a part of a token.
-        loss: fp32 scalar, Σ mask·loss.
-        num_tokens: int32 scalar.
-    """
-
-    totals: torch.Tensor
-    loss: torch.Tensor
-    num_tokens: torch.Tensor
+    def known_of_rows(self) -> int:
+        """How many numbers ``ids`` hold of each row; 0 where they are those of tokens."""
+        rows = self.losses.shape[0]
+        return 0 if self.ids.dim() != 1 else self.ids.shape[0] // rows if rows else 3
 
 
 class DomainLoss(NamedTuple):
@@ -78,55 +89,19 @@ class DomainLoss(NamedTuple):
     num_tokens: torch.Tensor
 
 
-class Inputs(NamedTuple):
-    """What the kernels take, in their order: the fields of :class:`Tokens`, then what else a call
-    may have. Which fields an operation needs, :class:`.Backend` says.
-
-    Attributes:
-        multipliers: fp32 ``[D]``.
-        host_loss: fp32 scalar.
-        host_num_tokens: int32 scalar.
-        accumulator: contiguous int64 ``[D + 1, len(Column)]``, added to.
-        totals: see :class:`HostResult`; added to.
-    """
-
-    losses: torch.Tensor
-    mask: torch.Tensor
-    ids: torch.Tensor
-    inverse_row_tokens: torch.Tensor | None = None
-    multipliers: torch.Tensor | None = None
-    host_loss: torch.Tensor | None = None
-    host_num_tokens: torch.Tensor | None = None
-    accumulator: torch.Tensor | None = None
-    totals: torch.Tensor | None = None
-
-    def domains(self) -> int:
-        """D; 0 where nothing depends on it."""
-        if self.accumulator is not None:
-            return self.accumulator.shape[0] - 1
-        return 0 if self.multipliers is None else self.multipliers.shape[0]
-
-    def known_of_rows(self) -> int:
-        """How many numbers ``ids`` hold of each row; 0 where they are those of tokens."""
-        rows = self.losses.shape[0]
-        return 0 if self.ids.dim() != 1 else self.ids.shape[0] // rows if rows else 3
-
-
 Scalars = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """The fields of a :class:`DomainLoss`."""
 
 
 class Kernels(Protocol):
-    """What a backend's module brings: the values, without gradients. See :class:`.Backend`."""
+    """What a backend's module brings: the operations of :class:`.Backend`, without the gradient."""
 
     def reduce(self, inputs: Inputs) -> None:
-        """Add the sums of one microbatch to the accumulator, and the host's result to totals."""
+        """The sums alone."""
         ...
 
     def loss(self, inputs: Inputs) -> tuple[Scalars, Any]:
-        """Add to accumulator and totals, if given; the fields of :class:`DomainLoss`, and what the
-        gradient needs of the inputs.
-        """
+        """The loss, and what its gradient needs of the inputs."""
         ...
 
     def gradient(self, grad: torch.Tensor, kept: Any) -> torch.Tensor:
@@ -134,8 +109,13 @@ class Kernels(Protocol):
         ...
 
 
-def check(inputs: Inputs) -> None:
-    """Raise ValueError unless all fields have the shapes and types named, on one device."""
+def check(inputs: Inputs, *, sums_alone: bool) -> None:
+    """Raise ValueError unless all that is needed is there, of its shape and type, on one device.
+
+    Args:
+        inputs: of an operation.
+        sums_alone: which is ``domain_reduce``.
+    """
     ids, shape = inputs.ids, tuple(inputs.losses.shape)
     if len(shape) != 2:
         raise ValueError(f"losses must be [b, s], got {shape}")
@@ -150,6 +130,15 @@ def check(inputs: Inputs) -> None:
         raise ValueError("inverse_row_tokens are those of tokens: give what is of rows in ids")
     if inputs.accumulator is not None and inputs.inverse_row_tokens is None and known < 2:
         raise ValueError("an accumulator needs inverse_row_tokens, too")
+    if sums_alone and inputs.accumulator is None:
+        raise ValueError("domain_reduce needs an accumulator: it takes the sums")
+    host = ("host_loss", "host_num_tokens", "totals")
+    missing = [name for name in host if getattr(inputs, name) is None]
+    if sums_alone and len(missing) in (1, 2):
+        raise ValueError(
+            f"domain_reduce takes {', '.join(host)} together or not at all: "
+            f"{' and '.join(missing)} must be given, too"
+        )
     kinds: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
         "mask": (shape, None),
         "inverse_row_tokens": (shape, None),
@@ -160,23 +149,18 @@ def check(inputs: Inputs) -> None:
         "totals": ((4,), torch.int64),
     }
     for name, (wanted, dtype) in kinds.items():
-        _check_kind(name, getattr(inputs, name), wanted, dtype)
+        tensor = getattr(inputs, name)
+        if tensor is None:
+            continue
+        added_to = dtype == torch.int64
+        fits = tensor.shape == wanted and tensor.dtype == (dtype or tensor.dtype)
+        if not fits or (added_to and not tensor.is_contiguous()):
+            kind = str(dtype or "").removeprefix("torch.")
+            raise ValueError(
+                f"{name} must be {'contiguous ' * added_to}{kind} {list(wanted) or 'scalar'}, "
+                f"got {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"
+            )
     check_device(inputs._asdict())
-
-
-def _check_kind(
-    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype | None
-) -> None:
-    if tensor is None:
-        return
-    added_to = dtype == torch.int64
-    fits = tensor.shape == shape and tensor.dtype == (dtype or tensor.dtype)
-    if not fits or (added_to and not tensor.is_contiguous()):
-        kind = str(dtype or "").removeprefix("torch.")
-        raise ValueError(
-            f"{name} must be {'contiguous ' * added_to}{kind} {list(shape) or 'scalar'}, "
-            f"got {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"
-        )
 
 
 def check_device(tensors: dict[str, torch.Tensor | None]) -> None:

@@ -19,7 +19,6 @@ enum : int {
   SPAN = VEC / IDS,      // tokens of one id
   PEEL = 16,             // domains of one tile that are reduced by shuffles; the rest by atomics
   NONE = 0x7fffffff,
-  TERMS = 4,             // columns that are summed by token
 };
 
 // A thread's values of a tile are plain if their sizes add up to no more than this: then each, and
@@ -102,33 +101,34 @@ struct Token {
 #define STAY(x, y, z) asm volatile("" : "+f"(x), "+f"(y), "+f"(z))
 #endif
 
-// Sums of one domain, in the order of `column`.
+// Sums of one domain, by column; samples are counted by row, and flagged tokens apart until the end.
 struct Sums {
-  i64 term[TERMS];
+  i64 column[COLUMNS];
   u32 flagged;
   __device__ __forceinline__ void take_plain(const Token (&t)[VEC]) {
-    int sum[TERMS - 1] = {};
+    int sum[COLUMNS] = {};
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
-      sum[0] += __float2int_rn(t[i].loss);
-      sum[1] += __float2int_rn(t[i].tokens);
-      sum[2] += __float2int_rn(t[i].sample);
+      sum[COLUMN_LOSS] += __float2int_rn(t[i].loss);
+      sum[COLUMN_TOKENS] += __float2int_rn(t[i].tokens);
+      sum[COLUMN_SAMPLE_LOSS] += __float2int_rn(t[i].sample);
     }
 #pragma unroll
-    for (int k = 0; k < TERMS - 1; k++) term[k] += sum[k];
+    for (int k = 0; k < COLUMNS; k++) column[k] += sum[k];
   }
   __device__ __forceinline__ void take(Token t) {
     STAY(t.loss, t.tokens, t.sample);
     const bool bad = !in_range(t.loss);
-    term[0] += __float2ll_rn(bad ? 0.f : t.loss);
-    term[1] += __float2ll_rn(t.tokens);
-    term[2] += __float2ll_rn(bad ? 0.f : t.sample);
+    column[COLUMN_LOSS] += __float2ll_rn(bad ? 0.f : t.loss);
+    column[COLUMN_TOKENS] += __float2ll_rn(t.tokens);
+    column[COLUMN_SAMPLE_LOSS] += __float2ll_rn(bad ? 0.f : t.sample);
     flagged += bad;
   }
   __device__ __forceinline__ void reduce() {
-#pragma unroll
-    for (int k = 0; k < TERMS - 1; k++) term[k] = warp_sum(term[k]);
-    term[3] = __reduce_add_sync(ALL, flagged);
+    column[COLUMN_LOSS] = warp_sum(column[COLUMN_LOSS]);
+    column[COLUMN_TOKENS] = warp_sum(column[COLUMN_TOKENS]);
+    column[COLUMN_SAMPLE_LOSS] = warp_sum(column[COLUMN_SAMPLE_LOSS]);
+    column[COLUMN_NONFINITE] = __reduce_add_sync(ALL, flagged);
   }
 };
 
@@ -138,8 +138,8 @@ struct Scalars {
   i64 weighted, loss, tokens;
   bool flagged;
   __device__ __forceinline__ void take(const Sums& run) {
-    loss += run.term[0];
-    tokens += run.term[1];
+    loss += run.column[COLUMN_LOSS];
+    tokens += run.column[COLUMN_TOKENS];
   }
   __device__ __forceinline__ void weigh_plain(const Token (&t)[VEC]) {
     int sum = 0;
@@ -154,18 +154,13 @@ struct Scalars {
   }
 };
 
-__device__ __forceinline__ void store(const Arguments& a, int domain, int k, i64 sum) {
-  if (!sum) return;
-  const int column = k == 0   ? COLUMN_LOSS
-                     : k == 1 ? COLUMN_TOKENS
-                     : k == 2 ? COLUMN_SAMPLE_LOSS
-                              : COLUMN_NONFINITE;
-  atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
+__device__ __forceinline__ void store(const Arguments& a, int domain, int column, i64 sum) {
+  if (sum) atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
 }
 
 __device__ __forceinline__ void store(const Arguments& a, int domain, const Sums& sums) {
 #pragma unroll
-  for (int k = 0; k < TERMS; k++) store(a, domain, k, sums.term[k]);
+  for (int k = 0; k < COLUMNS; k++) store(a, domain, k, sums.column[k]);
 }
 
 // The scalars as the host's schedule takes them; one thread of a launch.
@@ -183,10 +178,7 @@ __device__ __forceinline__ void add_host(const Arguments& a) {
 
 __device__ __forceinline__ void count_rows(const Arguments& a) {
   for (u32 row = blockIdx.x * THREADS + threadIdx.x; row < a.rows; row += gridDim.x * THREADS) {
-    if (a.row_tokens[row] > 0.f) {
-      const int domain = row_of(a.ids[row], a.domains);
-      atomicAdd(a.accumulator + (i64)domain * COLUMNS + COLUMN_SAMPLES, 1ull);
-    }
+    store(a, row_of(a.ids[row], a.domains), COLUMN_SAMPLES, a.row_tokens[row] > 0.f);
   }
 }
 
@@ -224,13 +216,6 @@ __device__ __forceinline__ bool is_plain(const Token (&t)[VEC]) {
     if (SCALARS) size += fabsf(t[i].weighted);
   }
   return size <= PLAIN;
-}
-
-__device__ __forceinline__ bool all_of(const int (&domain)[IDS], int wanted) {
-  bool all = true;
-#pragma unroll
-  for (int j = 0; j < IDS; j++) all &= domain[j] == wanted;
-  return all;
 }
 
 // Adds those of a thread's pending tokens that are of one domain.
@@ -278,7 +263,7 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
     const int mine = lowest(domain, pending);
     take(t, domain, mine, pending, one);
     total.take(one);
-    one.term[3] = one.flagged;
+    one.column[COLUMN_NONFINITE] = one.flagged;
     store(a, mine, one);
   }
 }
@@ -322,7 +307,7 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
 // One kernel per cubin: what a run does not use, it does not compile.
 #if SUMS || SCALARS
 KERNEL NAME(const __grid_constant__ Arguments a) {
-  __shared__ i64 runs[WARPS][TERMS], scalars[WARPS][4];
+  __shared__ i64 runs[WARPS][COLUMNS], scalars[WARPS][4];
   __shared__ int domains[WARPS];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.tokens;
 
@@ -342,7 +327,9 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
 
     // Most documents are longer than a tile: then one vote is enough, and nothing leaves the
     // registers.
-    const bool common = used && (!SUMS || all_of(domain, current)) && is_plain(t);
+    bool common = SUMS ? used & is_plain(t) : used && is_plain(t);  // each takes fewer instructions
+#pragma unroll
+    for (int j = 0; SUMS && j < IDS; j++) common &= domain[j] == current;
     if (!__any_sync(ALL, !common)) {
       run.take_plain(t);
       if (SCALARS) total.weigh_plain(t);
@@ -365,7 +352,7 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
     if (lane == 0) {
       domains[warp] = current;
 #pragma unroll
-      for (int k = 0; k < TERMS; k++) runs[warp][k] = run.term[k];
+      for (int k = 0; k < COLUMNS; k++) runs[warp][k] = run.column[k];
     }
   }
   if (SCALARS) {
@@ -377,7 +364,7 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
     }
   }
   __syncthreads();
-  if (SUMS && threadIdx.x < TERMS) {  // one atomic for neighbouring warps of one domain
+  if (SUMS && threadIdx.x < COLUMNS) {  // one atomic for neighbouring warps of one domain
     const int k = threadIdx.x;
     i64 sum = 0;
     for (int w = 0; w < WARPS; w++) {

@@ -62,16 +62,15 @@ class Device:
 
     def workspace(self) -> torch.Tensor:
         """A zeroed workspace for the next launch on the current stream."""
-        if torch.cuda.is_current_stream_capturing():
-            return self._zeros()
+        capturing = torch.cuda.is_current_stream_capturing()
         stream = torch._C._cuda_getCurrentRawStream(self._index)
-        if stream not in self._workspaces:
-            self._workspaces[stream] = self._zeros()
-        return self._workspaces[stream]
-
-    def _zeros(self) -> torch.Tensor:
+        if not capturing and stream in self._workspaces:
+            return self._workspaces[stream]
         device = torch.device("cuda", self._index)
-        return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+        workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+        if not capturing:
+            self._workspaces[stream] = workspace
+        return workspace
 
     def launcher(self, launch: KernelLaunch) -> Callable[[], None]:
         """Enqueues the launch on the current stream, with what its arguments hold at that moment.
@@ -101,20 +100,21 @@ class Device:
         Raises:
             UnsupportedError: it cannot be compiled, or this driver cannot load it.
         """
-        kernel = self._kernels.get(variant)
-        if kernel is None:
-            _refuse_capture()
+        if variant not in self._kernels:
+            if torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "the first use of a domain_reduce kernel loads code, which a CUDA graph cannot "
+                    "capture: run one iteration before the capture"
+                )
             code, _ = compiler.compile_source(variant, self._architecture)
             self.bind_context()
             try:
                 module = self._check(self._driver.cuModuleLoadData(code))
-                kernel = self._check(
-                    self._driver.cuModuleGetFunction(module, variant.kernel.encode())
-                )
+                found = self._driver.cuModuleGetFunction(module, variant.kernel.encode())
+                self._kernels[variant] = self._check(found)
             except RuntimeError as error:
                 raise UnsupportedError(f"cannot load the kernel: {error}") from error
-            self._kernels[variant] = kernel
-        return kernel
+        return self._kernels[variant]
 
     def bind_context(self) -> None:
         """Give this thread torch's context, where it has none."""
@@ -145,14 +145,6 @@ class _Thread(threading.local):
 def device(index: int) -> Device:
     """The device of a CUDA tensor, ``tensor.device.index``."""
     return Device(index)
-
-
-def _refuse_capture() -> None:
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "the first use of a domain_reduce kernel loads code, which a CUDA graph cannot "
-            "capture: run one iteration before the capture"
-        )
 
 
 def _launch_kernel() -> Any:

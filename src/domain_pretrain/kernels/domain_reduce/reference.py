@@ -12,8 +12,6 @@ time need explaining:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn.functional import hardshrink, pad
 
@@ -32,9 +30,12 @@ _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
 @torch.no_grad()
 def reduce(inputs: Inputs) -> None:
     """``Kernels.reduce``."""
-    contract.check(inputs)
-    if inputs.host_loss is not None:
-        _add_host(inputs)
+    contract.check(inputs, sums_alone=True)
+    loss, num_tokens, totals = inputs.host_loss, inputs.host_num_tokens, inputs.totals
+    if loss is not None and num_tokens is not None and totals is not None:
+        units = torch.round(loss * FIXED)
+        excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
+        _add_totals(totals, _within(units, excess).to(torch.int64), num_tokens)
     for block in _blocks(inputs):
         _add_sums(block)
 
@@ -50,8 +51,11 @@ def _add_sums(inputs: Inputs) -> None:
     assert inverse is not None  # checked
     loss, units, excess = _on_grid(losses, mask)
     sample_loss = (loss * (inverse * contract.SAMPLE_SCALE)).round_()
-    # One term per id: rows are summed first where a row has one domain.
-    per_id = _sum_rows if ids.dim() == 1 else _flatten
+    by_row = ids.dim() == 1
+
+    def per_id(terms: torch.Tensor) -> torch.Tensor:
+        return terms.sum(1, dtype=torch.int64) if by_row else terms.reshape(-1).to(torch.int64)
+
     rows = _rows(ids, accumulator.shape[0] - 1)
     columns = {
         _LOSS: per_id(loss.round_()),
@@ -59,7 +63,7 @@ def _add_sums(inputs: Inputs) -> None:
         _SAMPLE_LOSS: per_id(sample_loss),
         _NONFINITE: per_id(excess != 0),
     }
-    if ids.dim() == 1:
+    if by_row:
         counted = torch.zeros_like(rows) if row_tokens is None else (row_tokens > 0).to(rows.dtype)
         columns[_SAMPLES] = counted
         accumulator.index_add_(0, rows, torch.stack([columns[c] for c in range(len(columns))], 1))
@@ -70,13 +74,13 @@ def _add_sums(inputs: Inputs) -> None:
 
 @torch.no_grad()
 def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torch.Tensor) -> None:
-    """Count the samples that carry loss tokens, by domain, where ``Tokens.ids`` do not.
+    """Count the samples that carry loss tokens, by domain, where ``Inputs.ids`` do not.
 
     For rows that were joined and cut, and samples of several domains. Plain torch, on any device.
     Called on one context-parallel rank only: all of them read the same rows.
 
     Args:
-        accumulator: as in :class:`.Backend`; added to.
+        accumulator: as in :class:`.Inputs`; added to.
         ids: integers ``[n]``, the domains.
         row_tokens: ``[n]``, loss tokens of each sample.
     """
@@ -88,7 +92,7 @@ def count_samples(accumulator: torch.Tensor, ids: torch.Tensor, row_tokens: torc
 @torch.no_grad()
 def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     """``Kernels.loss``."""
-    contract.check(inputs)
+    contract.check(inputs, sums_alone=False)
     host_loss = inputs.host_loss
     if inputs.accumulator is not None:
         for block in _blocks(inputs):
@@ -134,15 +138,16 @@ def _blocks(inputs: Inputs) -> list[Inputs]:
         return [inputs]
     width = max(1, BLOCK // rows)
 
-    def cut(field: Any, start: int) -> Any:
-        is_per_token = field is not None and field.dim() == 2
-        return field[:, start : start + width] if is_per_token else field
-
     def block(start: int) -> Inputs:
-        losses, mask, ids, inverse = (cut(field, start) for field in inputs[:4])
-        if start and ids.dim() == 1:
+        losses, mask, ids, inverse, *others = inputs
+        span = slice(start, start + width)
+        if ids.dim() == 2:
+            ids = ids[:, span]
+        elif start:
             ids = ids[: 2 * rows]  # samples are counted once
-        return Inputs(losses, mask, ids, inverse, *inputs[4:])
+        if inverse is not None:
+            inverse = inverse[:, span]
+        return Inputs(losses[:, span], mask[:, span], ids, inverse, *others)
 
     return [block(start) for start in range(0, columns, width)]
 
@@ -154,14 +159,6 @@ def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     masked = grad * mask.float()
     ids = ids[: len(mask)]  # of packed ones, the domains
     return masked if multipliers is None else _weights(ids, multipliers) * masked
-
-
-def _add_host(inputs: Inputs) -> None:
-    loss, num_tokens, totals = inputs.host_loss, inputs.host_num_tokens, inputs.totals
-    assert loss is not None and num_tokens is not None and totals is not None  # they come together
-    units = torch.round(loss * FIXED)
-    excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
-    _add_totals(totals, _within(units, excess).to(torch.int64), num_tokens)
 
 
 def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
@@ -198,11 +195,3 @@ def _rows(ids: torch.Tensor, domains: int) -> torch.Tensor:
 
 def _total(terms: torch.Tensor) -> torch.Tensor:
     return terms.round().sum(dtype=torch.int64)
-
-
-def _sum_rows(terms: torch.Tensor) -> torch.Tensor:
-    return terms.sum(1, dtype=torch.int64)
-
-
-def _flatten(terms: torch.Tensor) -> torch.Tensor:
-    return terms.reshape(-1).to(torch.int64)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.digest import Digest, moments
-from domain_pretrain.kernels.domain_reduce import Backend, Tokens, count_samples, reference
+from domain_pretrain.kernels.domain_reduce import Backend, Inputs, count_samples, reference
 from domain_pretrain.kernels.exactness.transport import limb_bits, pack_limbs, unpack_limbs
 from domain_pretrain.stats import Column
 
@@ -108,11 +108,9 @@ def _sums(device: torch.device) -> torch.Tensor:
     accumulator = torch.full((4, len(Column)), 2**40 + 1, dtype=torch.int64, device=device)
     backend, row_tokens = Backend("reference", reference), mask.sum(dim=1)
     inverse = 1.0 / row_tokens
-    for tokens in (
-        Tokens(losses, mask, ids, inverse[:, None].expand(ids.shape)),
-        Tokens(losses, mask, torch.cat([ids[:, 1], inverse.view(torch.int32)])),
-    ):
-        backend.domain_reduce(accumulator, tokens)
+    of_rows = torch.cat([ids[:, 1], inverse.view(torch.int32)])
+    for known, of_tokens in ((ids, inverse[:, None].expand(ids.shape)), (of_rows, None)):
+        backend.domain_reduce(Inputs(losses, mask, known, of_tokens, accumulator=accumulator))
     count_samples(accumulator, ids[:, 0].contiguous(), row_tokens)
     bits = limb_bits(512)
     words = moments(Digest("check", device).of(losses[0]))
