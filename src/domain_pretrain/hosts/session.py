@@ -292,11 +292,13 @@ class Session:
                 continue
             terms = rule.strategy.terms
             followed = terms.bases({}, self.catalog.names)
-            validated = dict.fromkeys(self.catalog.names[d] for d in self.validation_domains())
-            steps = (facts.samples or math.inf) / (facts.largest_batch or 1)
             tokens = samples * len(followed) * getattr(facts.flags, "seq_length", 1)
-            doubts = check_followed(facts.flags, followed, validated, steps, where)
-            for doubt in (*doubts, *terms.doubts(tokens)):
+            doubts = list(terms.doubts(tokens))
+            if followed:
+                validated = dict.fromkeys(self.catalog.names[d] for d in self.validation_domains())
+                steps = (facts.samples or math.inf) / (facts.largest_batch or 1)
+                doubts += check_followed(facts.flags, followed, validated, steps, where)
+            for doubt in doubts:
                 notice(f"WARNING: {doubt}")
 
     def _offers(self) -> frozenset[str]:
