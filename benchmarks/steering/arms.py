@@ -18,7 +18,7 @@ DATA = {
 }
 
 # The static front: general's share of the blend, the targets having the rest in halves.
-FRONT = (0.05, 0.15, 0.3, 0.4, 0.5, 0.7)
+FRONT = (0.05, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7)
 # Of every arm whose blend is not what is asked about.
 MIDDLE = 0.3
 # The plugin's defaults but for two times, which are cut to a run of 256 steps.
@@ -138,12 +138,13 @@ ARMS = {**STATIC, **HOLD, **MAIN, **OTHERS}
 FEW = ("hold-1", "linupper-1", "excess")
 SCALED = ("hold-1", "hold-2")
 
-# Of hold, on the tuning seed: how far general may rise while the rate is high.
+# Of hold, on the tuning seed: how far general may rise while the rate is high, and how hard an
+# error is acted on.
 VARIANTS: tuple[Mapping[str, Any], ...] = (
-    {"anneal": 0.0},
-    {"anneal": 0.05},
-    {"anneal": 0.1},
-    {"anneal": 0.2},
+    {"anneal": 0.0, "scale": 0.05},
+    {"anneal": 0.05, "scale": 0.05},
+    {"anneal": 0.1, "scale": 0.05},
+    {"anneal": 0.2, "scale": 0.05},
     {"anneal": 0.1, "scale": 0.02},
     {"anneal": 0.1, "scale": 0.01},
 )

@@ -198,13 +198,13 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert "beats every static blend (−0.01" in line
     assert "for ε 0.1, the worst run +0.000 from it" in line
     assert not any("static 0" in line for line in short)
-    assert "{'anneal': 0.0}" in page
+    assert "{'anneal': 0.0, 'scale': 0.05}" in page
     assert (tmp_path / "cpu.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("most", "drawn"), [(20, False), (39, False), (45, True)])
+@pytest.mark.parametrize(("most", "drawn"), [(20, False), (43, False), (49, True)])
 def test_few_confirmation_runs_give_no_verdict(most: int, drawn: bool, tmp_path: Path) -> None:
-    """39: a part of the first seed's front; 45: one seed, whole."""
+    """43: a part of the first seed's front; 49: one seed, whole."""
     report.write(conducted(most), tmp_path / "cpu.json")
     page = (tmp_path / "cpu.md").read_text()
     assert "beats" not in page

@@ -25,7 +25,7 @@ from plan import Plan  # noqa: E402
 from training import Run  # noqa: E402
 
 RATES = ("0.0005", "0.001", "0.002")
-SHARES = ("0.05", "0.15", "0.3", "0.4", "0.5", "0.7")
+SHARES = ("0.05", "0.15", "0.3", "0.4", "0.5", "0.6", "0.7")
 TUNING, CONFIRMATION = ("1001",), ("6", "7", "8", "9", "10")
 FEWER = CONFIRMATION[:3]  # of other data
 T = {2: 12.7062, 3: 4.30265, 4: 3.18245, 5: 2.77645}  # 97.5 % point by number of seeds, from tables

@@ -25,7 +25,8 @@ def seen(course: Course, **changes: Any) -> Observation:
 
 
 def held(**options: Any) -> Any:
-    return build("hold", {"domains": "general", "epsilon": 0.1, **options}, NAMES)
+    given = {"domains": "general", "epsilon": 0.1, "scale": 0.05, **options}
+    return build("hold", given, NAMES)
 
 
 def valid(general: float, **course: Any) -> Course:

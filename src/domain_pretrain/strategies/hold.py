@@ -67,7 +67,7 @@ class HoldOptions(StrategyOptions):
     domains: Names
     epsilon: Rise
     anneal: NonNegative = 0.0
-    scale: Positive = 0.05
+    scale: Positive = 0.02
     proportional: NonNegative = 1.0
     integral: NonNegative = 0.15
     low: Part = 0.02
