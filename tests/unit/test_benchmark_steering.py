@@ -213,6 +213,14 @@ def test_few_confirmation_runs_give_no_verdict(most: int, drawn: bool, tmp_path:
     assert (tmp_path / "cpu.png").exists() == drawn
 
 
+def test_the_docs_say_what_the_results_say() -> None:
+    page = (FOLDER / "steering/results/cpu.md").read_text("utf-8")
+    docs = (FOLDER.parent / "docs/reweighting.md").read_text("utf-8")
+    quoted = [line for line in docs.splitlines() if line.startswith("* **hold by")]
+    assert len(quoted) == 2
+    assert all(f"\n{line}\n" in page for line in quoted)
+
+
 def test_hold_sees_all_that_is_held_out_where_it_is_judged() -> None:
     """96 samples tell a rise of 0.07 to ± 0.008, which is most of the tolerance."""
     runs = [run for runs in Plan(conducted()).stages().values() for run in runs]
