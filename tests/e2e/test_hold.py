@@ -201,3 +201,22 @@ def test_epochs_bound_the_share_and_the_run_reads_no_more(blend: list[str], tmp_
     assert read <= 100
     told = [one for one in read_findings(tmp_path) if one.rule == "hold"]
     assert [one.severity for one in told if "allows the others no more" in one.message] == ["info"]
+
+
+def test_training_losses_are_followed_without_a_validation_set(
+    blend: list[str], tmp_path: Path
+) -> None:
+    """The base is said to be at 0.1, which no share brings general back to: that is told after the
+    third look at the bound, every second step from the peak of the rate on."""
+    rule = {**HOLD, "block": 16, "training_base": {"general": 0.1}, "interval": 2}
+    (tmp_path / "config.yaml").write_text(json.dumps({"mix": {"dynamic": rule}}))
+    plugin = ["--domain-config", tmp_path / "config.yaml", "--calculate-per-token-loss"]
+    run = train(tmp_path, *blend, *plugin, "--lr-warmup-iters", "2", iterations=10)
+    assert "on the very text that is trained on" in " ".join(run.output.split())
+    (told,) = [one for one in read_findings(tmp_path) if one.rule == "hold"]
+    assert (told.severity, told.iteration) == ("warning", 8)
+    assert "general's training loss is base + " in told.message
+    assert "a share of 0.80 does not bring it back" in told.message
+    first, *_, last = decided(run, "sampling")
+    general = next(name for name in first if name.endswith("general"))
+    assert last[general] > first[general]
