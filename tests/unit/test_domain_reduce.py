@@ -19,7 +19,6 @@ from domain_pretrain.kernels.domain_reduce import (
     count_samples,
     cuda,
     driver,
-    reference,
     select,
 )
 from domain_pretrain.kernels.domain_reduce.kernel_launch import divisor
@@ -509,8 +508,7 @@ def test_what_the_sums_alone_need_must_be_there(backend: Backend) -> None:
     for some in range(1, 7):
         host = {name: t for bit, (name, t) in enumerate(HOST.items()) if some >> bit & 1}
         inputs = case.inputs(accumulator=case.accumulator(), **host)
-        missing = " and ".join(name for name in HOST if name not in host)
-        with pytest.raises(ValueError, match=f"not at all: {missing} must be given"):
+        with pytest.raises(ValueError, match=f"takes {', '.join(HOST)}, or none of them"):
             backend.domain_reduce(inputs)
         assert backend.domain_loss(inputs).loss.isfinite()
 
@@ -540,15 +538,3 @@ def test_samples_on_another_device_are_refused() -> None:
         with pytest.raises(ValueError, match=r"is on .* all must be on one device"):
             count_samples(sums, ids, tokens)
     assert not sums.any(), "nothing is added before the refusal"
-
-
-def test_the_references_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "BLOCK", 100)
-    backend = select("reference")
-    for per_token in (False, True):
-        case = make_case(11, 3, 131, 4, per_token=per_token, special=True)
-        assert torch.equal(reduce(backend, case), oracle(case))
-        clean = make_case(11, 3, 131, 4, per_token=per_token)
-        for inputs in (clean.inputs(), Inputs(clean.losses, clean.mask, clean.ids)):
-            loss = backend.domain_loss(inputs._replace(multipliers=clean.multipliers)).loss
-            assert loss.item() == oracle_loss(clean)[0]

@@ -116,50 +116,42 @@ def check(inputs: Inputs, *, sums_alone: bool) -> None:
         inputs: of an operation.
         sums_alone: which is ``domain_reduce``.
     """
-    ids, shape = inputs.ids, tuple(inputs.losses.shape)
+    shape = tuple(inputs.losses.shape)
     if len(shape) != 2:
         raise ValueError(f"losses must be [b, s], got {shape}")
-    known = inputs.known_of_rows()
-    of_rows = known in (1, 2, 3) and len(ids) == known * shape[0]
-    if ids.dtype != torch.int32 or not (of_rows or ids.shape == shape):
-        raise ValueError(
-            f"ids must be int32 [b, s], or one to three times [b], of {shape}, "
-            f"got {ids.dtype} {tuple(ids.shape)}"
-        )
-    if of_rows and inputs.inverse_row_tokens is not None:
-        raise ValueError("inverse_row_tokens are those of tokens: give what is of rows in ids")
-    if inputs.accumulator is not None and inputs.inverse_row_tokens is None and known < 2:
-        raise ValueError("an accumulator needs inverse_row_tokens, too")
-    if sums_alone and inputs.accumulator is None:
-        raise ValueError("domain_reduce needs an accumulator: it takes the sums")
-    host = ("host_loss", "host_num_tokens", "totals")
-    missing = [name for name in host if getattr(inputs, name) is None]
-    if sums_alone and len(missing) in (1, 2):
-        raise ValueError(
-            f"domain_reduce takes {', '.join(host)} together or not at all: "
-            f"{' and '.join(missing)} must be given, too"
-        )
-    kinds: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
-        "mask": (shape, None),
-        "inverse_row_tokens": (shape, None),
-        "multipliers": ((inputs.domains(),), torch.float32),
-        "host_loss": ((), torch.float32),
-        "host_num_tokens": ((), torch.int32),
-        "accumulator": ((inputs.domains() + 1, len(Column)), torch.int64),
-        "totals": ((4,), torch.int64),
+    rows, domains = shape[0], inputs.domains()
+    fitting: dict[str, tuple[Any, ...]] = {  # types, and shapes
+        "mask": (None, shape),
+        "ids": (torch.int32, shape, (rows,), (2 * rows,), (3 * rows,)),
+        "inverse_row_tokens": (None, shape),
+        "multipliers": (torch.float32, (domains,)),
+        "host_loss": (torch.float32, ()),
+        "host_num_tokens": (torch.int32, ()),
+        "accumulator": (torch.int64, (domains + 1, len(Column))),
+        "totals": (torch.int64, (4,)),
     }
-    for name, (wanted, dtype) in kinds.items():
+    for name, (dtype, *shapes) in fitting.items():
         tensor = getattr(inputs, name)
         if tensor is None:
             continue
         added_to = dtype == torch.int64
-        fits = tensor.shape == wanted and tensor.dtype == (dtype or tensor.dtype)
+        fits = tensor.shape in shapes and tensor.dtype == (dtype or tensor.dtype)
         if not fits or (added_to and not tensor.is_contiguous()):
-            kind = str(dtype or "").removeprefix("torch.")
+            kind = "contiguous " * added_to + str(dtype or "").removeprefix("torch.")
             raise ValueError(
-                f"{name} must be {'contiguous ' * added_to}{kind} {list(wanted) or 'scalar'}, "
+                f"{name} must be {kind} {' or '.join(str(list(s) or 'scalar') for s in shapes)}, "
                 f"got {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"
             )
+    known, inverse = inputs.known_of_rows(), inputs.inverse_row_tokens
+    if known and inverse is not None:
+        raise ValueError("inverse_row_tokens are those of tokens: give what is of rows in ids")
+    if inputs.accumulator is not None and inverse is None and known < 2:
+        raise ValueError("an accumulator needs inverse_row_tokens, too")
+    if sums_alone and inputs.accumulator is None:
+        raise ValueError("domain_reduce needs an accumulator: it takes the sums")
+    host = (inputs.host_loss, inputs.host_num_tokens, inputs.totals)
+    if sums_alone and sum(one is not None for one in host) in (1, 2):
+        raise ValueError("domain_reduce takes host_loss, host_num_tokens, totals, or none of them")
     check_device(inputs._asdict())
 
 

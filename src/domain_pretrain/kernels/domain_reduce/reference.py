@@ -1,7 +1,6 @@
 """Per-domain sums in plain torch: the oracle of every other backend, and the CPU and NPU path.
 
-It runs on every microbatch: few operations, small temporaries, no host sync. Two idioms that save
-time need explaining:
+It runs on every microbatch: few operations, no host sync. Two idioms need explaining:
 
 * A term beyond the range is found with ``hardshrink``, which keeps what exceeds its threshold
   (NaN included) and zeroes the rest: ``y - hardshrink(y)`` is y, or 0, or NaN for an infinity. On
@@ -20,7 +19,6 @@ from domain_pretrain.kernels.domain_reduce.contract import FIXED, LIMIT, Inputs,
 from domain_pretrain.stats import Column
 
 INT64_MAX = 2**63 - 1
-BLOCK = 32768  # tokens
 Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # mask, ids, multipliers
 
 # Plain numbers: torch.compile of PyTorch 2.4 takes no members of an enumeration.
@@ -31,13 +29,12 @@ _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
 def reduce(inputs: Inputs) -> None:
     """``Kernels.reduce``."""
     contract.check(inputs, sums_alone=True)
-    loss, num_tokens, totals = inputs.host_loss, inputs.host_num_tokens, inputs.totals
-    if loss is not None and num_tokens is not None and totals is not None:
-        units = torch.round(loss * FIXED)
+    *_, host_loss, host_tokens, _accumulator, totals = inputs
+    if host_loss is not None and host_tokens is not None and totals is not None:
+        units = torch.round(host_loss * FIXED)
         excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
-        _add_totals(totals, _within(units, excess).to(torch.int64), num_tokens)
-    for block in _blocks(inputs):
-        _add_sums(block)
+        _add_totals(totals, _within(units, excess).to(torch.int64), host_tokens)
+    _add_sums(inputs)
 
 
 def _add_sums(inputs: Inputs) -> None:
@@ -95,16 +92,21 @@ def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     contract.check(inputs, sums_alone=False)
     host_loss = inputs.host_loss
     if inputs.accumulator is not None:
-        for block in _blocks(inputs):
-            _add_sums(block)
-    blocks = torch.stack([_loss_block(block) for block in _blocks(inputs)])
-    weighted, raw, units, flagged = blocks.sum(0).unbind(0)
+        _add_sums(inputs)
+    terms, masks, excess = _on_grid(inputs.losses, inputs.mask)
+    flagged, raw, units = (excess != 0).any(), _total(terms), _total(masks)
+    weighted = raw
+    if inputs.multipliers is not None:
+        terms = terms * _weights(inputs.ids[: len(terms)], inputs.multipliers)
+        excess = hardshrink(terms, LIMIT * FIXED)
+        weighted = _total(_within(terms, excess))
+        flagged = flagged | (excess != 0).any()
     if host_loss is None:
         value = weighted.double() / FIXED
     else:
         value = host_loss.double() + (weighted - raw).double() / FIXED
     # NaN where a token was flagged: the host's own check for NaN must see it.
-    nan = torch.where(flagged > 0, torch.nan, 0.0)
+    nan = torch.where(flagged, torch.nan, 0.0)
     report = torch.stack([raw.double() / FIXED + nan, units.double() / FIXED]).float()
     num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
     if inputs.totals is not None:
@@ -112,44 +114,6 @@ def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
         inputs.totals[3] += units % FIXED != 0
     kept = (inputs.mask, inputs.ids, inputs.multipliers)
     return ((value + nan).float(), report, num_tokens), kept
-
-
-def _loss_block(inputs: Inputs) -> torch.Tensor:
-    """int64 ``[4]``: weighted loss, loss, tokens, how many terms were flagged."""
-    loss, units, excess = _on_grid(inputs.losses, inputs.mask)
-    flagged = (excess != 0).sum()
-    raw = weighted = _total(loss)
-    if inputs.multipliers is not None:
-        terms = loss * _weights(inputs.ids[: len(loss)], inputs.multipliers)
-        excess = hardshrink(terms, LIMIT * FIXED)
-        weighted = _total(_within(terms, excess))
-        flagged = flagged + (excess != 0).sum()
-    return torch.stack([weighted, raw, _total(units), flagged])
-
-
-def _blocks(inputs: Inputs) -> list[Inputs]:
-    """Stretches of columns that are summed one after the other; the sums do not depend on them.
-
-    On CPU the temporaries of a block stay in cache, where those of a large microbatch would be
-    mapped and unmapped by the allocator in every operation. Elsewhere launches cost more.
-    """
-    rows, columns = inputs.losses.shape
-    if inputs.losses.device.type != "cpu" or rows * columns <= BLOCK:
-        return [inputs]
-    width = max(1, BLOCK // rows)
-
-    def block(start: int) -> Inputs:
-        losses, mask, ids, inverse, *others = inputs
-        span = slice(start, start + width)
-        if ids.dim() == 2:
-            ids = ids[:, span]
-        elif start:
-            ids = ids[: 2 * rows]  # samples are counted once
-        if inverse is not None:
-            inverse = inverse[:, span]
-        return Inputs(losses[:, span], mask[:, span], ids, inverse, *others)
-
-    return [block(start) for start in range(0, columns, width)]
 
 
 @torch.no_grad()
