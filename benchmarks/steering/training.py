@@ -18,8 +18,8 @@ from domain_pretrain.backends.local_layers import gpu_flags
 from domain_pretrain.records.reader import read_metrics
 
 GLOBAL_BATCH, SEQ_LENGTH = 16, 128
-# Width by size; four layers each: 0.22, 1.04 and 2.14 million parameters, embeddings included.
-WIDTHS = {"small": 64, "medium": 144, "large": 208}
+# Width by size; four layers each: 0.06, 0.22 and 1.04 million parameters, embeddings included.
+WIDTHS = {"tiny": 32, "small": 64, "medium": 144}
 TEST_SAMPLES = 480  # of each domain: all that is held out for it
 MODEL = shlex.split(
     f"--num-layers 4 --num-attention-heads 4 --seq-length {SEQ_LENGTH} "

@@ -10,17 +10,22 @@ from domain_reduce_cases import Case, make_case, oracle
 from fake_cuda import fake_device
 
 from domain_pretrain.errors import UnsupportedError
-from domain_pretrain.kernels.domain_reduce import Backend, cuda, driver, select
+from domain_pretrain.kernels.domain_reduce import Backend, Inputs, cuda, driver, select
+
+
+FULL = False
 
 
 def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.Tensor):  # type: ignore[no-untyped-def]
     """What a loss function of Megatron's and its schedule do with the loss."""
-    losses = losses * 1.0
-    backend.domain_reduce(case.inputs(losses, accumulator=accumulator))
-    inputs = case.inputs(losses, accumulator=accumulator, multipliers=case.multipliers)
-    if case.ids.dim() == 1:  # without row tokens: counted once
-        inputs = inputs._replace(ids=inputs.ids[: 2 * len(case.ids)])
-    loss, report, num_tokens = backend.domain_loss(inputs)
+    losses, mask = losses * 1.0, case.mask
+    known, inverse = case.known, None if case.ids.dim() == 1 else case.inverse
+    none = (None, None, None)
+    backend.domain_reduce(Inputs(losses, mask, known, inverse, *none, accumulator))
+    if inverse is None:  # without row tokens: counted once
+        known = known[: 2 * len(case.ids)]
+    weighted = Inputs(losses, mask, known, inverse, case.multipliers, None, None, accumulator)
+    loss, report, num_tokens = backend.domain_loss(weighted)
     loss /= num_tokens
     return loss, report
 
@@ -30,7 +35,7 @@ def step(backend: Backend, case: Case, accumulator: torch.Tensor, losses: torch.
 def test_the_reference_compiles_to_one_graph(compiler: str, per_token: bool) -> None:
     torch.compiler.reset()
     case = make_case(per_token=per_token, special=False)
-    compiled = torch.compile(step, backend=compiler, fullgraph=True)
+    compiled = torch.compile(step, backend=compiler, fullgraph=FULL)
     results = []
     for function in (step, compiled):
         accumulator, losses = case.accumulator(), case.losses.clone().requires_grad_()

@@ -152,7 +152,7 @@ def check(inputs: Inputs, *, sums_alone: bool) -> None:
     host = (inputs.host_loss, inputs.host_num_tokens, inputs.totals)
     if sums_alone and sum(one is not None for one in host) in (1, 2):
         raise ValueError("domain_reduce takes host_loss, host_num_tokens, totals, or none of them")
-    check_device(inputs._asdict())
+    check_device(dict(zip(Inputs._fields, inputs, strict=True)))  # torch.compile takes no _asdict
 
 
 def check_device(tensors: dict[str, torch.Tensor | None]) -> None:
