@@ -25,7 +25,7 @@ POINTS: list[tuple[Any, str]] = [
     (BatchTap, "rows"),
     (Source, "rows"),
     (Microbatch, "build"),
-    (forward, "own_loss"),
+    (forward, "counted_loss"),
     (Backend, "domain_loss"),
     (backend.WithGradient, "forward"),
     (cuda, "loss"),

@@ -133,7 +133,7 @@ def test_what_is_launched() -> None:
     noted = ["round", "equal"]  # whether the host will drop a part of a token; of the CPU's mask
     assert vanilla == ["mul", "sum", "sum", "clone", "_to_copy", "clone", "cat", "mul"]
     assert beside == [*rows, *noted, *vanilla[:-1], "reduce", "mul"]
-    assert weighted == [*rows, *noted, *vanilla[:-1], "reduce", "loss", "gradient"]
+    assert weighted == [*rows, *noted, *vanilla[:-1], "loss", "gradient"]
     ours = ["loss", "gradient"]
     for kind in (None, "lagged"):
         assert launches(forward(backend, kind), our_loss_func) == [*rows, *ours]

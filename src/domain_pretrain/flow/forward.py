@@ -12,7 +12,7 @@ from domain_pretrain.errors import IntegrityError
 from domain_pretrain.flow.experts import ExpertCounts
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.ledger import Ledger
-from domain_pretrain.flow.loss import count, count_weighted, own_loss, weighted_loss
+from domain_pretrain.flow.loss import Host, count, count_weighted, counted_loss, weighted_loss
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.flow.steer import Steering
 from domain_pretrain.flow.tap import BatchTap, Rows, Source
@@ -59,7 +59,7 @@ class Forward:
     def _wrap_loss(
         self, loss_func: Callable[..., Any], tap: BatchTap | None, source: Source
     ) -> Callable[..., Any]:
-        def counted_loss(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def tapped_loss(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("non_loss_data"):
                 return loss_func(output, *args, **kwargs)
             if not isinstance(output, torch.Tensor):
@@ -75,14 +75,15 @@ class Forward:
             weights = self.steering.weights(microbatch) if self.steering else None
             finish = getattr(getattr(loss_func, "func", None), FROM_SUMS, None)
             if finish is not None and self.groups.is_counting and self.backend.fused:
-                return finish(*self._own(microbatch, weights))
+                return finish(*self._counted(microbatch, weights))
             if tap is not None and tap.loss_mask is not None and self.groups.is_counting:
                 self.ledger.note_fractions(tap.loss_mask)
             try:
                 result = loss_func(output, *args, **kwargs)
             except Exception:
                 # The host's check for NaN names no domain; ours will, out of these sums.
-                self._count(microbatch, weights, None)
+                if self.groups.is_counting:
+                    count(self.backend, self.ledger, microbatch, None)
                 raise
             if not isinstance(result, tuple) or len(result) != 3:
                 raise IntegrityError(
@@ -90,42 +91,33 @@ class Forward:
                     "Megatron's pretrain_gpt.py does since core 0.12; it returned "
                     f"{len(result) if isinstance(result, tuple) else type(result).__name__}"
                 )
-            self._count(microbatch, weights, result[:2])
             if weights is None:
+                if self.groups.is_counting:
+                    count(self.backend, self.ledger, microbatch, result[:2])
                 return result
-            return (weighted_loss(self.backend, microbatch, weights, result[0]), *result[1:])
+            if self.groups.is_counting:
+                loss = self._counted(microbatch, weights, result[:2]).loss
+            else:
+                loss = weighted_loss(self.backend, microbatch, weights, result[0])
+            return (loss, *result[1:])
 
-        return counted_loss
+        return tapped_loss
 
     def loss(self, losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The same for a loop that calls us; see :meth:`DomainStep.loss`."""
         rows = Rows.of(ids, mask.float().sum(dim=1))
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
         weights = self.steering.weights(microbatch) if self.steering else None
-        return self._own(microbatch, weights).loss
+        return self._counted(microbatch, weights).loss
 
-    def _own(self, microbatch: Microbatch, weights: Weights | None) -> DomainLoss:
-        """Add to the ledger; our own loss instead of a host's."""
-        found = own_loss(self.backend, self.ledger, microbatch, weights)
-        if weights is not None:
-            self._count_weighted(microbatch, weights)
-        return found
-
-    def _count(
-        self,
-        microbatch: Microbatch,
-        weights: Weights | None,
-        host: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
-        """Add to the ledger, on the ranks that count."""
-        if self.groups.is_counting:
-            count(self.backend, self.ledger, microbatch, host)
-            if weights is not None:
-                self._count_weighted(microbatch, weights)
-
-    def _count_weighted(self, microbatch: Microbatch, weights: Weights) -> None:
-        if self.steering is not None and self.steering.step_multipliers is None:
+    def _counted(
+        self, microbatch: Microbatch, weights: Weights | None, host: Host | None = None
+    ) -> DomainLoss:
+        """Add to the ledger; the loss instead of a host's, or beside it."""
+        found = counted_loss(self.backend, self.ledger, microbatch, weights, host)
+        if weights is not None and self.steering and self.steering.step_multipliers is None:
             count_weighted(self.backend, self.ledger, microbatch, weights)
+        return found
 
     def _rows(self, tap: BatchTap | None, source: Source, losses: torch.Tensor) -> Rows:
         device = losses.device

@@ -9,39 +9,47 @@ from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss, Inputs, count_samples
 
 
-def count(
-    backend: Backend,
-    ledger: Ledger,
-    microbatch: Microbatch,
-    host: tuple[torch.Tensor, torch.Tensor] | None,
-) -> None:
+Host = tuple[torch.Tensor, torch.Tensor]
+"""``(loss_sum, num_tokens)`` of the host's loss function."""
+
+
+def count(backend: Backend, ledger: Ledger, microbatch: Microbatch, host: Host | None) -> None:
     """Add one microbatch to the ledger, beside the host's own loss: one launch on CUDA.
 
     Args:
         backend: of the reduction.
         ledger: of this rank, which counts.
         microbatch: of this rank.
-        host: ``(loss_sum, num_tokens)`` of the host's loss function; None if it failed.
+        host: None if its loss function failed.
     """
-    loss = num_tokens = totals = None
-    if host is not None:
-        loss = host[0].detach().float().reshape(())
-        num_tokens = host[1].to(torch.int32).reshape(())
-        totals = ledger.host
+    totals = None if host is None else ledger.host
     sums = ledger.layers[0]
-    backend.domain_reduce(microbatch.inputs(None, loss, num_tokens, sums, totals, count=True))
+    backend.domain_reduce(microbatch.inputs(None, *_scalars(host), sums, totals, count=True))
     _count_apart(ledger, microbatch)
 
 
-def own_loss(
-    backend: Backend, ledger: Ledger, microbatch: Microbatch, weights: Weights | None
+def counted_loss(
+    backend: Backend,
+    ledger: Ledger,
+    microbatch: Microbatch,
+    weights: Weights | None,
+    host: Host | None = None,
 ) -> DomainLoss:
     """Add one microbatch to the ledger and return its loss: one launch on CUDA, one in backward.
 
-    It stands in for the host's loss function: its report is unweighted, as the host's would be.
+    It stands in for the host's loss function: its report is unweighted, as the host's would be. Or
+    it is beside it: then its loss is :func:`weighted_loss`.
+
+    Args:
+        backend: of the reduction.
+        ledger: of this rank, which counts.
+        microbatch: with losses that carry the gradient.
+        weights: of its samples, if any.
+        host: where its loss function has run.
     """
     multipliers = weights.multipliers if weights is not None and weights.ids is None else None
-    inputs = microbatch.inputs(multipliers, None, None, ledger.layers[0], ledger.host, count=True)
+    sums = ledger.layers[0]
+    inputs = microbatch.inputs(multipliers, *_scalars(host), sums, ledger.host, count=True)
     found = backend.domain_loss(inputs)
     _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
@@ -68,9 +76,20 @@ def weighted_loss(
     inputs = Inputs(
         *(microbatch.losses, microbatch.mask, ids),
         multipliers=weights.multipliers,
-        host_loss=host_loss.detach().float().reshape(()),
+        host_loss=_scalar(host_loss, torch.float32),
     )
     return backend.domain_loss(inputs).loss
+
+
+def _scalars(host: Host | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """As the kernels take them."""
+    if host is None:
+        return None, None
+    return _scalar(host[0], torch.float32), _scalar(host[1], torch.int32)
+
+
+def _scalar(number: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return number.detach().to(dtype).reshape(())
 
 
 def count_weighted(

@@ -39,14 +39,14 @@ class Backend:
     def domain_reduce(self, inputs: Inputs) -> None:
         """Add the sums of one microbatch to ``accumulator``, and what the host found to ``totals``.
 
-        CUDA: one launch. ``host_loss``, ``host_num_tokens`` and ``totals`` come together or not at
-        all; multipliers do not count.
+        CUDA: one launch. ``totals`` need ``host_loss`` and ``host_num_tokens``; multipliers do not
+        count.
         """
         self._kernels.reduce(inputs)
 
     def domain_loss(self, inputs: Inputs) -> DomainLoss:
-        """The loss; its sums and itself, unweighted, are added to ``accumulator`` and ``totals``,
-        if given. CUDA: one launch, and one in backward.
+        """The loss; its sums, and itself, unweighted, or what the host found, are added to
+        ``accumulator`` and ``totals``, if given. CUDA: one launch, and one in backward.
 
         The loss is Σ multiplier[domain]·mask·loss, summed in fixed point; NaN where a token was
         flagged. Its gradient is ``multiplier[domain]·(grad·mask)``: where all multipliers are 1 it

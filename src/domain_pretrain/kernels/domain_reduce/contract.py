@@ -48,8 +48,9 @@ class Inputs(NamedTuple):
         accumulator: contiguous int64 ``[D + 1, len(Column)]``, added to in place; row D takes the
             tokens whose id is outside [0, D).
         totals: contiguous int64 ``[4]``, added to in place: the microbatch's loss sum in units of
-            1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1.
-            The fourth takes 1 from ``domain_loss`` alone, where it drops a part of a token.
+            1 / ``FIXED`` nats (0 if it is not finite or above ``TOTAL_LIMIT``), its tokens, and 1;
+            as the host found them, if they are given. The fourth takes 1 from a ``domain_loss``
+            without them, where it drops a part of a token.
     """
 
     losses: torch.Tensor
@@ -149,9 +150,9 @@ def check(inputs: Inputs, *, sums_alone: bool) -> None:
         raise ValueError("an accumulator needs inverse_row_tokens, too")
     if sums_alone and inputs.accumulator is None:
         raise ValueError("domain_reduce needs an accumulator: it takes the sums")
-    host = (inputs.host_loss, inputs.host_num_tokens, inputs.totals)
-    if sums_alone and sum(one is not None for one in host) in (1, 2):
-        raise ValueError("domain_reduce takes host_loss, host_num_tokens, totals, or none of them")
+    host = sum(one is not None for one in (inputs.host_loss, inputs.host_num_tokens))
+    if inputs.totals is not None and (host == 1 or (sums_alone and not host)):
+        raise ValueError("totals of the host's loss need host_loss and host_num_tokens, too")
     check_device(dict(zip(Inputs._fields, inputs, strict=True)))  # torch.compile takes no _asdict
 
 

@@ -53,8 +53,7 @@ def reduce(inputs: Inputs) -> None:
 @_outside_of_graphs
 def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     """``Kernels.loss`` in one launch, the sums included where an accumulator is given."""
-    kernel: Kernel = "loss" if inputs.accumulator is None else "reduce_and_loss"
-    plan, read, addresses = _planned(kernel, inputs)
+    plan, read, addresses = _planned("loss", inputs)
     loss, report, num_tokens = map(_empty_like, plan.scalars)
     workspace = plan.workspace()
     written = (loss.data_ptr(), report.data_ptr(), num_tokens.data_ptr(), workspace.data_ptr())

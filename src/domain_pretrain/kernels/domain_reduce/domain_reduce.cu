@@ -38,11 +38,11 @@ struct Arguments {
   const float* losses;       // [b, s]
   const float* mask;         // [b, s]
   const int* ids;            // [b] or [b, s]
-  const float* inverse;      // as ids
+  const float* inverse;      // as ids, or null, without an accumulator
   const float* multipliers;  // [D], or null: one for every token
   const float* host_loss;    // scalar, or null
   const int* host_tokens;    // scalar, or null
-  u64* accumulator;          // [D + 1, COLUMNS]
+  u64* accumulator;          // [D + 1, COLUMNS], or null, for the loss alone
   u64* totals;               // [4], or null: loss, tokens, microbatches, those with a part of a token
   const float* row_tokens;   // [b], or null: samples are not counted
   float* loss;               // scalar
@@ -155,7 +155,7 @@ struct Scalars {
 };
 
 __device__ __forceinline__ void store(const Arguments& a, int domain, int column, i64 sum) {
-  if (sum) atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
+  if (sum && (!SCALARS || a.accumulator)) atomicAdd(a.accumulator + (i64)domain * COLUMNS + column, (u64)sum);
 }
 
 __device__ __forceinline__ void store(const Arguments& a, int domain, const Sums& sums) {
@@ -188,12 +188,12 @@ __device__ __forceinline__ void load(const Arguments& a, u32 first, Token (&t)[V
   const u32 at = id_of(a, first);
   const Pack<int, IDS> ids = read<IDS>(a.ids + at);
   Pack<float, IDS> inverse = {};
-  if (SUMS) inverse = read<IDS>(a.inverse + at);
+  if (!SCALARS || a.inverse) inverse = read<IDS>(a.inverse + at);
 #pragma unroll
   for (int i = 0; i < VEC; i++) {
     t[i].tokens = mask.v[i] * FIXED;
     t[i].loss = losses.v[i] * t[i].tokens;
-    t[i].sample = SUMS ? t[i].loss * (inverse.v[i / SPAN] * SAMPLE_SCALE) : 0.f;
+    t[i].sample = t[i].loss * (inverse.v[i / SPAN] * SAMPLE_SCALE);
   }
 #pragma unroll
   for (int j = 0; j < IDS; j++) {
@@ -211,8 +211,7 @@ __device__ __forceinline__ bool is_plain(const Token (&t)[VEC]) {
   float size = 0.f;
 #pragma unroll
   for (int i = 0; i < VEC; i++) {
-    size += fabsf(t[i].loss) + fabsf(t[i].tokens);
-    if (SUMS) size += fabsf(t[i].sample);
+    size += fabsf(t[i].loss) + fabsf(t[i].tokens) + fabsf(t[i].sample);
     if (SCALARS) size += fabsf(t[i].weighted);
   }
   return size <= PLAIN;
@@ -296,7 +295,9 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
   a.report[0] = (float)(loss * unit + nan);
   a.report[1] = (float)(tokens * unit);
   *a.num_tokens = (int)(tokens / (i64)FIXED);
-  if (a.totals) {
+  if (a.totals && a.host_tokens) {
+    add_host(a);
+  } else if (a.totals) {
     add_totals(a, loss, tokens / (i64)FIXED);
     if (tokens % (i64)FIXED) atomicAdd(a.totals + 3, 1ull);
   }
@@ -305,7 +306,7 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
 
 // One kernel per cubin: what a run does not use, it does not compile.
-#if SUMS || SCALARS
+#if !GRADIENT
 KERNEL NAME(const __grid_constant__ Arguments a) {
   __shared__ i64 runs[WARPS][COLUMNS], scalars[WARPS][4];
   __shared__ int domains[WARPS];
@@ -327,9 +328,9 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
 
     // Most documents are longer than a tile: then one vote is enough, and nothing leaves the
     // registers.
-    bool common = SUMS ? used & is_plain(t) : used && is_plain(t);  // each takes fewer instructions
+    bool common = used & is_plain(t);
 #pragma unroll
-    for (int j = 0; SUMS && j < IDS; j++) common &= domain[j] == current;
+    for (int j = 0; j < IDS; j++) common &= domain[j] == current;
     if (!__any_sync(ALL, !common)) {
       run.take_plain(t);
       if (SCALARS) total.weigh_plain(t);
@@ -338,22 +339,19 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
       if (SCALARS && used) total.weigh(t[i]);
-      if (!SUMS && used) run.take(t[i]);
     }
-    if (SUMS) add_tile(a, t, domain, used ? (1u << IDS) - 1 : 0, run, current, total);
+    add_tile(a, t, domain, used ? (1u << IDS) - 1 : 0, run, current, total);
   }
 
   // Not before the loop, whose loads would wait for theirs.
-  if (SUMS && a.row_tokens) count_rows(a);
+  if (a.row_tokens) count_rows(a);
   if (!SCALARS && a.totals && blockIdx.x == 0 && threadIdx.x == 0) add_host(a);
   total.take(run);
-  if (SUMS) {
-    run.reduce();
-    if (lane == 0) {
-      domains[warp] = current;
+  run.reduce();
+  if (lane == 0) {
+    domains[warp] = current;
 #pragma unroll
-      for (int k = 0; k < COLUMNS; k++) runs[warp][k] = run.column[k];
-    }
+    for (int k = 0; k < COLUMNS; k++) runs[warp][k] = run.column[k];
   }
   if (SCALARS) {
     const i64 sum[4] = {warp_sum(total.weighted), warp_sum(total.loss), warp_sum(total.tokens),
@@ -364,7 +362,7 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
     }
   }
   __syncthreads();
-  if (SUMS && threadIdx.x < COLUMNS) {  // one atomic for neighbouring warps of one domain
+  if (threadIdx.x < COLUMNS) {  // one atomic for neighbouring warps of one domain
     const int k = threadIdx.x;
     i64 sum = 0;
     for (int w = 0; w < WARPS; w++) {

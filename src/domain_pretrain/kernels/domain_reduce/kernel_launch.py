@@ -20,7 +20,7 @@ thread so few registers that as many blocks fit."""
 VEC = 4  # tokens that a thread reads at once
 PACK = 4 * VEC  # bytes; what is read so must be aligned to them
 
-Kernel = Literal["reduce", "loss", "reduce_and_loss", "gradient"]
+Kernel = Literal["reduce", "loss", "gradient"]
 
 
 class Variant(NamedTuple):
@@ -40,8 +40,8 @@ class Variant(NamedTuple):
         """The macros of ``domain_reduce.cu``; columns and scales come from ``stats``."""
         return {
             "NAME": self.kernel,
-            "SUMS": int("reduce" in self.kernel),  # by domain
-            "SCALARS": int("loss" in self.kernel),
+            "SCALARS": int(self.kernel == "loss"),
+            "GRADIENT": int(self.kernel == "gradient"),
             "ROWS": int(self.by_row),
             "VEC": self.vec,
             "THREADS": THREADS,
@@ -65,7 +65,6 @@ TENSORS = (
 FORMATS: dict[Kernel, str] = {
     "reduce": "10Q",
     "loss": "14Q",
-    "reduce_and_loss": "14Q",
     "gradient": "8x2Q8xQ72x2Q",
 }
 """Which of them a kernel takes, as a ``struct``."""

@@ -29,11 +29,7 @@ _LOSS, _TOKENS, _SAMPLES, _SAMPLE_LOSS, _NONFINITE = map(int, Column)
 def reduce(inputs: Inputs) -> None:
     """``Kernels.reduce``."""
     contract.check(inputs, sums_alone=True)
-    *_, host_loss, host_tokens, _accumulator, totals = inputs
-    if host_loss is not None and host_tokens is not None and totals is not None:
-        units = torch.round(host_loss * FIXED)
-        excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
-        _add_totals(totals, _within(units, excess).to(torch.int64), host_tokens)
+    _add_host(inputs)
     _add_sums(inputs)
 
 
@@ -109,7 +105,7 @@ def loss(inputs: Inputs) -> tuple[Scalars, Kept]:
     nan = torch.where(flagged, torch.nan, 0.0)
     report = torch.stack([raw.double() / FIXED + nan, units.double() / FIXED]).float()
     num_tokens = units.div(FIXED, rounding_mode="trunc").to(torch.int32)
-    if inputs.totals is not None:
+    if not _add_host(inputs) and inputs.totals is not None:
         _add_totals(inputs.totals, raw, num_tokens)
         inputs.totals[3] += units % FIXED != 0
     kept = (inputs.mask, inputs.ids, inputs.multipliers)
@@ -123,6 +119,17 @@ def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     masked = grad * mask.float()
     ids = ids[: len(mask)]  # of packed ones, the domains
     return masked if multipliers is None else _weights(ids, multipliers) * masked
+
+
+def _add_host(inputs: Inputs) -> bool:
+    """Whether there was something to add."""
+    *_, host_loss, host_tokens, _accumulator, totals = inputs
+    if host_loss is None or host_tokens is None or totals is None:
+        return False
+    units = torch.round(host_loss * FIXED)
+    excess = hardshrink(units, contract.TOTAL_LIMIT * FIXED)
+    _add_totals(totals, _within(units, excess).to(torch.int64), host_tokens)
+    return True
 
 
 def _add_totals(totals: torch.Tensor, loss: torch.Tensor, tokens: torch.Tensor) -> None:
