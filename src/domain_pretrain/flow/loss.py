@@ -8,7 +8,6 @@ from domain_pretrain.flow.ledger import Ledger
 from domain_pretrain.flow.microbatch import Microbatch, Weights
 from domain_pretrain.kernels.domain_reduce import Backend, DomainLoss, Inputs, count_samples
 
-
 Host = tuple[torch.Tensor, torch.Tensor]
 """``(loss_sum, num_tokens)`` of the host's loss function."""
 
