@@ -107,7 +107,7 @@ SCALARS = (torch.empty(()), torch.empty(2), torch.empty((), dtype=torch.int32))
 def least() -> Callable[[], object]:
     """The pass through :class:`Least`."""
     case, one = torch.rand(3, 16).requires_grad_(), torch.ones(())
-    launch = next(iter(cuda.driver.device(0).plans.values())).enqueue
+    launch = next(iter(cuda.driver.device(0).thread.plans.values())).enqueue
     return lambda: torch.autograd.grad(Least.apply(case, launch), case, one)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -45,7 +46,7 @@ class NoDevice:
         return ZERO
 
     def __init__(self) -> None:
-        self.plans: dict[Any, Any] = {}
+        self.thread = SimpleNamespace(plans={})
 
     def launcher(self, launch: Any) -> Callable[[], None]:
         return lambda: None

@@ -156,7 +156,7 @@ def test_a_hundred_graph_replays_add_a_hundred_times(cuda: Backend) -> None:
 def test_first_use_in_a_capture_is_refused(cuda: Backend) -> None:
     device = driver.device(torch.cuda.current_device())
     kernels, device._kernels = device._kernels, {}
-    device.plans.clear()
+    device.thread.plans.clear()
     case = make_case().to("cuda")
     try:
         with (

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -42,7 +43,7 @@ class EmulatedDevice:
 
     def __init__(self, folder: Path, processors: int = 1) -> None:
         self.processors = processors
-        self.plans: dict[object, object] = {}
+        self.thread = SimpleNamespace(plans={})
         self.launches: list[KernelLaunch] = []
         self.seed = 0
         self.additions = 0  # atomics of the last launch

@@ -50,7 +50,7 @@ def test_a_threads_first_launch_binds_the_context(monkeypatch: pytest.MonkeyPatc
     assert fake.calls == ["load", "launch"], "this thread has torch's context"
 
     def backward() -> None:
-        assert device.plans == {}, "a thread has its own"
+        assert device.thread.plans == {}, "a thread has its own"
         launch = device.launcher(gradient_launch())
         for _ in range(3):
             launch()
@@ -121,7 +121,7 @@ def test_a_launch_has_the_addresses_of_its_own_tensors(fakes: Fakes) -> None:
         assert arguments.multipliers is None and arguments.workspace is None
         assert (arguments.rows, arguments.tokens, arguments.domains) == (3, 3 * 64, 4)
         assert (config.grid_x, config.block_x, config.stream) == (1, THREADS, FakeCuda.stream)
-    assert len(cuda.driver.device(0).plans) == 1, "one layout, one plan"
+    assert len(cuda.driver.device(0).thread.plans) == 1, "one layout, one plan"
 
 
 def test_another_layout_is_checked_and_planned_again(fakes: Fakes) -> None:
@@ -160,7 +160,7 @@ def test_layouts_are_forgotten_before_they_pile_up(
     for columns in range(1, 20):
         case = make_case(columns=columns)
         backend.domain_reduce(case.inputs(accumulator=case.accumulator()))
-        assert len(driver.device(0).plans) <= 4
+        assert len(driver.device(0).thread.plans) <= 4
     assert len(fake.launches) == 19
 
 
@@ -176,7 +176,7 @@ def test_a_launch_is_on_the_current_stream_and_on_the_tensors_device(fakes: Fake
     driver.device(0)._launch_kernel = launch_kernel
     for stream, current in ((5, 0), (9, 0), (9, 3)):
         fake_cuda.stream, fake_cuda.current = stream, current
-        driver.device(0).plans.clear()
+        driver.device(0).thread.plans.clear()
         backend.domain_reduce(case.inputs(accumulator=sums))
         backend.domain_reduce(case.inputs(accumulator=sums))
         assert fake_cuda.current == current

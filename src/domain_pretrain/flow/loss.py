@@ -21,9 +21,10 @@ def count(backend: Backend, ledger: Ledger, microbatch: Microbatch, host: Host |
         microbatch: of this rank.
         host: None if its loss function failed.
     """
+    beside = (None, None) if host is None else _scalars(host)
     totals = None if host is None else ledger.host
-    sums = ledger.layers[0]
-    backend.domain_reduce(microbatch.inputs(None, *_scalars(host), sums, totals, count=True))
+    inputs = microbatch.inputs(None, *beside, ledger.layers[0], totals, count=True)
+    backend.domain_reduce(inputs)
     _count_apart(ledger, microbatch)
 
 
@@ -48,7 +49,8 @@ def counted_loss(
     """
     multipliers = weights.multipliers if weights is not None and weights.ids is None else None
     sums = ledger.layers[0]
-    inputs = microbatch.inputs(multipliers, *_scalars(host), sums, ledger.host, count=True)
+    beside = (None, None) if host is None else _scalars(host)
+    inputs = microbatch.inputs(multipliers, *beside, sums, ledger.host, count=True)
     found = backend.domain_loss(inputs)
     _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
@@ -80,10 +82,8 @@ def weighted_loss(
     return backend.domain_loss(inputs).loss
 
 
-def _scalars(host: Host | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _scalars(host: Host) -> Host:
     """As the kernels take them."""
-    if host is None:
-        return None, None
     return _scalar(host[0], torch.float32), _scalar(host[1], torch.int32)
 
 

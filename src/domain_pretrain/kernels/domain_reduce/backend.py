@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce import reference
@@ -31,7 +31,7 @@ class Backend:
     name: str
     _kernels: Kernels
 
-    @property
+    @cached_property
     def fused(self) -> bool:
         """Whether ``domain_loss`` is cheaper than the operations of a host's loss function."""
         return self.name == "cuda"
@@ -79,7 +79,7 @@ class WithGradient(torch.autograd.Function):
         """The loss; ``ungraded`` takes the report and the number of tokens."""
         (loss, *ungraded[:]), kept = kernels.loss(inputs)
         mask = inputs.mask
-        counts = not (is_compiling() or mask.is_inference())
+        counts = not (is_dynamo_compiling() or mask.is_inference())
         ctx.kept = kernels, kept, mask, mask._version if counts else None
         return loss
 

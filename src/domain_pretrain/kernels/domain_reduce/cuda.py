@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from domain_pretrain.kernels.domain_reduce import contract, driver
 from domain_pretrain.kernels.domain_reduce.contract import Inputs, Scalars
@@ -37,7 +37,7 @@ def _outside_of_graphs(function: Callable[..., R]) -> Callable[..., R]:
     outside = torch.compiler.disable(function)
 
     def call(*args: Any) -> R:
-        return outside(*args) if is_compiling() else function(*args)
+        return outside(*args) if is_dynamo_compiling() else function(*args)
 
     return call
 
@@ -69,7 +69,7 @@ def gradient(grad: torch.Tensor, kept: Kept) -> torch.Tensor:
     """
     forward, mask, ids, multipliers = kept
     device = driver.device(_index(mask))
-    plan = device.plans.get(forward)
+    plan = device.thread.plans.get(forward)
     if plan is None:
         # Of the losses it needs only the layout, which is that of the mask.
         inputs = Inputs(mask, mask, ids, None, multipliers)
@@ -128,7 +128,7 @@ def _planned(kernel: Kernel, inputs: Inputs) -> tuple[Plan, Inputs, list[int]]:
         *(known.shape, known.dtype, known.device, known.is_contiguous()),
         *[t if t is None else (t.shape, t.dtype, t.device, t.is_contiguous()) for t in others],
     )
-    plan = device.plans.get(key)
+    plan = device.thread.plans.get(key)
     if plan is None:
         contract.check(inputs, sums_alone=kernel == "reduce")
         plain = Inputs._make(map(_plain, Inputs._fields, inputs))
@@ -148,9 +148,9 @@ def _keep(
     launch = lay_out(kernel, inputs, aligned=aligned, processors=device.processors)
     known, step = inputs.known_of_rows(), 4 * inputs.losses.shape[0]
     scalar = torch.empty((), dtype=torch.float32, device=inputs.losses.device)
-    if len(device.plans) >= MOST_PLANS:
-        device.plans.clear()
-    plan = device.plans[key] = Plan(
+    if len(device.thread.plans) >= MOST_PLANS:
+        device.thread.plans.clear()
+    plan = device.thread.plans[key] = Plan(
         partial(struct.Struct("=" + FORMATS[kernel]).pack_into, launch.arguments, 0),
         device.launcher(launch),
         device.workspace,

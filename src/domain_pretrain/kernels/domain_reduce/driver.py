@@ -40,6 +40,10 @@ class Device:
     Two launches that may run at the same time must not share a workspace. Launches on one stream
     run one after the other, so each stream has one; a captured launch runs whenever its graph is
     replayed, so it has one in the graph's own memory, zeroed by the graph.
+
+    Attributes:
+        processors: multiprocessors.
+        thread: of the thread that asks.
     """
 
     def __init__(self, index: int) -> None:
@@ -52,13 +56,8 @@ class Device:
         handle = self._check(self._driver.cuDeviceGet(index))
         self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(handle))  # torch's
         self._launch_kernel = _launch_kernel()
-        self._thread = _Thread(self)
+        self.thread = _Thread(self)
         self._workspaces: dict[int, torch.Tensor] = {}  # by stream
-
-    @property
-    def plans(self) -> dict[Any, Any]:
-        """What this thread keeps of its launches: their arguments are changed by each."""
-        return self._thread.plans
 
     def workspace(self) -> torch.Tensor:
         """A zeroed workspace for the next launch on the current stream."""
@@ -131,9 +130,10 @@ class Device:
 class _Thread(threading.local):
     """What a thread has of its own; made when it first asks.
 
-    Then it gets the device's context, too, where it has none: autograd's worker threads start
-    without. The runtime binds one in its own calls, but torch need not have made any, and the
-    driver API refuses to launch or load without.
+    ``plans`` are what it keeps of its launches: their arguments are changed by each. Then it gets
+    the device's context, too, where it has none: autograd's worker threads start without. The
+    runtime binds one in its own calls, but torch need not have made any, and the driver API refuses
+    to launch or load without.
     """
 
     def __init__(self, device: Device) -> None:
