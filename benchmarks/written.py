@@ -11,13 +11,23 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def write_json(path: Path | None, content: Any) -> None:
-    """Replace ``path``, if there is one: a reader sees the old content or the new, never half."""
+def write_json(path: Path | None, content: Any, *, lines: str | None = None) -> None:
+    """Replace ``path``, if there is one: a reader sees the old content or the new, never half.
+
+    Args:
+        path: of the file.
+        content: of it.
+        lines: the key of a mapping whose entries take a line each, where there are many.
+    """
     if path is None:
         return
+    text = json.dumps(content if lines is None else {**content, lines: None}, indent=1)
+    if lines is not None:
+        entries = (f"  {json.dumps(key)}: {json.dumps(one)}" for key, one in content[lines].items())
+        text = text.replace(f'"{lines}": null', f'"{lines}": {{\n' + ",\n".join(entries) + "\n }")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    new.write_text(text + "\n", encoding="utf-8")
     new.replace(path)
 
 

@@ -29,7 +29,7 @@ def write(results: Mapping[str, Any], out: Path) -> None:
         "widths": WIDTHS,
         "runs": dict(results),
     }
-    write_json(out, result)
+    write_json(out, result, lines="runs")
     text = table.page(result, plan)
     print(text)
     out.with_suffix(".md").write_text(text, encoding="utf-8")

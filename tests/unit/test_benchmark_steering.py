@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -183,6 +184,9 @@ def test_a_plan_that_is_not_done_names_the_next_runs(most: int) -> None:
 
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
     report.write(conducted(), tmp_path / "cpu.json")
+    written = (tmp_path / "cpu.json").read_text()
+    assert json.loads(written)["runs"] == conducted(), "each run is a line, whole"
+    assert sum('"test": {' in line for line in written.splitlines()) == len(conducted())
     page = (tmp_path / "cpu.md").read_text()
     (hold,) = [
         line
