@@ -37,7 +37,7 @@ def draw(plan: Plan, path: Path) -> None:
     _front(axes, front)
     for arm in SHOWN:
         if arm in found:
-            _arm(axes, plan, arm, mean(found[arm], seeds))
+            _arm(axes, plan, arm, mean(found[arm], seeds), front)
     axes.set_xlabel("what general text has lost (nats a token)", color=INK, fontsize=9)
     axes.set_ylabel("loss of code and maths (nats a token)", color=INK, fontsize=9)
     axes.margins(x=0.14, y=0.1)
@@ -62,11 +62,11 @@ def _front(axes: Axes, front: list[Point]) -> None:
     _label(axes, "constant blends, by general's share", front[-2], INK, below=False, lines=2)
 
 
-def _arm(axes: Axes, plan: Plan, arm: str, where: Point) -> None:
+def _arm(axes: Axes, plan: Plan, arm: str, where: Point, front: list[Point]) -> None:
     number = ARMS[arm].epsilon
     if number is None:
-        axes.plot(*where, color=FAINT, marker="s", ms=4, ls="")
-        _label(axes, ARMS[arm].title, where, FAINT, below=False)
+        axes.plot(*where, color=INK, marker="s", ms=4, ls="", mfc="white")
+        _label(axes, ARMS[arm].title, where, INK, below=where[1] < at(front, where[0]))
         return
     epsilon = plan.epsilons[number]
     axes.axvline(epsilon, color=COLOURS[0], lw=0.8, ls=":")
