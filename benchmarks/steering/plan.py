@@ -43,7 +43,10 @@ SENSOR, WHOLE_SENSOR = 96, 480
 RATES = (5e-4, 1e-3, 2e-3)
 # ε: what these constant blends cost of general, at the middle rate.
 EPSILON_SHARES = (0.5, 0.15)
-STAGES = ("base", "front", "hold", "confirm", "main", "others", "dirty", "rare", "scale", "rates")
+STAGES = (
+    *("base", "front", "hold", "confirm", "main", "others"),
+    *("again", "dirty", "rare", "scale", "rates"),
+)
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -66,6 +69,7 @@ class Case:
         data: of :data:`arms.DATA`.
         size: of the model.
         variant: of ``hold``'s options, on the tuning seed; None: those that were chosen.
+        again: a second run of the very same.
     """
 
     arm: str
@@ -74,11 +78,13 @@ class Case:
     data: str = "clean"
     size: str = "medium"
     variant: int | None = None
+    again: bool = False
 
     @property
     def name(self) -> str:
         tried = "" if self.variant is None else f"-variant{self.variant}"
-        return f"{self.data}-{self.size}/{self.arm}{tried}-lr{self.lr:g}-seed{self.seed}"
+        group = f"{self.data}-{self.size}{'-again' if self.again else ''}"
+        return f"{group}/{self.arm}{tried}-lr{self.lr:g}-seed{self.seed}"
 
 
 class Plan:
@@ -114,6 +120,7 @@ class Plan:
             found[stage] = [self._run(case) for case in self._tuning(arms)]
             if self._rates(arms):
                 found[stage] += [self._run(one) for one in self._confirmation(arms, front=False)]
+        found["again"] = [self._run(case) for case in self.again()]
         for data in DATA:
             if data != "clean" and self._rates(FEW):
                 few = {name: ARMS[name] for name in FEW}
@@ -137,11 +144,8 @@ class Plan:
 
     @cached_property
     def base(self) -> Mapping[str, float]:
-        return self.base_losses("medium")
-
-    def base_losses(self, size: str) -> Mapping[str, float]:
         """On the test text."""
-        done = self.results.get(base_of(size).name)
+        done = self.results.get(base_of("medium").name)
         return {} if done is None else done["test"]
 
     @cached_property
@@ -212,7 +216,8 @@ class Plan:
     # Points of runs that are done.
 
     def point(self, case: Case) -> Point:
-        return point(self.results[case.name]["test"], self.base_losses(case.size))
+        one = self.results[case.name]
+        return point(one["test"], one["start"])
 
     def front(
         self, seed: int, lr: float | None = None, data: str = "clean", size: str = "medium"
@@ -251,6 +256,11 @@ class Plan:
 
     def _front(self, seeds: Iterable[int], lr: float, data: str, size: str) -> list[Case]:
         return [Case(f"static-{s:g}", lr, seed, data, size) for seed in seeds for s in FRONT]
+
+    def again(self) -> list[Case]:
+        """What tells whether runs of two machines may stand beside each other."""
+        arm, lr = f"static-{MIDDLE:g}", self.static_rate
+        return [] if lr is None else [Case(arm, lr, seed, again=True) for seed in CONFIRMATION]
 
     def _variants(self) -> list[Case]:
         assert self.static_rate is not None

@@ -62,12 +62,13 @@ def conduct(work: Path, only: list[str], jobs: int, end: float) -> None:
 
     with ThreadPoolExecutor(jobs) as pool:
         while True:
+            done = gather(work)
             left = [
                 run
-                for stage, runs in Plan(gather(work)).stages().items()
+                for stage, runs in Plan(done).stages().items()
                 if stage in only
                 for run in runs
-                if run.name not in begun
+                if run.name not in begun and (run.base is None or run.base in done)
             ]
             while left and len(running) < jobs and time.monotonic() < end:
                 run = left.pop(0)
@@ -75,8 +76,8 @@ def conduct(work: Path, only: list[str], jobs: int, end: float) -> None:
                 running.add(pool.submit(conducted, run))
             if not running:
                 return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for one in done:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in ended:
                 one.result()  # what is not Megatron's failure ends the experiment
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from arms import ARMS, DATA, FRONT, STATIC, VARIANTS
-from front import LEAST, Estimate, Point, distance, tolerance, verdict
+from front import LEAST, Estimate, Point, at, distance, tolerance, verdict
 from plan import CONFIRMATION, RATES, TUNING, Case, Plan
 from training import WIDTHS
 
@@ -87,13 +88,14 @@ def page(result: dict[str, Any], plan: Plan) -> str:
     """Everything: where it comes from, the comparison, and what was chosen."""
     parts = [
         "# Does steering help? All numbers",
-        f"`{result['command']}`; {result['processor']}, commit {result['commit']}, torch "
-        f"{result['torch']}, {result['date']}. {progress(plan)}",
+        f"`{result['command']}`; commit {result['commit']}, torch {result['torch']}, "
+        f"{result['date']}. {progress(plan)} {machines(plan)}",
         "General: test loss − the base's. Target: mean test loss of code and maths. Distance: "
         "target loss − that of the static front of the same seed at the same general loss; below 0 "
         "is better. Nats a token; mean over the confirmation seeds ± half of the 95 % interval "
-        "(Student's t). It is about the order of the data alone: there is one base model and one "
-        "test text. Each verdict stands for itself: of twenty, one may come by chance.",
+        "(Student's t). It is about the order of the data alone: there is one base model of a size "
+        "and machine, and one test text. Each verdict stands for itself: of twenty, one may come "
+        "by chance.",
     ]
     if told := in_short(rows(plan), plan):
         parts += ["## In short", told]
@@ -104,6 +106,7 @@ def page(result: dict[str, Any], plan: Plan) -> str:
                 parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
                 parts += [landings(found, plan)] if _held(found) else []
                 parts += [left_out(plan, data, size)]
+                parts += [made_again(plan)] if (data, size) == ("clean", "medium") else []
     parts += ["## What was chosen, on the tuning seed", chosen(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -135,6 +138,12 @@ def progress(plan: Plan) -> str:
         if runs
     ]
     return f"Runs: {', '.join(counts)}."
+
+
+def machines(plan: Plan) -> str:
+    """Which of them have made how many runs."""
+    counts = Counter(one["processor"] for one in plan.results.values())
+    return f"Made on: {', '.join(f'{name} ({count})' for name, count in counts.most_common())}."
 
 
 def comparison(found: Iterable[Row]) -> str:
@@ -184,6 +193,27 @@ def left_out(plan: Plan, data: str, size: str) -> str:
         f"through the others, by general's share: {', '.join(told)} nats (below 0: the curve is "
         "too high there, and flatters what is compared with it). With all points, half as far "
         "apart, the error is some quarter of that midway between two, and none at a point."
+    )
+
+
+def made_again(plan: Plan) -> str:
+    """Where another machine's runs of a blend of the front end; empty where it has none.
+
+    On one and the same machine they end where the first ones did, to the last digit.
+    """
+    found = []
+    for case in plan.again():
+        front = plan.front(case.seed)
+        if case.name in plan.results and len(front) == len(FRONT):
+            (risen, target), first = plan.point(case), plan.point(replace(case, again=False))
+            found.append((risen - first[0], target - at(front, risen)))
+    if not found:
+        return ""
+    risen, far = (Estimate.of(values) for values in zip(*found, strict=True))
+    return (
+        "Runs of other machines start from a base of their own, and stand beside this front. So do "
+        f"{len(found)} runs of {ARMS[plan.again()[0].arm].title} that were made there again: they "
+        f"end {risen} nats of general from the first ones, and {far} nats from the front."
     )
 
 

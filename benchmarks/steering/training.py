@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from logged import run_megatron
+from provenance import processor
 
 from domain_pretrain.backends.local_layers import gpu_flags
 from domain_pretrain.records.reader import read_metrics
@@ -120,7 +121,9 @@ def result_of(run: Run, corpora: Path, tokenizer: Sequence[str], work: Path) -> 
     """Train and measure, or return what an earlier call of the very same run left.
 
     A run counts as done when its ``result.json`` is there, which is written last and at once. The
-    model of a base stays there, that of any other run goes.
+    model of a base stays there, that of any other run goes. Another processor rounds otherwise, so
+    the base that it trains is another one: what a run is kept with is ``start``, the test losses of
+    the base that it started from.
 
     Raises:
         RuntimeError: Megatron failed; the message names its log and shows the end of it.
@@ -140,9 +143,12 @@ def result_of(run: Run, corpora: Path, tokenizer: Sequence[str], work: Path) -> 
     _megatron(words_of_test, config_of_test, tokenizer, folder / "test")
     result = {
         "seconds": round(time.monotonic() - started, 1),
+        "processor": processor(),
         **read(trained, read_metrics(folder / "test")),
     }
     if run.base is not None:
+        base = json.loads((work / run.base / "result.json").read_text())["result"]
+        result["start"] = base["test"]
         shutil.rmtree(folder / "checkpoint")
     partial = kept.with_suffix(".partial")
     partial.write_text(json.dumps({"of": [words, config], "result": result}))

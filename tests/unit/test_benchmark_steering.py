@@ -118,7 +118,7 @@ def world(run: Run, *, lands: bool = True) -> dict[str, Any]:
     Of hold's options, ``anneal: 0`` ends far above its ε.
     """
     if run.base is None:
-        return {"test": BASE, "shares": [[10, {"general": 1.0}]]}
+        return {"test": BASE, "shares": [[10, {"general": 1.0}]], "processor": "one"}
     share = run.blend["general"]["general"]
     off = abs(math.log(run.lr / 1e-3)) / 50
     rule = run.config.get("mix", {}).get("dynamic") or run.config.get("reweight") or {}
@@ -128,7 +128,8 @@ def world(run: Run, *, lands: bool = True) -> dict[str, Any]:
         target = curve(risen) - 0.01 + off
     target = curve(risen) + off if target is None else target
     test = {"general": 2.0 + risen, "code": target - 0.1, "maths": target + 0.1}
-    return {"test": test, "shares": [[10, {"general": share, "code": 1 - share}]]}
+    windows = [[10, {"general": share, "code": 1 - share}]]
+    return {"test": test, "start": BASE, "shares": windows, "processor": "one"}
 
 
 @cache

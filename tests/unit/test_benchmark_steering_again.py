@@ -38,7 +38,9 @@ def world(run: Run) -> dict[str, Any]:
     rng = np.random.default_rng(zlib.crc32(run.name.encode()))
     if run.base is None:
         test = {"general": 2.0, "code": 2.5, "maths": 3.5}
-        return {"test": test, "shares": [[10, {"general": 1.0}]], "sensor": []}
+        windows = [[10, {"general": 1.0}]]
+        return {"test": test, "shares": windows, "sensor": [], "processor": run.name}
+    moved = 0.01 * run.seed  # another base for every seed, as on as many machines
     share = run.blend["general"]["general"]
     rule = run.config.get("mix", {}).get("dynamic") or run.config.get("reweight") or {}
     seed = np.random.default_rng(run.seed).normal(0, 0.01)
@@ -50,10 +52,12 @@ def world(run: Run) -> dict[str, Any]:
         target = 1.5 + 0.3 * (1 - math.sqrt(max(risen, 0) / 0.45)) ** 2 - 0.005 + off - seed
     target += rng.normal(0, 0.002) + 0.01 * (rule.get("strategy") == "linupper")
     risen += rng.normal(0, 0.001)
-    test = {"general": 2.0 + risen, "code": target - 0.2, "maths": target + 0.2}
+    start = {"general": 2.0 + moved, "code": 2.5, "maths": 3.5}
+    test = {"general": 2.0 + moved + risen, "code": target - 0.2, "maths": target + 0.2}
     sensor = [[0, 1.9], [128, 2.1], [256, 1.9 + risen + rng.normal(0, 0.005)]]
     shares = [[step, {"general": share + rng.normal(0, 0.01)}] for step in (10, 20)]
-    return {"test": test, "shares": shares, "sensor": sensor}
+    made = {"start": start, "processor": f"machine {run.seed}"}
+    return {"test": test, "shares": shares, "sensor": sensor, **made}
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +111,8 @@ def pchip(x: np.ndarray, y: np.ndarray, at: float) -> float:
 
 
 def where(results: Results, name: str, group: str = "clean-medium") -> Point:
-    base = results[f"base/{group.split('-')[1]}"]["test"]["general"]
-    test = results[f"{group}/{name}"]["test"]
+    one = results[f"{group}/{name}"]
+    base, test = one["start"]["general"], one["test"]
     return test["general"] - base, (test["code"] + test["maths"]) / 2
 
 
@@ -233,6 +237,16 @@ def test_the_table(work: Path, tmp_path: Path) -> None:
             others = np.array(sorted(points))
             off.append(own[1] - pchip(others[:, 0], others[:, 1], own[0]))
         assert f"{share}: {np.mean(off):+.4f}" in told.split(", ")
+    # What was made again.
+    moves, offs = [], []
+    for seed in CONFIRMATION:
+        name = f"static-0.3-lr{static}-seed{seed}"
+        risen, target = where(results, name, "clean-medium-again")
+        moves.append(risen - where(results, name)[0])
+        offs.append(target - curve(results, seed, static, risen))
+    told = re.findall(r"they end (.*?) nats of general from the first ones, and (.*?) nats", text)
+    assert told == [(interval(moves), interval(offs))]
+    assert f"machine 6 ({sum('seed6' in name for name in results)})" in text
     # Other data have a front of their own, at the one rate.
     for data, title in (("dirty", "30 % of code's training text is scrambled"),):
         rate = rate_of(results, "excess")
