@@ -82,8 +82,7 @@ class Forward:
                 result = loss_func(output, *args, **kwargs)
             except Exception:
                 # The host's check for NaN names no domain; ours will, out of these sums.
-                if self.groups.is_counting:
-                    count(self.backend, self.ledger, microbatch, None)
+                self._count(microbatch, None)
                 raise
             if not isinstance(result, tuple) or len(result) != 3:
                 raise IntegrityError(
@@ -92,8 +91,7 @@ class Forward:
                     f"{len(result) if isinstance(result, tuple) else type(result).__name__}"
                 )
             if weights is None:
-                if self.groups.is_counting:
-                    count(self.backend, self.ledger, microbatch, result[:2])
+                self._count(microbatch, result[:2])
                 return result
             if self.groups.is_counting:
                 loss = self._counted(microbatch, weights, result[:2]).loss
@@ -109,6 +107,10 @@ class Forward:
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
         weights = self.steering.weights(microbatch) if self.steering else None
         return self._counted(microbatch, weights).loss
+
+    def _count(self, microbatch: Microbatch, host: Host | None) -> None:
+        if self.groups.is_counting:
+            count(self.backend, self.ledger, microbatch, host)
 
     def _counted(
         self, microbatch: Microbatch, weights: Weights | None, host: Host | None = None

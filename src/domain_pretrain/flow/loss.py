@@ -21,9 +21,8 @@ def count(backend: Backend, ledger: Ledger, microbatch: Microbatch, host: Host |
         microbatch: of this rank.
         host: None if its loss function failed.
     """
-    beside = (None, None) if host is None else _scalars(host)
     totals = None if host is None else ledger.host
-    inputs = microbatch.inputs(None, *beside, ledger.layers[0], totals, count=True)
+    inputs = microbatch.inputs(None, *_scalars(host), ledger.layers[0], totals, count=True)
     backend.domain_reduce(inputs)
     _count_apart(ledger, microbatch)
 
@@ -49,8 +48,7 @@ def counted_loss(
     """
     multipliers = weights.multipliers if weights is not None and weights.ids is None else None
     sums = ledger.layers[0]
-    beside = (None, None) if host is None else _scalars(host)
-    inputs = microbatch.inputs(multipliers, *beside, sums, ledger.host, count=True)
+    inputs = microbatch.inputs(multipliers, *_scalars(host), sums, ledger.host, count=True)
     found = backend.domain_loss(inputs)
     _count_apart(ledger, microbatch)
     if weights is None or weights.ids is None:
@@ -82,8 +80,10 @@ def weighted_loss(
     return backend.domain_loss(inputs).loss
 
 
-def _scalars(host: Host) -> Host:
+def _scalars(host: Host | None) -> Host | tuple[None, None]:
     """As the kernels take them."""
+    if host is None:
+        return None, None
     return _scalar(host[0], torch.float32), _scalar(host[1], torch.int32)
 
 

@@ -39,8 +39,8 @@ class Backend:
     def domain_reduce(self, inputs: Inputs) -> None:
         """Add the sums of one microbatch to ``accumulator``, and what the host found to ``totals``.
 
-        CUDA: one launch. ``totals`` need ``host_loss`` and ``host_num_tokens``; multipliers do not
-        count.
+        CUDA: one launch. ``host_loss``, ``host_num_tokens`` and ``totals`` are given together or
+        not at all; multipliers do not count.
         """
         self._kernels.reduce(inputs)
 
@@ -54,7 +54,7 @@ class Backend:
         of the host's loss function.
 
         With ``host_loss``, the loss is ``host_loss + Σ (multiplier - 1)·mask·loss``: the host's
-        bits where all multipliers are 1.
+        bits where all multipliers are 1. ``totals`` take it with ``host_num_tokens``, or neither.
         """
         ungraded: list[torch.Tensor] = []
         loss = WithGradient.apply(inputs.losses, self._kernels, inputs, ungraded)

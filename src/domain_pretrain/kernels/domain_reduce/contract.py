@@ -150,9 +150,15 @@ def check(inputs: Inputs, *, sums_alone: bool) -> None:
         raise ValueError("an accumulator needs inverse_row_tokens, too")
     if sums_alone and inputs.accumulator is None:
         raise ValueError("domain_reduce needs an accumulator: it takes the sums")
-    host = sum(one is not None for one in (inputs.host_loss, inputs.host_num_tokens))
-    if inputs.totals is not None and (host == 1 or (sums_alone and not host)):
-        raise ValueError("totals of the host's loss need host_loss and host_num_tokens, too")
+    together = ("host_loss", "host_num_tokens", "totals")
+    missing = [name for name in together if getattr(inputs, name) is None]
+    # The loss puts itself into totals without the host's, and takes host_loss without totals.
+    if 0 < len(missing) < 3 and (sums_alone or (len(missing) == 1 and missing != ["totals"])):
+        raise ValueError(
+            f"{'domain_reduce' if sums_alone else 'domain_loss with totals'} takes "
+            f"{', '.join(together[: 3 if sums_alone else 2])} together or not at all: "
+            f"{' and '.join(missing)} must be given, too"
+        )
     check_device(dict(zip(Inputs._fields, inputs, strict=True)))  # torch.compile takes no _asdict
 
 
