@@ -21,6 +21,7 @@ from arms import (
     HOLD,
     MAIN,
     MIDDLE,
+    MIDDLE_OF_FRONT,
     OTHERS,
     SCALED,
     STATIC,
@@ -69,7 +70,7 @@ class Case:
         data: of :data:`arms.DATA`.
         size: of the model.
         variant: of ``hold``'s options, on the tuning seed; None: those that were chosen.
-        again: a second run of the very same.
+        again: the very same, where the arms that started from another base were run.
     """
 
     arm: str
@@ -220,17 +221,47 @@ class Plan:
         return point(one["test"], one["start"])
 
     def front(
-        self, seed: int, lr: float | None = None, data: str = "clean", size: str = "medium"
+        self,
+        seed: int,
+        lr: float | None = None,
+        data: str = "clean",
+        size: str = "medium",
+        *,
+        again: bool = False,
     ) -> list[Point]:
         """The seed's static runs that are done."""
         lr = lr or self.static_rate
         if lr is None:
             return []
-        cases = self._front((seed,), lr, data, size)
+        cases = self._front((seed,), lr, data, size, again=again)
         return [self.point(case) for case in cases if case.name in self.results]
 
+    def elsewhere(self, case: Case) -> bool:
+        """Whether it started from another base than its front did, as another machine trains."""
+        front = replace(case, arm=f"static-{MIDDLE:g}", lr=self.static_rate or 0)
+        starts = [
+            self.results[one.name]["start"] for one in (case, front) if one.name in self.results
+        ]
+        return len(starts) == 2 and starts[0] != starts[1]
+
+    def comparable(self, case: Case) -> bool:
+        """Whether it is done, and the front that it is compared with."""
+        if case.name not in self.results:
+            return False
+        front = self.front(case.seed, data=case.data, size=case.size)
+        again = self.front(case.seed, data=case.data, size=case.size, again=True)
+        whole = len(again) == len(MIDDLE_OF_FRONT) or not self.elsewhere(case)
+        return whole and len(front) == len(FRONT)
+
     def distance(self, case: Case) -> float:
-        """From the lowest of the seed's fronts: of those rates that all seeds are compared with."""
+        """From the lowest of the seed's fronts: of those rates that all seeds are compared with.
+
+        From that of its own base, where there is another one; but on the tuning seed, where the
+        rates of an arm are compared with each other.
+        """
+        if case.seed in CONFIRMATION and self.elsewhere(case):
+            front = self.front(case.seed, data=case.data, size=case.size, again=True)
+            return distance(self.point(case), [front])
         fronts = (self.front(case.seed, lr, case.data, case.size) for lr in self._compared(case))
         return distance(self.point(case), [one for one in fronts if len(one) == len(FRONT)])
 
@@ -254,13 +285,22 @@ class Plan:
 
     # Cases.
 
-    def _front(self, seeds: Iterable[int], lr: float, data: str, size: str) -> list[Case]:
-        return [Case(f"static-{s:g}", lr, seed, data, size) for seed in seeds for s in FRONT]
+    def _front(
+        self, seeds: Iterable[int], lr: float, data: str, size: str, *, again: bool = False
+    ) -> list[Case]:
+        shares = MIDDLE_OF_FRONT if again else FRONT
+        arms = [f"static-{share:g}" for share in shares]
+        return [Case(arm, lr, seed, data, size, again=again) for seed in seeds for arm in arms]
 
     def again(self) -> list[Case]:
-        """What tells whether runs of two machines may stand beside each other."""
-        arm, lr = f"static-{MIDDLE:g}", self.static_rate
-        return [] if lr is None else [Case(arm, lr, seed, again=True) for seed in CONFIRMATION]
+        """What is run again where runs of the clean data started from another base."""
+        if self.static_rate is None or not any(map(self.elsewhere, self.confirmed())):
+            return []
+        return self._front(CONFIRMATION, self.static_rate, "clean", "medium", again=True)
+
+    def confirmed(self) -> list[Case]:
+        """The arms' runs of the clean data, done or not."""
+        return list(self._confirmation({**HOLD, **MAIN, **OTHERS}, front=False))
 
     def _variants(self) -> list[Case]:
         assert self.static_rate is not None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from arms import ARMS, DATA, FRONT, STATIC, VARIANTS
+from arms import ARMS, DATA, FRONT, MIDDLE_OF_FRONT, STATIC, VARIANTS
 from front import LEAST, Estimate, Point, at, distance, tolerance, verdict
 from plan import CONFIRMATION, RATES, TUNING, Case, Plan
 from training import WIDTHS
@@ -57,12 +57,7 @@ def rows(plan: Plan, data: str = "clean", size: str = "medium") -> list[Row]:
     for arm in ARMS:
         lr = plan.rate(arm) or plan.static_rate
         cases = [] if lr is None else [Case(arm, lr, seed, data, size) for seed in CONFIRMATION]
-        cases = [
-            case
-            for case in cases
-            if case.name in plan.results
-            and len(plan.front(case.seed, None, data, size)) == len(FRONT)
-        ]
+        cases = [case for case in cases if plan.comparable(case)]
         if cases:
             shares = [general_share(plan.results[case.name]) for case in cases]
             points = tuple(plan.point(case) for case in cases)
@@ -197,23 +192,20 @@ def left_out(plan: Plan, data: str, size: str) -> str:
 
 
 def made_again(plan: Plan) -> str:
-    """Where another machine's runs of a blend of the front end; empty where it has none.
-
-    On one and the same machine they end where the first ones did, to the last digit.
-    """
+    """Of the arms that started from another base; empty where there is one base."""
     found = []
-    for case in plan.again():
-        front = plan.front(case.seed)
-        if case.name in plan.results and len(front) == len(FRONT):
-            (risen, target), first = plan.point(case), plan.point(replace(case, again=False))
-            found.append((risen - first[0], target - at(front, risen)))
+    for seed in CONFIRMATION:
+        first, again = plan.front(seed), plan.front(seed, again=True)
+        if len(again) == len(MIDDLE_OF_FRONT) and len(first) == len(FRONT):
+            found.append(fmean(target - at(first, risen) for risen, target in again))
     if not found:
         return ""
-    risen, far = (Estimate.of(values) for values in zip(*found, strict=True))
+    arms = {case.arm for case in plan.confirmed() if plan.elsewhere(case)}
+    titles = ", ".join(ARMS[arm].title for arm in ARMS if arm in arms)
     return (
-        "Runs of other machines start from a base of their own, and stand beside this front. So do "
-        f"{len(found)} runs of {ARMS[plan.again()[0].arm].title} that were made there again: they "
-        f"end {risen} nats of general from the first ones, and {far} nats from the front."
+        f"Made on another machine, from a base that was trained there: {titles}. They are compared "
+        f"with {len(MIDDLE_OF_FRONT)} of the constant blends, which were run there, too, and end "
+        f"{Estimate.of(found)} nats of the targets from the front above, at equal general loss."
     )
 
 
