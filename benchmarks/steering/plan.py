@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from statistics import fmean
 from typing import Any
 
@@ -97,6 +97,7 @@ class Plan:
 
     def __init__(self, results: Results) -> None:
         self.results = results
+        self.rate = cache(self._rate)  # asked for every case
 
     def stages(self) -> dict[str, list[Run]]:
         """The runs of every stage, as far as they can be named by now, done or not, in order."""
@@ -194,7 +195,7 @@ class Plan:
             found[number] = (not far <= CLOSE, miss)  # NaN is not
         return min(found, key=lambda number: found[number])
 
-    def rate(self, arm: str) -> float | None:
+    def _rate(self, arm: str) -> float | None:
         """The rate of an arm: nearest to, or furthest below, the front."""
         if arm in STATIC:
             return self.static_rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(FOLDER / "steering"), str(FOLDER)]
 
+import conduct  # noqa: E402
 import report  # noqa: E402
 import table  # noqa: E402
 from arms import ARMS, DATA, FRONT, HOLD, Known, blend  # noqa: E402
@@ -181,6 +183,51 @@ def test_a_plan_that_is_not_done_names_the_next_runs(most: int) -> None:
     left = [run for runs in stages.values() for run in runs if run.name not in results]
     assert left
     assert "Runs: base" in table.progress(Plan(results))
+
+
+def runs_of(
+    work: Path, monkeypatch: pytest.MonkeyPatch, **given: Any
+) -> list[tuple[str, list[str]]]:
+    """What is begun, with the models that are there then; a base takes longer than other runs."""
+    begun = []
+
+    def result_of(run: Run, data: Path, tokenizer: Any, work: Path) -> dict[str, Any]:
+        begun.append((run.name, sorted(conduct.gather(work))))
+        time.sleep(0.2 * (run.base is None))
+        file = work / run.name / "result.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"result": world(run)}))
+        return {**world(run), "seconds": 0.0}
+
+    monkeypatch.setattr(conduct, "result_of", result_of)
+    monkeypatch.setattr(conduct.corpora, "build", lambda data: [])
+    conduct.conduct(work, jobs=2, end=math.inf, **given)
+    return begun
+
+
+def test_no_run_begins_before_its_base_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = runs_of(tmp_path, monkeypatch, only=["base", "front"])
+    assert begun[0] == ("base/medium", [])
+    assert len(begun) == 22
+    assert all("base/medium" in there for _, there in begun[1:])
+
+
+def test_what_another_machine_has_run_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its models are not here: a base that what is left starts from is trained anew."""
+    kept = conducted()
+    assert not runs_of(tmp_path, monkeypatch, only=list(STAGES), kept=kept)
+    few = {name: one for name, one in kept.items() if not name.startswith(("dirty", "clean-tiny"))}
+    begun = runs_of(tmp_path, monkeypatch, only=["dirty"], kept=few)
+    assert begun[0] == ("base/medium", [])
+    assert {name for name, _ in begun[1:]} == {name for name in kept if name.startswith("dirty")}
+    begun = runs_of(tmp_path, monkeypatch, only=["scale"], kept=few)
+    assert begun[0][0] == "base/tiny"
+    assert {name for name, _ in begun[1:]} == {name for name in kept if "clean-tiny" in name}
+    assert conduct.gather(tmp_path).keys() | few.keys() == kept.keys()
 
 
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
