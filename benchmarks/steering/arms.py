@@ -19,8 +19,8 @@ DATA = {
 
 # The static front: general's share of the blend, the targets having the rest in halves.
 FRONT = (0.05, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7)
-# As much of it as runs of another machine are compared with: the arms that end between these.
-MIDDLE_OF_FRONT = FRONT[1:5]
+# As much of it as is run again beside the runs of another machine, which end between these.
+FRONT_AGAIN = FRONT[:5]
 # Of every arm whose blend is not what is asked about.
 MIDDLE = 0.3
 # The plugin's defaults but for two times, which are cut to a run of 256 steps.

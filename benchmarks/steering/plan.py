@@ -18,10 +18,10 @@ from arms import (
     DATA,
     FEW,
     FRONT,
+    FRONT_AGAIN,
     HOLD,
     MAIN,
     MIDDLE,
-    MIDDLE_OF_FRONT,
     OTHERS,
     SCALED,
     STATIC,
@@ -251,7 +251,7 @@ class Plan:
             return False
         front = self.front(case.seed, data=case.data, size=case.size)
         again = self.front(case.seed, data=case.data, size=case.size, again=True)
-        whole = len(again) == len(MIDDLE_OF_FRONT) or not self.elsewhere(case)
+        whole = len(again) == len(FRONT_AGAIN) or not self.elsewhere(case)
         return whole and len(front) == len(FRONT)
 
     def distance(self, case: Case) -> float:
@@ -289,7 +289,7 @@ class Plan:
     def _front(
         self, seeds: Iterable[int], lr: float, data: str, size: str, *, again: bool = False
     ) -> list[Case]:
-        shares = MIDDLE_OF_FRONT if again else FRONT
+        shares = FRONT_AGAIN if again else FRONT
         arms = [f"static-{share:g}" for share in shares]
         return [Case(arm, lr, seed, data, size, again=again) for seed in seeds for arm in arms]
 

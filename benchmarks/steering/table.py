@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from arms import ARMS, DATA, FRONT, MIDDLE_OF_FRONT, STATIC, VARIANTS
+from arms import ARMS, DATA, FRONT, FRONT_AGAIN, STATIC, VARIANTS
 from front import LEAST, Estimate, Point, at, distance, tolerance, verdict
 from plan import CONFIRMATION, RATES, TUNING, Case, Plan
 from training import WIDTHS
@@ -196,7 +196,7 @@ def made_again(plan: Plan) -> str:
     found = []
     for seed in CONFIRMATION:
         first, again = plan.front(seed), plan.front(seed, again=True)
-        if len(again) == len(MIDDLE_OF_FRONT) and len(first) == len(FRONT):
+        if len(again) == len(FRONT_AGAIN) and len(first) == len(FRONT):
             found.append(fmean(target - at(first, risen) for risen, target in again))
     if not found:
         return ""
@@ -204,7 +204,7 @@ def made_again(plan: Plan) -> str:
     titles = ", ".join(ARMS[arm].title for arm in ARMS if arm in arms)
     return (
         f"Made on another machine, from a base that was trained there: {titles}. They are compared "
-        f"with {len(MIDDLE_OF_FRONT)} of the constant blends, which were run there, too, and end "
+        f"with {len(FRONT_AGAIN)} of the constant blends, which were run there, too, and end "
         f"{Estimate.of(found)} nats of the targets from the front above, at equal general loss."
     )
 

@@ -247,7 +247,7 @@ def test_the_table(work: Path, tmp_path: Path) -> None:
             off.append(own[1] - pchip(others[:, 0], others[:, 1], own[0]))
         assert f"{share}: {np.mean(off):+.4f}" in told.split(", ")
     # What was made elsewhere has a front of its own.
-    again, middle, offs = "clean-medium-again", ("0.15", "0.3", "0.4", "0.5"), []
+    again, middle, offs = "clean-medium-again", SHARES[:5], []
     for seed in CONFIRMATION:
         points = [where(results, f"static-{s}-lr{static}-seed{seed}", again) for s in middle]
         offs.append(np.mean([y - curve(results, seed, static, x) for x, y in points]))
