@@ -197,7 +197,8 @@ def made_again(plan: Plan) -> str:
     for seed in CONFIRMATION:
         first, again = plan.front(seed), plan.front(seed, again=True)
         if len(again) == len(FRONT_AGAIN) and len(first) == len(FRONT):
-            found.append(fmean(target - at(first, risen) for risen, target in again))
+            far = [target - at(first, risen) for risen, target in again]
+            found.append(fmean(one for one in far if not math.isnan(one)))
     if not found:
         return ""
     arms = {case.arm for case in plan.confirmed() if plan.elsewhere(case)}

@@ -250,7 +250,7 @@ def test_the_table(work: Path, tmp_path: Path) -> None:
     again, middle, offs = "clean-medium-again", SHARES[:5], []
     for seed in CONFIRMATION:
         points = [where(results, f"static-{s}-lr{static}-seed{seed}", again) for s in middle]
-        offs.append(np.mean([y - curve(results, seed, static, x) for x, y in points]))
+        offs.append(np.nanmean([y - curve(results, seed, static, x) for x, y in points]))
     assert f"and end {interval(offs)} nats of the targets from the front above" in text
     assert "was trained there: velocity, learnability. They" in text
     rate, found = rate_of(results, "velocity"), []
