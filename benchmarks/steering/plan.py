@@ -230,15 +230,21 @@ class Plan:
         *,
         again: bool = False,
     ) -> list[Point]:
-        """The seed's static runs that are done."""
+        """The seed's static runs that are done, from one base."""
         lr = lr or self.static_rate
         if lr is None:
             return []
         cases = self._front((seed,), lr, data, size, again=again)
-        return [self.point(case) for case in cases if case.name in self.results]
+        done = (case for case in cases if case.name in self.results)
+        return [self.point(case) for case in done if not self.elsewhere(case)]
 
     def elsewhere(self, case: Case) -> bool:
-        """Whether it started from another base than its front did, as another machine trains."""
+        """Whether it started from another base than its front did, as another machine trains.
+
+        No matter on the tuning seed, where the rates of an arm are compared with each other.
+        """
+        if case.seed in TUNING:
+            return False
         front = replace(case, arm=f"static-{MIDDLE:g}", lr=self.static_rate or 0)
         starts = [
             self.results[one.name]["start"] for one in (case, front) if one.name in self.results
@@ -255,12 +261,9 @@ class Plan:
         return whole and len(front) == len(FRONT)
 
     def distance(self, case: Case) -> float:
-        """From the lowest of the seed's fronts: of those rates that all seeds are compared with.
-
-        From that of its own base, where there is another one; but on the tuning seed, where the
-        rates of an arm are compared with each other.
-        """
-        if case.seed in CONFIRMATION and self.elsewhere(case):
+        """From the lowest of the seed's fronts: of those rates that all seeds are compared with; or
+        from that of its own base, where it started elsewhere."""
+        if self.elsewhere(case):
             front = self.front(case.seed, data=case.data, size=case.size, again=True)
             return distance(self.point(case), [front])
         fronts = (self.front(case.seed, lr, case.data, case.size) for lr in self._compared(case))

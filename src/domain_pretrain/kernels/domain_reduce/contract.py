@@ -153,7 +153,8 @@ def check(inputs: Inputs, *, sums_alone: bool) -> None:
     together = ("host_loss", "host_num_tokens", "totals")
     missing = [name for name in together if getattr(inputs, name) is None]
     # The loss puts itself into totals without the host's, and takes host_loss without totals.
-    if 0 < len(missing) < 3 and (sums_alone or (len(missing) == 1 and missing != ["totals"])):
+    some = len(missing) in (1, 2) if sums_alone else missing in (["host_loss"], ["host_num_tokens"])
+    if some:
         raise ValueError(
             f"{'domain_reduce' if sums_alone else 'domain_loss with totals'} takes "
             f"{', '.join(together[: 3 if sums_alone else 2])} together or not at all: "
