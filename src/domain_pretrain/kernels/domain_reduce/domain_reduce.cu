@@ -14,10 +14,10 @@ using u32 = unsigned int;
 
 enum : int {
   WARPS = THREADS / 32,
+  PEEL = 16,             // domains of one tile that are reduced by shuffles; the rest by atomics
   TILE = 32 * VEC,       // tokens that a warp reads at once
   IDS = ROWS ? 1 : VEC,  // of a thread's tokens
   SPAN = VEC / IDS,      // tokens of one id
-  PEEL = 16,             // domains of one tile that are reduced by shuffles; the rest by atomics
   NONE = 0x7fffffff,
 };
 
@@ -116,13 +116,17 @@ struct Sums {
 #pragma unroll
     for (int k = 0; k < COLUMNS; k++) column[k] += sum[k];
   }
-  __device__ __forceinline__ void take(Token t) {
-    STAY(t.loss, t.tokens, t.sample);
-    const bool bad = !in_range(t.loss);
-    column[COLUMN_LOSS] += __float2ll_rn(bad ? 0.f : t.loss);
-    column[COLUMN_TOKENS] += __float2ll_rn(t.tokens);
-    column[COLUMN_SAMPLE_LOSS] += __float2ll_rn(bad ? 0.f : t.sample);
-    flagged += bad;
+  __device__ __forceinline__ void take(const Token (&of)[VEC], int id) {
+#pragma unroll
+    for (int i = id * SPAN; i < (id + 1) * SPAN; i++) {
+      Token t = of[i];
+      STAY(t.loss, t.tokens, t.sample);
+      const bool bad = !in_range(t.loss);
+      column[COLUMN_LOSS] += __float2ll_rn(bad ? 0.f : t.loss);
+      column[COLUMN_TOKENS] += __float2ll_rn(t.tokens);
+      column[COLUMN_SAMPLE_LOSS] += __float2ll_rn(bad ? 0.f : t.sample);
+      flagged += bad;
+    }
   }
   __device__ __forceinline__ void reduce() {
     column[COLUMN_LOSS] = warp_sum(column[COLUMN_LOSS]);
@@ -217,35 +221,24 @@ __device__ __forceinline__ bool is_plain(const Token (&t)[VEC]) {
   return size <= PLAIN;
 }
 
-// Adds those of a thread's pending tokens that are of one domain.
-__device__ __forceinline__ void take(const Token (&t)[VEC], const int (&domain)[IDS], int wanted,
-                                     u32& pending, Sums& sums) {
-#pragma unroll
-  for (int j = 0; j < IDS; j++) {
-    if ((pending >> j & 1) && domain[j] == wanted) {
-#pragma unroll
-      for (int i = j * SPAN; i < (j + 1) * SPAN; i++) sums.take(t[i]);
-      pending ^= 1u << j;
-    }
-  }
-}
-
-__device__ __forceinline__ int lowest(const int (&domain)[IDS], u32 pending) {
-  int least = NONE;
-#pragma unroll
-  for (int j = 0; j < IDS; j++) {
-    if (pending >> j & 1) least = min(least, domain[j]);
-  }
-  return least;
-}
-
-// Adds one tile to the warp's run of a domain, whatever its tokens are.
+// Adds one tile to the warp's run of a domain, whatever its tokens are: those of the current run,
+// then of the lowest domain that is left, and so on.
 __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC],
                                          const int (&domain)[IDS], u32 pending, Sums& run,
                                          int& current, Scalars& total) {
 #pragma unroll 1
   for (int left = min(a.domains + 1, (int)PEEL);; left--) {
-    take(t, domain, current, pending, run);
+    int lowest = NONE;
+#pragma unroll
+    for (int j = 0; j < IDS; j++) {
+      if (!(pending >> j & 1)) continue;
+      if (domain[j] == current) {
+        run.take(t, j);
+        pending ^= 1u << j;
+      } else {
+        lowest = min(lowest, domain[j]);
+      }
+    }
     if (!__any_sync(ALL, pending)) return;
     if (left == 0) break;
     if (current != NONE) {
@@ -254,16 +247,16 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
       if (threadIdx.x % 32 == 0) store(a, current, run);
       run = {};
     }
-    current = __reduce_min_sync(ALL, lowest(domain, pending));
+    current = __reduce_min_sync(ALL, lowest);
   }
-#pragma unroll 1
-  while (pending) {
+#pragma unroll
+  for (int j = 0; j < IDS; j++) {
+    if (!(pending >> j & 1)) continue;
     Sums one = {};
-    const int mine = lowest(domain, pending);
-    take(t, domain, mine, pending, one);
+    one.take(t, j);
     total.take(one);
     one.column[COLUMN_NONFINITE] = one.flagged;
-    store(a, mine, one);
+    store(a, domain[j], one);
   }
 }
 
