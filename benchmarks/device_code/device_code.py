@@ -20,7 +20,7 @@ VARIANTS = [
 
 def nvrtc_version() -> str:
     """As NVIDIA writes it, 13.0."""
-    _, major, minor = compiler.nvrtc().nvrtcVersion()
+    _, major, minor = compiler.bindings("nvrtc").nvrtcVersion()
     return f"{major}.{minor}"
 
 

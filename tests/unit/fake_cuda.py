@@ -114,7 +114,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> tuple[driver.Device, FakeDri
     def zeros(*size: int, device: torch.device, **kind: Any) -> torch.Tensor:
         return torch.zeros(*size, **kind)
 
-    monkeypatch.setattr(driver, "_driver", lambda: fake)
+    monkeypatch.setattr(compiler, "bindings", lambda name: fake)
     monkeypatch.setattr(driver, "_launch_kernel", lambda: fake.launch_kernel)
     monkeypatch.setattr(
         driver, "torch", SimpleNamespace(**vars(torch) | {"cuda": cuda, "_C": cuda, "zeros": zeros})

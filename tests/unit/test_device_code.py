@@ -31,7 +31,7 @@ FOLDER = Path(device_code.__file__).parent
 @pytest.fixture
 def nvrtc() -> None:
     try:
-        compiler.nvrtc()
+        compiler.bindings("nvrtc")
     except UnsupportedError as error:
         pytest.skip(f"NVRTC: {error}")
 

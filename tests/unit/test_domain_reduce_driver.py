@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import torch
 from domain_reduce_cases import make_case
 from fake_cuda import FakeCuda, FakeDriver, Status, fake_device
 
-from domain_pretrain.kernels.domain_reduce import Backend, Inputs, cuda, driver
+from domain_pretrain.errors import UnsupportedError
+from domain_pretrain.kernels.domain_reduce import Backend, Inputs, compiler, cuda, driver
 from domain_pretrain.kernels.domain_reduce.kernel_launch import (
     THREADS,
     KernelLaunch,
@@ -200,3 +202,10 @@ def test_the_launch_is_configured_by_the_bytes_of_nvidias_header() -> None:
     theirs.sharedMemBytes, theirs.hStream = 8, bindings.CUstream(9)
     size = ctypes.sizeof(ours)
     assert ctypes.string_at(theirs.getPtr(), size) == ctypes.string_at(ctypes.addressof(ours), size)
+
+
+@pytest.mark.parametrize("name", ["nvrtc", "driver"])
+def test_bindings_that_are_missing_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"cuda.bindings.{name}", None)  # its import fails
+    with pytest.raises(UnsupportedError, match=rf"cuda\.bindings\.{name} cannot be used.*nvrtc of"):
+        compiler.bindings(name)

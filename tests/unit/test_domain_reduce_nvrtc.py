@@ -11,7 +11,7 @@ from domain_pretrain.kernels.domain_reduce import compiler
 from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
 
 try:
-    compiler.nvrtc()
+    compiler.bindings("nvrtc")
 except UnsupportedError as error:
     pytest.skip(f"NVRTC: {error}", allow_module_level=True)
 
@@ -46,7 +46,7 @@ def test_an_integrated_gpus_code_is_for_that_gpu(
     architecture: str,
 ) -> None:
     nvrtc = SimpleNamespace(nvrtcGetSupportedArchs=lambda: (0, known))
-    monkeypatch.setattr(compiler, "nvrtc", lambda: nvrtc)
+    monkeypatch.setattr(compiler, "bindings", lambda name: nvrtc)
     assert compiler.architecture_for(capability) == architecture
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
@@ -25,7 +29,7 @@ def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
     Raises:
         UnsupportedError: NVRTC is missing, or refuses the source.
     """
-    library = nvrtc()
+    library = bindings("nvrtc")
     options = [option.encode() for option in _options(variant, architecture)]
     program = _checked(library.nvrtcCreateProgram(_source(), SOURCE.encode(), 0, [], []))
     try:
@@ -48,7 +52,7 @@ def architecture_for(capability: tuple[int, int]) -> str:
     A cubin runs on devices of its own major version and of its minor version or a later one, but
     one for an integrated GPU runs on that alone.
     """
-    supported = _checked(nvrtc().nvrtcGetSupportedArchs())
+    supported = _checked(bindings("nvrtc").nvrtcGetSupportedArchs())
     major, minor = capability
     fitting = [
         a
@@ -79,25 +83,25 @@ def _source() -> bytes:
     return (Path(__file__).parent / SOURCE).read_bytes()
 
 
-def nvrtc():  # type: ignore[no-untyped-def]  # a module
-    """The bindings of NVRTC, once they work.
+def bindings(name: str) -> Any:
+    """NVIDIA's bindings of ``nvrtc`` or ``driver``.
 
     Raises:
-        UnsupportedError: it is missing.
+        UnsupportedError: they are missing, or NVRTC is.
     """
     try:
-        from cuda.bindings import nvrtc as bindings
-
-        bindings.nvrtcVersion()  # loads the library
+        found = import_module(f"cuda.bindings.{name}")
+        if name == "nvrtc":
+            found.nvrtcVersion()  # loads the library
     except (ImportError, RuntimeError) as error:
         raise UnsupportedError(
-            f"NVRTC is not available ({error}): install torch's CUDA build, or "
-            "cuda-bindings and nvidia-cuda-nvrtc of torch's CUDA version"
+            f"cuda.bindings.{name} cannot be used ({error}): install torch's CUDA build, or "
+            f"cuda-bindings and nvidia-cuda-nvrtc of its CUDA version, {torch.version.cuda}"
         ) from error
-    return bindings
+    return found
 
 
-def _checked(result):  # type: ignore[no-untyped-def]
+def _checked(result: tuple[Any, ...]) -> Any:
     """The value of ``(status, value…)``, raising UnsupportedError if the status is not 0."""
     status, *values = result
     if int(status) != 0:

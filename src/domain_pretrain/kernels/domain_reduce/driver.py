@@ -47,7 +47,7 @@ class Device:
     """
 
     def __init__(self, index: int) -> None:
-        self._driver = _driver()
+        self._driver = compiler.bindings("driver")
         properties = torch.cuda.get_device_properties(index)
         self._index = index
         self._architecture = compiler.architecture_for((properties.major, properties.minor))
@@ -153,14 +153,3 @@ def _launch_kernel() -> Any:
         return ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
     except (OSError, AttributeError) as error:
         raise UnsupportedError(f"the CUDA driver cannot be used ({error})") from error
-
-
-def _driver() -> Any:
-    try:
-        from cuda.bindings import driver
-    except ImportError as error:
-        raise UnsupportedError(
-            "the cuda backend needs the package cuda-bindings of torch's CUDA version "
-            f"{torch.version.cuda} ({error}); newer CUDA builds of torch install it"
-        ) from error
-    return driver
