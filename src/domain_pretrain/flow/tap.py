@@ -68,12 +68,11 @@ class Source:
                 "not come from Megatron's BlendedDataset, or the script drops the key; give the "
                 "data through --data-path, or let your dataset return 'dataset_id'"
             )
-        if dataset_id.numel() != tokens.numel():
-            raise IntegrityError(
-                f"dataset_id has {dataset_id.numel()} entries for {tokens.numel()} rows of the "
-                "batch"
-            )
         ids = dataset_id if dataset_id.dim() == 1 else dataset_id.reshape(-1)
+        if ids.shape != tokens.shape:
+            raise IntegrityError(
+                f"dataset_id has {ids.numel()} entries for {tokens.numel()} rows of the batch"
+            )
         if tokens.is_cpu and ids.is_cpu:
             packed = self._packed(tuple(ids.tolist()), tuple(tokens.tolist()))
             return Rows(packed if device.type == "cpu" else packed.to(device, non_blocking=True))
