@@ -34,7 +34,6 @@ from front import CLOSE, Point, at, distance, point
 from training import WIDTHS, Run
 
 BASE_SEED, TUNING, CONFIRMATION = 1000, (1001,), (6, 7, 8, 9, 10)
-FEWER = CONFIRMATION[:3]  # of other data and other sizes, beside which the main comparison stands
 BASE_STEPS, BASE_LR = 4000, 2e-3
 STEPS = 256
 EVERY = {True: 8, False: 32}  # steps between two looks at the sensor, with hold and without
@@ -103,6 +102,20 @@ class Plan:
         """The runs of every stage, as far as they can be named by now, done or not, in order."""
         named = self._named()
         return {stage: named[stage] for stage in STAGES if stage in named}
+
+    def check(self) -> None:
+        """Of what is done, that it was run as the other results say by now.
+
+        Raises:
+            ValueError: one was run with another config, as where ε was another then.
+        """
+        for run in (run for runs in self.stages().values() for run in runs):
+            config = self.results[run.name]["config"] if run.name in self.results else run.config
+            if config != run.config:
+                raise ValueError(
+                    f"{run.name} was run with {config}, and by the other results it is "
+                    f"{run.config}: delete it from the results, and run it again"
+                )
 
     def _named(self) -> dict[str, list[Run]]:
         found: dict[str, list[Run]] = {"base": [base_of("medium")], "front": []}
@@ -323,7 +336,7 @@ class Plan:
     ) -> Iterator[Case]:
         """Seed by seed, so that what is there after an interruption compares all arms."""
         assert self.static_rate is not None
-        for seed in CONFIRMATION if (data, size) == ("clean", "medium") else FEWER:
+        for seed in CONFIRMATION:
             if front:
                 yield from self._front((seed,), self.static_rate, data, size)
             for arm in arms:

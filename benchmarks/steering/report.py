@@ -19,8 +19,12 @@ def write(results: Mapping[str, Any], out: Path) -> None:
     Args:
         results: by the name of the run.
         out: ``OUT.json``.
+
+    Raises:
+        ValueError: they do not belong together, see :meth:`.Plan.check`.
     """
     plan = Plan(results)
+    plan.check()
     result = {
         "what": "test loss by domain, unweighted, by how the run was steered",
         **provenance(str(Path(__file__).with_name("run.py"))),

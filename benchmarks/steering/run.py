@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import report  # noqa: E402
 from conduct import conduct, gather  # noqa: E402
-from plan import STAGES  # noqa: E402
+from plan import STAGES, Plan  # noqa: E402
 from written import ROOT  # noqa: E402
 
 from domain_pretrain.file_lock import hold  # noqa: E402
@@ -34,6 +34,7 @@ def main() -> None:
     options = parse()
     work = options.work.resolve()
     kept = {} if options.kept is None else json.loads(options.kept.read_text())["runs"]
+    Plan(kept).check()
     if not options.table:
         work.mkdir(parents=True, exist_ok=True)
         lock = work / "lock"

@@ -92,8 +92,13 @@ def page(result: dict[str, Any], plan: Plan) -> str:
         "and machine, and one test text. Each verdict stands for itself: of twenty, one may come "
         "by chance.",
     ]
-    if told := in_short(rows(plan), plan):
-        parts += ["## In short", told]
+    others = [("clean", size) for size in WIDTHS if size != "medium"]
+    others += [(data, "medium") for data in DATA if data != "clean"]
+    told = in_short(rows(plan), plan)
+    for data, size in others:
+        told += in_short(rows(plan, data, size), plan, f"{size if data == 'clean' else data}: ")
+    if told:
+        parts += ["## In short", "\n".join(told)]
     for size in WIDTHS:
         for data, title in DATA.items():
             found = rows(plan, data, size)
@@ -106,7 +111,7 @@ def page(result: dict[str, Any], plan: Plan) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def in_short(found: Iterable[Row], plan: Plan) -> str:
+def in_short(found: Iterable[Row], plan: Plan, what: str = "") -> list[str]:
     """A line for each arm of which something may be said, the best first: for the docs."""
     lines = []
     for row in sorted(found, key=lambda row: row.distance.mean):
@@ -119,10 +124,10 @@ def in_short(found: Iterable[Row], plan: Plan) -> str:
             worst = max((risen - epsilon for risen, _ in row.points), key=abs)
             ends += f" for ε {epsilon:g}, the worst run {worst:+.3f} from it"
         lines.append(
-            f"* **{ARMS[row.arm].title}**: {verdict(row.distance)} ({row.distance} nats of the "
-            f"targets at equal general loss; {ends}; general's share {row.share:.2f})"
+            f"* **{what}{ARMS[row.arm].title}**: {verdict(row.distance)} ({row.distance} nats of "
+            f"the targets at equal general loss; {ends}; general's share {row.share:.2f})"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def progress(plan: Plan) -> str:

@@ -123,7 +123,7 @@ def result_of(run: Run, corpora: Path, tokenizer: Sequence[str], work: Path) -> 
     A run counts as done when its ``result.json`` is there, which is written last and at once. The
     model of a base stays there, that of any other run goes. Another processor rounds otherwise, so
     the base that it trains is another one: what a run is kept with is ``start``, the test losses of
-    the base that it started from.
+    the base that it started from; and its ``config``, which the plan takes from earlier results.
 
     Raises:
         RuntimeError: Megatron failed; the message names its log and shows the end of it.
@@ -142,6 +142,7 @@ def result_of(run: Run, corpora: Path, tokenizer: Sequence[str], work: Path) -> 
     words_of_test, config_of_test = measuring(run, corpora, work)
     _megatron(words_of_test, config_of_test, tokenizer, folder / "test")
     result = {
+        "config": run.config,
         "seconds": round(time.monotonic() - started, 1),
         "processor": processor(),
         **read(trained, read_metrics(folder / "test")),

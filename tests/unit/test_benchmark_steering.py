@@ -120,7 +120,8 @@ def world(run: Run, *, lands: bool = True) -> dict[str, Any]:
     Of hold's options, ``anneal: 0`` ends far above its ε.
     """
     if run.base is None:
-        return {"test": BASE, "shares": [[10, {"general": 1.0}]], "processor": "one"}
+        shares = [[10, {"general": 1.0}]]
+        return {"test": BASE, "shares": shares, "processor": "one", "config": {}}
     share = run.blend["general"]["general"]
     off = abs(math.log(run.lr / 1e-3)) / 50
     rule = run.config.get("mix", {}).get("dynamic") or run.config.get("reweight") or {}
@@ -131,7 +132,8 @@ def world(run: Run, *, lands: bool = True) -> dict[str, Any]:
     target = curve(risen) + off if target is None else target
     test = {"general": 2.0 + risen, "code": target - 0.1, "maths": target + 0.1}
     windows = [[10, {"general": share, "code": 1 - share}]]
-    return {"test": test, "start": BASE, "shares": windows, "processor": "one"}
+    made = {"start": BASE, "processor": "one", "config": run.config}
+    return {"test": test, "shares": windows, **made}
 
 
 @cache
@@ -250,6 +252,8 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert "beats every static blend (−0.01" in line
     assert "for ε 0.1, the worst run +0.000 from it" in line
     assert not any("static 0" in line for line in short)
+    for what in ("tiny", "small", "dirty", "rare"):
+        assert any(line.startswith(f"* **{what}: hold by sampling, small ε**") for line in short)
     assert "{'anneal': 0.0, 'scale': 0.05}" in page
     assert (tmp_path / "cpu.png").stat().st_size > 10_000
 
