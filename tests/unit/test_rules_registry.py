@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,7 +40,7 @@ def steep() -> None: ...
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
     """A kind of its own, with one built-in rule; no other package is installed."""
-    monkeypatch.setattr(registry, "entry_points", lambda group: [])
+    monkeypatch.setattr(registry, "_installed", lambda path: EntryPoints())
     made: Registry[Any] = Registry("probe", "domain_pretrain.probes")
 
     def flat() -> None: ...
@@ -66,7 +66,7 @@ def install(probes: Registry[Any], monkeypatch: pytest.MonkeyPatch) -> Install:
 
     def install(*points: tuple[str, str]) -> None:
         found = [EntryPoint(name, value, probes.group) for name, value in points]
-        monkeypatch.setattr(registry, "entry_points", lambda group: found)
+        monkeypatch.setattr(registry, "_installed", lambda path: EntryPoints(found))
 
     return install
 
@@ -217,3 +217,21 @@ def test_two_entry_points_of_one_name(build: Build, install: Install) -> None:
 def test_one_package_that_is_found_twice_is_one(probes: Registry[Any], install: Install) -> None:
     install(("steep", "one"), ("steep", "one"))
     assert probes.available() == ("flat", "steep")
+
+
+def test_installed_packages_are_read_once_for_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[None] = []
+
+    def entry_points() -> EntryPoints:
+        reads.append(None)
+        return EntryPoints()
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    made: Registry[Any] = Registry("probe", "domain_pretrain.probes")
+    registry._installed.cache_clear()
+    assert made.available() == made.available() == ()
+    assert len(reads) == 1
+    monkeypatch.syspath_prepend("a folder of more packages")
+    assert made.available() == ()
+    assert len(reads) == 2
+    registry._installed.cache_clear()  # what was read here is no other test's
