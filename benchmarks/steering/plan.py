@@ -110,10 +110,10 @@ class Plan:
             ValueError: one was run with another config, as where ε was another then.
         """
         for run in (run for runs in self.stages().values() for run in runs):
-            config = self.results[run.name]["config"] if run.name in self.results else run.config
-            if config != run.config:
+            done = self.results.get(run.name)
+            if done is not None and done["config"] != run.config:
                 raise ValueError(
-                    f"{run.name} was run with {config}, and by the other results it is "
+                    f"{run.name} was run with {done['config']}, and by the other results it is "
                     f"{run.config}: delete it from the results, and run it again"
                 )
 

@@ -92,21 +92,21 @@ def page(result: dict[str, Any], plan: Plan) -> str:
         "and machine, and one test text. Each verdict stands for itself: of twenty, one may come "
         "by chance.",
     ]
-    others = [("clean", size) for size in WIDTHS if size != "medium"]
-    others += [(data, "medium") for data in DATA if data != "clean"]
-    told = in_short(rows(plan), plan)
-    for data, size in others:
-        told += in_short(rows(plan, data, size), plan, f"{size if data == 'clean' else data}: ")
+    main = ("clean", "medium")
+    sections = {(data, size): rows(plan, data, size) for size in WIDTHS for data in DATA}
+    told = in_short(sections[main], plan)
+    for (data, size), found in sections.items():
+        if (data, size) != main:
+            told += in_short(found, plan, f"{size if data == 'clean' else data}: ")
     if told:
         parts += ["## In short", "\n".join(told)]
-    for size in WIDTHS:
-        for data, title in DATA.items():
-            found = rows(plan, data, size)
-            if found:
-                parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
-                parts += [landings(found, plan)] if _held(found) else []
-                parts += [left_out(plan, data, size)]
-                parts += [made_again(plan)] if (data, size) == ("clean", "medium") else []
+    for (data, size), found in sections.items():
+        if found:
+            title = DATA[data]
+            parts += [f"## {title[0].upper()}{title[1:]}; {size} model", comparison(found)]
+            parts += [landings(found, plan)] if _held(found) else []
+            parts += [left_out(plan, data, size)]
+            parts += [made_again(plan)] if (data, size) == main else []
     parts += ["## What was chosen, on the tuning seed", chosen(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

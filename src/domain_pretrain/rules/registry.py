@@ -138,8 +138,8 @@ class Registry(Generic[RuleT]):
                 f"registers none of that name; it needs @register({name!r})"
             )
 
-    def _entry_points(self) -> list[EntryPoint]:
-        return list(_installed(tuple(sys.path)).select(group=self.group))
+    def _entry_points(self) -> EntryPoints:
+        return _installed(tuple(sys.path)).select(group=self.group)
 
     def _offered(self, name: str) -> EntryPoint | None:
         """The one entry point of this name; what other names clash over is not asked."""
