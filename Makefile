@@ -6,6 +6,8 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 
 # A Megatron-LM checkout compiles its helper with the python3 that comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Set in many an image of a container: each of some thousand processes would compile all of src anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo journey test fuzz check hosts gpu
 

@@ -110,6 +110,15 @@ torch.distributed.destroy_process_group()
     assert sorted(line for line in output.splitlines() if "rank" in line) == ["rank 0", "rank 1"]
 
 
+# What was imported before the fork has something to do at the exit, too: here, logging.
+HANDED_ON_AT_EXIT = """
+import logging.handlers
+printed = logging.StreamHandler()
+logging.getLogger().addHandler(logging.handlers.MemoryHandler(9, target=printed))
+logging.getLogger().warning("handed on")
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "code", "said"),
     [
@@ -118,6 +127,10 @@ torch.distributed.destroy_process_group()
         ("raise ValueError('the reason')", 1, "ValueError: the reason"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
         ("import atexit; atexit.register(print, 'at exit')", 0, "at exit"),
+        ("import atexit; atexit.register(print, 'at exit'); raise KeyError", 1, "at exit"),
+        ("from threading import Timer; Timer(0.2, print, ['later']).start()", 0, "later"),
+        (HANDED_ON_AT_EXIT, 0, "handed on"),
+        ("import atexit; atexit.register(lambda: 1 / 0)", 0, "ZeroDivisionError"),
     ],
 )
 def test_ends_as_a_process_would(
