@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.corpora import blend_flags, write_corpora
 from support.forks import close_fork_servers
-from support.launch import train
+from support.launch import start, train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,3 +41,15 @@ def base_checkpoint(tmp_path_factory: pytest.TempPathFactory, blend: list[str]) 
     save = ["--save", folder / "checkpoint", "--save-interval", "2", "--no-save-optim"]
     train(folder / "log", *blend, *save, iterations=2)
     return folder / "checkpoint"
+
+
+@pytest.fixture
+def forked_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``eval`` and ``replay`` start is forked, instead of started anew."""
+
+    def run_logged(words: list[str], environment: Any, log: Path, what: str) -> Iterator[str]:
+        code, output = start(1, *words[words.index("domain_pretrain") + 1 :])
+        assert code == 0, output[-6000:]
+        yield from output.splitlines()
+
+    monkeypatch.setattr("domain_pretrain.commands.eval.run_logged", run_logged)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.launch import start, train
+from support.launch import train
 from support.probes import ITEMS, config, write_data
 
-from domain_pretrain.commands import eval as command
 from domain_pretrain.commands.main import main
 from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.reader import read_evaluations
@@ -47,20 +44,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(folder, folder / "probes.yaml", read_evaluations(folder))
 
 
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command is forked, instead of started anew."""
-
-    def run_logged(words: list[str], environment: Any, log: Path, what: str) -> Iterator[str]:
-        code, output = start(1, *words[words.index("domain_pretrain") + 1 :])
-        assert code == 0, output[-6000:]
-        yield from output.splitlines()
-
-    monkeypatch.setattr(command, "run_logged", run_logged)
-
-
 def test_every_checkpoint_is_the_model_that_was_trained(
-    run: Run, forked: None, tmp_path: Path
+    run: Run, forked_evaluations: None, tmp_path: Path
 ) -> None:
     """The last one answers as it did at the end of its training."""
     words = ["eval", run.folder, "--every-checkpoint", "--config", run.config]
@@ -78,7 +63,7 @@ def test_every_checkpoint_is_the_model_that_was_trained(
     assert before != pytest.approx([*last.values()], rel=1e-4)  # another model's are others
 
 
-def test_without_the_data_of_its_run(run: Run, forked: None, tmp_path: Path) -> None:
+def test_without_the_data_of_its_run(run: Run, forked_evaluations: None, tmp_path: Path) -> None:
     """Megatron's made-up tokens are enough; with a tokenizer that knows text, here each byte."""
     tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
     words = [

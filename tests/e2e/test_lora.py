@@ -279,9 +279,12 @@ MERGED = {
 
 
 @pytest.mark.parametrize("name", MERGED)
-def test_merged_is_the_model_with_adapters(name: str, blend: list[str], tmp_path: Path) -> None:
+def test_merged_is_the_model_with_adapters(
+    name: str, blend: list[str], tmp_path: Path, forked_evaluations: None
+) -> None:
     """From a Hugging Face model, over two ranks, and back: on the rows of the last validation,
-    what transformers computes of the merged weights, and Megatron of W and A and B."""
+    what transformers computes of the merged weights, and Megatron of W and A and B, in the run and
+    in ``eval``."""
     layout, replicas, experts = MERGED[name]
     write_model(tmp_path / "model", name)
     import_model(tmp_path / "model", tmp_path / "base")
@@ -305,7 +308,7 @@ def test_merged_is_the_model_with_adapters(name: str, blend: list[str], tmp_path
         for what in ("tokens", "labels", "loss_mask")
     )
 
-    def loss(model: Path) -> float:
+    def loss(model: Path, mask: np.ndarray = mask) -> float:
         each = torch.log_softmax(logits_of(model, tokens).double(), dim=-1)
         of_labels = each.gather(-1, torch.as_tensor(labels)[..., None])[..., 0].numpy()
         return float(-(of_labels * mask).sum() / mask.sum())
@@ -313,6 +316,24 @@ def test_merged_is_the_model_with_adapters(name: str, blend: list[str], tmp_path
     expected = trained.metrics("valid")[-1]["lm_loss"]
     assert loss(tmp_path / "merged") == pytest.approx(expected, rel=1e-5)
     assert abs(loss(tmp_path / "model") - expected) > 0.01  # the base does not say the same
+    scores = asked(tmp_path, ["base", "run"], np.concatenate([tokens, labels[:, -1:]], 1))
+    weights = np.ones_like(mask)
+    assert scores == pytest.approx(
+        [loss(tmp_path / model, weights) for model in ("model", "merged")], rel=1e-5
+    )
+
+
+def asked(folder: Path, places: list[str], rows: np.ndarray) -> list[float]:
+    """The mean loss of each model by ``eval``, in nats a token, of rows ``[n, s + 1]``."""
+    named = {f"row {at}": row.tolist() for at, row in enumerate(rows)}
+    (folder / "rows.json").write_text(json.dumps({"validation": named}))
+    probes = {"evaluate": {"probes": {"replay": {"rows": str(folder / "rows.json")}}}}
+    (folder / "probes.yaml").write_text(json.dumps(probes))
+    words = ["eval", *(str(folder / place) for place in places), "--json", str(folder / "told")]
+    assert main([*words, "--config", str(folder / "probes.yaml")]) == 0
+    (line,) = json.loads((folder / "told").read_text())["lines"]
+    means: list[float] = line["means"]
+    return means
 
 
 def rows_of(file: Path, what: str, count: int) -> np.ndarray:

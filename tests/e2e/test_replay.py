@@ -9,29 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
-from support.launch import start, train
+from support.launch import train
 
-from domain_pretrain.commands import eval as command
 from domain_pretrain.commands.main import main
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.report.replay import WORDS
 
-pytestmark = pytest.mark.megatron
+pytestmark = [pytest.mark.megatron, pytest.mark.usefixtures("forked_evaluations")]
 
 GOOD, END = 24, 26  # iterations: of the pattern alone, and of the whole run
 WHAT = ["--iterations", f"{GOOD + 1}:{END + 1}"]
-
-
-@pytest.fixture(autouse=True)
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each evaluation is forked, instead of started anew."""
-
-    def run_logged(words: list[str], *_: Any) -> Any:
-        code, output = start(1, *words[words.index("domain_pretrain") + 1 :])
-        assert code == 0, output[-6000:]
-        return iter(output.splitlines())
-
-    monkeypatch.setattr(command, "run_logged", run_logged)
 
 
 def begin(folder: Path, last: str) -> list[str | Path]:

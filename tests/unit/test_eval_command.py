@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.checkpoints import write_checkpoint
 
+from domain_pretrain.adapt.lora import Lora
 from domain_pretrain.checkpoints.tracker import RELEASE
 from domain_pretrain.commands import eval as command
 from domain_pretrain.commands.main import main
@@ -89,6 +91,17 @@ def test_the_command_of_each_model(work: Path, capsys: Any) -> None:
     config = (work / "out" / "evaluate.yaml").read_text("utf-8")
     assert "completion" in config and "nowhere" not in config and "mix" not in config
     assert value(base, "--seq-length") == value(final, "--seq-length")
+
+
+def test_adapters_are_part_of_the_model_that_was_trained_with_them(work: Path, capsys: Any) -> None:
+    adapters = Lora(rank=4, targets=("linear_qkv",)).saved()
+    save(work / "lora", "iter_0000030", domain_lora=adapters)
+    of_base, of_lora = (
+        yaml.safe_load((work / value(command, "--domain-config")).read_text())
+        for command in dry(capsys, "base", "lora", "--config", "probes.yaml", "--out", "out")
+    )
+    assert of_base.keys() == {"evaluate"}
+    assert of_lora == {**of_base, "adapt": {"lora": adapters}}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from domain_pretrain.launch.evaluate import (
     CONFIG,
     command_of,
     common_flags,
+    config_of,
     context_of,
     write_config,
 )
@@ -179,7 +180,7 @@ def _commands(
         command = command_of(
             model,
             log_dir,
-            out / CONFIG,
+            config_of(model, out / CONFIG, log_dir.with_suffix(".yaml")),
             common,
             args.behind,
             script=args.script,

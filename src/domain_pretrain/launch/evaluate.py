@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from domain_pretrain.adapt.lora import SAVED
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.demo.launch import torchrun
 from domain_pretrain.errors import ConfigError
@@ -51,6 +52,26 @@ def write_config(path: Path, out: Path) -> None:
     check_probes(build_probes(probes))
     text = yaml.safe_dump({"evaluate": {"probes": probes}}, allow_unicode=True, sort_keys=False)
     out.write_text(text, encoding="utf-8")
+
+
+def config_of(model: Checkpoint, config: Path, own: Path) -> Path:
+    """The config that a model is evaluated with.
+
+    Args:
+        model: to be evaluated; of a run with LoRA, its adapters are part of it.
+        config: of all models, as :func:`write_config` wrote it.
+        own: the file to write where this model needs another.
+
+    Returns:
+        One of the two.
+    """
+    adapters = model.args.get(SAVED)
+    if adapters is None:
+        return config
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    text = yaml.safe_dump({**content, "adapt": {"lora": adapters}}, allow_unicode=True)
+    own.write_text(text, encoding="utf-8")
+    return own
 
 
 def common_flags(models: Sequence[Checkpoint], given: Sequence[str]) -> list[Flag]:
@@ -101,7 +122,7 @@ def command_of(
     Args:
         model: to be evaluated.
         log_dir: for its ``domain_evaluations.jsonl``.
-        config: as :func:`write_config` wrote it.
+        config: see :func:`config_of`.
         common: see :func:`common_flags`.
         words: the user's flags, which win over all others.
         script: the one that trained it; None: the built-in.
