@@ -71,14 +71,16 @@ launch() {
   local node_rank=${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-}}}
   local node_address=${NODE_ADDR:-${SLURMD_NODENAME:-}}
   local log_dir=$RUN_DIR/logs/${node_address:-$(hostname)}
-  local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}} port=29500
+  local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}}
+  # The same on every node, and another job's is another: two may share a first node.
+  local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}} port
+  port=$((20000 + $(cksum <<<"$job" | cut -d' ' -f1) % 10000))
   if [[ $NODES == 1 ]]; then
     address=${address:-127.0.0.1}
     node_address=${node_address:-127.0.0.1}
     port=0 # any that is free: nobody else has to know it, and another run here may have its own
   fi
   port=${MASTER_PORT:-${PET_MASTER_PORT:-$port}}
-  local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}}
   local rendezvous=join_timeout=${JOIN_TIMEOUT:-600}
   if [[ -n $node_rank ]]; then
     rendezvous+=,is_host=$((node_rank == 0))
