@@ -28,6 +28,7 @@ from training import Run, read, shares  # noqa: E402
 from domain_pretrain.config import DomainConfig  # noqa: E402
 from domain_pretrain.strategies import Reweighter  # noqa: E402
 from domain_pretrain.strategies.section import LaggedReweight  # noqa: E402
+from domain_pretrain.whole_file import whole_file  # noqa: E402
 
 BASE = {"general": 2.0, "code": 2.5, "maths": 3.5}
 KNOWN = Known(BASE, {"general": 2.1, "code": 1.5, "maths": 1.5}, (0.05, 0.2), {"anneal": 0.1})
@@ -198,7 +199,8 @@ def runs_of(
         time.sleep(0.2 * (run.base is None))
         file = work / run.name / "result.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"result": world(run)}))
+        with whole_file(file) as whole:  # the other job may be looking
+            whole.write(json.dumps({"result": world(run)}).encode())
         return {**world(run), "seconds": 0.0}
 
     monkeypatch.setattr(conduct, "result_of", result_of)
