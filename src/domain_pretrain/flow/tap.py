@@ -69,13 +69,10 @@ class Source:
                 "data through --data-path, or let your dataset return 'dataset_id'"
             )
         ids = dataset_id if dataset_id.dim() == 1 else dataset_id.reshape(-1)
-        if ids.shape != tokens.shape:
-            raise IntegrityError(
-                f"dataset_id has {ids.numel()} entries for {tokens.numel()} rows of the batch"
-            )
         if tokens.is_cpu and ids.is_cpu:
             packed = self._packed(tuple(ids.tolist()), tuple(tokens.tolist()))
             return Rows(packed if device.type == "cpu" else packed.to(device, non_blocking=True))
+        _check_ids(len(ids), len(tokens))
         ids = ids.to(tokens.device, torch.int64)
         found = self._table(origin, tokens.device)[ids.clamp(-1, len(origin.domains))]
         return Rows.of(found, tokens).to(device)
@@ -143,10 +140,16 @@ class BatchTap:
 
 def _pack(table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...]) -> torch.Tensor:
     """``Rows.packed`` on the CPU, of Python's numbers: of a few samples faster than by torch."""
+    _check_ids(len(ids), len(tokens))
     domains = [table[i] if 0 <= i < len(table) else -1 for i in ids]
     inverse = [1.0 / number if number > 1.0 else 1.0 for number in tokens]
     packed = _layout(len(ids)).pack(*domains, *inverse, *tokens)
     return torch.frombuffer(bytearray(packed), dtype=torch.int32)
+
+
+def _check_ids(ids: int, rows: int) -> None:
+    if ids != rows:
+        raise IntegrityError(f"dataset_id has {ids} entries for {rows} rows of the batch")
 
 
 @lru_cache
