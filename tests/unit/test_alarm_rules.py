@@ -106,6 +106,23 @@ def test_what_follows_when_all_have_moved_is_no_news() -> None:
     assert told(run.step(add={"code": 3.0})) == [("spike", "code")]
 
 
+def test_a_little_in_all_domains_hides_no_spike() -> None:
+    """Data that moves the optimizer moves the others' losses, too, which in a large batch shows."""
+    large: dict[str, Any] = {"samples": dict.fromkeys(NAMES, 20_000)}
+    little = dict.fromkeys(NAMES, 0.08)
+    run = MadeUpRun(only("all_moved", "spike"), KNOWN)
+    run.steps(SETTLED, **large)
+    (finding,) = run.step(add={**little, "code": 3.0}, **large)
+    assert (finding.rule, finding.domain) == ("spike", "code")
+    assert finding.cause == cause.DATA_MOVED_OPTIMIZER
+    assert finding.evidence["moved"] == len(NAMES)
+    run = MadeUpRun(only("all_moved", "spike"), KNOWN)
+    run.steps(SETTLED, **large)
+    assert not run.step(add=little, **large)
+    assert not run.steps(5, **large)
+    assert told(run.step(add={"code": 3.0}, **large)) == [("spike", "code")]
+
+
 @pytest.mark.parametrize(
     ("zs", "grad_z", "expected"),
     [
@@ -118,11 +135,16 @@ def test_what_follows_when_all_have_moved_is_no_news() -> None:
         ([9, 9, 9, 0], 0.0, cause.OPTIMIZER),
         ([0, 0], 9.0, cause.UNCLEAR),
         ([], None, cause.UNCLEAR),
+        ([9, 5, 5], None, cause.DATA_MOVED_OPTIMIZER),
+        ([9, 9, 5], None, cause.OPTIMIZER),
+        ([9, 9, 5, 5, 0], None, cause.UNCLEAR),
+        ([9, 5, 0, 0], None, cause.DATA_MOVED_OPTIMIZER),
     ],
 )
 def test_cause(zs: list[float], grad_z: float | None, expected: str) -> None:
-    scores = {str(number): Score(1.0, 1.0, z) for number, z in enumerate(zs)}
-    assert cause.likely(scores, grad_z) == expected
+    """Of changes of 0.02 nats a standard deviation, where those of 0.15 matter."""
+    scores = {str(number): Score(1.0 + 0.02 * z, 1.0, z) for number, z in enumerate(zs)}
+    assert cause.likely(scores, grad_z, nats=0.15, part=0.05) == expected
 
 
 # What the domain itself is like.

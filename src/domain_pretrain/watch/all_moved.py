@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-
 from domain_pretrain.records.record import Finding
 from domain_pretrain.rules.options import Fraction, NonNegative, Options
 from domain_pretrain.rules.state import State
@@ -25,12 +23,9 @@ def all_moved(seen: Reading, state: State, options: AllMovedOptions) -> tuple[li
         return [], state
     active = bool(state.get("active", 0))
     moved = cause.moved(seen.scores)
-    if cause.likely(seen.scores, seen.grad_z) != cause.OPTIMIZER:
+    change = cause.jump_of_all(seen.scores, options.nats, options.part)
+    if active or change is None:
         return [], {"active": int(active and bool(moved))}
-    change = statistics.median(seen.scores[name].change for name in moved)
-    expected = statistics.median(seen.scores[name].expected for name in moved)
-    if active or abs(change) <= max(options.nats, options.part * abs(expected)):
-        return [], {"active": int(active)}
     where = "up" if change > 0 else "down"
     finding = Finding(
         rule="all_moved",

@@ -28,11 +28,11 @@ class SpikeOptions(Options):
 
 @register("spike", SpikeOptions)
 def spike(seen: Reading, state: State, options: SpikeOptions) -> tuple[list[Finding], State]:
-    """One finding at the jump, one more where it stays; none where all domains moved.
+    """One finding at the jump, one more where it stays; none where all domains jump by as much.
 
     Those are for ``all_moved`` to tell, and what follows while they find their way back is no news.
-    ``onset`` in the evidence is the last logged iteration
-    before it at which the domain's loss was where it was heading.
+    ``onset`` in the evidence is the last logged iteration before it at which the domain's loss was
+    where it was heading.
     """
     if seen.split != "train":
         return [], state
@@ -41,7 +41,7 @@ def spike(seen: Reading, state: State, options: SpikeOptions) -> tuple[list[Find
     # the ones that were off.
     calm, since, off = (column(state, key, zeros) for key in ("calm", "since", "off"))
     told = column(state, "told", zeros - 1)
-    why = cause.likely(seen.scores, seen.grad_z)
+    why = cause.likely(seen.scores, seen.grad_z, options.nats, options.part)
     shaken = LINE if why == cause.OPTIMIZER else max(0, int(state.get("shaken", 0)) - 1)
     found = []
     for name in seen.losses.keys() - seen.scores.keys():
@@ -65,8 +65,8 @@ def spike(seen: Reading, state: State, options: SpikeOptions) -> tuple[list[Find
 
 
 def _jumps(score: Score, options: SpikeOptions) -> bool:
-    least = max(options.nats, options.part * abs(score.expected))
-    return abs(score.z) > options.deviations and abs(score.change) > least
+    matters = cause.beyond(score.change, score.expected, options.nats, options.part)
+    return abs(score.z) > options.deviations and matters
 
 
 def _finding(seen: Reading, name: str, score: Score, why: str, onset: int) -> Finding:
