@@ -49,6 +49,15 @@ def test_lines_without_a_finite_loss_do_not_count(tmp_path):
     assert final_losses(path) == {"a": 3.0}
 
 
+def test_a_run_that_averages_over_samples(tmp_path):
+    """Two samples, of 10 tokens at 5 nats and of 90 at 1: as that run has it 3, and not 1.4."""
+    entry = line(1, a=(140, 100), b=(20, 10), c=(9, 9))
+    for name, sample_loss_sum, samples in (("a", 6.0, 2), ("b", 2.0, 1), ("c", 0.0, 0)):
+        entry["domains"][name] |= {"sample_loss_sum": sample_loss_sum, "samples": samples}
+    path = write(tmp_path / "domain_metrics.jsonl", entry)
+    assert final_losses(path) == {"a": 3.0, "b": 2.0}
+
+
 def test_lines_of_many_domains_are_read(tmp_path):
     header = {"event": "start", "iteration": 0, "detail": "", "domains": ["a", "b", "c"]}
     columns = {"loss_sum": [20.0, 30.0], "tokens": [10, 10], "samples": [1, 1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,8 @@ def final_losses(path: Path) -> dict[str, float]:
     """Mean training loss of every domain over the last tenth of its tokens, nats.
 
     Σ sums / Σ tokens of whole lines, from the last one back; lines with a token of the domain that
-    was not finite do not count for it. Per domain, so that a rare one gets its own last tenth.
+    was not finite do not count for it. Per domain, so that a rare one gets its own last tenth. Of a
+    run that took its means over samples, these means, as :func:`.reduced` takes them.
     """
     # Of a long run with many domains they are gigabytes as lines, and megabytes as numbers.
     sums: defaultdict[str, tuple[array[float], array[float]]]
@@ -72,8 +74,9 @@ def final_losses(path: Path) -> dict[str, float]:
         lines += 1
         for name, row in entry["domains"].items():
             # Where a token was not finite, the file holds the sum of the others.
-            if not row.get("nonfinite"):
-                sums[name][0].append(row["loss_sum"])
+            loss_sum = None if row.get("nonfinite") else _loss_sum(row)
+            if loss_sum is not None:
+                sums[name][0].append(loss_sum)
                 sums[name][1].append(row["tokens"])
     if not lines:
         raise ConfigError(f"{path}: no training losses in it; a reference needs a finished run")
@@ -88,3 +91,11 @@ def final_losses(path: Path) -> dict[str, float]:
         if tokens:
             losses[name] = loss_sum / tokens
     return losses
+
+
+def _loss_sum(row: Mapping[str, Any]) -> float | None:
+    """The loss of a line's domain times its tokens, by the average of its run; None: no sample."""
+    if "sample_loss_sum" not in row:
+        return float(row["loss_sum"])
+    samples = row.get("samples")
+    return row["sample_loss_sum"] / samples * row["tokens"] if samples else None
