@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.corpora import DOMAINS, SHARES
 from support.launch import Run, train
 
 from domain_pretrain.records.reader import read_findings
@@ -62,6 +63,11 @@ def test_a_jump_is_found_and_traced(alone: tuple[Run, Path]) -> None:
     assert {Path(str(one["prefix"])).name for one in jump.documents} == {"general"}
     assert f"ERROR: {more[0].message}; likely cause: data" in run.output
     assert "documents behind spike in general" in run.output
+    shares = dict(zip(DOMAINS, SHARES, strict=True))
+    for one in (one for one in read_findings(folder) if one.rule == "starved"):
+        first, stop = one.evidence["samples"]
+        due = (stop - first) * shares[str(one.domain)] / sum(SHARES)
+        assert math.isclose(one.evidence["due"], due)
     told = [json.loads(line) for line in (folder / "told.jsonl").read_text("utf-8").splitlines()]
     found = [(one.rule, one.domain, one.iteration) for one in read_findings(folder)]
     assert sorted((one["finding"], one["domain"], one["iteration"]) for one in told) == sorted(

@@ -76,6 +76,7 @@ class MadeUpRun:
         add: Mapping[str, float] | None = None,
         losses: Mapping[str, float] | None = None,
         samples: Mapping[str, int] | None = None,
+        read: int = 0,
         nonfinite: Mapping[str, int] | None = None,
         grad_norm: float = 1.0,
         rate: float = 1e-3,
@@ -86,14 +87,17 @@ class MadeUpRun:
         Args:
             add: nats on top of what is expected, by domain.
             losses: in place of what is expected, by domain; with the noise.
-            samples: in place of :data:`SAMPLES`.
+            samples: that have a token, in place of :data:`SAMPLES`.
+            read: in all, with a token or without; else as many as either of these says.
             nonfinite: tokens.
             grad_norm, rate: of the host.
             experts: that its tokens went to.
         """
         self.iteration += 1
         count = {**SAMPLES, **(samples or {})}
-        self.consumed += sum(count.values())
+        read = read or sum(max(count[name], SAMPLES[name]) for name in NAMES)
+        self.consumed += read
+        self.watch.trained(read)
         noise = {name: self._rng.normal(0, NOISE / np.sqrt(max(count[name], 1))) for name in NAMES}
         grad = grad_norm * float(np.exp(self._rng.normal(0, 0.1)))
         wanted = {**self.expected(), **(losses or {})}
@@ -107,7 +111,12 @@ class MadeUpRun:
         """What is found in so many windows."""
         return [finding for _ in range(count) for finding in self.step(**how)]
 
-    def evaluate(self, losses: Mapping[str, float], split: Split = "valid") -> list[Finding]:
+    def evaluate(
+        self,
+        losses: Mapping[str, float],
+        split: Split = "valid",
+        errors: Mapping[str, float] | None = None,
+    ) -> list[Finding]:
         """One evaluation of 64 samples of every domain that is given."""
         stats = stats_of(self.names, losses, dict.fromkeys(losses, 64))
-        return self.watch.read(self.watch.evaluation(split, self.iteration, stats))
+        return self.watch.read(self.watch.evaluation(split, self.iteration, stats, errors or {}))

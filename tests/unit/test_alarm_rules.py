@@ -228,9 +228,22 @@ def test_starved() -> None:
     assert told(found) == [("starved", "code")]
     assert "plan" in found[0].message
     first, stop = found[0].evidence["iterations"]
-    assert (stop, stop - first) == (found[0].iteration + 1, 8), "8 · 0.16 · 44 are 56 samples"
+    assert (stop, stop - first) == (found[0].iteration + 1, 7), "7 · 0.16 · 50 are 56 samples"
+    assert found[0].evidence["due"] == pytest.approx(56.0)
     assert not run.steps(40)
     assert told(run.steps(200, samples={"code": 0})) == [("starved", "code")]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.64, 1.0])
+def test_starved_is_by_the_plan_however_large_its_share(share: float) -> None:
+    """Also where most of what is planned, or all of it, is of the domain that does not come."""
+    planned = {"general": share, "code": 1 - share}
+    known = Known(shares=lambda first, stop: {name: one for name, one in planned.items() if one})
+    for part, expected in ((0.55, []), (0.45, [("starved", "general")])):
+        came = {"general": round(100 * share * part), "code": round(100 * (1 - share))}
+        run = MadeUpRun(only("starved"), known)
+        found = run.steps(50, samples={**dict.fromkeys(NAMES, 0), **came}, read=100)
+        assert told(found) == expected
 
 
 def test_an_update_that_is_skipped_starves_nobody() -> None:
@@ -250,6 +263,18 @@ def test_forgetting() -> None:
     assert found[5][0].evidence["first"] == pytest.approx(2.0)
 
 
+def test_forgetting_says_nothing_while_the_error_is_not_known() -> None:
+    """Of a domain that is trained on too rarely, or only validated on."""
+    run = MadeUpRun(only("forgetting", forgetting={"domains": ["rare"]}), KNOWN)
+    losses = [{"rare": loss} for loss in (2.0, 2.2, 2.3, 2.4)]
+    run.steps(GRACE - 1)
+    assert not [one for loss in losses for one in run.evaluate(loss)]
+    run = MadeUpRun(only("forgetting", forgetting={"domains": ["rare"]}), KNOWN)
+    found = [one for loss in losses for one in run.evaluate(loss, errors={"rare": 0.04})]
+    assert told(found) == [("forgetting", "rare")], "of one sample 0.32, of 64 and 64 0.057"
+    assert found[0].evidence["error"] == pytest.approx(0.04 * 2**0.5)
+
+
 def test_forgetting_allows_for_noise() -> None:
     """Of 64 samples each, the standard error of the difference is about 0.3 · √(2/64) = 0.05."""
     run = MadeUpRun(only("forgetting"), KNOWN)
@@ -261,6 +286,7 @@ def test_forgetting_allows_for_noise() -> None:
 def test_forgetting_of_domains_that_are_named() -> None:
     section = only("forgetting", forgetting={"domains": ["code"]})
     run = MadeUpRun(section, KNOWN)
+    run.steps(GRACE)
     found = [run.evaluate({"general": loss, "code": loss}) for loss in (2.0, 3.0, 3.0)]
     assert told(found[2]) == [("forgetting", "code")]
     with pytest.raises(ConfigError, match=r"watch.alarms.forgetting.domains.*'coed'.*'code'"):
@@ -344,6 +370,16 @@ def test_a_resumed_run_finds_the_same() -> None:
         run.watch.begin(0, 0)
         run.watch.load_state_dict(saved)
         assert [*found, *play(run, stop, 320)] == whole
+
+
+def test_a_run_resumed_within_a_window_counts_all_that_it_read() -> None:
+    run = MadeUpRun(only("starved"), KNOWN)
+    run.watch.trained(1000)
+    saved = json.loads(json.dumps(run.watch.state_dict()))
+    run.watch = MadeUpRun(only("starved"), KNOWN).watch
+    run.watch.load_state_dict(saved)
+    (finding, *_) = run.step(samples={"general": 600, "maths": 160, "rare": 40})
+    assert (finding.domain, finding.evidence["due"]) == ("code", pytest.approx(0.16 * 1808))
 
 
 def test_the_order_of_the_domains_is_all_the_same() -> None:

@@ -160,6 +160,10 @@ class Step:
             self.mixing.commit(None if moment.skipped else self._read(), moment)
         if not moment.skipped:
             self._tell_found(moment.iteration)
+            if self.watch is not None:
+                groups = self.groups
+                replicas = groups.dp_cp_size // groups.cp_size
+                self.watch.trained(moment.microbatches * replicas * groups.micro_batch_size)
         if moment.log or moment.scalars or not self._proven:
             # Also of the steps that nobody read: what is published must be whole.
             self.windows.check()
@@ -240,7 +244,10 @@ class Step:
             self.publisher.scalars(record)
             self.publisher.line(record)
         if self.watch is not None:
-            self._look(self.watch, self.watch.evaluation(split, iteration, stats), final=final)
+            average = self.watch.known.average
+            own = {} if samples is None else samples.errors(average)
+            seen = self.watch.evaluation(split, iteration, stats, own)
+            self._look(self.watch, seen, final=final)
         return samples
 
     @property

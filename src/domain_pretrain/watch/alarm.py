@@ -53,11 +53,14 @@ class Reading:
         stats: exact sums of every domain.
         iterations: first, and the one after the last, of a window of training; else None.
         samples: likewise, in training samples consumed.
+        trained: how many of these came to an update: not those of skipped ones, which ``stats``
+            have not either.
         host: the host's numbers of the window's last step: ``learning_rate``, ``grad_norm``.
         scores: how far each domain's loss is from where it was heading; without the domains that
             were seen too rarely yet, and empty for an evaluation.
         grad_z: the same of the logarithm of the gradient norm; None where it is not known.
-        noise: nats, the standard deviation of one training sample's loss, by domain.
+        noise: nats, the standard deviation of one sample's loss, by domain: of training, or, of
+            domains that were seen too rarely yet, of the evaluation's own samples, if it tells.
         shares: each domain's planned part of the window's samples; empty where it is not known.
         experts: which ones the tokens of the window's last step went to; None where none were
             counted.
@@ -69,6 +72,7 @@ class Reading:
     stats: DomainStats
     iterations: tuple[int, int] | None = None
     samples: tuple[int, int] | None = None
+    trained: int = 0
     host: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, Score] = field(default_factory=dict)
     grad_z: float | None = None

@@ -49,10 +49,10 @@ def forgetting(
         if first[row] < 0:
             first[row], samples[row] = loss, totals.samples
             continue
+        if name not in seen.noise:  # a rise may be chance
+            continue
         # Of the difference, were the two evaluations on samples of their own.
-        error = seen.noise.get(name, 0.0) * math.sqrt(
-            1 / max(samples[row], 1) + 1 / max(totals.samples, 1)
-        )
+        error = seen.noise[name] * math.sqrt(1 / max(samples[row], 1) + 1 / max(totals.samples, 1))
         limit = first[row] + max(options.errors * error, options.part * first[row])
         above[row] = above[row] + 1 if loss > limit else 0.0
         if onset(above[row] >= IN_A_ROW, above[row] == 0, active, row):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from domain_pretrain.records.record import Finding
@@ -32,14 +30,12 @@ def starved(seen: Reading, state: State, options: StarvedOptions) -> tuple[list[
     begun = column(state, "begun", np.full((len(zeros), 2), -1.0))
     where = seen.where()
     samples = {name: totals.samples for name, totals in seen.totals.items()}
-    # Of those that came: an update that is skipped leaves its samples out of the window.
-    total = sum(samples.get(name, 0) for name in seen.shares) / math.fsum(seen.shares.values())
     found = []
     for name, share in seen.shares.items():
         row = seen.rows[name]
         if begun[row, 0] < 0 and where:
             begun[row] = where["iterations"][0], where["samples"][0]
-        due[row] += share * total
+        due[row] += share * seen.trained
         came[row] += samples.get(name, 0)
         if due[row] < options.samples:
             continue

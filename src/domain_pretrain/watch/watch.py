@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from domain_pretrain.records.record import Finding
@@ -62,6 +63,7 @@ class Watch:
         self._states: dict[str, State] = {alarm.name: {} for alarm in self._alarms}
         self._losses, self._host = Scores(names), Scores((_GRAD_NORM,))
         self._behind = (0, 0)  # iteration and consumed samples at the last window's end
+        self._trained = 0  # samples since then, without those of skipped updates
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +73,10 @@ class Watch:
     def begin(self, iteration: int, consumed_samples: int) -> None:
         """Where the first window starts, unless the state that is loaded says otherwise."""
         self._behind = (iteration, consumed_samples)
+
+    def trained(self, samples: int) -> None:
+        """After a step whose update was made: it read so many samples."""
+        self._trained += samples
 
     def window(
         self,
@@ -88,6 +94,7 @@ class Watch:
         """
         begun, taken = self._behind
         self._behind = (iteration, consumed_samples)
+        trained, self._trained = self._trained, 0
         average = self.known.average
         losses = {
             name: (totals.loss(average), float(totals.samples))
@@ -104,6 +111,7 @@ class Watch:
             stats,
             iterations=(begun + 1, iteration + 1),
             samples=(taken, consumed_samples),
+            trained=trained,
             host=host,
             scores=scores,
             grad_z=grad_scores[_GRAD_NORM].z if grad_scores else None,
@@ -112,9 +120,23 @@ class Watch:
             known=self.known,
         )
 
-    def evaluation(self, split: Split, iteration: int, stats: DomainStats) -> Reading:
-        """An evaluation as the alarms read it."""
-        return Reading(split, iteration, stats, noise=self._losses.noise(), known=self.known)
+    def evaluation(
+        self,
+        split: Split,
+        iteration: int,
+        stats: DomainStats,
+        errors: Mapping[str, float] = MappingProxyType({}),
+    ) -> Reading:
+        """An evaluation as the alarms read it.
+
+        Args:
+            split, iteration, stats: see :class:`.Reading`.
+            errors: standard errors of the domains' means, where its samples are counted one by one.
+        """
+        samples = {name: totals.samples for name, totals in stats}
+        own = {name: error * math.sqrt(samples.get(name, 0)) for name, error in errors.items()}
+        noise = {**own, **self._losses.noise()}
+        return Reading(split, iteration, stats, noise=noise, known=self.known)
 
     def read(self, seen: Reading) -> list[Finding]:
         """Ask every alarm. No collective: all ranks see the same sums and find the same."""
@@ -135,6 +157,7 @@ class Watch:
             "losses": self._losses.state_dict(),
             "host": self._host.state_dict(),
             "behind": list(self._behind),
+            "trained": self._trained,
         }
         states = {
             name: codec.dump(state, self._names) for name, state in self._states.items() if state
@@ -150,3 +173,4 @@ class Watch:
             self._losses.load_state_dict(own["losses"])
             self._host.load_state_dict(own["host"])
             self._behind = (own["behind"][0], own["behind"][1])
+            self._trained = own.get("trained", 0)  # in none of an earlier version
