@@ -305,6 +305,20 @@ def test_runs_follow_one_another_on_either_axis(metrics: Callable[..., Path]) ->
     assert domains_of(by_tokens) == ["a", "b"]
 
 
+def test_a_run_that_goes_on_in_a_folder_of_its_own_counts_on(metrics: Callable[..., Path]) -> None:
+    header = {"event": "resume", "iteration": 20, "detail": "", "domains": ["a"]}
+    base = read_history(metrics("base", line(10, a=3.0), line(20, a=2.0)))
+    rest = read_history(metrics("rest", header, line(30, a=1.5), line(40, a=1.0)))
+    base_run, rest_run = place([("base", base), ("rest", rest)], "iterations", compare=False)
+    assert rest_run.of(rest.train.curve("a")).tolist() == [30, 40]
+    assert (rest_run.begin, rest_run.end) == (base_run.end, 40) == (20, 40)
+    assert [rest_run.at(mark) for mark in rest.marks] == [20]
+    _, by_tokens = place([("base", base), ("rest", rest)], "tokens", compare=False)
+    assert (by_tokens.begin, by_tokens.end) == (2000, 4000)
+    (alone,) = place([("rest", rest)], "iterations", compare=False)
+    assert (alone.begin, alone.of(rest.train.curve("a")).tolist()) == (20, [30, 40])
+
+
 def test_the_moving_average_keeps_a_slope_straight_to_both_ends() -> None:
     slope = 0.5 * np.arange(50)
     assert moving_average(slope, 9) == pytest.approx(slope)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ class Run:
     Attributes:
         name: shown with it; may be empty.
         history: what happened in it.
-        start: where it starts on the axis.
+        start: what is added to its own numbers on the axis.
         x: what the axis counts: training tokens of all domains together, or iterations.
     """
 
@@ -29,6 +29,11 @@ class Run:
     history: History
     start: float
     x: XAxis
+
+    @property
+    def begin(self) -> float:
+        """Where its training begins on the axis."""
+        return self.start + (0 if self.x == "tokens" else self.history.begin_iteration or 0)
 
     @property
     def end(self) -> float:
@@ -51,8 +56,10 @@ def place(named: Sequence[tuple[str, History]], x: XAxis, *, compare: bool) -> l
     """Runs one after the other; to compare, each from the same start."""
     runs: list[Run] = []
     for name, history in named:
-        start = runs[-1].end if runs and not compare else 0.0
-        runs.append(Run(name, history, start, x))
+        run = Run(name, history, 0.0, x)
+        if runs and not compare:
+            run = replace(run, start=runs[-1].end - run.begin)
+        runs.append(run)
     return runs
 
 

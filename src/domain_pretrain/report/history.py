@@ -42,7 +42,8 @@ class History:
         tokens, samples: that were trained on, by domain; samples as in ``counts``.
         corpus_tokens: tokens of each domain's training data, as far as the file tells them.
         marks: what happened, but for the start.
-        end_tokens, end_iteration: where training ends, on either axis.
+        begin_iteration: where training begins: a run that goes on counts on.
+        end_tokens, end_iteration: where it ends, on either axis.
     """
 
     domains: list[str] = field(default_factory=list)
@@ -60,11 +61,15 @@ class History:
     samples: dict[str, float] = field(default_factory=dict)
     corpus_tokens: dict[str, float] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
+    begin_iteration: int | None = None
     end_tokens: float = 0.0
     end_iteration: int = 0
 
     def add(self, entry: dict[str, Any]) -> None:
         """Add a line, as :func:`~domain_pretrain.records.reader.stream_lines` yields it."""
+        if self.begin_iteration is None:  # the first line
+            header = is_event(entry) and is_header(entry)
+            self.begin_iteration = event_of(entry).iteration if header else 0
         if is_event(entry):
             self._add_event(entry)
             return

@@ -196,12 +196,12 @@ def _decorate(axes: Axes, title: str, x: XAxis, runs: Sequence[Run], *, compare:
         _name_styles(axes, runs)
         return
     for run in runs:
-        if run.start > 0:
-            axes.axvline(run.start, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=1)
+        if run is not runs[0]:
+            axes.axvline(run.begin, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=1)
         axes.annotate(
             run.name,
-            (run.start, 1),
-            (4 if run.start > 0 else 0, 3),
+            (run.begin, 1),
+            (4 if run is not runs[0] else 0, 3),
             xycoords=above,
             textcoords="offset points",
             color=INK,

@@ -56,6 +56,7 @@ def numbers(
             {
                 "name": run.name,
                 "start": {axis: axes[axis][at].start for axis in AXES},
+                "begin": {axis: axes[axis][at].begin for axis in AXES},
                 "end": {axis: axes[axis][at].end for axis in AXES},
                 "curves": _curves(run.history, planned[at], places, packing),
                 "marks": [*_events(run), *_alarms(run.history, findings[at], places)],

@@ -123,8 +123,8 @@ async function open() {
   }
 
   function marksOf() {
-    const boundaries = report.compare ? [] : runs().filter(r => report.runs[r].start[state.x] > 0 || report.runs.length > 1)
-      .map(r => ({kind: "run", text: report.runs[r].name, at: report.runs[r].start[state.x]}));
+    const boundaries = report.compare ? [] : runs().filter(r => report.runs[r].begin[state.x] > 0 || report.runs.length > 1)
+      .map(r => ({kind: "run", text: report.runs[r].name, at: report.runs[r].begin[state.x]}));
     return [...boundaries, ...told.filter(mark => state.runs.has(mark.run))
       .map(mark => ({...mark, at: mark.x[state.x] + report.runs[mark.run].start[state.x]}))];
   }
