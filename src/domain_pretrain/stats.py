@@ -104,7 +104,8 @@ class DomainStats:
 
     def parents(self) -> Iterator[tuple[str, DomainTotals]]:
         """(name, totals) of what domains with a ``/`` in their names are part of: ``a/b/c`` of
-        ``a`` and of ``a/b``, if another domain is, too. In the order in which they first appear.
+        ``a`` and of ``a/b``, if another domain is, too. In the order in which they first appear. A
+        domain that is called ``a`` itself is a part of ``a``.
 
         A sample may be in several of them, so ``samples`` may be more than there are.
         """
@@ -112,7 +113,7 @@ class DomainStats:
         parts_of: Counter[str] = Counter()
         for name, row in zip(self.names, self.sums, strict=False):
             parts = name.split("/")
-            for depth in range(1, len(parts)):
+            for depth in range(1, len(parts) + 1):
                 parent = "/".join(parts[:depth])
                 rows[parent] = rows[parent] + row if parent in rows else row
                 parts_of[parent] += 1

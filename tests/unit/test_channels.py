@@ -15,6 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.prefixes import write_prefix
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data import channels
@@ -38,6 +40,9 @@ from domain_pretrain.hosts.known import known_of
 from domain_pretrain.records.metrics_file import metrics_entry
 from domain_pretrain.records.record import Record
 from domain_pretrain.records.scalars import scalar_values
+from domain_pretrain.records.tensorboard import TensorBoard
+from domain_pretrain.report.history import History
+from domain_pretrain.report.table import summarise_parents
 from domain_pretrain.section import parse
 from domain_pretrain.stats import SCALE, Column, DomainStats
 
@@ -301,3 +306,31 @@ def test_parents_are_the_sums_of_their_parts() -> None:
     assert values["channel-tokens/a"] == pytest.approx(9 / 14)
     flat = DomainStats(("plain",), sums[[1, 5]])
     assert "parents" not in metrics_entry(Record("train", 1, 8, flat), "token")
+
+
+def test_a_domain_with_the_name_of_a_parent_is_a_part_of_it(tmp_path: Path) -> None:
+    """It keeps its own curves, and those of all of them have another name."""
+    names = ("news", "news/uk", "news/us")
+    sums = np.zeros((4, len(Column)), np.int64)
+    for row, (loss, tokens) in enumerate([(8, 2), (1, 1), (3, 1)]):
+        sums[row, Column.LOSS] = loss * SCALE[Column.LOSS]
+        sums[row, Column.TOKENS] = tokens * SCALE[Column.TOKENS]
+    record = Record("train", 1, 8, DomainStats(names, sums))
+    entry = metrics_entry(record, "token")
+    assert entry["parents"] == {"news": {"loss": 3.0, "loss_sum": 12.0, "tokens": 4}}
+    assert entry["domains"]["news"]["loss"] == 4.0
+    values = scalar_values(record, "token")
+    assert values["channel-loss/news"] == 4.0 and values["channel-loss/news (all)"] == 3.0
+    assert values["channel-tokens/news"] == 0.5
+    host = SummaryWriter(str(tmp_path))
+    board = TensorBoard(host, "token", print, after_iteration=0, hyperparameters={}, config={})
+    board.scalars(record)
+    board.close()
+    host.close()
+    for folder, expected in (("news", 4.0), ("news/uk", 1.0), ("news__all_", 3.0)):
+        events = EventAccumulator(str(tmp_path / "domains" / folder)).Reload()
+        assert events.Scalars("channel/loss")[0].value == expected
+    history = History(domains=[*names])
+    history.add(entry)
+    (parent,) = summarise_parents(history)
+    assert (parent.domain, parent.tokens) == ("news/…", 4)

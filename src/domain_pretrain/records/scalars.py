@@ -103,13 +103,16 @@ def overall_values(record: Record) -> dict[str, float]:
 def domain_values(record: Record, average: Average) -> dict[str, dict[str, float]]:
     """``domain → metric → value``, domains first, then what several are parts of.
 
-    An absent domain has no entry, a non-finite one NaN.
+    These are ``… (all)`` where a domain has their name: ``news`` beside ``news/uk``. An absent
+    domain has no entry, a non-finite one NaN.
     """
     train = record.split == "train"
     suffix = "" if train else f"-{record.split}"
     window_tokens = record.stats.total.tokens
     values: dict[str, dict[str, float]] = {}
-    for name, totals in (*record.stats, *record.stats.parents()):
+    taken = frozenset(record.stats.names)
+    parents = ((name + " (all)" * (name in taken), of) for name, of in record.stats.parents())
+    for name, totals in (*record.stats, *parents):
         own = values[name] = {
             f"loss{suffix}": totals.loss(average),
             f"ppl{suffix}": totals.ppl(average),

@@ -164,6 +164,8 @@ class DomainRuns:
         self, name: str, values: Mapping[str, float], step: int, section: str = SECTION
     ) -> None:
         """Points of a domain, or of what several are parts of: metric → value."""
+        if name not in self._folders:  # of several domains, with the name of one
+            self.know([name])
         if name not in self._writers:
             self._writers[name] = self._make(
                 os.path.join(self._host.log_dir, FOLDER, self._folders[name]),

@@ -76,7 +76,7 @@ def summarise_parents(history: History) -> list[Summary]:
     train, valid = history.train_parents, history.valid_parents
     found = []
     for name in dict.fromkeys([*train.names, *valid.names]):
-        parts = [one for one in history.domains if one.startswith(f"{name}/")]
+        parts = [one for one in history.domains if f"{one}/".startswith(f"{name}/")]
         found.append(replace(_summary(train, valid, name, parts, history), domain=f"{name}/…"))
     return found
 
