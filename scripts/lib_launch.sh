@@ -33,13 +33,24 @@ launch() {
     echo "$0: no env file $1" >&2
     exit 2
   fi
+  local env_file=$1 name
+  if [[ $env_file != */* ]]; then env_file=./$env_file; fi # or PATH would be searched first
+  # A command in it that fails ends this script, and so does a last one that is merely false.
+  trap 'echo "$0: a command in the env file failed, or its last one is false: where that is a condition" \
+    "(… && …), write if … then … fi" >&2' EXIT
   # shellcheck source=/dev/null
-  source "$1"
+  source "$env_file"
+  trap - EXIT
   shift
-  local name
   for name in NODES DEVICES_PER_NODE RUN_DIR FLAGS; do
     if [[ -z ${!name:-} ]]; then
       echo "$0: the env file does not set $name" >&2
+      exit 2
+    fi
+  done
+  for name in NODES DEVICES_PER_NODE; do
+    if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
+      echo "$0: $name must be a whole number from 1 on, got ${!name}" >&2
       exit 2
     fi
   done

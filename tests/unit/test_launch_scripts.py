@@ -167,8 +167,11 @@ def test_where_a_node_learns_who_it_is() -> None:
         (None, "no env file"),
         ("RUN_DIR=x NODES=1 DEVICES_PER_NODE=1", "does not set FLAGS"),
         ("FLAGS=(--x) NODES=1 DEVICES_PER_NODE=1", "does not set RUN_DIR"),
+        ("RUN_DIR=x NODES=1 DEVICES_PER_NODE=eight FLAGS=(--x)", "DEVICES_PER_NODE must be a whole"),
+        ("RUN_DIR=x NODES=0 DEVICES_PER_NODE=8 FLAGS=(--x)", "NODES must be a whole"),
         ("FLAGS=($UNKNOWN)", "UNKNOWN"),
-        ("false", ""),
+        ("false", "a command in the env file failed"),
+        ("false || [[ -n ${DEBUG:-} ]] && DEBUG=2", "or its last one is false"),
     ],
 )
 def test_a_wrong_env_file(content: str | None, said: str, tmp_path: Path) -> None:
@@ -177,6 +180,19 @@ def test_a_wrong_env_file(content: str | None, said: str, tmp_path: Path) -> Non
         env.write_text(content)
     code = 1 if content and content.startswith(("false", "FLAGS=($")) else 2
     assert said in dry_run(str(env), code=code)[1]
+
+
+def test_an_env_file_here_comes_before_a_program_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "date").write_text((ROOT / "configs/launch/loopback.env").read_text())
+    done = subprocess.run(
+        [ROOT / "scripts" / "pretrain_gpu.sh", "--dry-run", "date"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--rdzv-endpoint" in done.stdout
 
 
 def test_usage() -> None:
