@@ -8,6 +8,8 @@ that asks first still gets the right answer.
 
 from __future__ import annotations
 
+import sys
+from abc import ABCMeta
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -126,5 +128,10 @@ def _replace_functions() -> None:
     for name, value in answers.items():
         setattr(cuda, name, _answer(value))
     cuda.Stream = cuda.Event = _Idle
+    # PyTorch 2.4's TorchDynamo insists on their kind as it is imported; later ones have none.
+    for name in ("_StreamBase", "_EventBase"):
+        base = getattr(sys.modules.get("torch._streambase"), name, None)
+        if isinstance(base, ABCMeta):
+            base.register(_Idle)
     cuda.random.get_rng_state = _answer(random_state)
     cuda.nvtx.range_push, cuda.nvtx.range_pop = _answer(None), _answer(None)
