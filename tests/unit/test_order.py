@@ -60,10 +60,26 @@ def test_the_same() -> None:
 
 def test_moved_files_are_the_same_files() -> None:
     before = order()
+    Path("moved").mkdir()
     for name in ("a", "b"):
         for suffix in (".idx", ".bin"):
-            Path(f"{name}{suffix}").rename(f"moved_{name}{suffix}")
-    assert changes(order((["moved_a", "moved_b"], [1, 3])), before) == ([], [])
+            Path(f"{name}{suffix}").rename(f"moved/{name}{suffix}")
+    assert changes(order((["moved/a", "moved/b"], [1, 3])), before) == ([], [])
+
+
+def test_shards_of_one_size_are_not_each_other() -> None:
+    """Nor are they those of another folder, though every folder has its part-0."""
+    for folder in ("", "old/x/", "old/y/", "new/x/", "new/y/"):
+        for part in range(3):
+            write_prefix(f"{folder}part-{part}", [10] * 60)
+    before = order((["part-0", "part-1"], [1, 1]))
+    (gone, new) = changes(order((["part-2", "part-1"], [1, 1])), before)[0]
+    assert gone.endswith("/part-0") and new.endswith("/part-2")
+    (found,) = changes(order((["part-1", "part-0"], [1, 1])), before)[0]
+    assert found == "the prefixes in another order, or as often"
+    folders = order((["old/x/part-0", "old/y/part-0"], [1, 1]))
+    assert changes(order((["new/x/part-0", "new/y/part-0"], [1, 1])), folders) == ([], [])
+    assert changes(order((["new/y/part-0", "new/x/part-0"], [1, 1])), folders)[0]
 
 
 @pytest.mark.parametrize(

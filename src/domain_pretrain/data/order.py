@@ -16,7 +16,7 @@ from typing import Any
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.mix.change import changes
 from domain_pretrain.data.mix.plan import Plan
-from domain_pretrain.data.prefixes import normalise
+from domain_pretrain.data.prefixes import normalise, places
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.data.tokenizer import Tokenizer
 from domain_pretrain.stats import SPLITS
@@ -227,7 +227,8 @@ def _reads_once(reading: Reading, settings: Mapping[str, Any], plan: Plan, surpl
 
 def _data_changes(before: Sequence[Any], now: Sequence[Any]) -> Iterator[str]:
     """In the words of a person; nothing where all that has changed are the places of the files."""
-    if all(_same(old, new) for old, new in zip_longest(before, now)):
+    moved = places(_sizes(before), _sizes(now))
+    if all(_same(old, new, moved) for old, new in zip_longest(before, now)):
         return
     old_of, new_of = {one[0]: one for one in before}, {one[0]: one for one in now}
     gone = [prefix for prefix in old_of if prefix not in new_of]
@@ -255,11 +256,15 @@ def _data_changes(before: Sequence[Any], now: Sequence[Any]) -> Iterator[str]:
         yield "the prefixes in another order, or as often"
 
 
-def _same(old: Sequence[Any] | None, new: Sequence[Any] | None) -> bool:
+def _sizes(entries: Sequence[Any]) -> dict[str, tuple[int, int] | None]:
+    return {one[0]: None if one[2] is None else tuple(one[2:]) for one in entries}
+
+
+def _same(old: Sequence[Any] | None, new: Sequence[Any] | None, moved: Mapping[str, str]) -> bool:
     """Whether two entries give the same samples: files that were moved do."""
     if old is None or new is None or not _close([old[1]], [new[1]]):
         return False
-    return old[2:] == new[2:] and (old[2] is not None or old[0] == new[0])
+    return old[2:] == new[2:] and moved.get(new[0]) == old[0]
 
 
 def _repeated(before: Order, now: Order) -> Iterator[str]:

@@ -6,7 +6,8 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import takewhile
 
 from domain_pretrain.data.index import Index
 from domain_pretrain.errors import ConfigError
@@ -19,6 +20,45 @@ _GLOB = re.compile(r"[*?[]")
 def normalise(prefix: str) -> str:
     """One spelling per place: absolute, without ``.`` and ``..``; symbolic links are kept."""
     return prefix if is_remote(prefix) else os.path.abspath(prefix)
+
+
+def places(before: Mapping[str, Hashable], now: Mapping[str, Hashable]) -> dict[str, str]:
+    """Where each prefix was before: files that were moved, whole folders often, are the same.
+
+    A prefix is the one of its path. Else it is, of those that are gone, the one of its name and its
+    size; of several, as shards are, the one whose folders have most of its folders' names, and none
+    where that is no single one. Its size alone tells nobody: shards are often as large.
+
+    Args:
+        before, now: prefix, normalised → all that is known of its size; None: nothing is.
+
+    Returns:
+        Prefix now → prefix before, of those that have one.
+    """
+    found = {prefix: prefix for prefix in now if prefix in before}
+    alike: dict[Hashable, tuple[list[str], list[str]]] = {}
+    for side, (own, others) in enumerate(((before, now), (now, before))):
+        for prefix, size in own.items():
+            if prefix not in others and size is not None:
+                alike.setdefault((os.path.basename(prefix), size), ([], []))[side].append(prefix)
+    for gone, come in alike.values():
+        for prefix in come:
+            other = _closest(prefix, gone)
+            if other is not None and _closest(other, come) == prefix:
+                found[prefix] = other
+    return found
+
+
+def _closest(prefix: str, others: Sequence[str]) -> str | None:
+    """The one that ends like it, by folders; None: there is none, or several do."""
+    ends = [_common_end(prefix, other) for other in others]
+    best = max(ends, default=0)
+    return others[ends.index(best)] if ends.count(best) == 1 else None
+
+
+def _common_end(one: str, other: str) -> int:
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def expand(pattern: str) -> list[str]:

@@ -6,12 +6,12 @@ known of a run before is how many each prefix has given.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from domain_pretrain.data.mix.plan import Plan
+from domain_pretrain.data.prefixes import places
 from domain_pretrain.errors import ConfigError
 
 MOST_TOLD, MOST_GO_ON = 3, 8
@@ -65,8 +65,7 @@ def go_on(plan: Plan, account: Account, now: Account, consumed: int) -> Plan:
     Raises:
         ConfigError: of a prefix, those that were read cannot be told from those that were not.
     """
-    places = _places(account, now)
-    before = {prefix: account[place] for prefix, place in places.items()}
+    before = {prefix: account[place] for prefix, place in _places(account, now).items()}
     problems = list(_problems(before, now))
     if problems:
         more = len(problems) - MOST_TOLD
@@ -93,24 +92,12 @@ def _told(plan: Plan, lengths: Sequence[int]) -> Iterator[str]:
 
 
 def _places(account: Account, now: Account) -> dict[str, str]:
-    """Where the account has each prefix: files that were moved, whole folders often, are the same.
-
-    Of those that are gone, one of the same name with as many documents and tokens, if there is one.
-    """
-    gone = [prefix for prefix in account if prefix not in now]
-    found = {}
-    for prefix, one in now.items():
-        moved = [other for other in gone if _alike(other, account[other], prefix, one)]
-        if prefix in account:
-            found[prefix] = prefix
-        elif len(moved) == 1:
-            found[prefix] = moved[0]
-    return found
+    """Where the account has each prefix."""
+    return places(_sizes(account), _sizes(now))
 
 
-def _alike(prefix: str, one: Consumed, other: str, another: Consumed) -> bool:
-    same_name = os.path.basename(prefix) == os.path.basename(other)
-    return same_name and one.tokens is not None and _size(one) == _size(another)
+def _sizes(account: Account) -> dict[str, tuple[int | None, ...] | None]:
+    return {name: None if one.tokens is None else _size(one) for name, one in account.items()}
 
 
 def _size(one: Consumed) -> tuple[int | None, int | None, int | None]:
