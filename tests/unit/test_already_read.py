@@ -71,6 +71,50 @@ def test_other_documents_have_another_digest() -> None:
     assert one.digest != other.digest
 
 
+def test_whose_the_documents_are_is_a_part_of_the_digest() -> None:
+    """Prefixes of one size, as shards are, that have each other's documents."""
+    for name in ("c", "deep/c"):
+        write_prefix(f"data/{name}", [4] * 10)
+    for one, other in (("b", "c"), ("c", "deep/c")):
+        written = [{one: [1], other: []}, {one: [], other: [1]}]
+        first, second = (load(write("read.json", **read)).digest for read in written)
+        assert first != second
+        assert not already_read.same_digest(first, second)
+
+
+def test_what_an_older_version_has_told_of_a_file() -> None:
+    """Its digest is the first half: without the names of the prefixes."""
+    digest = load(write("read.json", a=[1, 3], b=[])).digest
+    assert digest.partition("-")[0] == "5dced2e817d291c7"
+    assert already_read.same_digest("5dced2e817d291c7", digest)
+    assert not already_read.same_digest("5dced2e817d291c7", load(write("read.json", a=[1])).digest)
+    assert not already_read.same_digest(None, digest) and already_read.same_digest(None, None)
+
+
+def test_a_shard_of_the_same_size_was_not_read() -> None:
+    for folder in ("x", "y"):
+        write_prefix(f"data/{folder}/part-0", [4] * 10)
+    path = write("read.json", **{"x/part-0": [1, 3]})
+    found = load(path, "data/x/part-0", "data/y/part-0")
+    assert found.of("data/x/part-0").tolist() == [1, 3]
+    assert found.of("data/y/part-0").tolist() == []
+
+
+def test_what_is_said_of_prefixes_that_a_run_does_not_have() -> None:
+    """They are told on; one that was moved is not told twice."""
+    found = load(write("read.json", a=[1, 3], b=[2]), "data/a")
+    shutil.move("data", "elsewhere")
+    index = Index.read("elsewhere/a")
+    beyond = found.beyond({"elsewhere/a": index})
+    assert [prefix.rpartition("/")[2] for prefix in beyond] == ["b"]
+    now = {"elsewhere/a": (index, np.arange(10) < 5)}
+    content = already_read.content_of("runs/long", 9, now, beyond)
+    Path("both.json").write_text(json.dumps(content), "utf-8")
+    both = load(Path("both.json"), "elsewhere/a", "elsewhere/b")
+    assert both.of("elsewhere/a").tolist() == [0, 1, 2, 3, 4]
+    assert both.of("elsewhere/b").tolist() == [2]
+
+
 def test_data_that_have_grown_are_refused() -> None:
     path = write("read.json", a=[1, 3])
     write_prefix("data/a", [*LENGTHS, 5])

@@ -129,11 +129,12 @@ class Host:
 
     def __init__(self, low: str, path: str, documents: Any, *rest: Any) -> None:
         self.path, self.documents, self.rest = path, documents, rest
+        self.name = type(self).__name__  # by which it finds its index files
 
 
 def test_documents_that_were_read_are_no_part_of_the_training_data() -> None:
     """But of the other splits; index files have another name; and workers may be spawned."""
-    read = AlreadyRead(Path("read.json"), "f00d", {normalise("a"): np.array([1, 3])})
+    read = AlreadyRead(Path("read.json"), "f00d", {normalise("a"): np.array([1, 3])}, {})
     made: list[Any] = []
 
     def original(one: Any) -> list[Any]:
@@ -146,11 +147,34 @@ def test_documents_that_were_read_are_no_part_of_the_training_data() -> None:
     rest, training = made
     assert rest.documents.tolist() == [0, 1, 2, 3, 4] and type(rest) is Host
     assert training.documents.tolist() == [0, 2, 4]
-    assert (type(training).__name__, training.rest) == ("HostWithoutf00d", ("size", "config"))
+    assert training.name.startswith("HostWithout") and training.rest == ("size", "config")
     assert isinstance(training, Host) and given.cls is Host
     again = pickle.loads(pickle.dumps(training))
-    assert type(again).__name__ == "HostWithoutf00d"
+    assert type(again).__name__ == type(training).__name__
     assert again.documents.tolist() == [0, 2, 4]
+
+
+def test_index_files_are_named_by_the_documents_of_their_prefix() -> None:
+    """Not by a digest of all of them: it is the same where two prefixes have each other's."""
+
+    def names(**documents: list[int]) -> list[str]:
+        own = {normalise(name): np.array(numbers) for name, numbers in documents.items()}
+        made: list[Any] = []
+
+        def original(one: Any) -> list[Any]:
+            made.extend(one.cls("low", name, np.arange(5)) for name in one.config.blend[0])
+            return [None] * 3
+
+        given = builder(["a", "b"], 80)
+        given.cls = Host
+        read = AlreadyRead(Path("read.json"), "f00d", own, {})
+        stream.build(original, given, PLAN, already_read=read)
+        assert len({type(one) for one in made[-2:]}) == 1, "a blend takes one kind"
+        return [one.name for one in made[-2:]]
+
+    (first, none), (also_none, second) = names(a=[1, 3]), names(b=[1, 3])
+    assert first == second != none == also_none == "Host"
+    assert names(a=[1, 3], b=[1, 4])[1] != names(a=[1, 4], b=[1, 3])[1]
 
 
 def test_data_that_does_not_come_from_the_hosts_builder() -> None:

@@ -110,6 +110,16 @@ def test_another_content_at_the_same_place() -> None:
     assert "/a 600 → 610 tokens in 60 → 61 documents" in found
 
 
+def test_a_checkpoint_of_before_what_was_read_was_told_by_prefix() -> None:
+    old, now, other = (
+        order(settings={**SETTINGS, "mix.already_read": digest})
+        for digest in ("a0", "a0-b1", "a0-b2")
+    )
+    assert changes(now, old) == ([], [])
+    assert changes(other, now)[0] == ["mix.already_read a0-b1 → a0-b2"]
+    assert changes(order(), now)[0] == ["mix.already_read a0-b1 → None"]
+
+
 def test_a_tokenizer_that_moved_is_the_same() -> None:
     assert changes(order(tokenizer=Tokenizer("elsewhere", "1" * 64))) == ([], [])
 

@@ -21,19 +21,39 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from domain_pretrain.data.index import Index
-from domain_pretrain.data.prefixes import normalise
+from domain_pretrain.data.prefixes import normalise, places
 from domain_pretrain.errors import ConfigError, first_problem
 from domain_pretrain.json_file import read_json
 
 KEY = "mix.already_read"
 
 
-class _Prefix(BaseModel):
+class Said(BaseModel):
+    """What the file says of a prefix."""
+
     model_config = ConfigDict(extra="forbid")
 
     documents: NonNegativeInt
     tokens: NonNegativeInt
     read: str  # a bit for each document, packed, base64
+
+    def numbers(self, where: str) -> NDArray[np.int64]:
+        """Of the documents that were read, ascending.
+
+        Args:
+            where: it is said, for an error.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            packed = np.frombuffer(base64.b64decode(self.read, validate=True), np.uint8)
+        except ValueError as error:
+            raise ConfigError(f"{where} cannot be used: {error}") from None
+        if len(packed) != -(-self.documents // 8):
+            raise ConfigError(f"{where} cannot be used: it is cut off; make the plan again")
+        bits = np.unpackbits(packed, count=self.documents)
+        return np.flatnonzero(bits).astype(np.int64)
 
 
 class _File(BaseModel):
@@ -41,7 +61,7 @@ class _File(BaseModel):
 
     read_by: str
     iteration: NonNegativeInt
-    prefixes: dict[str, _Prefix]
+    prefixes: dict[str, Said]
 
 
 @dataclass(frozen=True)
@@ -50,14 +70,16 @@ class AlreadyRead:
 
     Attributes:
         path: of the file that says so.
-        digest: of what it says; the same wherever the data lie.
+        digest: of what it says; the same wherever the data lie. See :func:`same_digest`.
         documents: prefix, normalised → numbers of its documents, ascending; without those of which
             none was read.
+        said: all that the file says, by prefix; also of those that the run does not have.
     """
 
     path: Path
     digest: str
     documents: Mapping[str, NDArray[np.int64]]
+    said: Mapping[str, Said]
 
     def of(self, prefix: str) -> NDArray[np.int64]:
         """The documents of a prefix, which may have none."""
@@ -68,13 +90,21 @@ class AlreadyRead:
         first, stop = np.searchsorted(own := self.of(prefix), [rows.start, rows.stop])
         return own[first:stop]
 
+    def beyond(self, indices: Mapping[str, Index]) -> dict[str, Said]:
+        """What the file says of other prefixes than these."""
+        own = places(_sizes(self.said), _sizes_of(indices)).values()
+        return {prefix: one for prefix, one in self.said.items() if prefix not in own}
+
     def told(self) -> dict[str, str]:
         """For a journal."""
         return {"path": str(self.path), "digest": self.digest}
 
 
 def content_of(
-    run: str, iteration: int, read: Mapping[str, tuple[Index, NDArray[np.bool_]]]
+    run: str,
+    iteration: int,
+    read: Mapping[str, tuple[Index, NDArray[np.bool_]]],
+    before: Mapping[str, Said] | None = None,
 ) -> dict[str, Any]:
     """What the file holds; JSON values.
 
@@ -82,6 +112,7 @@ def content_of(
         run: that has read them, for people.
         iteration: after which.
         read: prefix → its index, and of every document whether it was read.
+        before: what was said to that run of prefixes that it has not read; it is said on.
     """
     prefixes = {
         normalise(prefix): {
@@ -91,7 +122,8 @@ def content_of(
         }
         for prefix, (index, documents) in read.items()
     }
-    return {"read_by": run, "iteration": iteration, "prefixes": prefixes}
+    on = {prefix: one.model_dump() for prefix, one in (before or {}).items()}
+    return {"read_by": run, "iteration": iteration, "prefixes": {**on, **prefixes}}
 
 
 def load(path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
@@ -116,8 +148,9 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
     except ValidationError as error:
         raise ConfigError(f"{KEY}: {path} cannot be used: {first_problem(error)}") from None
     found = {}
+    keys = places(_sizes(content.prefixes), _sizes_of(indices))
     for prefix, index in indices.items():
-        key = _place(content.prefixes, prefix, index)
+        key = keys.get(normalise(prefix))
         if key is None:
             continue
         one = content.prefixes[key]
@@ -128,37 +161,38 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
                 "put the old files back, and give documents that have been added as a prefix of "
                 "their own"
             )
-        numbers = np.flatnonzero(_bits(one, f"{KEY}: {path}: {key}"))
+        numbers = one.numbers(f"{KEY}: {path}: {key}")
         if len(numbers):
-            found[normalise(prefix)] = numbers.astype(np.int64)
-    return AlreadyRead(path, _digest(content), found)
+            found[normalise(prefix)] = numbers
+    return AlreadyRead(path, _digest(content.prefixes), found, content.prefixes)
 
 
-def _place(known: Mapping[str, _Prefix], prefix: str, index: Index) -> str | None:
-    """What the file calls a prefix; None: it does not have it."""
-    if normalise(prefix) in known:
-        return normalise(prefix)
-    moved = [
-        other
-        for other, one in known.items()
-        if os.path.basename(other) == os.path.basename(prefix)
-        and (one.documents, one.tokens) == (index.sequences, index.tokens)
-    ]
-    return moved[0] if len(moved) == 1 else None
+def same_digest(told: str | None, digest: str | None) -> bool:
+    """Whether a file is the one that a checkpoint or a journal has told.
+
+    The second half of a digest says whose the documents are. What was written before there was one
+    has the first half alone, and goes on.
+    """
+    if told is None or digest is None or "-" in told:
+        return told == digest
+    return told == digest.partition("-")[0]
 
 
-def _bits(one: _Prefix, where: str) -> NDArray[np.bool_]:
-    try:
-        packed = np.frombuffer(base64.b64decode(one.read, validate=True), np.uint8)
-    except ValueError as error:
-        raise ConfigError(f"{where} cannot be used: {error}") from None
-    if len(packed) != -(-one.documents // 8):
-        raise ConfigError(f"{where} cannot be used: it is cut off; make the plan again")
-    return np.unpackbits(packed, count=one.documents).astype(bool)
+def _digest(said: Mapping[str, Said]) -> str:
+    """Of the documents, without names; and with them, as they are within one folder."""
+    rooted = {f"/{prefix.lstrip('/')}": one for prefix, one in said.items()}
+    folder = os.path.commonpath(map(os.path.dirname, rooted)) if rooted else "/"
+    read = {
+        os.path.relpath(prefix, folder): (one.documents, one.tokens, one.read)
+        for prefix, one in rooted.items()
+    }
+    halves: Sequence[Any] = (sorted(read.values()), sorted(read.items()))
+    return "-".join(hashlib.sha256(json.dumps(half).encode()).hexdigest()[:16] for half in halves)
 
 
-def _digest(content: _File) -> str:
-    told: Sequence[Any] = sorted(
-        (one.documents, one.tokens, one.read) for one in content.prefixes.values()
-    )
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+def _sizes(said: Mapping[str, Said]) -> dict[str, tuple[int, int]]:
+    return {prefix: (one.documents, one.tokens) for prefix, one in said.items()}
+
+
+def _sizes_of(indices: Mapping[str, Index]) -> dict[str, tuple[int, int]]:
+    return {normalise(one): (index.sequences, index.tokens) for one, index in indices.items()}

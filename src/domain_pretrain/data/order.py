@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from domain_pretrain.data.already_read import KEY, same_digest
 from domain_pretrain.data.blend import Blend
 from domain_pretrain.data.mix.change import changes
 from domain_pretrain.data.mix.plan import Plan
@@ -124,7 +125,7 @@ def breaks_of_epochs(before: Order, now: Order) -> Iterator[str]:
     """Of these changes, those after which every prefix is another row of samples."""
     for name in dict.fromkeys([*before.settings, *now.settings]):
         old, new = before.settings.get(name), now.settings.get(name)
-        if old != new:
+        if old != new and not (name == KEY and same_digest(old, new)):
             yield f"{name} {old} → {new}"
     if not _close(before.parts[0], now.parts[0]):
         yield f"the training part of --split {_percent(before.parts[0])} → {_percent(now.parts[0])}"

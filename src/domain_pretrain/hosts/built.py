@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from domain_pretrain.data import already_read
-from domain_pretrain.data.already_read import KEY, AlreadyRead
+from domain_pretrain.data.already_read import KEY, AlreadyRead, same_digest
 from domain_pretrain.data.channels import Channels
 from domain_pretrain.data.documents import content_of
 from domain_pretrain.data.index import Index
@@ -59,7 +59,7 @@ class Built:
         if reads.plan is not None:
             plan = TypeAdapter(Plan).validate_python(reads.plan)
         with quiet(), _inside(reads.folder):
-            before = _already_read(reads)
+            before = self.already_read = _already_read(reads)
             self._earlier = [() if before is None else before.of(one) for one in reads.prefixes]
             train = _build(reads, plan, cache, start.blocks, before)
         self._sets = getattr(train, "datasets", [train])
@@ -144,7 +144,7 @@ def _already_read(reads: Reads) -> AlreadyRead | None:
     if told is None:
         return None
     found = already_read.load(told.path, {one: Index.read(one) for one in reads.prefixes})
-    if found.digest != told.digest:
+    if not same_digest(told.digest, found.digest):
         raise ConfigError(
             f"{told.path} says something else than when the run read it ({KEY}): put the old file "
             "back"

@@ -175,15 +175,22 @@ def _without(kind: type[Any], already_read: AlreadyRead) -> type[Any]:
 
     class Rest(kind):
         def __init__(self, low: Any, path: str, documents: NDArray[Any], *rest: Any) -> None:
-            left = documents[~np.isin(documents, already_read.of(path))]
-            super().__init__(low, path, left, *rest)
+            own = already_read.of(path)
+            # The host finds index files by the name of the kind, among others: by the documents of
+            # this prefix, since those of all may be the same ones of others. A blend has one kind.
+            self.__class__ = type(_name(kind, own), (Rest,), {})
+            super().__init__(low, path, documents[~np.isin(documents, own)], *rest)
+            self.__class__ = Rest
 
         def __reduce__(self) -> Any:  # for workers that are spawned
             return _blank, (kind, already_read), vars(self)
 
-    # The host finds a data set's index files by the name of its kind, among others.
-    Rest.__name__ = Rest.__qualname__ = f"{kind.__name__}Without{already_read.digest}"
     return Rest
+
+
+def _name(kind: type[Any], own: NDArray[np.int64]) -> str:
+    digest = hashlib.sha256(own.tobytes()).hexdigest()[:16]
+    return f"{kind.__name__}Without{digest}" if len(own) else kind.__name__
 
 
 def _blank(kind: type[Any], already_read: AlreadyRead) -> Any:
