@@ -194,6 +194,32 @@ def test_a_third_stage_goes_on_behind_both(stage: Stage, unbroken: Run) -> None:
         assert numbers(third[key]) == both[0][name] | both[1][name]
 
 
+def test_what_a_stage_leaves_out_is_told_on(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stage of general alone says nothing of finance: the short run has read it all the same."""
+    third = LONG.replace("short/checkpoints", "middle/checkpoints")
+    third = third.replace("run: short", "run: middle").replace("tokens: 8192", "tokens: 1024")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(stage.folder)
+        middle = LONG.replace("tokens: 8192", "tokens: 2048").replace(", finance: 1", "")
+        Path("middle.yaml").write_text(middle, "utf-8")
+        assert main(["plan", "middle.yaml"]) == 0
+        run = stage.train("middle", *flags_of("middle.plan/plan.json"))
+        Path("fourth.yaml").write_text(third, "utf-8")
+        capsys.readouterr()
+        assert main(["plan", "fourth.yaml"]) == 0
+        told = json.loads(Path("fourth.plan/already_read.json").read_text("utf-8"))["prefixes"]
+    short = documents(stage.short.log_dir)
+    own = {span.index for one in open_trace(run.log_dir).iterations(1, 3) for span in one.documents}
+    general, finance = (str(stage.folder / "data" / name) for name in DOCUMENTS)
+    assert numbers(told[general]) == short["general"] | own
+    assert numbers(told[finance]) == short["finance"]
+    read = len(short["finance"])
+    printed = "".join(capsys.readouterr())
+    assert f"{finance}: {read} of 300 documents were read before that run" in printed
+
+
 def numbers(told: Mapping[str, Any]) -> set[int]:
     """Of the documents that a file says were read."""
     packed = np.frombuffer(base64.b64decode(told["read"]), np.uint8)
@@ -217,6 +243,19 @@ def test_another_file_of_what_was_read_is_refused(stage: Stage, unbroken: Run) -
             list(open_trace(unbroken.log_dir).iterations(1, 2))
     finally:
         path.write_bytes(kept)
+
+
+def test_a_run_of_before_what_was_read_was_told_by_prefix(stage: Stage, unbroken: Run) -> None:
+    """Its journal tells the file by a digest without names; it is traced as ever."""
+    journal = unbroken.log_dir / "domain_journal.jsonl"
+    kept = journal.read_text("utf-8")
+    digest = json.loads(kept.splitlines()[0])["reads"]["already_read"]["digest"]
+    rows = traced(open_trace(unbroken.log_dir).iterations(1, 3), LENGTH)
+    try:
+        journal.write_text(kept.replace(digest, digest.partition("-")[0]), "utf-8")
+        assert traced(open_trace(unbroken.log_dir).iterations(1, 3), LENGTH) == rows
+    finally:
+        journal.write_text(kept, "utf-8")
 
 
 TRAP = "--rotary-base: 100000 has become 10000"

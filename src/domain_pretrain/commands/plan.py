@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from domain_pretrain.commands.trace import open_trace
-from domain_pretrain.data.already_read import content_of
+from domain_pretrain.data.already_read import KEY, content_of
 from domain_pretrain.data.index import Index
 from domain_pretrain.planning.before import read_before
 from domain_pretrain.planning.corpora import ALREADY_READ
@@ -79,7 +79,9 @@ def _read_by(continues: Continues) -> dict[str, Any] | None:
         return None
     iteration = read_before(continues).iteration
     with contextlib.redirect_stdout(sys.stderr):  # what Megatron prints
-        _, reads = open_trace(continues.run).reads(iteration)
+        trace = open_trace(continues.run)
+        _, reads = trace.reads(iteration)
+        before = trace.already_read(iteration)
         found = {
             place: (Index.read(place), one.documents(continues.read_beyond))
             for place, one in reads.items()
@@ -90,4 +92,12 @@ def _read_by(continues: Continues) -> dict[str, Any] | None:
             f"{reads[place].prefix}: {documents.sum():,} of {len(documents):,} documents were "
             f"read, and are left out: {tokens:,} of {index.tokens:,} tokens"
         )
-    return content_of(str(continues.run), iteration, found)
+    indices = {place: index for place, (index, _) in found.items()}
+    beyond = {} if before is None else before.beyond(indices)
+    for prefix, one in beyond.items():
+        read = len(one.numbers(f"{KEY} of {continues.run}: {prefix}"))
+        notice(
+            f"{prefix}: {read:,} of {one.documents:,} documents were read before that run, which "
+            "has none of them, and are left out"
+        )
+    return content_of(str(continues.run), iteration, found, beyond)

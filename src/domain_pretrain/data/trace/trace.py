@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from domain_pretrain.data.already_read import AlreadyRead
 from domain_pretrain.data.prefixes import normalise
 from domain_pretrain.data.splits import documents
 from domain_pretrain.data.trace.consumption import Reads, Told
@@ -31,6 +32,10 @@ class Data(Protocol):
 
     def windows(self, prefix: int) -> Windows:
         """Of a prefix, by its number in the blend."""
+
+    @property
+    def already_read(self) -> AlreadyRead | None:
+        """What the run leaves out, since one before had read it."""
 
     def earlier(self, prefix: int) -> NDArray[np.int64]:
         """The documents of a prefix that a run before had read, and this one leaves out."""
@@ -275,6 +280,11 @@ class Trace:
                 end = step.consumed + step.samples
             self._add(found, part, start.consumed_samples, end)
         return last, found
+
+    def already_read(self, iteration: int) -> AlreadyRead | None:
+        """What the run left out when it came to an iteration, since one before had read it."""
+        behind = [one for one in self._parts if one.stretch.start.iteration < iteration]
+        return (behind or self._parts[:1])[-1].data.already_read
 
     def _add(self, found: dict[str, Reads], part: Part, first: int, stop: int) -> None:
         """What a part of the run has read, from one sample up to, without, another."""
