@@ -223,9 +223,10 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()  # an empty one is as good as none
     prepare([old], folder, "bytes", by="meta.source")
-    cache = folder / "one" / "cache" / "GPTDataset_indices" / "hash-description.txt"
-    cache.parent.mkdir(parents=True)
-    cache.write_text("Megatron's", "utf-8")
+    for name in ("GPTDataset_indices", "GPTDatasetWithout0f_indices"):  # with what was read before
+        cache = folder / "one" / "cache" / name / "hash-description.txt"
+        cache.parent.mkdir(parents=True)
+        cache.write_text("Megatron's", "utf-8")
     with pytest.raises(PrepareError, match=r"exists already.*--force"):
         prepare([new], folder, "bytes", by="meta.source")
     with pytest.raises(PrepareError, match="no document"):

@@ -36,11 +36,12 @@ def test_an_existing_corpus_is_kept_unless_forced(tmp_path):
         prepare([new], tmp_path / "out", "bytes")
     assert read_back(tmp_path / "out") == as_bytes(["old"])
     # Megatron's index cache is keyed by the prefix, so the old one would be taken for the new.
-    cache = tmp_path / "out" / "cache" / "GPTDataset_indices"
-    cache.mkdir(parents=True)
+    names = ("GPTDataset_indices", "GPTDatasetWithout0f_indices", "GPTFIMDataset_indices", "mine")
+    for name in names:
+        (tmp_path / "out" / "cache" / name).mkdir(parents=True)
     prepare([new], tmp_path / "out", "bytes", force=True)
     assert read_back(tmp_path / "out") == as_bytes(["new"])
-    assert not cache.exists()
+    assert [path.name for path in (tmp_path / "out" / "cache").iterdir()] == ["mine"]
     # A failure leaves what was there.
     with pytest.raises(PrepareError, match="no document"):
         prepare([write(tmp_path / "e.jsonl", "")], tmp_path / "out", "bytes", force=True)

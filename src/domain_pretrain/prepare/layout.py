@@ -21,8 +21,9 @@ from domain_pretrain.prepare.output import SUFFIXES
 
 HELD_OUT = "holdout"
 _HELD_OUT_FILES = tuple(f"{HELD_OUT}.{suffix}" for suffix in SUFFIXES)
-_INDEX_CACHE = Path("cache", "GPTDataset_indices")
-"""Below a prefix: Megatron's shuffled indices, keyed by prefix, not by content."""
+_INDEX_CACHES = "cache/GPT*Dataset*_indices"
+"""Below a prefix: Megatron's shuffled indices, keyed by prefix, not by content; a folder for each
+kind of data set, and for each choice of documents that a run before had read (hosts/stream.py)."""
 
 
 class Layout(Protocol):
@@ -106,7 +107,8 @@ class OnePrefix:
         """Megatron's caches."""
         for held_out in {name in _HELD_OUT_FILES for name in names}:
             prefix = self.prefix(Target(held_out=held_out))
-            shutil.rmtree(Path(prefix) / _INDEX_CACHE, ignore_errors=True)
+            for cache in _caches(prefix):
+                shutil.rmtree(cache, ignore_errors=True)
 
 
 class Folder:
@@ -157,7 +159,7 @@ class Folder:
         if not folder.is_dir():
             return [str(folder)]
         known = {folder / name for name in (self.MANIFEST, self.CONFIG, self.SPLITS)}
-        caches = []
+        caches: list[Path] = []
         try:
             datasets = Manifest.read(folder / self.MANIFEST).datasets
         except DomainPretrainError:
@@ -165,7 +167,7 @@ class Folder:
         for dataset in datasets:
             stem = self._stem(folder, _target(dataset))
             known |= {Path(stem + suffix) for suffix in SUFFIXES}
-            caches.append(Path(stem[:-1]) / _INDEX_CACHE)
+            caches += _caches(stem[:-1])
         files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
         return sorted(
             str(path)
@@ -200,6 +202,10 @@ class Folder:
 
 def _target(dataset: Dataset) -> Target:
     return Target(dataset.value or "", dataset.held_out)
+
+
+def _caches(prefix: str) -> list[Path]:
+    return list(Path(prefix).glob(_INDEX_CACHES))
 
 
 def domain_config(datasets: Sequence[tuple[str, Dataset]]) -> str:
