@@ -222,6 +222,42 @@ def test_zstandard(tmp_path):
             prepare([source], tmp_path / "new", "bytes")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_compressed_file_of_no_bytes_is_a_download_that_failed(tmp_path, name):
+    """A compressed stream of nothing has a head and an end."""
+    source = write(tmp_path / "one.jsonl", json_lines(["x"]))
+    (tmp_path / name).touch()
+    with pytest.raises(PrepareError, match=rf"{name}: the compressed stream is broken \(the"):
+        prepare([source, tmp_path / name], tmp_path / "out", "bytes")
+    assert not final_files(tmp_path)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b""))
+    empty = [tmp_path / "a.jsonl.gz", write(tmp_path / "c.jsonl", "")]
+    assert prepare([source, *empty], tmp_path / "out", "bytes").documents == 1
+
+
+def test_a_suffix_in_capitals_is_the_same(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.JSONL", json_lines(["x"]))
+    (folder / "b.Txt.GZ").write_bytes(gzip.compress(b"y"))
+    prepare([folder], tmp_path / "out", "bytes")
+    assert read_back(tmp_path / "out") == as_bytes(["x", "y"])
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path):
+    """As in the cache of a download that lacks one of its files."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.jsonl", json_lines(["x"]))
+    (folder / "part1.jsonl").symlink_to("../blobs/1")
+    for source in (folder, folder / "*.jsonl", folder / "part1.jsonl"):
+        with pytest.raises(PrepareError, match=r"part1\.jsonl: a link to what is not there"):
+            prepare([source], tmp_path / "out", "bytes")
+    (folder / "part1.jsonl").unlink()
+    (folder / "other").symlink_to("../blobs/1")  # none of the inputs
+    assert prepare([folder], tmp_path / "out", "bytes").documents == 1
+
+
 def test_a_folder_is_all_that_can_be_read_in_it(tmp_path):
     folder = tmp_path / "raw[1]"
     (folder / "b.jsonl").mkdir(parents=True)

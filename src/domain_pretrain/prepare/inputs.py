@@ -16,14 +16,14 @@ def resolve(inputs: Sequence[str | Path]) -> list[Path]:
     """Files of ``inputs`` in order; those of a pattern or folder are sorted by name.
 
     Raises:
-        PrepareError: there are none, or one is given twice.
+        PrepareError: there are none, one is given twice, or is a link that leads nowhere.
     """
     paths: list[Path] = []
     for given in map(str, inputs):
         if os.path.isdir(given):
             below = sorted(glob.glob(f"{glob.escape(given)}/**", recursive=True))
             readable = [Path(path) for path in below if has_kind(Path(path))]
-            readable = [path for path in readable if path.is_file()]
+            readable = [path for path in readable if path.is_file() or not path.exists()]
             if not readable:
                 raise PrepareError(f"{given}: a folder with none of {', '.join(KINDS)} in it")
             paths += readable
@@ -38,6 +38,10 @@ def resolve(inputs: Sequence[str | Path]) -> list[Path]:
         raise PrepareError("no input; give text files or patterns of them")
     seen: set[Path] = set()
     for path in paths:
+        if not path.exists():
+            raise PrepareError(
+                f"{path}: a link to what is not there; fetch the file behind it, or leave it out"
+            )
         if path.resolve() in seen:
             raise PrepareError(f"{path}: given twice; its text would count twice")
         seen.add(path.resolve())

@@ -124,11 +124,12 @@ def kind_of(path: Path, otherwise: str | None = None) -> Kind:
 
 
 def _suffixes(path: Path) -> tuple[str, str]:
-    """Suffix of the kind and of the compression; empty where there is none."""
+    """Suffix of the kind and of the compression, in lower case; empty where there is none."""
+    name = path.name.lower()
     for compression in COMPRESSIONS:
-        if path.name.endswith(compression):
-            return Path(path.name.removesuffix(compression)).suffix, compression
-    return path.suffix, ""
+        if name.endswith(compression):
+            return Path(name.removesuffix(compression)).suffix, compression
+    return Path(name).suffix, ""
 
 
 Batch = tuple[Sequence[int], Sequence[Record]]
@@ -165,10 +166,13 @@ def read_chunks(
         return
     stream: io.BufferedReader = io.BufferedReader(raw, CHUNK_BYTES)
     compression = _suffixes(path)[1]
+    is_empty = not stream.peek(1)
     if compression:
         # The outer buffer splits lines in C, which these do not.
         stream = io.BufferedReader(_decompressed(path, stream, compression), CHUNK_BYTES)
     try:
+        if compression and is_empty:  # of nothing, a compressed stream has some bytes
+            raise EOFError("the file is empty")
         check_mark(path, stream.peek(4)[:4], encoding)
         if encoding != UTF_8:
             recoded: Any = Recoded(path, stream, encoding)
