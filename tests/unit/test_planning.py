@@ -554,7 +554,9 @@ def test_plan_json_is_json() -> None:
         ("1.5B", 1_500_000_000),
         ("0.1T", 100_000_000_000),
         ("1e9", 10**9),
-        ("1_000,000", 10**6),
+        ("1,000,000", 10**6),
+        ("1_000_000", 10**6),
+        ("1,500.5k", 1_500_500),
         (" 3 k ", 3000),
         (2.0, 2),
     ],
@@ -568,6 +570,13 @@ def test_amounts(given: Any, value: int) -> None:
 )
 def test_what_is_no_amount(given: Any) -> None:
     with pytest.raises(ValueError, match="should be a"):
+        amount(given)
+
+
+@pytest.mark.parametrize("given", ["1,5k", "1,50", "1000,000", ",5", "1,,000", "1,000,", "1_0,000"])
+def test_a_comma_parts_thousands(given: str) -> None:
+    """And is no decimal point, which 1,5 has in many countries: 15,000 would be ten times it."""
+    with pytest.raises(ValueError, match="a comma parts thousands, as in 10,000"):
         amount(given)
 
 

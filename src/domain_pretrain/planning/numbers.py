@@ -12,21 +12,25 @@ from pydantic_core import PydanticCustomError
 
 MOST = 10**18  # nobody has as much, and a float can hold it
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
-_AMOUNT = re.compile(r"([0-9][0-9,_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) ?([kmbt]?)", re.IGNORECASE)
+_AMOUNT = re.compile(
+    r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?(?:e[0-9]{1,2})?) ?([kmbt]?)",
+    re.IGNORECASE,
+)
 
 # What a stage gives to a domain, or to its parts, each by its name.
 Given = Fraction | dict[str, Fraction]
 
 
 def amount(given: Any) -> Fraction:
-    """``10000``, ``10k``, ``20M``, ``1.5B``, ``1e9``: a whole number above 0.
+    """``10000``, ``10,000``, ``10k``, ``20M``, ``1.5B``, ``1e9``: a whole number above 0.
 
     Raises:
         ValueError: it is none.
     """
     words = _AMOUNT.fullmatch(str(given).strip())
     if words is None or isinstance(given, bool):
-        raise ValueError("should be a number above 0, as in 10000, 10k, 20M or 1.5B")
+        hint = "; a comma parts thousands, as in 10,000" if "," in str(given) else ""
+        raise ValueError(f"should be a number above 0, as in 10000, 10k, 20M or 1.5B{hint}")
     value = Fraction(Decimal(re.sub("[,_]", "", words[1]))) * UNITS[words[2].lower()]
     if not 0 < value < MOST or value.denominator != 1:
         raise ValueError("should be a whole number above 0, and below 1e18")
