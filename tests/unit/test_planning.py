@@ -238,6 +238,34 @@ def test_the_config_of_the_run_may_name_the_domains() -> None:
     }
 
 
+STAGES = [{"samples": 640, "mix": {"money": 1}}, {"samples": 64, "mix": {"money": 1}}]
+
+
+@pytest.mark.parametrize("stages", [STAGES[:1], STAGES], ids=["one blend", "stages"])
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        ({"dynamic": {"strategy": "linupper"}}, "mix.dynamic lets the losses decide"),
+        (
+            {"skip": [{"documents": [1], "prefix": "data/web"}]},
+            "the run would refuse the config that comes of given.yaml:\n"
+            "  mix.skip: 'data/web' is no prefix of the training data",
+        ),
+    ],
+    ids=["dynamic", "not sampled"],
+)
+def test_what_no_run_would_take_is_refused(
+    stages: list[Any], mix: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    domains = {"money": {"data": ["data/finance"]}, "general": {"data": ["data/web"]}}
+    Path("given.yaml").write_text(yaml.safe_dump({"domains": domains, "mix": mix}), "utf-8")
+    content = small(domains=None, domain_config="given.yaml", stages=stages)
+    Path("plan.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    assert cli.main(["plan", "plan.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("plan.plan").exists()
+
+
 @pytest.mark.parametrize("example", [2, 3], ids=["one blend", "stages"])
 def test_preflight_counts_what_was_planned(example: int) -> None:
     """By the flags and the config alone: the same samples, tokens and epochs of each domain."""

@@ -39,14 +39,20 @@ def patterns_of(plan: PlanFile) -> Patterns:
     """The domains of a plan, and the parts of each.
 
     Raises:
-        ConfigError: its ``domain_config`` is wrong, or names no domains.
+        ConfigError: its ``domain_config`` is wrong, names no domains, or mixes by the losses.
     """
     if plan.domain_config is None:
         return plan.domains
-    domains = DomainConfig.load(plan.domain_config).domains
-    if not domains:
+    config = DomainConfig.load(plan.domain_config)
+    if not config.domains:
         raise ConfigError(f"domain config {str(plan.domain_config)!r} names no domains")
-    return {name: {entry: [entry] for entry in domain.data} for name, domain in domains.items()}
+    if config.mix.dynamic is not None:
+        raise ConfigError(
+            f"domain config {str(plan.domain_config)!r}: mix.dynamic lets the losses decide what "
+            "is sampled, so that no run would keep to the plan's shares: take it out"
+        )
+    domains = config.domains.items()
+    return {name: {entry: [entry] for entry in domain.data} for name, domain in domains}
 
 
 def read_sources(

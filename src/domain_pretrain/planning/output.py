@@ -9,12 +9,18 @@ from typing import Any
 
 import yaml
 
+from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import check_data_path
+from domain_pretrain.data.mix.plan import make_plan as stream
+from domain_pretrain.data.prefixes import check_files, normalise
+from domain_pretrain.data.reading import Reading
+from domain_pretrain.data.splits import parse_split
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.json_file import read_json
 from domain_pretrain.planning import before
 from domain_pretrain.planning.corpora import ALREADY_READ
 from domain_pretrain.planning.plan import Plan, PrefixPlan
+from domain_pretrain.section import parse
 from domain_pretrain.whole_file import whole_file
 from domain_pretrain.yaml_file import read_yaml
 
@@ -160,7 +166,8 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
         folder: need not exist; an earlier plan in it is replaced.
 
     Raises:
-        ConfigError: there is a ``domains.yaml`` that is not the plan's to replace.
+        ConfigError: there is a ``domains.yaml`` that is not the plan's to replace, or no run would
+            take what the ``domain_config`` says besides.
     """
     config, target = folder / CONFIG, folder / PLAN
     given = plan.file.domain_config
@@ -172,6 +179,7 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
     own = config_of(plan)
     if plan.read is not None:
         own["mix"] = {**own.get("mix", {}), "already_read": str(folder / ALREADY_READ)}
+    _check(own, plan)
     content = yaml.safe_dump(own, allow_unicode=True, sort_keys=False)
     found = plan_json(plan, config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,6 +191,27 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
         with whole_file(path) as file:
             file.write(written.encode("utf-8"))
     return list(found["flags"])
+
+
+def _check(config: dict[str, Any], plan: Plan) -> None:
+    """As the run does, so far as the indices tell: what is not sampled has no documents to skip.
+
+    Raises:
+        ConfigError: says what it would refuse.
+    """
+    prefixes = [one.source.prefix for one in plan.prefixes]
+    domain_of = {normalise(one.source.prefix): one.source.domain for one in plan.prefixes}
+    blend = (prefixes, [float(one.samples) for one in plan.prefixes])
+    reading = Reading((blend,), parse_split(plan.file.split), check_files(prefixes))
+    length = plan.file.seq_length
+    try:
+        mix = parse(DomainConfig, config).mix
+        if mix.asked_for:
+            stream(mix, reading, domain_of, samples=plan.samples, seq_length=length, look_up=False)
+    except ConfigError as error:
+        made_of = plan.file.domain_config or "the plan"
+        what = f"the run would refuse the config that comes of {made_of}:"
+        raise ConfigError("\n  ".join([what, *str(error).split("\n")])) from None
 
 
 def flags_of(path: str | Path) -> list[str]:
