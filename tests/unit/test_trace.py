@@ -306,6 +306,7 @@ def test_what_has_been_read_of_what_is_below_a_name(ask: Any, run: Path) -> None
 
 
 def test_nothing_has_been_read(ask: Any, run: Path) -> None:
+    assert ask("--consumed", "0") == (1, "", "domain-pretrain trace: nothing has been read\n")
     write_metrics(run, ["web", "sums"], 0)
     assert ask("--consumed")[0] == 1
     (run / JOURNAL_FILE).unlink()

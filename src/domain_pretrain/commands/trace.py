@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ from domain_pretrain.records.reader import stream_lines
 
 CHARACTERS = 300
 WORST = 5  # documents
-LAST = 0
+LAST = math.inf  # iteration; 0 is one, after which nothing has been read
 
 
 def add_parser(subparsers: Any) -> None:
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         if args.domain is not None:
             trace.check_domain(args.domain)
         if args.consumed is not None:
-            after, consumed = trace.consumed(args.consumed or None)
+            after, consumed = trace.consumed(None if args.consumed == LAST else args.consumed)
             if args.domain is not None:
                 consumed = [one for one in consumed if is_below(one.domain, args.domain)]
             samples = []
