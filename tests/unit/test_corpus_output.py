@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from support.prepared import (
     write,
 )
 
+from domain_pretrain.commands.main import main
 from domain_pretrain.prepare.corpus import prepare
 from domain_pretrain.prepare.errors import PrepareError
 
@@ -48,8 +50,34 @@ def test_an_existing_corpus_is_kept_unless_forced(tmp_path):
     assert read_back(tmp_path / "out") == as_bytes(["new"])
 
 
+@pytest.mark.parametrize("more", [[], ["--holdout", "1"]], ids=["whole", "held out"])
+def test_a_prefix_with_a_slash_behind_it(tmp_path, monkeypatch, capsys, more):
+    """As a shell completes it; what is printed is there."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", json_lines(["x", "y"]))
+    Path("out/corpus").mkdir(parents=True)
+    assert (
+        main(["prepare", "a.jsonl", "--output", "out/corpus/", "--tokenizer", "bytes", *more]) == 0
+    )
+    told = capsys.readouterr().out
+    assert "out/corpus: " in told and "manifest: out/corpus.manifest.json\n" in told
+    assert f"{'--train-data-path' if more else '--data-path'} out/corpus -" in told
+    assert Path("out/corpus.idx").is_file() and "corpus/" not in told
+
+
+@pytest.mark.parametrize("prefix", [".", "..", "out/.."])
+def test_a_prefix_without_a_name(tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    write(tmp_path / "a.jsonl", json_lines(["x"]))
+    with pytest.raises(PrepareError, match="names a folder, and no files in it; give them a name"):
+        prepare(["a.jsonl"], prefix, "bytes", force=True)
+    assert sorted(os.listdir()) == ["a.jsonl", "out"]
+
+
 KILLED = """
 import sys
+from domain_pretrain.commands.main import main
 from domain_pretrain.prepare.corpus import prepare
 if __name__ == "__main__":
     def progress(read, manifest):

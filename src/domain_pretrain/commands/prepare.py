@@ -134,6 +134,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; an error, or an interruption, leaves nothing written."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    prefix = str(Path(args.output))  # a shell completes a folder's name with a slash
     bad_lines = 0
 
     def on_bad_line(bad: BadLine) -> None:
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     with _Bar(console) as bar:
         manifest = prepare(
             args.inputs,
-            args.output,
+            prefix,
             args.tokenizer,
             text_key=args.text_key,
             template=args.template,
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
             on_bad_line=on_bad_line,
         )
     out = Console(highlight=False, soft_wrap=True)
-    out.print(_summary(manifest, args.output), markup=False)
+    out.print(_summary(manifest, prefix), markup=False)
     if manifest.by is not None:
         out.print(_datasets_table(manifest.datasets))
     if manifest.channels:

@@ -41,7 +41,7 @@ class Layout(Protocol):
         """Those names that the run replaces.
 
         Raises:
-            PrepareError: they are there, and may not be replaced.
+            PrepareError: they are there, and may not be replaced; or they have no name.
         """
 
     def staged(self, target: Target) -> str:
@@ -76,6 +76,11 @@ class OnePrefix:
 
     def check(self) -> Sequence[str]:
         """All of the corpus; somebody's own dataset of the name ``PREFIX.holdout`` is not of it."""
+        if self._prefix.name in ("", ".."):
+            raise PrepareError(
+                f"{self._prefix}: names a folder, and no files in it; give them a name, as in "
+                f"{self._prefix / 'corpus'}"
+            )
         holdout = self._holdout or self._held_out_before()
         names = [name for name in self.final if holdout or name not in _HELD_OUT_FILES]
         existing = [str(self.final[name]) for name in names if self.final[name].exists()]
