@@ -172,7 +172,7 @@ def test_a_hugging_face_model_is_imported_first(
     (work / "hub" / "model.safetensors").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(work / "cache"))
 
-    def import_model(place: Path, made: Path) -> bool:
+    def import_model(place: Path, made: Path, known: Any) -> bool:
         assert place == Path("hub") and made.parent == work / "cache/domain_pretrain/models"
         save(made, RELEASE, seq_length=None, tokenizer_type=None, tokenizer_model=None)
         (made / "huggingface").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import shlex
@@ -17,7 +18,8 @@ from rich.console import Console
 
 from domain_pretrain.demo.launch import run as run_logged
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.huggingface.base import fingerprint_of
+from domain_pretrain.huggingface.base import is_imported
+from domain_pretrain.huggingface.identity import digest_of, read_files, recorded
 from domain_pretrain.huggingface.importing import import_model
 from domain_pretrain.launch.evaluate import (
     CONFIG,
@@ -209,8 +211,11 @@ def _evaluate(model: Checkpoint, log_dir: Path, command: list[str]) -> Evaluated
 def _import(place: Path) -> Path:
     """The Hugging Face model as a checkpoint, made where it is not there already."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = f"{place.resolve().name}-{fingerprint_of(place)[:16]}"
-    made = home / "domain_pretrain" / "models" / name
+    models, name = home / "domain_pretrain" / "models", place.resolve().name
+    before = (made for made in models.glob(f"{glob.escape(name)}-*") if is_imported(made))
+    known = [read for made in before for read in (recorded(made) or {}).values()]
+    files = dict(read_files(place, known))
+    made = models / f"{name}-{digest_of(files)[:16]}"
     print(f"importing {place} into {made}", flush=True)
-    import_model(place, made)
+    import_model(place, made, known=files.values())
     return made

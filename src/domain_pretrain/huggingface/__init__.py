@@ -4,6 +4,7 @@ A family is a table of names and shapes (``families``); ``config`` reads its ``c
 ``Model`` and writes it, ``flags`` does so with Megatron's arguments. ``safetensors_file`` and
 ``torch_dist`` read and write the two formats a tensor at a time, ``torch_ranks`` reads the older
 one; ``importing`` and ``exporting`` put them together. ``base`` is what an import leaves beside
-the weights, by which ``check`` holds a run when it starts, ``found`` which checkpoint a user means,
-and ``card`` the page about an exported model. Imported by the hosts and the commands.
+the weights, by which ``check`` holds a run when it starts, ``identity`` tells whether it is of this
+model, ``found`` which checkpoint a user means, and ``card`` the page about an exported model.
+Imported by the hosts and the commands.
 """

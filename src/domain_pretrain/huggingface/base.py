@@ -6,13 +6,11 @@
     OUT/release/                            the weights, format torch_dist
     OUT/model.env                           MODEL_FLAGS and TOKENIZER, for env files of the scripts
     OUT/huggingface/                        config.json, tokenizer, licence: all but the weights
-    OUT/base.json                           where it comes from
+    OUT/base.json                           where it comes from, and what was read there
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +69,11 @@ def read_base(folder: Path) -> Base:
     """Of a folder that was imported, or of Hugging Face itself.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or what an import left is broken.
     """
     if is_imported(folder):
         beside = folder / BESIDE
-        record = read_json(folder / RECORD)
-        source = str(record.get("source")) if isinstance(record, dict) else str(folder)
+        source = str(read_record(folder).get("source"))
     elif (folder / CONFIG).is_file():
         beside, source = folder, str(folder)
     else:
@@ -88,25 +85,30 @@ def read_base(folder: Path) -> Base:
     return Base(beside, family, model, config, source)
 
 
+def read_record(out: Path) -> dict[str, Any]:
+    """What an import has left about itself.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    record = read_json(out / RECORD)
+    if not isinstance(record, dict):
+        raise ConfigError(
+            f"{out / RECORD} should be an object of keys, as `domain-pretrain import` writes it: "
+            f"remove {out}, and import the model again"
+        )
+    return record
+
+
 def copied_files(folder: Path) -> list[Path]:
     """Tokenizer, generation config and licence of a Hugging Face folder."""
     found = {path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()}
     return sorted(found)
 
 
-def write_record(out: Path, source: Path, fingerprint: str) -> None:
-    """Say where a base comes from."""
-    record = {"source": str(source.absolute()), "fingerprint": fingerprint}
-    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def fingerprint_of(folder: Path) -> str:
-    """Tells one Hugging Face folder from another: its config, and names and sizes of its files."""
-    digest = hashlib.sha256((folder / CONFIG).read_bytes())
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".safetensors", ".json", ".model", ".txt"):
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()
+def imported_beside(folder: Path) -> list[Path]:
+    """What an import takes of a Hugging Face folder beside its weights."""
+    return [folder / CONFIG, *copied_files(folder)]
 
 
 def write_env(out: Path, model: Model, source: Path) -> None:

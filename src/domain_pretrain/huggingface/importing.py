@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import reduce
 from math import prod
 from pathlib import Path
@@ -16,19 +18,24 @@ from domain_pretrain.data.vocabulary import size_of_tokenizer
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import (
     BESIDE,
-    RECORD,
-    copied_files,
-    fingerprint_of,
+    imported_beside,
     is_imported,
+    read_record,
     write_env,
-    write_record,
 )
 from domain_pretrain.huggingface.config import CONFIG, read_config
 from domain_pretrain.huggingface.families import Place, names, rows, shapes
+from domain_pretrain.huggingface.identity import (
+    Files,
+    Read,
+    read_files,
+    recorded,
+    same,
+    write_record,
+)
 from domain_pretrain.huggingface.model import Model
 from domain_pretrain.huggingface.safetensors_file import Folder
-from domain_pretrain.huggingface.torch_dist import Writer
-from domain_pretrain.json_file import read_json
+from domain_pretrain.huggingface.torch_dist import Reader, Writer
 from domain_pretrain.paths import free_bytes
 from domain_pretrain.suggest import did_you_mean
 from domain_pretrain.whole_folder import check_free, whole_folder
@@ -37,7 +44,12 @@ Progress = Callable[[Iterable[Place]], Iterable[Place]]
 """Shows how far one is; returns what it is given."""
 
 
-def import_model(source: Path, out: Path, progress: Progress = lambda places: places) -> bool:
+def import_model(
+    source: Path,
+    out: Path,
+    progress: Progress = lambda places: places,
+    known: Iterable[Read] = (),
+) -> bool:
     """Convert a model; what is wrong is found before the first byte is written.
 
     Memory is bounded by the largest tensor of Megatron's, such as query, key and value together.
@@ -46,6 +58,7 @@ def import_model(source: Path, out: Path, progress: Progress = lambda places: pl
         source: a Hugging Face folder.
         out: a folder to be made; see :mod:`~domain_pretrain.huggingface.base`.
         progress: over the tensors.
+        known: files of the source that were read for :mod:`~domain_pretrain.huggingface.identity`.
 
     Returns:
         False where ``out`` holds this very model already.
@@ -55,18 +68,63 @@ def import_model(source: Path, out: Path, progress: Progress = lambda places: pl
     """
     family, model, _ = read_config(source)
     if is_imported(out) and (out / TRACKER).is_file():
-        if read_json(out / RECORD).get("fingerprint") == fingerprint_of(source):
+        if _holds(out, source, model, known):
             return False
-        raise ConfigError(f"{out} holds another model already; give another folder, or remove it")
+        raise ConfigError(
+            f"{out} holds another model already, {read_record(out).get('source')} as it was then, "
+            f"and not what is in {source} now; give another folder, or remove it"
+        )
     check_free(out)
     folder = Folder(source)
     dtype = _check_tensors(folder, model, source, family.kind)
     _check_tokenizer(source, model)
     check_room(out, sum(map(prod, shapes(model).values())) * dtype.itemsize)
     with whole_folder(out) as part:
+        files: Files = {}
+        for name, read in read_files(source, known):
+            files[name] = read
+            write_record(part, str(source.absolute()), files)  # it grows: nodes that wait see it
         _write(folder, part, model, dtype, progress)
         _write_beside(source, part, model)
     return True
+
+
+def _holds(out: Path, source: Path, model: Model, known: Iterable[Read]) -> bool:
+    """Whether what was imported is this very model; remembers what had to be read to tell.
+
+    What a version left that knew names and sizes of files alone, which all checkpoints of a model
+    share, is compared itself: once, as it has such a record then.
+    """
+    before = recorded(out)
+    if before is None and not _is_import_of(out, source, model):
+        return False
+    now = dict(read_files(source, [*known, *(before or {}).values()]))
+    if before is not None and not same(before, now):
+        return False
+    if now != before:
+        with suppress(OSError):  # somebody else's, perhaps; then it is read again next time
+            write_record(out, str(read_record(out).get("source")), now)
+    return True
+
+
+def _is_import_of(out: Path, source: Path, model: Model) -> bool:
+    """Whether an import would write what is there: config and files beside it, and every weight."""
+    ours = {path.name: path for path in imported_beside(source)}
+    theirs = {path.name: path for path in (out / BESIDE).iterdir()}
+    if ours.keys() != theirs.keys() or not all(
+        filecmp.cmp(ours[name], theirs[name], shallow=False) for name in ours
+    ):
+        return False
+    folder, reader = Folder(source), Reader(out / RELEASE)
+    dtype = _check_tensors(folder, model, source, "model")
+    return dtype == reader.dtype() and all(
+        torch.equal(_packed(folder, place).to(dtype), reader.read(*place)) for place in rows(model)
+    )
+
+
+def _packed(folder: Folder, place: Place) -> torch.Tensor:
+    row, number, _ = place
+    return row.pack([folder.read(name) for name in names(row, number)])
 
 
 def write_outline(source: Path, out: Path) -> None:
@@ -78,23 +136,23 @@ def write_outline(source: Path, out: Path) -> None:
     _, model, _ = read_config(source)
     _check_tokenizer(source, model)
     Writer(out / RELEASE, model, torch.bfloat16).close(saved_args(model))
+    write_record(out, str(source.absolute()), {})
     _write_beside(source, out, model)
 
 
 def _write_beside(source: Path, out: Path, model: Model) -> None:
     (out / BESIDE).mkdir()
-    for path in (source / CONFIG, *copied_files(source)):
+    for path in imported_beside(source):
         shutil.copyfile(path, out / BESIDE / path.name)
     write_env(out, model, source)
-    write_record(out, source, fingerprint_of(source))
     write_tracker(out, RELEASE)
 
 
 def _write(folder: Folder, out: Path, model: Model, dtype: torch.dtype, progress: Progress) -> None:
     writer = Writer(out / RELEASE, model, dtype)
-    for row, number, each in progress(rows(model)):
-        parts = [folder.read(name) for name in names(row, number)]
-        writer.write(row, row.pack(parts), number, each)
+    for place in progress(rows(model)):
+        row, number, each = place
+        writer.write(row, _packed(folder, place), number, each)
     writer.close(saved_args(model))
 
 

@@ -53,7 +53,7 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._open: dict[Path, Any] = {}
         self.tensors: dict[str, Described] = {}
-        for file in _files(folder):
+        for file in weight_files(folder):
             opened = self._opened(file)
             for name in opened.keys():  # noqa: SIM118, it is no dict
                 part = opened.get_slice(name)
@@ -80,7 +80,12 @@ class Folder:
         return self._open[file]
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the tensors of a folder.
+
+    Raises:
+        ConfigError: there are none, one is missing, or nothing says which of them count.
+    """
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
         try:
