@@ -45,13 +45,19 @@ OF_SCRIPTS = {
 VERSIONS_WITH: Mapping[str, SpecifierSet] = {
     flag: SpecifierSet(versions, prereleases=True)
     for flag, versions in {
+        "--moe-apply-probs-on-input": ">=0.13",
+        "--no-rope-freq": ">=0.13",
+        "--qk-l2-norm": ">=0.13",
         "--sft": ">=0.13",
         "--inprocess-restart": ">=0.13",
         "--full-validation": ">=0.14",
         "--multiple-validation-sets": ">=0.14",
         "--save-retain-interval": ">=0.14",
         "--perform-rl-step": ">=0.15",
+        "--activation-func-clamp-value": ">=0.15",
+        "--glu-linear-offset": ">=0.15",
         "--softmax-type": ">=0.15",
+        "--window-attn-skip-freq": ">=0.15",
         "--window-size": ">=0.15",
         "--attention-output-gate": ">=0.16",
         "--hybrid-context-parallel": ">=0.16",
@@ -59,6 +65,7 @@ VERSIONS_WITH: Mapping[str, SpecifierSet] = {
         "--dataloader-fast-cache-load": ">=0.16",
         "--phase-transition-iterations": ">=0.16",
         "--tokenizer-special-tokens": ">=0.16",
+        "--use-mup": ">=0.17",
         "--enable-msc": ">=0.18",
         "--step-batch-size-schedule": ">=0.18",
         "--validation-set-names": ">=0.18",
@@ -97,12 +104,19 @@ import argparse, domain_pretrain
 domain_pretrain.enable("cpu")
 from megatron.core import __version__
 from megatron.training.arguments import add_megatron_arguments
-print(__version__, *add_megatron_arguments(argparse.ArgumentParser())._option_string_actions)
+actions = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
+print(__version__, *(f"{flag}={action.dest}" for flag, action in actions.items()))
 """
 
 
 def parser_of(env: Mapping[str, str] | None = None) -> tuple[Version, frozenset[str]]:
     """Version and flags of the Megatron that Python finds; the plugin's flags are among them."""
+    version, arguments = arguments_of(env)
+    return version, frozenset(arguments)
+
+
+def arguments_of(env: Mapping[str, str] | None = None) -> tuple[Version, dict[str, str]]:
+    """The same, each flag with the name of its argument."""
     done = subprocess.run(
         [sys.executable, "-c", _PRINT_FLAGS],
         env=None if env is None else dict(env),
@@ -112,7 +126,7 @@ def parser_of(env: Mapping[str, str] | None = None) -> tuple[Version, frozenset[
     )
     assert done.returncode == 0, done.stderr[-2000:]
     version, *flags = done.stdout.splitlines()[-1].split()
-    return Version(version), frozenset(flags)
+    return Version(version), dict(flag.split("=") for flag in flags)
 
 
 def assert_exist(version: Version, flags: frozenset[str]) -> None:

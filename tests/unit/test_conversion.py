@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.flags import FLAG, arguments_of
 from support.huggingface import MODELS, SIZES, write_model, write_tokenizer
 
 from domain_pretrain.checkpoints.arguments import read_saved
@@ -29,7 +30,7 @@ from domain_pretrain.huggingface.check import check_run
 from domain_pretrain.huggingface.config import read_config
 from domain_pretrain.huggingface.exporting import export_model
 from domain_pretrain.huggingface.families import Row, rows, shapes
-from domain_pretrain.huggingface.flags import flags_of, model_of
+from domain_pretrain.huggingface.flags import _FIXED, flags_of, model_of
 from domain_pretrain.huggingface.found import find_checkpoint
 from domain_pretrain.huggingface.importing import import_model
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
@@ -414,6 +415,8 @@ def test_arguments_of_another_kind_of_model(imported: Path, tmp_path: Path) -> N
     for name, value, message in (
         ("normalization", "LayerNorm", "another --normalization"),
         ("add_bias_linear", True, "no --disable-bias-linear"),
+        ("layernorm_zero_centered_gamma", True, "--apply-layernorm-1p"),
+        ("glu_linear_offset", 1.0, "--glu-linear-offset"),
         ("hidden_size", 64, "has the shape"),
     ):
         common = torch.load(imported / "llama" / "release" / "common.pt", weights_only=False)
@@ -476,6 +479,22 @@ def test_a_run_that_fits(name: str, imported: Path) -> None:
         ("qwen3_mixed", {"moe_layer_freq": [1, 0]}, r"--moe-layer-freq: the base has \[0, 1\]"),
         ("mistral", {"seq_length": 9, "window_size": None}, "give --window-size 7,0 or a --seq"),
         ("llama", {"window_size": (3, 0)}, "the base has none, the run attends to 4"),
+        ("qwen2", {"rotary_seq_len_interpolation_factor": 4}, "--rotary-seq-len-interpolation-f"),
+        ("qwen2", {"no_rope_freq": 2}, r"--no-rope-freq \(no_rope_freq: 2\), which no family"),
+        ("mistral", {"window_attn_skip_freq": 2}, "--window-attn-skip-freq"),
+        ("llama", {"softmax_type": "off-by-one"}, "another --softmax-type"),
+        ("qwen3", {"qk_l2_norm": True}, "--qk-l2-norm"),
+        ("llama", {"glu_linear_offset": 1.0}, "--glu-linear-offset"),
+        ("llama", {"activation_func_clamp_value": 7.0}, "--activation-func-clamp-value"),
+        ("llama", {"use_mup": True}, "--use-mup"),
+        ("qwen3", {"attention_output_gate": True}, "--attention-output-gate"),
+        ("llama", {"apply_residual_connection_post_layernorm": True}, "--apply-residual-connect"),
+        ("llama", {"apply_layernorm_1p": True}, "--apply-layernorm-1p"),
+        ("llama", {"layernorm_zero_centered_gamma": True}, "--apply-layernorm-1p"),
+        ("qwen3_moe", {"moe_router_topk_scaling_factor": 2.5}, "--moe-router-topk-scaling-factor"),
+        ("qwen3_moe", {"moe_router_enable_expert_bias": True}, "--moe-router-enable-expert-bias"),
+        ("qwen3_moe", {"moe_router_group_topk": 1}, "--moe-router-group-topk"),
+        ("qwen3_moe", {"moe_apply_probs_on_input": True}, "--moe-apply-probs-on-input"),
     ],
 )
 def test_a_run_that_does_not_fit(
@@ -483,6 +502,23 @@ def test_a_run_that_does_not_fit(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_run(args_of(imported, name, **other), read_base(imported / name), 300)
+
+
+def test_factors_that_change_nothing(imported: Path) -> None:
+    factors = {"rotary_seq_len_interpolation_factor": 1, "moe_router_topk_scaling_factor": 1.0}
+    args = args_of(imported, "qwen3_moe", **factors, no_rope_freq=None, glu_linear_offset=0.0)
+    assert check_run(args, read_base(imported / "qwen3_moe"), 300) == []
+
+
+@pytest.mark.megatron
+def test_what_is_fixed_is_an_argument_of_the_host() -> None:
+    """By the parser of the Megatron that is installed; a name that it lacks guards nothing."""
+    pytest.importorskip("megatron.training.arguments")
+    _, arguments = arguments_of()
+    older = {"apply_layernorm_1p"}  # up to 0.15, whose parser has it by this name
+    assert _FIXED.keys() - arguments.values() == older
+    told = {flag for _, text in _FIXED.values() for flag in FLAG.findall(text)}
+    assert told <= arguments.keys()
 
 
 def test_stretched_on_purpose(imported: Path) -> None:

@@ -123,18 +123,37 @@ def model_of(args: Mapping[str, Any], vocab: int) -> Model:
     )
 
 
-# What has to be so, by the argument's name, and what another value is told as.
+# What has to be so, by the argument's name, and what another value is told as. None is as good
+# everywhere: what is not given. A factor of 1 changes nothing.
 _FIXED: dict[str, tuple[Any, str]] = {
     "position_embedding_type": ("rope", "another --position-embedding-type"),
-    "swiglu": (True, "no --swiglu"),
-    "normalization": ("RMSNorm", "another --normalization"),
-    "add_bias_linear": (False, "no --disable-bias-linear"),
     "rotary_percent": (1.0, "another --rotary-percent"),
     "rotary_interleaved": (False, "--rotary-interleaved"),
+    "rotary_seq_len_interpolation_factor": (1, "--rotary-seq-len-interpolation-factor"),
+    "no_rope_freq": (None, "--no-rope-freq"),
     "multi_latent_attention": (False, "--multi-latent-attention"),
-    "apply_layernorm_1p": (False, "--apply-layernorm-1p"),
+    "window_attn_skip_freq": (None, "--window-attn-skip-freq"),
+    "softmax_type": ("vanilla", "another --softmax-type"),
+    "qk_l2_norm": (False, "--qk-l2-norm"),
+    "attention_output_gate": (False, "--attention-output-gate"),
+    "swiglu": (True, "no --swiglu"),
+    "glu_linear_offset": (0.0, "--glu-linear-offset"),
+    "activation_func_clamp_value": (None, "--activation-func-clamp-value"),
+    "add_bias_linear": (False, "no --disable-bias-linear"),
+    "normalization": ("RMSNorm", "another --normalization"),
+    "layernorm_zero_centered_gamma": (False, "--apply-layernorm-1p"),
+    "apply_layernorm_1p": (False, "--apply-layernorm-1p"),  # up to 0.15
+    "apply_residual_connection_post_layernorm": (
+        False,
+        "--apply-residual-connection-post-layernorm",
+    ),
+    "use_mup": (False, "--use-mup"),
     "moe_shared_expert_intermediate_size": (None, "--moe-shared-expert-intermediate-size"),
     "moe_router_score_function": ("softmax", "another --moe-router-score-function"),
+    "moe_router_topk_scaling_factor": (1.0, "--moe-router-topk-scaling-factor"),
+    "moe_router_enable_expert_bias": (False, "--moe-router-enable-expert-bias"),
+    "moe_router_group_topk": (None, "--moe-router-group-topk"),
+    "moe_apply_probs_on_input": (False, "--moe-apply-probs-on-input"),
     "mtp_num_layers": (None, "--mtp-num-layers"),
 }
 
