@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 from support.flags import FLAG, arguments_of
-from support.huggingface import MODELS, SIZES, write_model, write_tokenizer
+from support.huggingface import MODELS, SIZES, model_flags, write_model, write_tokenizer
 
 from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.commands.main import main
+from domain_pretrain.data.vocabulary import padded
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.hosts.base_model import check_model
 from domain_pretrain.huggingface import exporting, safetensors_file
@@ -30,9 +31,9 @@ from domain_pretrain.huggingface.check import check_run
 from domain_pretrain.huggingface.config import read_config
 from domain_pretrain.huggingface.exporting import export_model
 from domain_pretrain.huggingface.families import Row, rows, shapes
-from domain_pretrain.huggingface.flags import _FIXED, flags_of, model_of
+from domain_pretrain.huggingface.flags import _FIXED, flags_of, model_of, vocabulary_flag
 from domain_pretrain.huggingface.found import find_checkpoint
-from domain_pretrain.huggingface.importing import import_model
+from domain_pretrain.huggingface.importing import import_model, write_outline
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.reader import METRICS_FILE
 from domain_pretrain.records.score import Part, Score
@@ -532,7 +533,52 @@ def test_rows_of_the_vocabulary(imported: Path) -> None:
     with pytest.raises(ConfigError, match=r"to 256 rows, and the base has 300: --make-vocab.* 300"):
         check_run(args, base, 256)
     (told,) = check_run({**args, "tensor_model_parallel_size": 2}, base, 384)
-    assert "padded to 384 rows" in told and "--make-vocab-size-divisible-by 150" in told
+    assert "padded to 384 rows" in told and told.endswith("(--make-vocab-size-divisible-by 150)")
+
+
+@pytest.fixture(scope="module")
+def odd(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """An import whose config says so many rows; of its outline, as no weight is looked at."""
+
+    def of(rows: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"rows{rows}")
+        shutil.copytree(models / "llama", folder / "model")
+        rewrite(folder / "model", vocab_size=rows)
+        write_outline(folder / "model", folder / "base")
+        return folder / "base"
+
+    return of
+
+
+@pytest.mark.megatron
+@pytest.mark.parametrize("size", [257, 300, 301, 303])
+def test_the_host_pads_to_the_fewest_rows(size: int, odd: Callable[[int], Path]) -> None:
+    """By its own function, for a tokenizer with a token for each row, and with fewer."""
+    host = pytest.importorskip("megatron.core.tokenizers.utils.build_tokenizer")
+    base = odd(size)
+    for tp in (1, 2, 3, 4, 8):
+        flag, divisor = vocabulary_flag(read_base(base).model, tp)
+        flags = model_flags(base, tp)
+        assert flags[flags.index(flag) + 1] == divisor
+        args = argparse.Namespace(make_vocab_size_divisible_by=int(divisor), rank=1)
+        args.tensor_model_parallel_size = tp
+        for tokens in (size, size - 1, size - 40):
+            rows = host.vocab_size_with_padding(tokens, args)
+            assert rows % tp == 0 and size <= rows < size + tp
+            assert rows == padded(tokens, args)
+
+
+def test_rows_that_are_not_divisible(odd: Callable[[int], Path], imported: Path) -> None:
+    base = read_base(odd(301))
+    args = args_of(imported, "llama", tensor_model_parallel_size=2, tokenizer_model=None)
+    (told,) = check_run(args, base, 302)
+    assert told.endswith("others are new, and part of the softmax (TP 2 divides no fewer)")
+    (told,) = check_run(args, base, 384)
+    assert told.endswith(
+        "(--make-vocab-size-divisible-by 151 makes it 302, the fewest that TP 2 divides)"
+    )
+    with pytest.raises(ConfigError, match=r"300 rows, and the base has 301: .* 151 makes it 302"):
+        check_run(args, base, 300)
 
 
 def test_another_tokenizer(imported: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def write_env(out: Path, model: Model, source: Path) -> None:
         f'TOKENIZER="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)/{BESIDE}"',
         "MODEL_FLAGS=(",
         *(f"  {words}" for words in flags),
-        f"  {flag} {divisor} # the embedding's rows, for every TP that divides them",
+        f"  {flag} {divisor} # the embedding's rows, or the fewest more that TP divides",
         "  --tokenizer-type HuggingFaceTokenizer",
         '  --tokenizer-model "$TOKENIZER"',
         ")",

@@ -91,8 +91,13 @@ def _vocabulary(
     have, parallel = base.model.vocab, args.get("tensor_model_parallel_size") or 1
     if rows is None or rows == have:
         return []
-    flag = " ".join(vocabulary_flag(base.model, parallel))
-    fix = flag if have % parallel == 0 else f"no divisor, as TP {parallel} does not divide them"
+    flag, divisor = vocabulary_flag(base.model, parallel)
+    least = int(divisor) * parallel
+    fix = f"{flag} {divisor}"
+    if least != have:
+        fix += f" makes it {least:,}, the fewest that TP {parallel} divides"
+    if rows == least:
+        fix = f"TP {parallel} divides no fewer"
     if rows < have:
         return [f"the vocabulary is padded to {rows:,} rows, and the base has {have:,}: {fix}"]
     told.append(

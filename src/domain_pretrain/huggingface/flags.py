@@ -73,16 +73,19 @@ def _pattern(sparse: tuple[bool, ...]) -> str:
 def vocabulary_flag(model: Model, tensor_parallel: int | str) -> list[str]:
     """Pads the tokenizer's vocabulary to the embedding's rows, no more.
 
-    Rows that only Megatron has would take part in its softmax. It pads to a multiple of this
-    divisor times TP; with all rows as that multiple, to exactly them, whatever the tokenizer has.
+    Rows that only Megatron has take part in its softmax. It pads to a multiple of this divisor
+    times TP; with all rows as that multiple, to exactly them, whatever the tokenizer has. Where TP
+    does not divide them, to the fewest that it does: rounded down, a tokenizer with a token for
+    each row would get twice as many.
 
     Args:
         model: whose rows they are.
         tensor_parallel: the size of TP, or the name of bash's variable for it.
     """
-    if isinstance(tensor_parallel, str):
-        return ["--make-vocab-size-divisible-by", f"$(({model.vocab} / {tensor_parallel}))"]
-    return ["--make-vocab-size-divisible-by", str(model.vocab // tensor_parallel)]
+    divisor = f"$(( ({model.vocab} + {tensor_parallel} - 1) / {tensor_parallel} ))"
+    if isinstance(tensor_parallel, int):
+        divisor = str(-(-model.vocab // tensor_parallel))
+    return ["--make-vocab-size-divisible-by", divisor]
 
 
 def model_of(args: Mapping[str, Any], vocab: int) -> Model:
