@@ -34,6 +34,8 @@ from domain_pretrain.huggingface.families import Row, rows, shapes
 from domain_pretrain.huggingface.flags import _FIXED, flags_of, model_of, vocabulary_flag
 from domain_pretrain.huggingface.found import find_checkpoint
 from domain_pretrain.huggingface.importing import import_model, write_outline
+from domain_pretrain.huggingface.safetensors_file import weight_files
+from domain_pretrain.launch.base_model import Import
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.reader import METRICS_FILE
 from domain_pretrain.records.score import Part, Score
@@ -156,6 +158,30 @@ def test_in_shards(models: Path, imported: Path, tmp_path: Path, monkeypatch: An
     assert import_model(tmp_path / "shards", tmp_path / "again")
     export_model(find_checkpoint(tmp_path / "again"), tmp_path / "back")
     assert equal(models / "qwen3_moe", tmp_path / "back")
+
+
+def test_the_files_that_transformers_reads(models: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of a folder that holds a model in shards, one in one file, and what others call it."""
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(safetensors_file, "SHARD_BYTES", 20_000)
+    import_model(models / "llama", tmp_path / "base")
+    export_model(find_checkpoint(tmp_path / "base"), tmp_path / "model")
+    shards = sorted((tmp_path / "model").glob("*.safetensors"))
+    assert len(shards) > 2
+    shutil.copy(models / "qwen3/model.safetensors", tmp_path / "model/consolidated.safetensors")
+    assert weight_files(tmp_path / "model") == shards
+    whole = tmp_path / "model" / "model.safetensors"
+    shutil.copy(models / "llama" / "model.safetensors", whole)
+    without(whole.parent, **{"model.norm.weight": torch.full((32,), 3.0)})
+    read = AutoModelForCausalLM.from_pretrained(whole.parent).model.norm.weight
+    assert torch.equal(read, torch.full((32,), 3.0))
+    assert weight_files(whole.parent) == [whole]
+    shards[0].unlink()  # transformers removes them, and leaves the index
+    import_model(whole.parent, tmp_path / "again")
+    export_model(find_checkpoint(tmp_path / "again"), tmp_path / "back")
+    assert torch.equal(weights(tmp_path / "back")["model.norm.weight"].float(), read)
+    assert Import(whole.parent, tmp_path, needed=True).bytes() == whole.stat().st_size
 
 
 def test_pytorch_reads_what_was_written(models: Path, imported: Path) -> None:

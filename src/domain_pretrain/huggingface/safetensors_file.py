@@ -14,7 +14,8 @@ import torch
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.json_file import read_json
 
-INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+INDEX = f"{WHOLE}.index.json"
 SHARD_BYTES = 5_000_000_000  # as Hugging Face cuts them
 
 # The names of the format (its README) for what weights can be.
@@ -81,11 +82,16 @@ class Folder:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files with the tensors of a folder.
+    """The files with the tensors of a folder, those that transformers reads.
+
+    One whole file goes before the index, which a folder keeps when a model is saved in one file
+    over its shards. What else lies there, as a consolidated.safetensors, does not count.
 
     Raises:
         ConfigError: there are none, one is missing, or nothing says which of them count.
     """
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
         try:
@@ -192,7 +198,7 @@ class Writer:
 
     def _name(self, shard: int) -> str:
         if len(self._shards) == 1:
-            return "model.safetensors"
+            return WHOLE
         return f"model-{shard + 1:05d}-of-{len(self._shards):05d}.safetensors"
 
 

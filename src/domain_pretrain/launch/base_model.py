@@ -68,8 +68,14 @@ class Import:
             yield Path(folder)
 
     def bytes(self) -> int:
-        """Of the model's weights."""
-        return sum(path.stat().st_size for path in self.source.glob("*.safetensors"))
+        """Of the model's weights.
+
+        Raises:
+            ConfigError: a file of them is missing.
+        """
+        from domain_pretrain.huggingface.safetensors_file import weight_files
+
+        return sum(path.stat().st_size for path in weight_files(self.source))
 
 
 def find_import(words: Sequence[str], flags: Flags) -> Import | None:
