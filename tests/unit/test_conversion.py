@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pickle
 import shutil
@@ -17,7 +18,15 @@ from typing import Any
 import pytest
 import torch
 from support.flags import FLAG, arguments_of
-from support.huggingface import MODELS, SIZES, model_flags, write_model, write_tokenizer
+from support.huggingface import (
+    LLAMA3,
+    MODELS,
+    SIZES,
+    logits_of,
+    model_flags,
+    write_model,
+    write_tokenizer,
+)
 
 from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.checkpoints.tracker import TRACKER
@@ -28,7 +37,7 @@ from domain_pretrain.hosts.base_model import check_model
 from domain_pretrain.huggingface import exporting, safetensors_file
 from domain_pretrain.huggingface.base import read_base
 from domain_pretrain.huggingface.check import check_run
-from domain_pretrain.huggingface.config import read_config
+from domain_pretrain.huggingface.config import read_config, write_config
 from domain_pretrain.huggingface.exporting import export_model
 from domain_pretrain.huggingface.families import Row, rows, shapes
 from domain_pretrain.huggingface.flags import _FIXED, flags_of, model_of, vocabulary_flag
@@ -321,6 +330,67 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         ),
         "sliding_window in some layers only",
     ),
+    "half of the layers have a window": (
+        "qwen3",
+        lambda f: rewrite(
+            f, sliding_window=8, use_sliding_window=True, max_window_layers=1, layer_types=...
+        ),
+        "sliding_window in some layers only",
+    ),
+    "a window of nothing": (
+        "mistral",
+        lambda f: rewrite(f, sliding_window=0),
+        r"config\.json: sliding_window is 0; a token needs itself",
+    ),
+    "llama3 without its factor": (
+        "llama",
+        lambda f: rewrite(
+            f,
+            rope_parameters=...,
+            rope_scaling={key: value for key, value in LLAMA3.items() if key != "factor"},
+        ),
+        r"config\.json: the rope scaling 'llama3' lacks its factor",
+    ),
+    "a base in words": (
+        "llama",
+        lambda f: rewrite(f, rope_parameters={"rope_type": "default", "rope_theta": "big"}),
+        r"config\.json: rope_theta: Input should be a valid number",
+    ),
+    "a base in a text": (
+        "llama",
+        lambda f: rewrite(f, rope_parameters=..., rope_scaling=..., rope_theta="1e6"),
+        r"config\.json: rope_theta: Input should be a valid number",
+    ),
+    "several bases": (
+        "llama",
+        lambda f: rewrite(f, rope_parameters={"rope_type": "default", "rope_theta": [1]}),
+        r"config\.json: rope_theta: Input should be a valid number",
+    ),
+    "a base without end": (
+        "llama",
+        lambda f: rewrite(f, rope_parameters={"rope_type": "default", "rope_theta": math.inf}),
+        r"config\.json: rope_theta: Input should be a finite number",
+    ),
+    "a base below zero": (
+        "llama",
+        lambda f: rewrite(f, rope_parameters={"rope_type": "default", "rope_theta": -1.0}),
+        r"config\.json: rope_theta: Input should be greater than 0",
+    ),
+    "no epsilon": (
+        "llama",
+        lambda f: rewrite(f, rms_norm_eps=math.nan),
+        r"config\.json: rms_norm_eps: Input should be a finite number",
+    ),
+    "yes for a number": (
+        "llama",
+        lambda f: rewrite(f, num_key_value_heads=True),
+        r"config\.json: num_key_value_heads: Input should be a valid integer",
+    ),
+    "no keys": (
+        "llama",
+        lambda f: rewrite(f, num_key_value_heads=0),
+        r"config\.json: num_key_value_heads: Input should be greater than 0",
+    ),
     "one expert, normalised": (
         "qwen3_moe",
         lambda f: rewrite(f, num_experts_per_tok=1),
@@ -359,6 +429,69 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "the tokenizer has 307 tokens, and the embedding 300 rows",
     ),
 }
+
+
+WINDOWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "of a llama": ("llama", {"sliding_window": 8}),
+    "of a llama with layers": (
+        "llama",
+        {"sliding_window": 8, "layer_types": ["sliding_attention"] * 2},
+    ),
+    "of a mistral": ("mistral", {}),
+    "of a mistral with layers": ("mistral", {"layer_types": ["full_attention"] * 2}),
+    "of a mistral without": ("mistral", {"sliding_window": None}),
+    "of a qwen2 from layer 28": (
+        "qwen2",
+        {"sliding_window": 8, "use_sliding_window": True},
+    ),
+    "of a qwen2 from the first layer": (
+        "qwen2",
+        {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0},
+    ),
+    "of a qwen2 by its layers": (
+        "qwen2",
+        {
+            "sliding_window": 8,
+            "use_sliding_window": True,
+            "layer_types": ["sliding_attention"] * 2,
+        },
+    ),
+    "of a qwen3 that is switched off": ("qwen3", {"sliding_window": 8, "max_window_layers": 0}),
+    "of a qwen3 from the first layer": (
+        "qwen3",
+        {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0},
+    ),
+    "of a qwen3_moe": (
+        "qwen3_moe",
+        {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 48},
+    ),
+    "of a qwen3_moe that is switched off": ("qwen3_moe", {"sliding_window": 8}),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_windows_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+    """Where the logits of a sequence longer than the window are others than without one."""
+    name, keys = WINDOWS[case]
+    write_model(tmp_path, name, initializer_range=0.3)
+    none = {"sliding_window": None, "use_sliding_window": False, "layer_types": ...}
+    rewrite(tmp_path, layer_types=..., max_window_layers=...)
+    rewrite(tmp_path, **keys)
+    tokens = torch.arange(24)[None]
+    window, logits = read_config(tmp_path)[1].window, logits_of(tmp_path, tokens)
+    rewrite(tmp_path, **none)
+    slides = not torch.allclose(logits, logits_of(tmp_path, tokens), atol=1e-4)
+    assert window == (8 if slides else None)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3", "qwen3_moe"])
+def test_a_window_is_written_as_it_is_read(name: str, models: Path, tmp_path: Path) -> None:
+    family, model, content = read_config(models / name)
+    model = replace(model, window=16)
+    for base in (None, (read_config(models / name)[1], content)):
+        written = write_config(family, model, "bfloat16", base)
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        assert read_config(tmp_path)[1] == model
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from domain_pretrain.errors import ConfigError, first_problem
 from domain_pretrain.huggingface.families import FAMILIES, Family
@@ -25,18 +25,34 @@ BRIDGE = (
 )
 
 
-class _Keys(BaseModel):
+class _Read(BaseModel):
+    """Strict: a text or ``true`` is no number, nor is Python's ``NaN`` or ``Infinity``."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+_ReadT = TypeVar("_ReadT", bound=_Read)
+
+
+class _Rope(_Read):
+    """Rotary embeddings: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``."""
+
+    rope_theta: float | None = Field(None, gt=0)
+    factor: float | None = Field(None, gt=0)
+
+
+class _Keys(_Read):
     """What is read of a ``config.json``; older and newer spellings of ``transformers`` 4 and 5."""
 
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: int | None = Field(None, gt=0)
+    head_dim: int | None = Field(None, gt=0)
     intermediate_size: int = Field(gt=0)
     vocab_size: int = Field(gt=0)
     max_position_embeddings: int = Field(gt=0)
-    rms_norm_eps: float
+    rms_norm_eps: float = Field(ge=0)
     rope_theta: float | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
@@ -47,7 +63,7 @@ class _Keys(BaseModel):
     mlp_bias: bool = False
     sliding_window: int | None = None
     use_sliding_window: bool = False
-    max_window_layers: int = 0
+    max_window_layers: int | None = None
     layer_types: list[str] | None = None
     quantization_config: dict[str, Any] | None = None
     num_experts: int | None = None
@@ -77,13 +93,17 @@ def read_config(folder: Path) -> tuple[Family, Model, dict[str, Any]]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} should be an object of keys")
     family = _family(content, path)
-    try:
-        keys = _Keys.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error)}") from None
+    keys = _parse(_Keys, content, path)
     if family.window is not None and "sliding_window" not in content:
         keys.sliding_window = family.window
     return family, _model(family, keys, path), content
+
+
+def _parse(model: type[_ReadT], content: dict[str, Any], path: Path) -> _ReadT:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}") from None
 
 
 def _family(content: dict[str, Any], path: Path) -> Family:
@@ -143,9 +163,13 @@ def _model(family: Family, keys: _Keys, path: Path) -> Model:
 
 def _rope(keys: _Keys, path: Path) -> tuple[int, float | None]:
     """Base, and the factor of Llama 3's scaling."""
-    scaling = {**(keys.rope_scaling or {}), **(keys.rope_parameters or {})}
-    base = scaling.get("rope_theta", keys.rope_theta)
-    base = 10000.0 if base is None else float(base)
+    scaling = {
+        "rope_theta": keys.rope_theta,
+        **(keys.rope_scaling or {}),
+        **(keys.rope_parameters or {}),
+    }
+    rope = _parse(_Rope, scaling, path)
+    base = 10000.0 if rope.rope_theta is None else rope.rope_theta
     if base != int(base):
         raise ConfigError(
             f"{path}: rope_theta {base} is no whole number: --rotary-base takes those"
@@ -164,21 +188,30 @@ def _rope(keys: _Keys, path: Path) -> tuple[int, float | None]:
         raise ConfigError(
             f"{path}: of the rope scaling 'llama3', Megatron has {LLAMA3}; here it is {other}"
         )
-    return int(base), float(scaling["factor"])
+    if rope.factor is None:
+        raise ConfigError(f"{path}: the rope scaling 'llama3' lacks its factor")
+    return int(base), rope.factor
 
 
 def _window(family: Family, keys: _Keys, path: Path) -> int | None:
-    if keys.sliding_window is None or (family.switch and not keys.use_sliding_window):
+    """As transformers has it: the keys that a family does not read say nothing."""
+    if family.window is None or keys.sliding_window is None:
         return None
-    if keys.layer_types is not None:
+    if family.switch and not keys.use_sliding_window:
+        return None
+    slides = {True}
+    if family.by_layer and keys.layer_types is not None:
         slides = {kind == "sliding_attention" for kind in keys.layer_types}
-    elif family.switch:  # layers from max_window_layers on
-        slides = {n >= keys.max_window_layers for n in range(keys.num_hidden_layers)}
-    else:
-        slides = {True}
+    elif family.first:
+        first = family.first if keys.max_window_layers is None else keys.max_window_layers
+        slides = {n >= first for n in range(keys.num_hidden_layers)}
     if len(slides) > 1:
         raise ConfigError(f"{path}: a sliding_window in some layers only is not known here")
-    return keys.sliding_window if True in slides else None
+    if True not in slides:
+        return None
+    if keys.sliding_window < 1:
+        raise ConfigError(f"{path}: sliding_window is {keys.sliding_window}; a token needs itself")
+    return keys.sliding_window
 
 
 def _experts(keys: _Keys, path: Path) -> Experts:
@@ -241,6 +274,8 @@ def write_config(
         before.rope_factor,
     ):
         content |= _spelled_rope(model, content)
+    if before is None or model.window != before.window:
+        content |= _spelled_window(family, model, content)
     content["dtype" if "torch_dtype" not in content else "torch_dtype"] = dtype
     return content
 
@@ -256,7 +291,6 @@ _SPELLED = {
     "positions": lambda n: {"max_position_embeddings": n},
     "norm_eps": lambda x: {"rms_norm_eps": x},
     "tied": lambda yes: {"tie_word_embeddings": yes},
-    "window": lambda n: {"sliding_window": n, "use_sliding_window": n is not None},
     "experts": lambda e: {} if e is None else _spelled_experts(e),
 }
 
@@ -271,6 +305,21 @@ def _spelled_experts(experts: Experts) -> dict[str, Any]:
         "mlp_only_layers": [n for n, sparse in enumerate(experts.sparse) if not sparse],
         "router_aux_loss_coef": experts.aux_loss,
     }
+
+
+def _spelled_window(family: Family, model: Model, content: dict[str, Any]) -> dict[str, Any]:
+    """In the keys that the family reads, for all layers."""
+    if family.window is None:
+        return {}
+    found: dict[str, Any] = {"sliding_window": model.window}
+    if family.switch:
+        found["use_sliding_window"] = model.window is not None
+    if family.first and model.window is not None:
+        found["max_window_layers"] = 0
+    if family.by_layer and "layer_types" in content:
+        kind = "full_attention" if model.window is None else "sliding_attention"
+        found["layer_types"] = [kind] * model.layers
+    return found
 
 
 def _spelled_rope(model: Model, content: dict[str, Any]) -> dict[str, Any]:

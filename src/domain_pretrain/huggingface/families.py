@@ -31,8 +31,12 @@ class Family:
         qkv_bias: whether queries, keys and values always have a bias.
         qk_norm: whether queries and keys are normalised.
         experts: whether it is a mixture of experts.
-        window: of a ``config.json`` that does not name ``sliding_window``.
+        window: of a ``config.json`` that does not name ``sliding_window``; None: a family whose
+            layers never slide, whatever it says.
         switch: whether the window counts only with ``use_sliding_window``.
+        by_layer: whether ``layer_types`` says which layers slide.
+        first: ``max_window_layers`` of a ``config.json`` that does not name it; 0: all slide,
+            whatever it says.
     """
 
     kind: str
@@ -42,14 +46,41 @@ class Family:
     experts: bool = False
     window: int | None = None
     switch: bool = False
+    by_layer: bool = False
+    first: int = 0
 
 
+# Windows as transformers 5.24 reads them, in configuration_<kind>.py and modeling_<kind>.py; a
+# Mistral with layer_types is a Ministral there (configuration_auto.py), of the same weights.
 FAMILIES = (
     Family("llama", "LlamaForCausalLM"),
-    Family("mistral", "MistralForCausalLM", window=4096),
-    Family("qwen2", "Qwen2ForCausalLM", qkv_bias=True, switch=True),
-    Family("qwen3", "Qwen3ForCausalLM", qk_norm=True, switch=True),
-    Family("qwen3_moe", "Qwen3MoeForCausalLM", qk_norm=True, experts=True, switch=True),
+    Family("mistral", "MistralForCausalLM", window=4096, by_layer=True),
+    Family(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        qkv_bias=True,
+        window=4096,
+        switch=True,
+        by_layer=True,
+        first=28,
+    ),
+    Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        qk_norm=True,
+        window=4096,
+        switch=True,
+        by_layer=True,
+        first=28,
+    ),
+    Family(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        qk_norm=True,
+        experts=True,
+        window=4096,
+        switch=True,
+    ),
 )
 
 
