@@ -8,8 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.process import notice
@@ -22,8 +28,25 @@ _BRIEF.maxstring = _BRIEF.maxother = 80
 SectionT = TypeVar("SectionT", bound="Section")
 
 
+def _make_strict(schema: Any) -> None:
+    """Of all numbers and booleans in a schema of pydantic's.
+
+    Not the strict mode of the whole model: it takes no list for a tuple and no text for a path.
+    """
+    if isinstance(schema, dict):
+        if schema.get("type") in ("bool", "float", "int"):
+            schema["strict"] = True
+        for part in schema.values():
+            _make_strict(part)
+    elif isinstance(schema, (list, tuple)):
+        for part in schema:
+            _make_strict(part)
+
+
 class Section(BaseModel):
     """A mapping of the config; a key that it does not know is an error, never ignored.
+
+    Numbers and booleans are what they are written as, at any depth: ``true`` is not 1, nor is "1".
 
     Attributes:
         renamed: old name → name, of keys that an earlier version knew by another one.
@@ -33,6 +56,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     renamed: ClassVar[Mapping[str, str]] = {}
     idle: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _make_strict(schema)
+        return schema
 
     @model_validator(mode="before")
     @classmethod

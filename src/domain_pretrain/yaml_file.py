@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ class _Loader(yaml.SafeLoader):
                 )
             first[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+# A number of YAML 1.2, as everybody writes it; by YAML 1.1, which PyYAML reads, 1e-3 is a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
 
 
 def read_yaml(path: str | Path, what: str = "domain config") -> Any:

@@ -11,16 +11,24 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaValidator
 
 from domain_pretrain import section
+from domain_pretrain.adapt.lora import Lora
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.domain import Domain
+from domain_pretrain.data.mix.section import Cut
 from domain_pretrain.errors import ConfigError, DomainPretrainError
+from domain_pretrain.evaluate.choice import ChoiceOptions
+from domain_pretrain.evaluate.section import Evaluating
 from domain_pretrain.flags import PluginArgs, add_arguments, plugin_args
 from domain_pretrain.kernels.section import ChannelLoss
+from domain_pretrain.planning.section import PlanFile
+from domain_pretrain.section import Section
 from domain_pretrain.stats import Average
+from domain_pretrain.strategies.hold import HoldOptions
 from domain_pretrain.strategies.shapes import ShapeOptions
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +62,54 @@ def test_every_key_is_optional_but_data(tmp_path: Path) -> None:
     assert load(tmp_path, "domains: {a: {data: [x]}}").domains["a"].weight is None
     with pytest.raises(ConfigError, match=r"domains\.a\.data: Field required"):
         load(tmp_path, "domains: {a: {}}")
+
+
+def sections(base: type[Section] = Section) -> Iterator[type[Section]]:
+    """All of the package, what plugs into a section among them."""
+    for model in base.__subclasses__():
+        if model.__module__.startswith("domain_pretrain."):
+            yield model
+        yield from sections(model)
+
+
+def numbers(schema: Any) -> Iterator[dict[str, Any]]:
+    """Each place in a schema where pydantic takes a number or a boolean."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("bool", "float", "int"):
+            yield schema
+        schema = tuple(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from numbers(part)
+
+
+def test_nothing_else_is_taken_for_a_number_or_a_boolean() -> None:
+    """In any section, at any depth; pydantic by itself reads true and "1" as 1, "no" as false."""
+    assert {Evaluating, Lora, Cut, PlanFile, HoldOptions, ChoiceOptions} <= set(sections())
+    found = [leaf for model in sections() for leaf in numbers(model.__pydantic_core_schema__)]
+    assert len(found) > 100
+    for leaf in found:
+        others = ("1", "no", 1) if leaf["type"] == "bool" else ("1", True)
+        for other in others:
+            with pytest.raises(ValidationError):
+                SchemaValidator(leaf).validate_python(other)
+
+
+@pytest.mark.parametrize("given", ["1e-3", "1E-3", "1.e-3", ".1e-2", "10e-4", "+1.0e-3"])
+def test_a_number_in_powers_of_ten(given: str, tmp_path: Path) -> None:
+    """PyYAML reads some of them as texts."""
+    domain = load(tmp_path, f"domains: {{a: {{data: [x], weight: {given}}}}}").domains["a"]
+    assert domain.weight == 0.001
+
+
+def test_what_only_looks_like_one_is_text(tmp_path: Path) -> None:
+    texts = ["1e", "e5", "1e5x", "1-2e3", "0x1e3z"]
+    assert (
+        load(tmp_path, f"domains: {{a: {{data: {json.dumps(texts)}}}}}").domains["a"].data == texts
+    )
+    assert (
+        load(tmp_path, f"domains: {{a: {{data: [{', '.join(texts)}]}}}}").domains["a"].data == texts
+    )
 
 
 def test_sample_configs_load() -> None:
@@ -98,6 +154,13 @@ def test_sample_configs_load() -> None:
         ("domains: {a: {data: [x], weight: .inf}}", r"domains\.a\.weight: .*finite"),
         ("domains: {a: {data: [x], weight: .nan}}", r"domains\.a\.weight: "),
         ("domains: {a: {data: [x], weight: yes}}", r"weight: .*valid number \(given: True\)"),
+        ("evaluate: {samples: true}", r"evaluate\.samples: .*valid integer \(given: True\)"),
+        ("evaluate: {every: '2'}", r"evaluate\.every: .*valid integer \(given: '2'\)"),
+        ("adapt: {lora: {rank: true}}", r"adapt\.lora\.rank: .*valid integer \(given: True\)"),
+        ("adapt: {lora: {experts: 1}}", r"lora\.experts: .*valid boolean \(given: 1\)"),
+        ("mix: {skip: [{samples: [true, 5]}]}", r"samples\.0: .*valid integer \(given: True\)"),
+        ("domains: {a: {data: [x], pinned: 'no'}}", r"pinned: .*valid boolean \(given: 'no'\)"),
+        ("domains: {a: {data: [x], weight: '5'}}", r"weight: .*valid number \(given: '5'\)"),
         (
             "domains: {a: {data: [x], weight: 1}, b: {data: [y]}}",
             r"domain 'b' has no weight while others",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
-from pydantic.types import Strict
 
 from domain_pretrain.rules.options import NonNegative
 from domain_pretrain.section import Section
@@ -14,7 +11,7 @@ from domain_pretrain.section import Section
 class Experts(Section):
     """A mixture of experts."""
 
-    load: Annotated[bool, Strict()] = Field(
+    load: bool = Field(
         default=False,
         description="Count at logged steps which experts each domain's tokens go to.",
     )

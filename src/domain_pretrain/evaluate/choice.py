@@ -16,7 +16,6 @@ from itertools import permutations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic.types import Strict
 from typing_extensions import Self
 
 from domain_pretrain.evaluate.items import Item, ItemOptions, score_items
@@ -60,7 +59,7 @@ class Question(Item):
 
     question: NonEmpty
     options: Annotated[list[NonEmpty], Field(min_length=2, max_length=len(LABELS))]
-    answer: Annotated[int, Strict(), Field(ge=0), BeforeValidator(_as_index)]
+    answer: Annotated[int, Field(ge=0), BeforeValidator(_as_index)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,7 +89,7 @@ class ChoiceOptions(ItemOptions[Question]):
 
     item = Question
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = VARIANTS
-    permutations: Annotated[int, Strict(), Field(ge=2, le=120)] = 24
+    permutations: Annotated[int, Field(ge=2, le=120)] = 24
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def amount(given: Any) -> Fraction:
     Raises:
         ValueError: it is none.
     """
-    words = _AMOUNT.fullmatch(str(given).strip())
+    words = _AMOUNT.fullmatch(str(given).strip().replace("e+", "e"))  # of a float, 1e+17
     if words is None or isinstance(given, bool):
         hint = "; a comma parts thousands, as in 10,000" if "," in str(given) else ""
         raise ValueError(f"should be a number above 0, as in 10000, 10k, 20M or 1.5B{hint}")

@@ -146,24 +146,23 @@ class Continues(Section):
         0.0, ge=0, lt=1, description="A document counts as read if more than this part of it was."
     )
     rotary_base: int | None = Field(
-        None, gt=0, lt=MOST, strict=True, description="--rotary-base. Without: as it was."
+        None, gt=0, lt=MOST, description="--rotary-base. Without: as it was."
     )
     context_parallel_size: int | None = Field(
-        None, gt=0, lt=MOST, strict=True, description="--context-parallel-size, which it must fit."
+        None, gt=0, lt=MOST, description="--context-parallel-size, which it must fit."
     )
 
 
 class PlanFile(Section):
     """What a user writes."""
 
-    seq_length: int = Field(gt=0, lt=MOST, strict=True, description="Tokens of a sample.")
+    seq_length: int = Field(gt=0, lt=MOST, description="Tokens of a sample.")
     continues: Continues | None = Field(None, description="The run that this one goes on from.")
     global_batch_size: int | None = Field(
         None,
         validate_default=True,
         gt=0,
         lt=MOST,
-        strict=True,
         description="Samples of a step. With continues: as many tokens as before, if not given.",
     )
     split: Annotated[str, PlainValidator(_split)] = Field(

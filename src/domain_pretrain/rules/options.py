@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
-from pydantic.types import Strict
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.section import Section
 from domain_pretrain.suggest import did_you_mean
 
-# Strict: pydantic would read YAML's `yes` as 1.0 and "1" as 1.
-Positive = Annotated[float, Strict(), Field(gt=0)]
-NonNegative = Annotated[float, Strict(), Field(ge=0)]
-Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
-Steps = Annotated[int, Strict(), Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=0)]
 
 
 def _as_list(given: Any) -> Any:

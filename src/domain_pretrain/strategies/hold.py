@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field
-from pydantic.types import Strict
 from typing_extensions import Self
 
 from domain_pretrain.errors import ConfigError
@@ -73,7 +72,7 @@ class HoldOptions(StrategyOptions):
     low: Part = 0.02
     high: Part = 0.9
     training_base: Reference | None = None
-    interval: Annotated[int, Strict(), Field(gt=0)] = 100
+    interval: Annotated[int, Field(gt=0)] = 100
 
     def bind(self, names: tuple[str, ...], where: str) -> Self:
         """Some domains are held, and some are not."""

@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field
-from pydantic.types import Strict
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.rules.options import Fraction, Options, Steps, check_domains
@@ -42,7 +41,7 @@ def _around_one(clip: tuple[float, float]) -> tuple[float, float]:
 
 
 # What is weighed is fp32, which holds no multiplier much above.
-Bound = Annotated[float, Strict(), Field(ge=0, le=1e30)]
+Bound = Annotated[float, Field(ge=0, le=1e30)]
 Clip = Annotated[tuple[Bound, Bound], AfterValidator(_around_one)]
 
 

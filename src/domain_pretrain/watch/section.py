@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from pydantic.types import Strict
 from pydantic_core import PydanticCustomError
 
 from domain_pretrain.section import Section
@@ -29,7 +28,7 @@ class Watching(Section):
         description="What follows where a domain's loss jumps up: nothing but a line, the end, or "
         "the way back and a cut.",
     )
-    rollbacks: Annotated[int, Strict(), Field(gt=0)] = Field(
+    rollbacks: Annotated[int, Field(gt=0)] = Field(
         default=3, description="So many at most, in the whole run; the next spike stops it."
     )
 

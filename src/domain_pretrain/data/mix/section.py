@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
-from pydantic.types import Strict
 from pydantic_core import PydanticCustomError
 
 from domain_pretrain.data.documents import CONTENT
@@ -91,7 +90,7 @@ def _check_cut(cut: tuple[int, int]) -> tuple[int, int]:
     return cut
 
 
-_Documents = Annotated[list[Annotated[int, Strict(), Field(ge=0)]], Field(min_length=1)]
+_Documents = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 _Content = Annotated[str, Field(pattern=rf"^{CONTENT.pattern}$")]
 
 
@@ -144,7 +143,7 @@ class Dynamic(StepRule):
     """
 
     strategy: str = Field(description="The rule (docs/strategies.md); its options stand beside it.")
-    block: Annotated[int, Strict(), Field(gt=0, le=LARGEST_BLOCK)] = Field(
+    block: Annotated[int, Field(gt=0, le=LARGEST_BLOCK)] = Field(
         default=4096, description="Samples for which the shares are decided at a time."
     )
     floor: Annotated[float | dict[str, float], BeforeValidator(_check_floor)] = Field(
@@ -152,7 +151,7 @@ class Dynamic(StepRule):
         description="Smallest share: of every domain (or its share of the blend, where that is "
         "less), or by domain.",
     )
-    epochs: Annotated[int, Strict(), Field(gt=0)] | None = Field(
+    epochs: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="How often the run may read a prefix; absent: as it comes."
     )
 
