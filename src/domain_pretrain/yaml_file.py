@@ -1,4 +1,4 @@
-"""Reading YAML with errors that say where."""
+"""Reading YAML with errors that say where, and writing what is read as it was."""
 
 from __future__ import annotations
 
@@ -61,12 +61,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes what the loader would take for a number."""
+
+
 # A number of YAML 1.2, as everybody writes it; by YAML 1.1, which PyYAML reads, 1e-3 is a text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+
+
+def as_yaml(content: Any) -> str:
+    """Plain data as text, from which :func:`read_yaml` makes the same; keys stay in their order."""
+    text: str = yaml.dump(content, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    return text
 
 
 def read_yaml(path: str | Path, what: str = "domain config") -> Any:

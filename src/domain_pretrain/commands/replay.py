@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from domain_pretrain.checkpoints.tracker import checkpoints_of
@@ -26,6 +25,7 @@ from domain_pretrain.records.evaluated import Evaluated
 from domain_pretrain.records.reader import read_findings
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.replay import Pair, judge, replay_table
+from domain_pretrain.yaml_file import as_yaml
 
 MOST = 64  # suspects
 SUSPECTS, CONTROL = "suspects", "control"
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         file, config = out / "rows.json", out / "replay.yaml"
         file.write_text(json.dumps(rows), encoding="utf-8")
         probes = {"replay": {"rows": str(file.resolve())}}
-        config.write_text(yaml.safe_dump({"evaluate": {"probes": probes}}), encoding="utf-8")
+        config.write_text(as_yaml({"evaluate": {"probes": probes}}), encoding="utf-8")
         write_config(config, out / CONFIG)
         return find_models(places, lambda place: place, every=False)
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from domain_pretrain.demo.corpora import Corpus
+from domain_pretrain.yaml_file import as_yaml
 
 LAYERS, HIDDEN, HEADS, SEQ_LENGTH = 4, 128, 4, 128
 GLOBAL_BATCH = 16
@@ -83,7 +82,7 @@ class Phase:
                 {"weights": dict(self.anneal)},
             ]
             config["mix"] = {"schedule": stages}
-        (folder / "domains.yaml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+        (folder / "domains.yaml").write_text(as_yaml(config), "utf-8")
 
 
 def phases(iterations: int) -> tuple[Phase, Phase]:

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from domain_pretrain.adapt.lora import SAVED
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.demo.launch import torchrun
@@ -17,6 +15,7 @@ from domain_pretrain.flags import names_of
 from domain_pretrain.hosts.command_line import DATA_FLAGS
 from domain_pretrain.launch.models import Checkpoint, known
 from domain_pretrain.launch.saved_flags import Flag, data_flags, layout_flags, model_flags
+from domain_pretrain.yaml_file import as_yaml, read_yaml
 
 CONFIG = "evaluate.yaml"
 LONGEST = 4096  # tokens of a context, where nobody has said how long
@@ -50,7 +49,7 @@ def write_config(path: Path, out: Path) -> None:
             "docs/evaluation.md"
         )
     check_probes(build_probes(probes))
-    text = yaml.safe_dump({"evaluate": {"probes": probes}}, allow_unicode=True, sort_keys=False)
+    text = as_yaml({"evaluate": {"probes": probes}})
     out.write_text(text, encoding="utf-8")
 
 
@@ -68,8 +67,8 @@ def config_of(model: Checkpoint, config: Path, own: Path) -> Path:
     adapters = model.args.get(SAVED)
     if adapters is None:
         return config
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    text = yaml.safe_dump({**content, "adapt": {"lora": adapters}}, allow_unicode=True)
+    content = read_yaml(config)
+    text = as_yaml({**content, "adapt": {"lora": adapters}})
     own.write_text(text, encoding="utf-8")
     return own
 

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from domain_pretrain.config import DomainConfig
 from domain_pretrain.data.blend import check_data_path
 from domain_pretrain.data.mix.plan import make_plan as stream
@@ -22,7 +20,7 @@ from domain_pretrain.planning.corpora import ALREADY_READ
 from domain_pretrain.planning.plan import Plan, PrefixPlan
 from domain_pretrain.section import parse
 from domain_pretrain.whole_file import whole_file
-from domain_pretrain.yaml_file import read_yaml
+from domain_pretrain.yaml_file import as_yaml, read_yaml
 
 PLAN, CONFIG = "plan.json", "domains.yaml"
 _OWN = ("schedule", "already_read")  # of mix, what is the plan's to say
@@ -180,7 +178,7 @@ def write(plan: Plan, source: Path, folder: Path) -> list[str]:
     if plan.read is not None:
         own["mix"] = {**own.get("mix", {}), "already_read": str(folder / ALREADY_READ)}
     _check(own, plan)
-    content = yaml.safe_dump(own, allow_unicode=True, sort_keys=False)
+    content = as_yaml(own)
     found = plan_json(plan, config)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import yaml
-
 from domain_pretrain.errors import DomainPretrainError
 from domain_pretrain.prepare.encode import Target
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import PrepareError
 from domain_pretrain.prepare.manifest import Dataset, Manifest
 from domain_pretrain.prepare.output import SUFFIXES
+from domain_pretrain.yaml_file import as_yaml
 
 HELD_OUT = "holdout"
 _HELD_OUT_FILES = tuple(f"{HELD_OUT}.{suffix}" for suffix in SUFFIXES)
@@ -219,7 +218,7 @@ def domain_config(datasets: Sequence[tuple[str, Dataset]]) -> str:
     for prefix, dataset in datasets:
         # An entry of a config may be a glob; this one is its prefix.
         domains.setdefault(str(dataset.domain), {"data": []})["data"].append(glob.escape(prefix))
-    text: str = yaml.safe_dump({"domains": domains}, allow_unicode=True, sort_keys=False)
+    text = as_yaml({"domains": domains})
     return f"# By domain-pretrain prepare, which replaces it with --force: change a copy.\n{text}"
 
 
