@@ -115,6 +115,17 @@ def test_what_is_said_of_prefixes_that_a_run_does_not_have() -> None:
     assert both.of("elsewhere/b").tolist() == [2]
 
 
+def test_shards_that_were_moved_and_cannot_be_told_apart_are_refused() -> None:
+    """Their documents would be read again in silence."""
+    for folder in ("data/x", "data/y", "elsewhere/1", "elsewhere/2"):
+        write_prefix(f"{folder}/part-0", LENGTHS)
+    file = write("read.json", **{"x/part-0": [1], "y/part-0": [2]})
+    with pytest.raises(ConfigError, match=r"'elsewhere/1/part-0' has the name.*may be any of"):
+        load(file, "elsewhere/1/part-0", "elsewhere/2/part-0")
+    found = load(file, "data/x/part-0", "elsewhere/2/part-0")
+    assert found.of("elsewhere/2/part-0").tolist() == [2]
+
+
 def test_data_that_have_grown_are_refused() -> None:
     path = write("read.json", a=[1, 3])
     write_prefix("data/a", [*LENGTHS, 5])

@@ -152,6 +152,7 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
     for prefix, index in indices.items():
         key = keys.get(normalise(prefix))
         if key is None:
+            _check_new(prefix, index, content, keys, path)
             continue
         one = content.prefixes[key]
         if (one.documents, one.tokens) != (index.sequences, index.tokens):
@@ -165,6 +166,29 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
         if len(numbers):
             found[normalise(prefix)] = numbers
     return AlreadyRead(path, _digest(content.prefixes), found, content.prefixes)
+
+
+def _check_new(
+    prefix: str, index: Index, content: _File, keys: Mapping[str, str], path: Path
+) -> None:
+    """A prefix that the file does not have must be none of those that it has, either.
+
+    Raises:
+        ConfigError: it may be one that was moved, and nothing says which.
+    """
+    alike = [
+        other
+        for other, one in content.prefixes.items()
+        if other not in keys.values()
+        and os.path.basename(other) == os.path.basename(prefix)
+        and (one.documents, one.tokens) == (index.sequences, index.tokens)
+    ]
+    if alike:
+        raise ConfigError(
+            f"{KEY}: {path}: {prefix!r} has the name, the documents and the tokens of "
+            f"{', '.join(alike)}, and may be any of them that was moved: put the files back where "
+            f"{content.read_by} read them; if it is none of them, give it a name of its own"
+        )
 
 
 def same_digest(told: str | None, digest: str | None) -> bool:
