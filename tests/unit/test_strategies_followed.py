@@ -238,7 +238,7 @@ def test_a_base_of_another_text_is_refused(now: Meaning, words: str) -> None:
         meaning(),
         # Of another domain; files that have moved; how often a prefix is read.
         meaning(valid=[["/general", 0.5, 20, 200], ["/code", 0.5, 31, 310]]),
-        meaning(valid=[["/new", 0.5, 20, 200], ["/code", 0.5, 30, 300]]),
+        meaning(valid=[["/moved/general", 0.5, 20, 200], ["/code", 0.5, 30, 300]]),
         meaning(valid=[["/general", 0.9, 20, 200], ["/code", 0.1, 30, 300]]),
         # One that does not train follows nothing.
         replace(meaning(128), order=None),

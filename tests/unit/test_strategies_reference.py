@@ -6,8 +6,10 @@ import math
 import pytest
 
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.flow.steer import Reweighting
 from domain_pretrain.strategies import build
 from domain_pretrain.strategies.reference import final_losses
+from domain_pretrain.strategies.section import parse_reweight
 
 
 def write(path, *lines):
@@ -56,6 +58,17 @@ def test_a_run_that_averages_over_samples(tmp_path):
         entry["domains"][name] |= {"sample_loss_sum": sample_loss_sum, "samples": samples}
     path = write(tmp_path / "domain_metrics.jsonl", entry)
     assert final_losses(path) == {"a": 3.0, "b": 2.0}
+
+
+def test_means_of_another_kind_are_refused(tmp_path):
+    """Over samples here, over tokens there: a gap of their own."""
+    path = write(tmp_path / "domain_metrics.jsonl", line(1, a=(140, 100), b=(20, 10)))
+    section = parse_reweight({"strategy": "excess", "reference": str(path)})
+    Reweighting.check(section, ("a", "b"), average="token")
+    with pytest.raises(ConfigError, match=r"reweight.reference: .*over tokens.*over samples"):
+        Reweighting.check(section, ("a", "b"), average="sample")
+    given = parse_reweight({"strategy": "excess", "reference": {"a": 1.4, "b": 2.0}})
+    Reweighting.check(given, ("a", "b"), average="sample")
 
 
 def test_lines_of_many_domains_are_read(tmp_path):

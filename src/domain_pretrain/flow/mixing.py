@@ -117,6 +117,7 @@ class Mixing:
             where="mix.dynamic",
             actuator="sampling",
             offers=offers,
+            average=average,
         )
         return cls(plan, names, owners, fixed, rule, average, section.epochs)
 

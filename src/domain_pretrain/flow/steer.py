@@ -168,7 +168,13 @@ class Reweighting:
         if isinstance(section, LaggedReweight):
             horizon = tokens_per_step and default_horizon(tokens_per_step, len(names))
             rule = Reweighter.build(
-                section, names, horizon=horizon, pinned=pinned, floor=floor, offers=offers
+                section,
+                names,
+                horizon=horizon,
+                pinned=pinned,
+                floor=floor,
+                offers=offers,
+                average=average,
             )
         else:
             rule = section

@@ -13,10 +13,12 @@ from pydantic import BeforeValidator
 
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.reader import is_event, stream_lines
-from domain_pretrain.rules.options import check_domains
+from domain_pretrain.rules.options import Options, check_domains
+from domain_pretrain.stats import Average
 
 # Part of a domain's tokens in the baseline run, counted from its end, whose mean is the reference.
 LAST_PART = 0.1
+_AVERAGES: tuple[Average, Average] = ("token", "sample")  # by whether lines have sums of samples
 
 
 def _check(value: Any) -> Any:
@@ -35,6 +37,39 @@ def _check(value: Any) -> Any:
 Reference = Annotated[Any, BeforeValidator(_check)]
 
 
+class Measured(dict[str, float]):
+    """Losses of another run.
+
+    Attributes:
+        average: by which it took its means.
+    """
+
+    def __init__(self, losses: Mapping[str, float], average: Average) -> None:
+        super().__init__(losses)
+        self.average = average
+
+
+def check_average(options: Options, average: Average, where: str) -> None:
+    """Losses that are compared must be means of one kind.
+
+    Args:
+        options: of a rule, bound; those of its values count that another run measured.
+        average: of this run.
+        where: path of the options in the config, for messages.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    for name in type(options).model_fields:
+        given = getattr(options, name)
+        if isinstance(given, Measured) and given.average != average:
+            raise ConfigError(
+                f"{where}.{name}: that run's losses are means over {given.average}s, and this "
+                f"run's over {average}s (channel_loss.average): give the losses by domain, or a "
+                "run of the same average"
+            )
+
+
 def resolve(reference: Any, names: tuple[str, ...], key: str) -> dict[str, float]:
     """Losses in nats of exactly these domains.
 
@@ -47,17 +82,16 @@ def resolve(reference: Any, names: tuple[str, ...], key: str) -> dict[str, float
         ConfigError: a domain has no loss; a name is no domain (a *file* may hold further domains);
             the file cannot be read.
     """
-    if isinstance(reference, Path):
-        losses = final_losses(reference)
-        key = f"{key} ({reference})"
-        losses = {name: loss for name, loss in losses.items() if name in names}
-    else:
-        losses = dict(reference)
-    check_domains(key, losses, names, complete=True)
-    return {name: float(losses[name]) for name in names}
+    if not isinstance(reference, Path):
+        check_domains(key, reference, names, complete=True)
+        return {name: float(reference[name]) for name in names}
+    found = final_losses(reference)
+    losses = {name: loss for name, loss in found.items() if name in names}
+    check_domains(f"{key} ({reference})", losses, names, complete=True)
+    return Measured({name: losses[name] for name in names}, found.average)
 
 
-def final_losses(path: Path) -> dict[str, float]:
+def final_losses(path: Path) -> Measured:
     """Mean training loss of every domain over the last tenth of its tokens, nats.
 
     Σ sums / Σ tokens of whole lines, from the last one back; lines with a token of the domain that
@@ -67,12 +101,13 @@ def final_losses(path: Path) -> dict[str, float]:
     # Of a long run with many domains they are gigabytes as lines, and megabytes as numbers.
     sums: defaultdict[str, tuple[array[float], array[float]]]
     sums = defaultdict(lambda: (array("d"), array("d")))
-    lines = 0
+    lines, average = 0, _AVERAGES[False]
     for entry in stream_lines(path):
         if is_event(entry) or entry["split"] != "train":
             continue
         lines += 1
         for name, row in entry["domains"].items():
+            average = _AVERAGES["sample_loss_sum" in row]
             # Where a token was not finite, the file holds the sum of the others.
             loss_sum = None if row.get("nonfinite") else _loss_sum(row)
             if loss_sum is not None:
@@ -90,7 +125,7 @@ def final_losses(path: Path) -> dict[str, float]:
                 break
         if tokens:
             losses[name] = loss_sum / tokens
-    return losses
+    return Measured(losses, average)
 
 
 def _loss_sum(row: Mapping[str, Any]) -> float | None:

@@ -11,10 +11,12 @@ import numpy as np
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.rules import state as codec
 from domain_pretrain.rules.state import State
+from domain_pretrain.stats import Average
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
 from domain_pretrain.strategies.observation import Array, Observation
+from domain_pretrain.strategies.reference import check_average
 from domain_pretrain.strategies.registry import NEEDS, Actuator, Strategy, build
 from domain_pretrain.strategies.section import StepRule
 
@@ -72,6 +74,7 @@ class Reweighter:
         where: str = "reweight",
         actuator: Actuator = "losses",
         offers: Collection[str] = (),
+        average: Average = "token",
     ) -> Reweighter:
         """Check everything at start-up.
 
@@ -85,6 +88,7 @@ class Reweighter:
             where: path of the options in the config, for messages.
             actuator: what the multipliers move.
             offers: what this run tells of :class:`.Course`.
+            average: of its losses.
 
         Raises:
             ConfigError: names the key.
@@ -94,6 +98,7 @@ class Reweighter:
             options.strategy, options.model_extra or {}, names, where=where, also=known
         )
         _check_fit(strategy, where, actuator, offers, pinned)
+        check_average(strategy.options, average, where)
         options = _settled(options, strategy, where)
         return cls(
             names=names,
