@@ -212,6 +212,7 @@ def meaning(samples: int = 64, **of: Any) -> Meaning:
     valid = [["/general", 0.5, 20, 200], ["/code", 0.5, 30, 300]]
     settings = {"evaluate.samples": samples}
     prefixes = {"/general": "general", "/code": "code", "/new": "general"}
+    prefixes["/moved/general"] = "general"
     return Meaning(NAMES, prefixes, settings, order(**{"valid": valid, **of}))
 
 
