@@ -21,6 +21,9 @@ _NOT_NAMES = {
 }
 
 
+_LINE_ENDS = frozenset("\x85\u2028\u2029")  # of Unicode, and of YAML
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader whose errors all say where, and which takes only names as keys.
 
@@ -77,6 +80,8 @@ for _kind in (_Loader, _Dumper):
 def as_yaml(content: Any) -> str:
     """Plain data as text, from which :func:`read_yaml` makes the same; keys stay in their order."""
     text: str = yaml.dump(content, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    if not _LINE_ENDS.isdisjoint(text):  # PyYAML writes them as they are, and reads them as others
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False)
     return text
 
 

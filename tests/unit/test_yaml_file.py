@@ -15,6 +15,7 @@ PLAIN = st.text() | LIKE_NUMBERS | st.floats(allow_nan=False) | st.integers() | 
 
 
 @given(st.recursive(PLAIN, st.lists))
+@example(["\x85", "a\u2028b", "\u2029", "ü"])
 @example(["1e5", "12e45678", "1e-3", 1e-3, 1e17])  # a digest of digits, with one e among them
 def test_what_is_written_is_read_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, content: Any
