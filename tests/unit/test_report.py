@@ -317,6 +317,11 @@ def test_a_run_that_goes_on_in_a_folder_of_its_own_counts_on(metrics: Callable[.
     assert (by_tokens.begin, by_tokens.end) == (2000, 4000)
     (alone,) = place([("rest", rest)], "iterations", compare=False)
     assert (alone.begin, alone.of(rest.train.curve("a")).tolist()) == (20, [30, 40])
+    silent = History()
+    silent.add(header)
+    named = [("base", base), ("silent", silent), ("rest", rest)]
+    _, without, behind = place(named, "iterations", compare=False)
+    assert (without.begin, without.end, behind.begin, behind.end) == (20, 20, 20, 40)
 
 
 def test_the_moving_average_keeps_a_slope_straight_to_both_ends() -> None:

@@ -37,11 +37,10 @@ class Run:
 
     @property
     def end(self) -> float:
-        """Where its training ends on the axis."""
+        """Where its training ends on the axis; where it begins, as long as it has no line."""
         history = self.history
-        return self.start + (
-            history.end_tokens if self.x == "tokens" else float(history.end_iteration)
-        )
+        end = history.end_tokens if self.x == "tokens" else float(history.end_iteration)
+        return max(self.begin, self.start + end)
 
     def of(self, curve: Curve) -> Floats:
         """Where a curve of it has its points."""
