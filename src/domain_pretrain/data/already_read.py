@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from domain_pretrain.data.index import Index
-from domain_pretrain.data.prefixes import normalise, places
+from domain_pretrain.data.prefixes import as_moved, normalise, places
 from domain_pretrain.errors import ConfigError, first_problem
 from domain_pretrain.json_file import read_json
 
@@ -152,7 +152,7 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
     for prefix, index in indices.items():
         key = keys.get(normalise(prefix))
         if key is None:
-            _check_new(prefix, index, content, keys, path)
+            _check_new(prefix, index, content, keys.values(), path)
             continue
         one = content.prefixes[key]
         if (one.documents, one.tokens) != (index.sequences, index.tokens):
@@ -169,19 +169,23 @@ def parse(given: Any, path: Path, indices: Mapping[str, Index]) -> AlreadyRead:
 
 
 def _check_new(
-    prefix: str, index: Index, content: _File, keys: Mapping[str, str], path: Path
+    prefix: str, index: Index, content: _File, found: Collection[str], path: Path
 ) -> None:
     """A prefix that the file does not have must be none of those that it has, either.
+
+    Args:
+        prefix, index: of the run.
+        content: of the file, ``path``.
+        found: those of its prefixes that the run has.
 
     Raises:
         ConfigError: it may be one that was moved, and nothing says which.
     """
+    own = as_moved(prefix, (index.sequences, index.tokens))
     alike = [
         other
-        for other, one in content.prefixes.items()
-        if other not in keys.values()
-        and os.path.basename(other) == os.path.basename(prefix)
-        and (one.documents, one.tokens) == (index.sequences, index.tokens)
+        for other, size in _sizes(content.prefixes).items()
+        if other not in found and as_moved(other, size) == own
     ]
     if alike:
         raise ConfigError(

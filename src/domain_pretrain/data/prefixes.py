@@ -40,13 +40,18 @@ def places(before: Mapping[str, Hashable], now: Mapping[str, Hashable]) -> dict[
     for side, (own, others) in enumerate(((before, now), (now, before))):
         for prefix, size in own.items():
             if prefix not in others and size is not None:
-                alike.setdefault((os.path.basename(prefix), size), ([], []))[side].append(prefix)
+                alike.setdefault(as_moved(prefix, size), ([], []))[side].append(prefix)
     for gone, come in alike.values():
         for prefix in come:
             other = _closest(prefix, gone)
             if other is not None and _closest(other, come) == prefix:
                 found[prefix] = other
     return found
+
+
+def as_moved(prefix: str, size: Hashable) -> Hashable:
+    """What a prefix keeps where its files are moved: its name, and its size."""
+    return os.path.basename(prefix), size
 
 
 def _closest(prefix: str, others: Sequence[str]) -> str | None:

@@ -111,7 +111,10 @@ def domain_values(record: Record, average: Average) -> dict[str, dict[str, float
     window_tokens = record.stats.total.tokens
     values: dict[str, dict[str, float]] = {}
     taken = frozenset(record.stats.names)
-    parents = ((name + " (all)" * (name in taken), of) for name, of in record.stats.parents())
+    parents = [
+        (f"{name} (all)" if name in taken else name, totals)
+        for name, totals in record.stats.parents()
+    ]
     for name, totals in (*record.stats, *parents):
         own = values[name] = {
             f"loss{suffix}": totals.loss(average),

@@ -18,7 +18,6 @@ from domain_pretrain.stats import Average
 
 # Part of a domain's tokens in the baseline run, counted from its end, whose mean is the reference.
 LAST_PART = 0.1
-_AVERAGES: tuple[Average, Average] = ("token", "sample")  # by whether lines have sums of samples
 
 
 def _check(value: Any) -> Any:
@@ -101,13 +100,14 @@ def final_losses(path: Path) -> Measured:
     # Of a long run with many domains they are gigabytes as lines, and megabytes as numbers.
     sums: defaultdict[str, tuple[array[float], array[float]]]
     sums = defaultdict(lambda: (array("d"), array("d")))
-    lines, average = 0, _AVERAGES[False]
+    average: Average = "token"
+    lines = 0
     for entry in stream_lines(path):
         if is_event(entry) or entry["split"] != "train":
             continue
         lines += 1
         for name, row in entry["domains"].items():
-            average = _AVERAGES["sample_loss_sum" in row]
+            average = "sample" if "sample_loss_sum" in row else "token"
             # Where a token was not finite, the file holds the sum of the others.
             loss_sum = None if row.get("nonfinite") else _loss_sum(row)
             if loss_sum is not None:
