@@ -7,7 +7,7 @@
 #   PYTHON=command    takes this Python instead
 #   TORCH=requirement takes this PyTorch, 'torch==2.9.*', instead of what fits the machine
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
 stamp=$venv/.up-to-date

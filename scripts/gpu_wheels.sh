@@ -16,7 +16,7 @@ if [[ -e $wheels && ! -d $wheels ]]; then
   echo "$0: $1 is a file; name a folder" >&2
   exit 2
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 
 # pip takes a platform at its word: one for a newer glibc does not stand for the older ones.

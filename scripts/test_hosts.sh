@@ -8,7 +8,7 @@
 #   ENVIRONMENTS=…    environments to use as they are, "3.12=/path/to/python 3.10-torch2.4=…"
 #   MATRIX=file       where the result goes (default: docs/hosts-matrix.md)
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${CHECKOUTS:?give CHECKOUTS=dir, a folder of Megatron-LM checkouts}"
 root=$PWD checkouts=$(realpath "$CHECKOUTS") cache=$(realpath -m "${CACHE:-.hosts}")
 matrix=${MATRIX:-docs/hosts-matrix.md} python=${PYTHON:-python3}

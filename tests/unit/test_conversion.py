@@ -233,6 +233,18 @@ def test_flags_make_the_model(name: str, models: Path, imported: Path) -> None:
     assert family.kind in name or name == "qwen3_mixed"
 
 
+def test_model_env_names_its_folder_from_anywhere(imported: Path) -> None:
+    """Also where ``cd`` looks elsewhere, too, and prints where it goes."""
+    done = subprocess.run(
+        ["bash", "-c", 'CDPATH=.:/; TP=1; . llama/model.env; printf "%s" "$TOKENIZER"'],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=imported,
+    )
+    assert Path(done.stdout) == imported / "llama" / "huggingface"
+
+
 # What is wrong with a folder of Hugging Face.
 
 

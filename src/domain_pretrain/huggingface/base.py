@@ -120,7 +120,7 @@ def write_env(out: Path, model: Model, source: Path) -> None:
         "#   source models/NAME/model.env  # after TP is set",
         '#   FLAGS=("${MODEL_FLAGS[@]}" --seq-length 4096 …)',
         "# shellcheck shell=bash disable=SC2034",
-        f'TOKENIZER="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)/{BESIDE}"',
+        f'TOKENIZER="$(CDPATH="" cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)/{BESIDE}"',
         "MODEL_FLAGS=(",
         *(f"  {words}" for words in flags),
         f"  {flag} {divisor} # the embedding's rows, or the fewest more that TP divides",
