@@ -34,6 +34,7 @@ def folders(tmp_path: Path) -> Path:
         for file in files:
             (tmp_path / name / file).parent.mkdir(exist_ok=True)
             (tmp_path / name / file).touch()
+    (tmp_path / "checkpoints" / TRACKER).write_text("4", encoding="utf-8")
     (tmp_path / "file").touch()
     return tmp_path
 
@@ -71,6 +72,9 @@ def test_nothing_to_start_from(name: str, folders: Path) -> None:
         {"load": "s3://bucket/model", "finetune": True},
         {"load": "empty", "pretrained_checkpoint": "checkpoints"},
         {"load": "checkpoints", "pretrained_checkpoint": "missing"},  # base first, own later
+        {"load": "checkpoints", "ckpt_step": 4},
+        {"load": "without_tracker", "finetune": True, "ckpt_step": 4},  # Megatron asks no tracker
+        {"load": "empty", "pretrained_checkpoint": "checkpoints", "ckpt_step": 4},
         {"load": "hugging_face", "finetune": True, "enable_hf2mg_convert": True},
     ],
 )
@@ -79,6 +83,27 @@ def test_starts_that_are_right(
 ) -> None:
     monkeypatch.chdir(folders)
     check_base(args(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"load": "checkpoints", "ckpt_step": 5}, "iter_0000005 .* --ckpt-step 5 names.*: 4$"),
+        ({"load": "empty", "ckpt_step": 5}, "iter_0000005 .* --ckpt-step 5 names.*: none$"),
+        ({"load": "ahead"}, "ahead/iter_0000009 .*which its latest.* names; iterations there: 4$"),
+        ({"load": "torn"}, "of torn is torn: '4four'"),
+    ],
+)
+def test_the_iteration_that_is_named_must_be_there(
+    given: dict[str, Any], message: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
+    for name, said in (("checkpoints", "4"), ("ahead", "9"), ("torn", "4four")):
+        (folders / name / "iter_0000004").mkdir(parents=True, exist_ok=True)
+        (folders / name / TRACKER).write_text(said, encoding="utf-8")
+    for finetune in (False, True):
+        with pytest.raises(ConfigError, match=message):
+            check_base(args(**given, finetune=finetune))
 
 
 @pytest.mark.parametrize("name", ["x" * 400, "a\0b"])

@@ -87,10 +87,10 @@ def test_without_channel_loss_megatron_trains_from_random_weights() -> None:
     ("words", "said"),
     [
         ("--load run --ckpt-step 7", "iter_0000007 does not exist, which --ckpt-step 7 names"),
-        ("--pretrained-checkpoint torn", "the tracker of torn is torn: ''"),
-        ("--pretrained-checkpoint square", "the tracker of square is torn: '²'"),
-        ("--pretrained-checkpoint long", "the tracker of long is torn: '999"),
-        ("--pretrained-checkpoint ahead", "iter_0000020 does not exist, which the tracker names"),
+        ("--pretrained-checkpoint torn", "of torn is torn: ''"),
+        ("--pretrained-checkpoint square", "of square is torn: '²'"),
+        ("--pretrained-checkpoint long", "of long is torn: '999"),
+        ("--pretrained-checkpoint ahead", "iter_0000020 does not exist, which its latest_"),
         ("--pretrained-checkpoint cut", "iter_0000010 is not good: mp_rank_00/model_optim_rng.pt"),
     ],
 )

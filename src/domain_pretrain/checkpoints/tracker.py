@@ -17,7 +17,8 @@ _FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling i
 def read_tracker(folder: Path) -> str | None:
     """What ``folder``'s tracker says, be it right or not; None where there is no tracker."""
     tracker = folder / TRACKER
-    return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
+    # Of os.path, which says no to a name that no file can have.
+    return tracker.read_text(errors="replace").strip() if os.path.isfile(tracker) else None
 
 
 def iteration_of(said: str | None) -> int | None:

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from domain_pretrain.checkpoints.start import holds
+from domain_pretrain.checkpoints.start import checkpoint_at_start, folder_at_start, holds
 from domain_pretrain.checkpoints.tracker import TRACKER
 from domain_pretrain.errors import ConfigError
+from domain_pretrain.process import rank
 
 # Files of a Hugging Face checkpoint.
 _HUGGING_FACE = ("*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json")
@@ -19,7 +20,7 @@ def check_base(args: Any) -> None:
     """Refuse to continue the training of a model that is not there.
 
     A resumable run gives ``--load`` a folder that is empty at its first start. With ``--finetune``,
-    or as ``--pretrained-checkpoint``, it must hold a checkpoint.
+    or as ``--pretrained-checkpoint``, it must hold a checkpoint; always the one that is named.
 
     Args:
         args: Megatron's.
@@ -29,18 +30,17 @@ def check_base(args: Any) -> None:
     """
     if getattr(args, "enable_hf2mg_convert", False):
         return  # MindSpeed-LLM converts --load itself
-    load, pretrained = args.load, getattr(args, "pretrained_checkpoint", None)
-    if pretrained and not (load and holds(load)):
-        flag, folder = "--pretrained-checkpoint", pretrained
-    elif load and args.finetune:
-        flag, folder = "--load", load
-    else:
-        return
-    if not holds(folder):
+    folder = folder_at_start(args)
+    own = folder != getattr(args, "pretrained_checkpoint", None)
+    flag = "--load" if own else "--pretrained-checkpoint"
+    needed = folder is not None and (args.finetune or not own)
+    if needed and not (holds(folder) or getattr(args, "ckpt_step", None)):
         raise ConfigError(
             f"{flag} {folder} holds no Megatron checkpoint to start from: {_found(Path(folder))}"
-            + (" (without --finetune an empty --load starts a new run)" if flag == "--load" else "")
+            + (" (without --finetune an empty --load starts a new run)" if own else "")
         )
+    if rank() == 0:  # before it comes here, it mends the tracker
+        checkpoint_at_start(args)
 
 
 def _found(folder: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from domain_pretrain.checkpoints.tracker import RELEASE, folder_of, read_tracker
+from domain_pretrain.checkpoints.start import checkpoint_at_start, folder_at_start
+from domain_pretrain.checkpoints.tracker import RELEASE
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import plugin_args
 from domain_pretrain.hosts.base import check_base
@@ -34,49 +35,30 @@ def find_start(flags: Flags) -> tuple[str, list[str]]:
         if resume.tracker is not None:
             later = "the launch scripts make its tracker say so before they start"
             return _words(flags, flags.load, f"{resume.tracker} ({later})"), warnings
+    named = _named(flags)
     try:
         check_base(flags)
     except ConfigError as error:
         # Without channel loss nothing looks, and Megatron trains. Not from what does not exist.
-        if plugin_args(flags).channel_loss or _folder(flags) == flags.pretrained_checkpoint:
+        if plugin_args(flags).channel_loss or folder_at_start(flags) == flags.pretrained_checkpoint:
             raise
         return RANDOM, [*warnings, f"Megatron would start from random weights: {error}"]
-    return _named(flags), warnings
-
-
-def _folder(flags: Flags) -> Path | None:
-    """That Megatron reads."""
-    load, base = flags.load, flags.pretrained_checkpoint
-    if load is None or (base is not None and not is_remote(load) and read_tracker(load) is None):
-        return base or load
-    return load
+    return named, warnings
 
 
 def _named(flags: Flags) -> str:
-    """What the folder's tracker says, or ``--ckpt-step`` instead."""
-    folder = _folder(flags)
+    folder = folder_at_start(flags)
     if folder is None:
         return RANDOM
     if is_remote(folder):
         return f"what {folder} names (an object store: not looked into)"
-    said = read_tracker(folder)
-    if said == RELEASE:
-        return f"the released weights of {folder}"
-    if flags.ckpt_step:
-        said = str(flags.ckpt_step)
-    if said is None:
-        return f"{RANDOM}: {folder} holds no checkpoint yet"
-    checkpoint = folder_of(folder, said)
+    checkpoint = checkpoint_at_start(flags)
     if checkpoint is None:
-        raise ConfigError(f"the tracker of {folder} is torn: {said[:80]!r}")
-    if not checkpoint.is_dir():
-        raise ConfigError(
-            f"{checkpoint} does not exist, which "
-            + (f"--ckpt-step {said}" if flags.ckpt_step else "the tracker")
-            + " names"
-        )
+        return f"{RANDOM}: {folder} holds no checkpoint yet"
+    if checkpoint.name == RELEASE:
+        return f"the released weights of {folder}"
     check_whole(checkpoint)
-    return _words(flags, folder, said)
+    return _words(flags, folder, str(int(checkpoint.name.removeprefix("iter_"))))
 
 
 def _words(flags: Flags, folder: Path, iteration: str) -> str:
