@@ -322,6 +322,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: rewrite(f, attention_bias=True),
         "attention_bias asks for",
     ),
+    "more experts for a token than there are": (
+        "qwen3_moe",
+        lambda f: rewrite(f, num_experts_per_tok=9),
+        "num_experts_per_tok is 9, of [1-8] experts",
+    ),
     "quantized": (
         "llama",
         lambda f: rewrite(f, quantization_config={"quant_method": "fp8"}),

@@ -221,6 +221,10 @@ def _experts(keys: _Keys, path: Path) -> Experts:
             f"{path}: a mixture of experts needs num_experts, num_experts_per_tok and "
             "moe_intermediate_size"
         )
+    if not 0 < keys.num_experts_per_tok <= count:
+        raise ConfigError(
+            f"{path}: num_experts_per_tok is {keys.num_experts_per_tok}, of {count} experts"
+        )
     if keys.norm_topk_prob and keys.num_experts_per_tok == 1:
         raise ConfigError(
             f"{path}: norm_topk_prob with one expert per token makes its weight 1, which Megatron "
