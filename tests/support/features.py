@@ -103,6 +103,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     _refused("`--inprocess-restart`", "--inprocess-restart"),
     _read("full-iteration CUDA graphs", "sums and weights lie in buffers that a replay writes"),
+    _refused("… with domains within a file", "a full-iteration CUDA graph with channels"),
     _refused("… with several validation sets", "--multiple-validation-sets with a full-iteration"),
     _refused("… where test and validation have other domains", "a test blend that is not"),
     # Evaluations.

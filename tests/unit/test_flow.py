@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 import torch
 from support.metrics import METRICS, windows
-from support.passes import our_loss_func
+from support.passes import forward, our_loss_func
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from domain_pretrain.data.origin import ById
 from domain_pretrain.errors import ConfigError, IntegrityError
 from domain_pretrain.flow.continuity import Meaning
 from domain_pretrain.flow.domain_step import DomainStep
 from domain_pretrain.flow.groups import Groups
-from domain_pretrain.flow.microbatch import row_of_token
+from domain_pretrain.flow.microbatch import Microbatch, row_of_token
 from domain_pretrain.flow.moment import Moment
-from domain_pretrain.flow.tap import Source
-from domain_pretrain.kernels.domain_reduce import Backend
+from domain_pretrain.flow.tap import Rows, Source
+from domain_pretrain.kernels.domain_reduce import Backend, select
 from domain_pretrain.records.events_file import EventsFile
 from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.reader import read_events, read_findings
@@ -376,6 +379,71 @@ def with_two_outputs(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
 
 def with_own_batches(iterator: Iterator[Batch], model: Any) -> tuple[Any, ...]:
     return forward_step(iter([{k: v for k, v in batches([0, 1])[0].items() if k != "dataset_id"}]))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (12,), (1, 12), (12, 1), (3, 1, 4), (3, 4, 1)])
+@pytest.mark.parametrize("mask", [(3, 4), (1, 12), (3, 1, 4)])
+def test_losses_in_the_order_of_the_samples(shape: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    losses, rows = torch.arange(12.0), Rows.of(torch.arange(3), torch.full((3,), 4.0))
+    built = Microbatch.build(losses.view(shape), torch.ones(mask), rows, Groups())
+    assert torch.equal(built.losses, losses.view(3, 4)), "also rows that the host joined"
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 6), (6, 2), (3, 2, 2), (2, 3, 2)])
+@pytest.mark.parametrize("mask", [(3, 4), (1, 12)])
+def test_losses_in_another_order_are_refused(shape: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """``[s, b]`` are Megatron's before it turns them: as many, but not of these samples."""
+    rows = Rows.of(torch.arange(3), torch.full((3,), 4.0))
+    with pytest.raises(
+        IntegrityError, match=r"returned \(.*\) losses for 3 samples and a loss mask"
+    ):
+        Microbatch.build(torch.rand(shape), torch.ones(mask), rows, Groups())
+
+
+def test_any_number_of_unfinished_steps() -> None:
+    step = make()
+    for _ in range(50):
+        step.open()
+        run(step, batches([0, 1]))
+    step.end_step()
+    assert step.stats().total.samples == 2
+
+
+class Crossings(TorchDispatchMode):
+    """Notes what copies between devices; what reads a value back fails on fake tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given, made = (
+            {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+            for tree in ((args, kwargs), result)
+        )
+        if given and made and given != made:
+            self.names.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("kind", [None, "lagged", "domain", "sample"])
+def test_a_microbatch_stays_on_its_device(kind: str | None) -> None:
+    """Else each would wait for a copy, which a CUDA graph cannot capture at all."""
+    device, backend = torch.device("cuda"), select("reference")
+    with FakeTensorMode():
+        plugin = forward(backend, kind, device)
+        losses = torch.rand(3, 16, device=device, requires_grad=True)
+        mask, ids = (
+            torch.ones(3, 16, device=device),
+            torch.zeros(3, dtype=torch.int64, device=device),
+        )
+        plugin.loss(losses, mask, ids)  # the first makes what is kept
+        with Crossings() as crossings:
+            plugin.loss(losses, mask, ids)
+    assert crossings.names == []
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,23 @@ def test_nan_in_one_domain(section: dict[str, Any]) -> None:
     assert step.stats().get("rare").nonfinite == 4  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 2e6])
+@pytest.mark.parametrize("unit", ["domain", "sample"])
+def test_what_is_not_finite_is_left_out_of_a_microbatch(unit: str, bad: float) -> None:
+    """One token or two of a sample, or domain: it has 1, the others what they have without it."""
+    found = []
+    for count in (1, 2):
+        step = create({**WITHIN, "unit": unit})
+        losses = torch.tensor([[1.0], [2.0], [3.0]]).repeat(1, 4)
+        losses[2, :count] = bad
+        step.open()
+        step.loss(losses.requires_grad_(), torch.ones(3, 4), torch.tensor([0, 1, 2]))
+        assert step.steering is not None and step.steering.in_force is not None
+        found.append(step.steering.in_force.tolist())
+    two = 1 + E  # scores 0 and 1, of twice their share
+    assert found[0] == found[1] == pytest.approx([2 / two, 2 * E / two, 1.0], rel=1e-6)
+
+
 @pytest.mark.parametrize("section", [GLOBAL, WITHIN])
 def test_a_thousand_domains(section: dict[str, Any]) -> None:
     step = create(section, tuple(f"d{number}" for number in range(1000)))
@@ -262,6 +279,23 @@ def test_floor_needs_the_global_batch() -> None:
 def test_pinned_needs_domains() -> None:
     with pytest.raises(ConfigError, match=r"domains\.rare\.pinned has no effect with unit: sample"):
         create(SAMPLE, pinned=["rare"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "ids"),
+    [
+        ((1, 8), torch.tensor([0, 1])),
+        ((1, 8), torch.tensor([0, 1, 2, 0])),
+        ((2, 8), torch.tensor([[0], [1]])),
+        ((2, 8), torch.tensor([0.9, 1.0])),
+        ((8,), torch.tensor([0])),
+    ],
+)
+def test_a_loop_gives_an_id_for_each_sample(mask: tuple[int, ...], ids: torch.Tensor) -> None:
+    step = create(None)
+    step.open()
+    with pytest.raises(ValueError, match=r"takes loss_mask \[b, s\] and ids \[b\].* got \("):
+        step.loss(torch.ones(mask), torch.ones(mask), ids)
 
 
 def test_ids_out_of_range() -> None:

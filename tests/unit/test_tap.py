@@ -7,6 +7,7 @@ import torch
 
 from domain_pretrain.data.origin import ById, Constant
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.flow.domain_step import DomainStep
 from domain_pretrain.flow.tap import BatchTap, Rows, Source
 
 CPU = torch.device("cpu")
@@ -105,3 +106,28 @@ def test_ids_of_a_loop_of_ones_own_become_int32(dtype: torch.dtype) -> None:
     domains = Rows.of(ids, torch.ones(len(ids))).domains
     assert domains.dtype == torch.int32
     assert domains.tolist() == [1, -1, 2**31 - 1, -1][: len(ids)]
+
+
+def test_a_sample_of_less_than_a_token() -> None:
+    """Its mean is that of its losses, as of any other sample; without tokens there is nothing."""
+    mask = torch.tensor([[0.25, 0.25, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    tap = BatchTap(iter([{"loss_mask": mask, "dataset_id": torch.tensor([0, 1, 2])}]))
+    next(tap)
+    rows = tap.rows(Source(ById((0, 1, 2))), CPU)
+    assert rows.inverse.tolist() == [2.0, 0.25, 1.0]
+    assert torch.equal(Rows.of(rows.domains, rows.tokens).packed, rows.packed)
+    step = DomainStep.create(("a", "b"), tokens_per_step=4.5)
+    step.open()
+    step.loss(torch.full((2, 4), 4.0), mask[:2], torch.tensor([0, 1]))
+    step.end_step()
+    stats = step.stats()
+    assert [stats.get(name).sample_loss_sum for name in ("a", "b")] == [4.0, 4.0]  # type: ignore[union-attr]
+
+
+def test_domains_of_tokens_do_not_wrap() -> None:
+    mask = torch.ones(1, 4)
+    ids = torch.tensor([[0, 2**32, -(2**32), 1]])
+    rows = Rows.of_tokens(ids, mask, mask.sum(1))
+    assert rows.by_token is not None and rows.present is not None
+    assert rows.by_token.tolist() == [[0, 2**31 - 1, -1, 1]]
+    assert rows.present.tolist() == [-1, 0, 1, 2**31 - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from domain_pretrain.watch.section import Watching
 
 class DomainStep(Step):
     """Channel loss and reweighting in a loop that calls it: open → loss → end_step (or close)."""
+
+    _most_attempts = math.inf  # a loop of one's own may leave as many steps unfinished as it likes
 
     @classmethod
     def create(
@@ -92,6 +95,10 @@ class DomainStep(Step):
         Returns:
             ``Σ m·mask·loss``, an fp32 scalar, m being the multiplier of the sample's domain (1
             where nothing reweights). Divide it by the tokens of the global batch.
+
+        Raises:
+            ValueError: mask and ids have other shapes, or ids are no integers.
+            IntegrityError: there is not one loss for each token of the mask.
         """
         return self._train.loss(losses, loss_mask, ids)
 

@@ -103,6 +103,12 @@ class Forward:
 
     def loss(self, losses: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The same for a loop that calls us; see :meth:`DomainStep.loss`."""
+        integers = not (ids.is_floating_point() or ids.is_complex())
+        if mask.dim() != 2 or ids.shape != mask.shape[:1] or not integers:
+            raise ValueError(
+                "loss takes loss_mask [b, s] and ids [b], one integer for each sample; got "
+                f"{tuple(mask.shape)} and {ids.dtype} {tuple(ids.shape)}"
+            )
         rows = Rows.of(ids, mask.float().sum(dim=1))
         microbatch = Microbatch.build(losses, mask, rows, self.groups)
         weights = self.steering.weights(microbatch) if self.steering else None

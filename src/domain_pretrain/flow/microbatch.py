@@ -60,6 +60,13 @@ class Microbatch:
         if groups.cp_size == 1 and samples > 1 and mask.numel() % samples == 0:
             mask = mask.reshape(samples, -1)  # a view: joined rows that nothing has cut
         if losses.shape != mask.shape:  # else a view would be a node of autograd's graph
+            sizes = [size for size in losses.shape if size != 1]
+            by_sample = [samples, mask.numel() // max(samples, 1)]
+            if len(sizes) > 1 and sizes not in ([*mask.shape], by_sample):
+                raise IntegrityError(
+                    f"the model returned {tuple(losses.shape)} losses for {samples} samples and a "
+                    f"loss mask of {tuple(mask.shape)}: each row must be a sample, or one row all"
+                )
             losses = losses.reshape(mask.shape)
         return cls(losses, mask, rows, groups, flattened=mask.shape[0] != samples)
 

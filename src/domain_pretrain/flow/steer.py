@@ -197,10 +197,10 @@ class Reweighting:
         """
         if isinstance(self.rule, Reweighter):
             return Lagged(self.rule, self.average, device)
-        if self.rule.unit == "sample":
-            return WithinSamples(self.rule, groups, device)
-        pinned = torch.tensor([name in self.pinned for name in self.names])
         backend = backend or select("auto", device)
+        if self.rule.unit == "sample":
+            return WithinSamples(self.rule, groups, device, backend)
+        pinned = torch.tensor([name in self.pinned for name in self.names])
         return WithinMicrobatch(self.rule, groups, device, backend, pinned=pinned)
 
 

@@ -36,9 +36,6 @@ from domain_pretrain.strategies.course import Course
 from domain_pretrain.watch import Reading, Watch
 
 STATE_VERSION = 1
-# The rerun machine may run a step three times: first, again in place, again from a checkpoint; and
-# each time the host may start over without a limit on what experts receive.
-MOST_ATTEMPTS = 3 * 2
 
 
 class Step:
@@ -58,6 +55,10 @@ class Step:
         consumed_samples: where training starts.
         experts: counts which experts each domain's tokens go to; None: nobody does.
     """
+
+    # The rerun machine may run a step three times: first, again in place, again from a checkpoint;
+    # and each time the host may start over without a limit on what experts receive.
+    _most_attempts: float = 3 * 2
 
     def __init__(
         self,
@@ -128,11 +129,11 @@ class Step:
                 must bypass the plugin.
         """
         self._attempts += 1
-        if self._attempts > MOST_ATTEMPTS:
+        if self._attempts > self._most_attempts:
             raise IntegrityError(
-                f"{MOST_ATTEMPTS} training schedules ran, but no step was closed: the script calls "
-                "a train_step of its own, which bypasses the plugin's seam; use Megatron's train "
-                "loop"
+                f"{self._most_attempts} training schedules ran, but no step was closed: the script "
+                "calls a train_step of its own, which bypasses the plugin's seam; use Megatron's "
+                "train loop"
             )
         self._train.ledger.open()
         if self.experts is not None:

@@ -13,9 +13,12 @@ import torch.distributed as dist
 
 from domain_pretrain.data.origin import ById, ByToken, Constant
 from domain_pretrain.errors import IntegrityError
+from domain_pretrain.stats import SCALE, Column
 
 DATASET_ID = "dataset_id"
 DOMAIN_ID = "domain_id"
+LEAST = 1 / SCALE[Column.TOKENS]
+"""Tokens: a sample whose mask adds up to less counts as none."""
 
 
 class Source:
@@ -142,9 +145,14 @@ def _pack(table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...
     """``Rows.packed`` on the CPU, of Python's numbers: of a few samples faster than by torch."""
     _check_ids(len(ids), len(tokens))
     domains = [table[i] if 0 <= i < len(table) else -1 for i in ids]
-    inverse = [1.0 / number if number > 1.0 else 1.0 for number in tokens]
+    inverse = [1.0 / max(number, LEAST) if number > 0.0 else 1.0 for number in tokens]
     packed = _layout(len(ids)).pack(*domains, *inverse, *tokens)
     return torch.frombuffer(bytearray(packed), dtype=torch.int32)
+
+
+def _ids(given: torch.Tensor) -> torch.Tensor:
+    """As int32; an id of no domain must not become one by wrapping."""
+    return given if given.dtype == torch.int32 else given.long().clamp(-1, 2**31 - 1).int()
 
 
 def _check_ids(ids: int, rows: int) -> None:
@@ -196,11 +204,9 @@ class Rows:
     @classmethod
     def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
         """From domains ``[b]``, of any integer type, and tokens ``[b]``, both on one device."""
-        if domains.dtype != torch.int32:  # an id of no domain must not become one by wrapping
-            domains = domains.long().clamp(-1, 2**31 - 1).int()
-        inverse = tokens.clamp(min=1.0).reciprocal()
+        inverse = torch.where(tokens > 0.0, tokens.clamp(min=LEAST), 1.0).reciprocal()
         bits = torch.int32
-        return cls(torch.cat([domains, inverse.view(bits), tokens.view(bits)]))
+        return cls(torch.cat([_ids(domains), inverse.view(bits), tokens.view(bits)]))
 
     @classmethod
     def of_tokens(
@@ -221,7 +227,7 @@ class Rows:
         nobody = torch.full_like(tokens, -1, dtype=torch.int32)
         seen = [ids[counts != 0].unique() for ids, counts in zip(domain_id, mask, strict=True)]
         packed = cls.of(nobody, tokens).packed
-        return cls(packed, domain_id.to(torch.int32), torch.cat(seen).to(torch.int32))
+        return cls(packed, _ids(domain_id), _ids(torch.cat(seen)))
 
     def to(self, device: torch.device) -> Rows:
         """The rows on ``device``, in one copy; in three where tokens have domains."""

@@ -7,12 +7,14 @@ backward pass. What follows stays on the device: no value is read back by the ho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from domain_pretrain.flow.groups import Groups
 from domain_pretrain.flow.microbatch import Microbatch, Weights
+from domain_pretrain.flow.tap import Rows
 from domain_pretrain.kernels.domain_reduce import Backend
 from domain_pretrain.stats import SCALE, Column, DomainStats
 from domain_pretrain.strategies.course import Course
@@ -22,6 +24,7 @@ from domain_pretrain.strategies.section import WithinReweight
 from domain_pretrain.strategies.shapes import SHAPES
 
 FIXED = SCALE[Column.LOSS]
+_SUMMED = (Column.LOSS, Column.TOKENS)
 
 
 class _Within:
@@ -30,8 +33,19 @@ class _Within:
 
     step_multipliers = None  # each microbatch has its own
 
-    def __init__(self, section: WithinReweight, groups: Groups, device: torch.device) -> None:
+    def __init__(
+        self, section: WithinReweight, groups: Groups, device: torch.device, backend: Backend
+    ) -> None:
+        """Before the first step.
+
+        Args:
+            section: of the config.
+            groups: where this rank stands.
+            device: where the losses live.
+            backend: of the reduction.
+        """
         self._section = section
+        self._backend = backend
         self._shape = SHAPES[section.strategy]
         self._groups = groups
         self._step = 0
@@ -70,10 +84,17 @@ class _Within:
         self.in_force = torch.where(self._warm, multipliers, 1.0).float()
         return self.in_force
 
-    def _sum(self, sums: torch.Tensor) -> torch.Tensor:
-        """Global sums, in place: one all-reduce per microbatch over the dp_cp group."""
+    def _sum(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss sums and tokens of all ranks: one all-reduce per microbatch over the dp_cp group.
+
+        A loss that is not finite adds nothing to its sum, which is made NaN for it: it is left out.
+
+        Args:
+            sums: int64 ``[..., len(Column)]``, added up in place.
+        """
         self._groups.add(sums)
-        return sums.double() / FIXED
+        loss_sum, tokens = (sums[..., column].double() / FIXED for column in _SUMMED)
+        return torch.where(sums[..., Column.NONFINITE] > 0, torch.nan, loss_sum), tokens
 
 
 class WithinMicrobatch(_Within):
@@ -92,31 +113,18 @@ class WithinMicrobatch(_Within):
         *,
         pinned: torch.Tensor,
     ) -> None:
-        """Before the first step.
-
-        Args:
-            section: of the config.
-            groups: where this rank stands.
-            device: where the losses live.
-            backend: of the reduction.
-            pinned: bool ``[D]``, the domains that are left as they are.
-        """
-        super().__init__(section, groups, device)
-        self._local = torch.zeros(len(pinned) + 1, len(Column), dtype=torch.int64, device=device)
-        self._backend = backend
+        """As above, with ``pinned``: bool ``[D]``, the domains that are left as they are."""
+        super().__init__(section, groups, device, backend)
+        self._sums = torch.zeros(len(pinned) + 1, len(Column), dtype=torch.int64, device=device)
         self._pinned = pinned.to(device)
 
     def weights(self, microbatch: Microbatch) -> Weights:
-        self._local.zero_()
-        self._backend.domain_reduce(microbatch.inputs()._replace(accumulator=self._local))
-        columns = self._local[:-1, [Column.LOSS, Column.TOKENS]]
-        # A loss that is not finite adds nothing to its sum: such a domain is left out instead.
-        bad = self._local[:-1, Column.NONFINITE, None]
-        sums = self._sum(torch.cat([columns, bad * FIXED], dim=1))
-        loss_sum = torch.where(sums[:, 2] > 0, torch.nan, sums[:, 0])
+        self._sums.zero_()
+        self._backend.domain_reduce(microbatch.inputs()._replace(accumulator=self._sums))
+        loss_sum, tokens = self._sum(self._sums)
         multipliers = microbatch_multipliers(
-            loss_sum,
-            sums[:, 1],
+            loss_sum[:-1],
+            tokens[:-1],
             shape=self._shape,
             temperature=self._temperature,
             objective=self._section.objective,
@@ -128,28 +136,29 @@ class WithinMicrobatch(_Within):
 class WithinSamples(_Within):
     """Unit ``sample``: each sample of a microbatch of all ranks is weighed by its own loss."""
 
+    _sums = torch.empty(0, 0)  # [data parallel ranks, samples + 1, columns]
+    _own = _sums  # this rank's; kept, as the reduction plans its launches for each accumulator
+
     def weights(self, microbatch: Microbatch) -> Weights:
         groups, rows = self._groups, microbatch.rows
-        count = rows.tokens.numel()
+        count, device = len(rows), rows.packed.device
+        if self._sums.shape[1] != count + 1:
+            ranks = groups.dp_cp_size // groups.cp_size
+            size = (ranks, count + 1, len(Column))
+            self._sums = torch.zeros(size, dtype=torch.int64, device=device)
+            self._own = self._sums[groups.dp_rank]
         # Each data parallel rank fills its own rows, each context parallel rank adds its part of
         # them: one exact all-reduce completes all samples on all ranks.
-        sums = torch.zeros(
-            groups.dp_cp_size // groups.cp_size,
-            count,
-            2,
-            dtype=torch.int64,
-            device=rows.tokens.device,
-        )
-        own = sums[groups.dp_rank]
-        losses, mask = microbatch.losses.detach().float(), microbatch.mask.float()
-        terms = torch.round((losses * mask) * FIXED).to(torch.int64)
-        own[:, 0].index_add_(0, microbatch.row_of_token().reshape(-1), terms.reshape(-1))
-        if groups.cp_rank == 0:
-            own[:, 1] = torch.round(rows.tokens * FIXED).to(torch.int64)
-        loss_sum, tokens = self._sum(sums).reshape(-1, 2).unbind(1)
+        self._sums.zero_()
+        own_rows = torch.arange(count, dtype=torch.int32, device=device)
+        by_sample = replace(microbatch, rows=Rows.of(own_rows, rows.tokens))
+        self._backend.domain_reduce(by_sample.inputs()._replace(accumulator=self._own))
+        loss_sum, tokens = self._sum(self._sums)
         multipliers = sample_multipliers(
-            loss_sum, tokens, shape=self._shape, temperature=self._temperature
+            loss_sum[:, :-1].flatten(),
+            tokens[:, :-1].flatten(),
+            shape=self._shape,
+            temperature=self._temperature,
         )
-        own_rows = torch.arange(count, dtype=torch.int32, device=rows.tokens.device)
         multipliers = self._apply_warmup(multipliers).view(-1, count)[groups.dp_rank]
         return Weights(multipliers, own_rows)

@@ -60,6 +60,7 @@ from domain_pretrain.hosts.rollback import (
 from domain_pretrain.hosts.streaming import Streaming
 from domain_pretrain.hosts.support import (
     REFUSALS,
+    REFUSED_WITH_CHANNELS,
     REFUSED_WITH_EXPERTS,
     REFUSED_WITH_FIXED_SET,
     REFUSED_WITH_MIX,
@@ -122,6 +123,7 @@ class Session:
         ).after(config.mix.already_read)
         channels = read_channels(config.domains, self.catalog.prefixes, self.reading.indices)
         if channels:
+            check_flags(facts.flags, REFUSED_WITH_CHANNELS)
             self.catalog = self.catalog.parted(channels)
         self._check_experts(parted=bool(channels))
         names = self.catalog.names

@@ -231,6 +231,15 @@ REFUSED_WITH_OTHER_TEST_DATA: tuple[Refusal, ...] = (
     ),
 )
 
+REFUSED_WITH_CHANNELS: tuple[Refusal, ...] = (
+    Refusal(
+        "a full-iteration CUDA graph with channels: true",
+        full_iteration_graph,
+        "how many domains a sample has differs from batch to batch, which a captured graph cannot "
+        "follow; drop one of the two",
+    ),
+)
+
 REFUSED_WITH_FIXED_SET: tuple[Refusal, ...] = (
     Refusal(
         "a full-iteration CUDA graph with evaluate.samples",
@@ -292,6 +301,7 @@ EVERY_REFUSAL = (
     + REFUSED_WITH_MIX
     + REFUSED_WITH_ROLLBACK
     + REFUSED_WITH_OTHER_TEST_DATA
+    + REFUSED_WITH_CHANNELS
     + REFUSED_WITH_FIXED_SET
     + REFUSED_WITH_PROBES
     + REFUSED_WITH_EXPERTS
