@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import steer_worker
 import torch
@@ -166,6 +167,19 @@ def test_skipped_steps_and_repeated_attempts_do_not_advance(section: dict[str, A
         disturbed.loss(torch.rand(2, 4), torch.ones(2, 4), torch.tensor([0, 2]))
         assert train(disturbed, data) == train(step, data)
     assert disturbed.state_dict()["reweight"] == step.state_dict()["reweight"]
+
+
+def test_diagnostics_are_of_the_multipliers_that_were_in_force() -> None:
+    step = create({**GLOBAL, "warmup_steps": 2})
+    found = []
+    for _ in range(3):
+        train(step, FIRST)
+        assert step.steering is not None
+        found.append(step.steering.diagnostics(step.stats()))
+    n, m = np.array([4.0, 8.0, 4.0]), np.array(M)
+    expected = (n @ m) ** 2 / (n.sum() * (n @ m**2))
+    assert [one["effective_tokens"] for one in found] == pytest.approx([1, 1, expected])
+    assert [one["effective_domains"] > 0 for one in found] == [False, False, True]
 
 
 @pytest.mark.parametrize("strategy", ["linupper", "group_dro", "bandit", "learnability"])

@@ -42,6 +42,7 @@ def observe(loss, *, step=0, step_loss=None, tokens=None, active=None, names=Non
         tokens=np.full(len(loss), 100.0) if tokens is None else np.array(tokens, dtype=float),
         share=np.full(len(loss), 1 / len(loss)),
         course=Course(progress=0.5),
+        weighed_tokens=np.full(len(loss), 10.0),
     )
 
 

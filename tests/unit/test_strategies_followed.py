@@ -166,7 +166,7 @@ def test_what_has_no_whole_losses_of_a_domain(config: dict[str, Any], words: str
 
 def seen(course: Course) -> Observation:
     yes, ones = np.ones(2, bool), np.ones(2)
-    return Observation(NAMES, 5, yes, ones, yes, ones, ones, ones / 2, course)
+    return Observation(NAMES, 5, yes, ones, yes, ones, ones, ones / 2, course, ones)
 
 
 def test_which_domains_have_a_base() -> None:
@@ -190,7 +190,8 @@ def test_a_domain_that_joins_gets_a_base_of_its_own() -> None:
     state: dict[str, Any] = {"base": np.array([2.0, np.nan, np.nan]), "warm": True, "lr": 1.0}
     valid = {"general": 2.5, "code": 3.0}
     for risen in (None, 0.25):  # the mean of 0.5 and 0
-        now = Observation(names, 5, yes, ones, yes, ones, ones, ones / 3, Course(valid=valid))
+        course = Course(valid=valid)
+        now = Observation(names, 5, yes, ones, yes, ones, ones, ones / 3, course, ones)
         weights, state = rule(now, state)
         assert state.get("risen") == risen
         assert np.isfinite(weights).all()

@@ -25,11 +25,15 @@ RULES = (
 )
 
 
-def reweighter(strategy="linupper", names=NAMES, pinned=(), floor=None, horizon=1e3, **options):
+def reweighter(
+    strategy="linupper", names=NAMES, pinned=(), floor=None, horizon=1e3, share=None, **options
+):
     given_options = {"strategy": strategy, "warmup_steps": 0, **options}
     given_options.update(NEEDED.get(strategy, {}))
     section = parse_reweight(given_options)
-    return Reweighter.build(section, names, horizon=horizon, pinned=pinned, floor=floor)
+    return Reweighter.build(
+        section, names, horizon=horizon, pinned=pinned, floor=floor, share=share
+    )
 
 
 ALL = {name: reweighter(name, warmup_steps=1) for name in RULES}
@@ -243,6 +247,44 @@ def test_another_strategy_takes_the_losses_only():
     assert back.state == {}
     after = run(ALL["bandit"], [([5, 2, 1], [10, 10, 0])], back)  # c is absent in its first step
     assert np.isfinite(after.multipliers).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),  # as they were
+        ({"strategy": "uniform"}, [1, 1, 1]),
+        ({"pinned": ("b",)}, "within"),
+        ({"clip": (0.9, 1.1)}, "within"),
+        ({"floor": {"a": 0.95}}, "within"),
+        ({"warmup_steps": 200}, [1, 1, 1]),
+        ({"share": np.array([0.8, 0.1, 0.1])}, "within"),
+    ],
+)
+def test_what_was_saved_with_other_settings_keeps_to_these(changes, expected):
+    """Multipliers are in force before a step is folded in: for the bounds, the domains and the
+    blend of now."""
+    memory = run(ALL["linupper"], [moving(t) for t in range(1, 9)])
+    assert abs(memory.multipliers - 1).min() > 0.1
+    rule = reweighter(**{"strategy": "linupper", "warmup_steps": 1, **changes})
+    back = rule.load(json.loads(json.dumps(ALL["linupper"].dump(memory))))
+    if expected is None:
+        expected = memory.multipliers.tolist()
+    if expected != "within":
+        assert back.multipliers.tolist() == expected
+        return
+    share = changes.get("share", back.ema.share)
+    assert abs(share @ back.multipliers - 1) <= 1e-12
+    assert (rule.bounds.low <= back.multipliers).all()
+    assert (back.multipliers <= rule.bounds.high).all()
+    assert (back.multipliers != 1).any()
+
+
+def test_a_domain_that_is_no_longer_pinned_has_no_weight_yet():
+    rule = reweighter(pinned=("b",))
+    memory = run(rule, [moving(t) for t in range(1, 9)])
+    assert (memory.multipliers != 1).any()
+    assert reweighter().load(rule.dump(memory)).multipliers.tolist() == [1, 1, 1]
 
 
 def test_the_checkpoint_holds_primitives_only():

@@ -75,7 +75,7 @@ class Lagged:
 
     def __init__(self, reweighter: Reweighter, average: Average, device: torch.device) -> None:
         self.reweighter = reweighter
-        self.memory = reweighter.start()
+        self.memory = self._before = reweighter.start()  # and as the last step had it
         self._average: Average = average
         # Written in place, so that a captured CUDA graph reads what is in force.
         self._multipliers = torch.ones(len(reweighter.names), device=device)
@@ -93,6 +93,7 @@ class Lagged:
 
     def commit(self, read: Callable[[], DomainStats], batch_tokens: int, course: Course) -> None:
         sums = reduced(read(), self._average)
+        self._before = self.memory
         self.memory = self.reweighter.advance(
             self.memory, *sums, batch_tokens=batch_tokens, course=course
         )
@@ -103,11 +104,11 @@ class Lagged:
         return self.reweighter.strategy.terms, self.memory.state
 
     def diagnostics(self, stats: DomainStats) -> dict[str, float]:
-        # The weights are those of now, the tokens those of the window.
+        # The weights are those of the last step, the tokens those of the window.
         tokens = stats.sums[:-1, Column.TOKENS] / SCALE[Column.TOKENS]
-        memory = self.memory
-        bounds = self.reweighter.bounds
-        return asdict(diagnose(memory.weights, memory.multipliers, tokens, bounds))
+        memory, rule = self._before, self.reweighter
+        weights = memory.weights * (memory.step >= rule.options.warmup_steps)
+        return asdict(diagnose(weights, memory.multipliers, tokens, rule.bounds))
 
     def state_dict(self) -> dict[str, Any]:
         return self.reweighter.dump(self.memory)
@@ -117,6 +118,7 @@ class Lagged:
             self.memory = self.reweighter.load(state)
         else:  # saved by a run that weighed within the microbatch: the estimates start here
             self.memory = replace(self.reweighter.start(), step=int(state["step"]))
+        self._before = self.memory
         self._put()
 
     def _put(self) -> None:

@@ -6,6 +6,7 @@ The development branch moves such things, from globals to configs and process gr
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,11 +54,16 @@ def optimizer_of(given: Iterable[Any]) -> Any:
 def host_numbers(optimizer: Any, grad_norm: float | None) -> dict[str, float]:
     """Learning rate and gradient norm, as far as they are known; both are on the host already."""
     numbers = {} if grad_norm is None else {"grad_norm": float(grad_norm)}
+    group = _group(optimizer)
+    return numbers if group is None else {"learning_rate": float(group["lr"]), **numbers}
+
+
+def _group(optimizer: Any) -> Any:
+    """The parameters whose rate the host logs: the first that follow ``--lr``."""
     for group in getattr(optimizer, "param_groups", ()):
-        # The host has groups with rates of their own, and logs the first one that follows --lr.
         if group.get("default_config", not group.get("is_decoupled_lr", False)):
-            return {"learning_rate": float(group["lr"]), **numbers}
-    return numbers
+            return group
+    return None
 
 
 def attention_logit(train_step: Sequence[Any], args: Any) -> float | None:
@@ -113,6 +119,10 @@ def moment_after(
     scalars = iteration % args.tensorboard_log_interval == 0
     told = log or scalars
     optimizer = optimizer_of(given) if told or steers else None
+    course = Course()
+    if steers:
+        scheduler = next((one for one in given if hasattr(one, "get_lr")), None)
+        course = course_of(args, consumed, optimizer, scheduler)
     host = host_numbers(optimizer, train_step[5]) if told else {}
     logit = attention_logit(train_step, args) if told else None
     if logit is not None:
@@ -126,7 +136,7 @@ def moment_after(
         batch_tokens=batch * args.seq_length,
         skipped=bool(train_step[1]),
         host=host,
-        course=_course(args, consumed, optimizer) if steers else Course(),
+        course=course,
     )
 
 
@@ -135,14 +145,23 @@ def will_log(args: Any) -> bool:
     return bool((args.curr_iteration + 1) % args.log_interval == 0)
 
 
-def _course(args: Any, consumed: int, optimizer: Any) -> Course:
-    """How far the run is; the optimizer's rate is already that of the next step."""
+def course_of(args: Any, consumed: int, optimizer: Any, scheduler: Any) -> Course:
+    """How far the run is; the optimizer's rate is already that of the next step.
+
+    Args:
+        args: the host's.
+        consumed: samples, so far.
+        optimizer: the host's.
+        scheduler: of its learning rate, which counts in samples.
+    """
     samples = args.train_samples or args.train_iters * args.global_batch_size
-    rate, peak = host_numbers(optimizer, None).get("learning_rate"), args.lr
-    if rate is None or not peak:
+    group, peak = _group(optimizer), args.lr
+    if group is None or scheduler is None or not peak:
         return Course(progress=consumed / samples)
-    last = peak if args.lr_decay_style == "constant" else args.min_lr
-    return Course(consumed / samples, rate / peak, last / peak)
+    at_end = copy.copy(scheduler)
+    at_end.num_steps = samples  # the decay may end before the run, or after it, or never
+    last = at_end.get_lr(group)
+    return Course(consumed / samples, float(group["lr"]) / peak, float(last) / peak)
 
 
 # "iteration 10" while training, and after it "iteration 10 on validation set", "… on test set".

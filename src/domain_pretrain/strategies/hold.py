@@ -189,7 +189,7 @@ class HoldOptions(StrategyOptions):
 
     def summary(self, state: State, names: tuple[str, ...], course: Course) -> str | None:
         """Where the run has ended, and what it amounts to."""
-        if not state.get("steps"):
+        if not state.get("all_tokens"):
             return None
         ends, risen, epsilon = "", state.get("risen", math.nan), state.get("epsilon", math.nan)
         if self.training_base is None:  # the state is of an evaluation before
@@ -198,9 +198,10 @@ class HoldOptions(StrategyOptions):
             risen, epsilon = _mean(_valid(names, course) - base, held), self.nats(base, held)
         if math.isfinite(risen):
             ends = f"{self._stands(risen, _error(self.domains, course))}, epsilon {epsilon:.3g}; "
+        share = state["held_tokens"] / state["all_tokens"]
         return (
-            f"hold: {ends}{' and '.join(self.domains)} had {state['total'] / state['steps']:.3f} "
-            "of the tokens on average: the constant share to try without hold"
+            f"hold: {ends}{' and '.join(self.domains)} had {share:.3f} of the tokens: the constant "
+            "share to try without hold"
         )
 
     def _stands(self, risen: float, error: float | None) -> str:
@@ -235,7 +236,10 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     """
     held = np.array([name in options.domains for name in seen.names])
     start = float(np.clip(_sum(seen.share[held]), options.low, options.high))
-    kept: State = {"share": start, "integral": _logit(start), "steps": 0, "total": 0.0, **state}
+    if (np.nan_to_num(state.get("held", held)) != held).any():  # others were, up to a resume
+        state = {key: state[key] for key in ("base",) if key in state}
+    kept: State = {"share": start, "integral": _logit(start), "steps": 0, **state}
+    kept["held"] = held.astype(float)
     lr, before = seen.course.lr, kept.get("lr", 0.0)
     kept["judged"] = False  # whether this step brought an evaluation that moved the share
     kept.pop("error", None)  # of another one
@@ -250,7 +254,12 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
             goal = kept["epsilon"] + _annealing(seen, options)
             kept |= _moved(kept, risen, options, goal, _bounds(seen, held, options))
             kept |= _judged(kept, _error(options.domains, seen.course))
-    kept["steps"], kept["total"] = kept["steps"] + 1, kept["total"] + kept["share"]
+    kept["steps"] += 1
+    for key, tokens in (
+        ("held_tokens", seen.weighed_tokens[held]),
+        ("all_tokens", seen.weighed_tokens),
+    ):
+        kept[key] = kept.get(key, 0.0) + _sum(tokens)
     return _shares(seen, held, kept["share"]), kept
 
 

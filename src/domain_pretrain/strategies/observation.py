@@ -31,6 +31,7 @@ class Observation:
         share: ``[D]``, expected part of the tokens of each domain without weights, or of the blend
             where a rule decides what is sampled; Σ = 1 over all domains once tokens were seen.
         course: how far the run is.
+        weighed_tokens: ``[D]``, those of this step, times the multipliers that their losses had.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Observation:
     tokens: Array
     share: Array = field(default_factory=lambda: np.zeros(0))
     course: Course = field(default_factory=Course)
+    weighed_tokens: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def warming(self) -> bool:

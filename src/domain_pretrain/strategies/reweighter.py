@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from domain_pretrain.stats import Average
 from domain_pretrain.strategies.course import Course
 from domain_pretrain.strategies.ema import Ema, default_horizon, finite
 from domain_pretrain.strategies.multipliers import Bounds, mixed, multipliers
-from domain_pretrain.strategies.observation import Array, Observation
+from domain_pretrain.strategies.observation import Array, Mask, Observation
 from domain_pretrain.strategies.reference import check_average
 from domain_pretrain.strategies.registry import NEEDS, Actuator, Strategy, build
 from domain_pretrain.strategies.section import StepRule
@@ -52,6 +53,7 @@ class Reweighter:
         horizon: of the EMA, in tokens of a domain; None: it follows the size of each step.
         share: ``[D]``, of the tokens, where the multipliers are made for fixed ones; None: for
             those that are measured.
+        actuator: what the multipliers move.
     """
 
     names: tuple[str, ...]
@@ -60,6 +62,7 @@ class Reweighter:
     bounds: Bounds
     horizon: float | None
     share: Array | None = None
+    actuator: Actuator = "losses"
 
     @classmethod
     def build(
@@ -107,6 +110,7 @@ class Reweighter:
             bounds=Bounds.build(names, options.clip, pinned, floor),
             horizon=options.ema_tokens or horizon,
             share=share,
+            actuator=actuator,
         )
 
     def start(self) -> Memory:
@@ -140,34 +144,54 @@ class Reweighter:
         seen = Observation(
             names=self.names,
             step=memory.step + 1 - self.options.warmup_steps,
-            active=ema.seen & (self.bounds.low < self.bounds.high),
+            active=self._active(ema),
             loss=ema.loss,
             present=present,
             step_loss=np.divide(
                 loss_sum, tokens, out=np.full_like(ema.loss, np.nan), where=present
             ),
             tokens=ema.consumed,
+            weighed_tokens=tokens if self.actuator == "sampling" else tokens * memory.multipliers,
             share=share,
             course=course or Course(),
         )
         weights, state = self.strategy(seen, memory.state)
         weights = mixed(weights, seen.active, self.options.uniform_part)
-        scaled = multipliers(weights, seen.active, share, self.bounds, self.options.objective)
-        in_force = np.ones_like(scaled) if seen.warming else scaled
-        return Memory(memory.step + 1, ema, state, weights, in_force)
+        return self._remembered(memory.step + 1, ema, state, weights)
+
+    def _active(self, ema: Ema) -> Mask:
+        """``[D]``, the domains that are weighed."""
+        return ema.seen & (self.bounds.low < self.bounds.high)
+
+    def _remembered(self, step: int, ema: Ema, state: State, weights: Array) -> Memory:
+        """With the multipliers that follow from the rest."""
+        made = np.ones_like(weights)
+        if step >= self.options.warmup_steps:
+            share = ema.share if self.share is None else self.share
+            active, objective = self._active(ema), self.options.objective
+            made = multipliers(weights, active, share, self.bounds, objective)
+        return Memory(step, ema, state, weights, made)
 
     def agreed(self) -> str:
         """What every rank must have read alike; without paths, which may differ by node."""
+        return f"{self._settings()} {self.horizon}"
+
+    def _settings(self) -> str:
+        """A digest of what multipliers follow from besides the losses, in any order of domains."""
         common = {key: getattr(self.options, key) for key in type(self.options).model_fields}
         strategy = self.strategy.options.model_dump()  # with the losses that a file was read for
-        bounds = (self.bounds.low.tolist(), self.bounds.high.tolist())
-        return repr((self.strategy.name, strategy, common, bounds, self.horizon))
+        share = np.zeros(len(self.names)) if self.share is None else self.share
+        columns = (self.bounds.low.tolist(), self.bounds.high.tolist(), share.tolist())
+        by_name = sorted(zip(self.names, *columns, strict=True))
+        settings = repr((self.strategy.name, strategy, common, by_name))
+        return hashlib.sha256(settings.encode(errors="surrogatepass")).hexdigest()
 
     def dump(self, memory: Memory) -> dict[str, Any]:
         """For a checkpoint: Python primitives, per-domain values by name."""
         arrays = {"weights": memory.weights, "multipliers": memory.multipliers}
         return {
             "strategy": self.strategy.name,
+            "settings": self._settings(),
             "step": memory.step,
             "ema": memory.ema.dump(self.names),
             "state": codec.dump(memory.state, self.names),
@@ -175,11 +199,12 @@ class Reweighter:
         }
 
     def load(self, saved: Mapping[str, Any]) -> Memory:
-        """The inverse, by name; the multipliers are exactly those that were saved.
+        """The inverse, by name; with the same settings the multipliers are exactly as saved.
 
-        With another list of domains (whether that is allowed is the caller's affair) they would not
-        keep Σ share·m = 1: all are 1 until the next step has been folded in. The state of another
-        strategy is not taken; the EMA is.
+        With others they are made anew, for these bounds and this blend. With another list of
+        domains (whether that is allowed is the caller's affair), another strategy, or a domain that
+        is weighed from now on, all are 1 until the next step has been folded in. The state of
+        another strategy is not taken; the EMA is.
         """
         fresh = self.start()
         ema = Ema.load(saved["ema"], self.names)
@@ -188,7 +213,12 @@ class Reweighter:
         if set(saved["multipliers"]) != set(self.names):
             return Memory(saved["step"], ema, state, fresh.weights, fresh.multipliers)
         arrays = codec.load({key: saved[key] for key in ("weights", "multipliers")}, self.names)
-        return Memory(saved["step"], ema, state, arrays["weights"], arrays["multipliers"])
+        weights, step = arrays["weights"], saved["step"]
+        if saved.get("settings", settings := self._settings()) == settings:
+            return Memory(step, ema, state, weights, arrays["multipliers"])
+        if not same or (weights[self._active(ema)] == 0).any():
+            weights = fresh.weights
+        return self._remembered(step, ema, state, weights)
 
 
 def _check_fit(
