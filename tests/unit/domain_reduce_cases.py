@@ -93,7 +93,7 @@ def make_case(
         if rows * columns:
             losses.view(-1)[where] = torch.tensor(values)
     tokens = mask.sum(dim=1)
-    inverse = torch.where(tokens > 0, 1.0 / tokens.clamp(min=2**-24), 1.0)
+    inverse = 1.0 / torch.where(tokens >= 2**-24, tokens, 1.0)
     if transposed:
         losses = losses.t().contiguous().t()
     return Case(

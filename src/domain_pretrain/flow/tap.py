@@ -17,8 +17,7 @@ from domain_pretrain.stats import SCALE, Column
 
 DATASET_ID = "dataset_id"
 DOMAIN_ID = "domain_id"
-LEAST = 1 / SCALE[Column.TOKENS]
-"""Tokens: a sample whose mask adds up to less counts as none."""
+LEAST = 1 / SCALE[Column.TOKENS]  # loss tokens of a sample: the sums know no fewer
 
 
 class Source:
@@ -145,7 +144,7 @@ def _pack(table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...
     """``Rows.packed`` on the CPU, of Python's numbers: of a few samples faster than by torch."""
     _check_ids(len(ids), len(tokens))
     domains = [table[i] if 0 <= i < len(table) else -1 for i in ids]
-    inverse = [1.0 / max(number, LEAST) if number > 0.0 else 1.0 for number in tokens]
+    inverse = [1.0 / number if number >= LEAST else 1.0 for number in tokens]
     packed = _layout(len(ids)).pack(*domains, *inverse, *tokens)
     return torch.frombuffer(bytearray(packed), dtype=torch.int32)
 
@@ -193,7 +192,7 @@ class Rows:
 
     @property
     def inverse(self) -> torch.Tensor:
-        """fp32 ``[b]``, 1 / tokens; 1 for a sample without any."""
+        """fp32 ``[b]``, 1 / tokens; 1 for a sample without any, or less than ``LEAST``."""
         return self.packed[len(self) : 2 * len(self)].view(torch.float32)
 
     @property
@@ -204,7 +203,7 @@ class Rows:
     @classmethod
     def of(cls, domains: torch.Tensor, tokens: torch.Tensor) -> Rows:
         """From domains ``[b]``, of any integer type, and tokens ``[b]``, both on one device."""
-        inverse = torch.where(tokens > 0.0, tokens.clamp(min=LEAST), 1.0).reciprocal()
+        inverse = torch.where(tokens >= LEAST, tokens, 1.0).reciprocal()
         bits = torch.int32
         return cls(torch.cat([_ids(domains), inverse.view(bits), tokens.view(bits)]))
 
