@@ -146,6 +146,8 @@ REPORT(missing_return)
 inline void __syncthreads() { emulator::wait(emulator::BLOCK, 0, 0); }
 #define FENCE()  // memory is in order here
 #define STAY(x, y, z)  // compilers order here what they like
+#define __isGlobal(p) true
+#define __builtin_assume(claim)
 inline long long __shfl_xor_sync(unsigned, long long v, int offset) {
   return emulator::collective(100 + offset, v)[threadIdx.x % 32 ^ offset];
 }

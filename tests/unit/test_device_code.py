@@ -77,6 +77,15 @@ def test_instructions_for_a_tile_of_128_tokens(
     assert sum(i.opcode.startswith("LDG.E.128") for i in path) == 2, "losses and mask"
 
 
+def test_every_access_is_to_global_memory_and_says_so(architecture: str, tool: str) -> None:
+    """A generic one, ``LD`` for ``LDG``, first looks which memory the address is of."""
+    for variant in VARIANTS:
+        code, _ = compiler.compile_source(variant, architecture)
+        names = {i.opcode.split(".")[0] for i in disassemble(code, variant.kernel, tool)}
+        assert names.isdisjoint({"LD", "ST", "ATOM"})
+        assert "LDG" in names
+
+
 def test_the_last_block_waits_for_no_fence_of_another(architecture: str, tool: str) -> None:
     """Two fences in the one thread that finishes a block; ``__threadfence()`` would be MEMBAR.SC,
     which orders them among all of the device.

@@ -64,6 +64,7 @@ struct alignas(sizeof(T) * N) Pack {
 
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> read(const T* p) {
+  __builtin_assume(__isGlobal(p));  // NVRTC 13.2 does not see it of the first argument
   return *(const Pack<T, N>*)p;
 }
 
