@@ -21,6 +21,24 @@ print_command() {
   printf '\n'
 }
 
+# Print the first of these variables that is set, which must be a whole number.
+#   number LEAST MOST NAME...   MOST: '' for none
+number() {
+  local name value range="from $1 on" instead=
+  if [[ -n $2 ]]; then range="from $1 to $2"; fi
+  for name in "${@:3}"; do
+    value=${!name:-}
+    if [[ -z $value ]]; then continue; fi
+    if [[ ! $value =~ ^(0|[1-9][0-9]{0,8})$ || $value -lt $1 || $value -gt ${2:-$value} ]]; then
+      if [[ $name != "$3" ]]; then instead="; set $3, which comes before it"; fi
+      echo "$0: $name must be a whole number $range, got $value$instead" >&2
+      exit 2
+    fi
+    echo "$value"
+    return
+  done
+}
+
 # Check the run that an env file describes, then become torchrun.
 launch() {
   local dry_run=no
@@ -48,12 +66,12 @@ launch() {
       exit 2
     fi
   done
-  for name in NODES DEVICES_PER_NODE; do
-    if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
-      echo "$0: $name must be a whole number from 1 on, got ${!name}" >&2
-      exit 2
-    fi
-  done
+  : "${MAX_RESTARTS:=3}" "${JOIN_TIMEOUT:=600}"
+  NODES=$(number 1 '' NODES)
+  DEVICES_PER_NODE=$(number 1 '' DEVICES_PER_NODE)
+  MAX_RESTARTS=$(number 0 '' MAX_RESTARTS)
+  JOIN_TIMEOUT=$(number 1 '' JOIN_TIMEOUT)
+  if [[ $RUN_DIR == -* ]]; then RUN_DIR=./$RUN_DIR; fi # or it would be read as a flag
 
   local python=${PYTHON:-python3}
   local train=()
@@ -79,20 +97,25 @@ launch() {
   )
 
   # Who this node is and where the nodes meet, as the user, SLURM or Kubeflow tells.
-  local node_rank=${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-}}}
   local node_address=${NODE_ADDR:-${SLURMD_NODENAME:-}}
   local log_dir=$RUN_DIR/logs/${node_address:-$(hostname)}
-  local address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}}
   # The same on every node, and another job's is another: two may share a first node.
-  local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}} port
-  port=$((20000 + $(cksum <<<"$job" | cut -d' ' -f1) % 10000))
+  local job=${JOB_ID:-${SLURM_JOB_ID:-$(basename "$RUN_DIR")}}
+  job=${job//\//_} # torchrun names a folder by it
+  local node_rank address port
   if [[ $NODES == 1 ]]; then
-    address=${address:-127.0.0.1}
+    # Whatever is told: that is of the job around it, in which each node may have a run of its own.
+    node_rank=0
+    address=127.0.0.1
     node_address=${node_address:-127.0.0.1}
     port=0 # any that is free: nobody else has to know it, and another run here may have its own
+  else
+    node_rank=$(number 0 $((NODES - 1)) NODE_RANK SLURM_NODEID PET_NODE_RANK)
+    address=${MASTER_ADDR:-${PET_MASTER_ADDR:-}}
+    port=$(number 1 65535 MASTER_PORT PET_MASTER_PORT)
+    port=${port:-$((20000 + $(cksum <<<"$job" | cut -d' ' -f1) % 10000))}
   fi
-  port=${MASTER_PORT:-${PET_MASTER_PORT:-$port}}
-  local rendezvous=join_timeout=${JOIN_TIMEOUT:-600}
+  local rendezvous=join_timeout=$JOIN_TIMEOUT
   if [[ -n $node_rank ]]; then
     rendezvous+=,is_host=$((node_rank == 0))
   fi
@@ -106,7 +129,7 @@ launch() {
     "--rdzv-endpoint=${address:-MASTER_ADDR}:$port"
     "--rdzv-id=$job"
     "--rdzv-conf=$rendezvous"
-    "--max-restarts=${MAX_RESTARTS:-3}"
+    "--max-restarts=$MAX_RESTARTS"
     # All output into files by rank; the first and the last process, where Megatron prints, also here.
     "--log-dir=$log_dir"
     --redirects=3
@@ -130,12 +153,11 @@ launch() {
   "${preflight[@]}" -- "${train[@]}"
 
   # A Hugging Face model as --pretrained-checkpoint is imported by the first node, once.
-  local word first=$node_rank
-  if [[ $NODES == 1 ]]; then first=0; fi
+  local word
   for word in "${train[@]}"; do
     if [[ ! -f ${word#*=}/config.json ]]; then continue; fi
-    "$python" -m domain_pretrain.launch.base_model --node-rank "$first" --address "$address" \
-      --patience "${JOIN_TIMEOUT:-600}" -- "${train[@]}"
+    "$python" -m domain_pretrain.launch.base_model --node-rank "$node_rank" \
+      --address "$address" --patience "$JOIN_TIMEOUT" -- "${train[@]}"
     break
   done
 

@@ -58,8 +58,27 @@ def test_a_host_that_does_not(
     assert said in capsys.readouterr().out
 
 
-def test_no_host(tmp_path: Path) -> None:
-    assert main(["doctor", "--host", str(tmp_path)]) == 1
+@pytest.mark.parametrize("name", ["empty", "mega[tron]", "mega[/tron]"])
+def test_no_host(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--host", name]) == 1
+    assert f"no megatron/training in {name}: no Megatron found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version", ["0.19.1", "0.11.1"])
+def test_where_a_host_is(
+    version: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    host = tmp_path / "a[" / "host]"
+    write_host(host, SEAMS + EXPERT_SEAMS, version)
+    assert main(["doctor", "--host", str(host)]) == (version == "0.11.1")
+    assert f"megatron.core {version} at {host / 'megatron'}: " in capsys.readouterr().out
 
 
 def test_the_installed_megatron(capsys: pytest.CaptureFixture[str]) -> None:

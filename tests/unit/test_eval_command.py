@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from support.checkpoints import write_checkpoint
 
 from domain_pretrain.adapt.lora import Lora
@@ -338,6 +340,27 @@ def test_the_models_are_run_and_compared(
     assert line["means"] == pytest.approx([3.95, 3.45])
     assert table["worst"][0]["worst"][0]["name"] == "t:39"
     assert (work / "out/02-iter_0000020" / EVALUATIONS_FILE).is_file()
+
+
+def test_a_terminal_says_which_model_is_asked(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """And a folder's name may have brackets."""
+    (work / "run").rename("run[lr]")
+    out = io.StringIO()
+    screen = Console(file=out, force_terminal=True, width=90)
+    monkeypatch.setattr(command, "plain_console", lambda: screen)
+    monkeypatch.setattr(command, "run_logged", lambda *_: [])
+    assert main(["eval", "run[lr]", "--config", "probes.yaml", "--out", "kept"]) == 2
+    assert f"wrote no {EVALUATIONS_FILE}: see kept" in capsys.readouterr().err
+    assert "evaluating run[lr] @ 20 (1 of 1)" in out.getvalue()
+
+
+@pytest.mark.parametrize("number", ["0", "-2"])
+def test_an_evaluation_has_processes(number: str, work: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", "base", "--config", "probes.yaml", "--dry-run", "--nproc", number])
+    assert f"--nproc: '{number}': give a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_what_a_run_said_is_told_where_it_fails(

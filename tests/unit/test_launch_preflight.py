@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 from collections.abc import Sequence
@@ -222,6 +223,36 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "--global-batch-size 4 is not a multiple" in captured.err
+
+
+def test_paths_are_shown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = "domain_pretrain.commands.preflight"
+    monkeypatch.setattr(f"{module}.ask", lambda *_: Answer(outcome="not asked", text="no time"))
+    for run in ("sweep[/lr=3e-4]", "sweep[lr=3e-4]"):
+        prefix = f"{run}/general"
+        Path(run).mkdir(parents=True)
+        write_prefix(prefix, [1] * 1001)
+        config = {
+            "domains": {"general": {"data": [glob.escape(prefix)]}},
+            "mix": {"skip": [{"samples": [0, 9]}]},
+        }
+        Path("mix.yaml").write_text(json.dumps(config), "utf-8")
+        words = f"{STEPS} {MODEL} --data-path 1 {prefix} --split 100,0,0 --save {run} --load {run}"
+        words += " --domain-config mix.yaml"
+        assert cli.main(["preflight", "--", *words.split()]) == 0
+        out = capsys.readouterr().out
+        assert f"random weights: {run} holds no checkpoint yet" in out
+        assert f"│ {prefix} │" in out
+
+
+@pytest.mark.parametrize("flag", ["--nodes", "--devices-per-node"])
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_a_run_has_processes(flag: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["preflight", flag, number, "--", *STEPS.split()])
+    assert f"{flag}: '{number}': give a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_the_host_has_the_last_word_on_flags() -> None:

@@ -81,8 +81,8 @@ def test_every_preset_is_tested_here() -> None:
 def test_presets_fit_their_nodes(name: str, billions: float, nodes: int) -> None:
     words, _ = dry_run(f"configs/launch/{name}.env", NODES=str(nodes), MASTER_ADDR="first")
     assert f"--nnodes={nodes}" in words
-    # One node takes any free port, so that another run on this machine may have its own.
-    assert ("--rdzv-endpoint=first:0" in words) == (nodes == 1)
+    (endpoint,) = [word for word in words if word.startswith("--rdzv-endpoint=")]
+    assert endpoint.startswith("--rdzv-endpoint=first:") == (nodes > 1)
     flags = Flags.parse(words)
     assert list(layout_problems(flags, 8 * nodes)) == []
     assert (parameters(flags, vocabulary(flags)) or 0) / 1e9 == pytest.approx(billions, rel=0.005)
@@ -162,6 +162,58 @@ def test_where_a_node_learns_who_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    "around",
+    [
+        {"NODE_RANK": "1"},
+        {"SLURM_NODEID": "3", "SLURMD_NODENAME": "n4", "SLURM_JOB_ID": "42"},
+        {"PET_NODE_RANK": "1", "PET_MASTER_ADDR": "a", "PET_MASTER_PORT": "29400"},
+        {"SLURM_NODEID": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"},
+    ],
+)
+def test_a_single_node_waits_for_nobody(around: dict[str, str]) -> None:
+    """Nor for a port that may be taken: what is told of a job is not of this run."""
+    words, _ = dry_run("configs/launch/llama3.1-8b.env", NODES="1", **around)
+    assert "--rdzv-endpoint=127.0.0.1:0" in words
+    assert "--rdzv-conf=join_timeout=600,is_host=1" in words
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"NODE_RANK": "abc"}, "NODE_RANK must be a whole number from 0 to 7, got abc"),
+        ({"NODE_RANK": "09"}, "NODE_RANK must be a whole number from 0 to 7, got 09"),
+        ({"NODE_RANK": "8"}, "NODE_RANK must be a whole number from 0 to 7, got 8"),
+        ({"SLURM_NODEID": "8"}, "SLURM_NODEID must be a whole number from 0 to 7, got 8; set NODE"),
+        ({"JOIN_TIMEOUT": "x"}, "JOIN_TIMEOUT must be a whole number from 1 on, got x"),
+        ({"JOIN_TIMEOUT": "0"}, "JOIN_TIMEOUT must be a whole number from 1 on, got 0"),
+        ({"MAX_RESTARTS": "-1"}, "MAX_RESTARTS must be a whole number from 0 on, got -1"),
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT must be a whole number from 1 to 65535, got abc"),
+        ({"PET_MASTER_PORT": "65536"}, "PET_MASTER_PORT must be a whole number from 1 to 65535"),
+    ],
+)
+def test_numbers_are_checked(variables: dict[str, str], said: str) -> None:
+    words = {"NODES": "8", "MASTER_ADDR": "a", **variables}
+    assert said in dry_run("configs/launch/llama3.1-8b.env", code=2, **words)[1]
+
+
+def test_a_rank_that_is_given_comes_before_that_of_the_job_around_it() -> None:
+    """Such as of two nodes of four."""
+    given = {"NODES": "8", "NODE_RANK": "0", "SLURM_NODEID": "17"}
+    words, _ = dry_run("configs/launch/llama3.1-8b.env", **given)
+    assert "--rdzv-conf=join_timeout=600,is_host=1" in words
+
+
+def test_names_of_jobs_and_folders() -> None:
+    """torchrun makes a folder by the job's; and no folder is a flag."""
+    env = "configs/launch/llama3.1-8b.env"
+    assert "--rdzv-id=a_b" in dry_run(env, JOB_ID="a/b")[0]
+    words, said = dry_run(env, RUN_DIR="-x")
+    assert said == ""
+    assert "--rdzv-id=-x" in words
+    assert words[words.index("--save") + 1] == "./-x/checkpoints"
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "no env file"),
@@ -169,6 +221,7 @@ def test_where_a_node_learns_who_it_is() -> None:
         ("FLAGS=(--x) NODES=1 DEVICES_PER_NODE=1", "does not set RUN_DIR"),
         ("RUN_DIR=x NODES=1 DEVICES_PER_NODE=eight FLAGS=(--x)", "DEVICES_PER_NODE must be"),
         ("RUN_DIR=x NODES=0 DEVICES_PER_NODE=8 FLAGS=(--x)", "NODES must be a whole"),
+        (f"RUN_DIR=x NODES={'9' * 20} DEVICES_PER_NODE=8 FLAGS=(--x)", "NODES must be a whole"),
         ("FLAGS=($UNKNOWN)", "UNKNOWN"),
         ("false", "a command in the env file failed"),
         ("false || [[ -n ${DEBUG:-} ]] && DEBUG=2", "or its last one is false"),

@@ -556,7 +556,7 @@ def test_the_flags_for_a_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert flags_of_plan.main(["plan.plan/plan.json"]) == 0
     plan = plan_of(small())
     assert capsys.readouterr().out.splitlines() == flags(plan, Path("plan.plan/domains.yaml"))
-    for content in ("[]", '{"flags": "x"}', '{"flags": ["a\\nb"]}', "no"):
+    for content in ("[]", '{"flags": []}', '{"flags": "x"}', '{"flags": ["a\\nb"]}', "no"):
         Path("bad.json").write_text(content, "utf-8")
         assert flags_of_plan.main(["bad.json"]) == 2
         assert "bad.json" in capsys.readouterr().err

@@ -107,6 +107,9 @@ SPOILT = [
     (json.dumps(domain(loss="low")), r"domains\.a\.loss: Input should be a valid number"),
     (json.dumps(domain(loss_sum=None)), r"domains\.a\.loss_sum: Input should be a valid number"),
     (json.dumps(domain(loss_sum=1e300)), r"domains\.a\.loss_sum: Input should be less than"),
+    (json.dumps(domain(samples=10**400)), r"domains\.a\.samples: Input should be"),
+    (json.dumps({**line(2), "parents": [1]}), "parents: Input should be a valid dictionary"),
+    (json.dumps({**line(2), "parents": {"a": 3}}), r"parents\.a: Input should be a valid dict"),
     (
         json.dumps({**line(2), "domains": {"n" * 5000: 1}}),
         r"domains\.n{72} … n{40}: Input should be a",
@@ -131,6 +134,17 @@ def test_a_spoilt_line_is_left_out_and_named(
     path.write_text(f"{spoilt}\n")
     with pytest.raises(ConfigError, match=rf"holds no line of .*; line 1: {why}"):
         read_metrics(path)
+
+
+def test_a_number_that_no_float_holds_is_not_finite(metrics: Callable[..., Path]) -> None:
+    huge = {"consumed_samples": 10**400, "host": {"grad_norm": -(10**400), "learning_rate": 1e-5}}
+    path = metrics("run", {**line(1, a=1.0), **huge})
+    history = read_history(path)
+    assert math.isnan(history.host.last("grad_norm"))
+    assert math.isnan(history.host.last("consumed_samples"))
+    assert history.host.last("learning_rate") == 1e-5
+    run = str(path.parent)
+    assert main(["report", run]) == main(["watch", "--once", run]) == 0
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:

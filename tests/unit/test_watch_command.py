@@ -342,9 +342,8 @@ def test_on_a_terminal_the_last_frame_stays(
 ) -> None:
     (tmp_path / METRICS_FILE).write_bytes(encode(start("a"), window(1, a=1.5)))
     out = io.StringIO()
-    monkeypatch.setattr(
-        watch, "Console", lambda **given: Console(file=out, force_terminal=True, width=90, **given)
-    )
+    screen = Console(file=out, force_terminal=True, width=90)
+    monkeypatch.setattr(watch, "plain_console", lambda: screen)
     naps(lambda: None)
     assert main(["watch", str(tmp_path)]) == 0
     written = out.getvalue()

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.demo.layout import Layout, default_nproc
 from domain_pretrain.demo.recipe import phases
 from domain_pretrain.demo.story import Story
@@ -76,11 +75,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("the demo draws with matplotlib: pip install 'domain-pretrain[demo]'")
     _choose_megatron(args.script)
     _claim(args.out)
-    console = Console(highlight=False)
+    console = plain_console()
     try:
         Story(console, args.out, layout, *phases(args.iterations), args.script).tell()
     except KeyboardInterrupt:
-        console.print(f"interrupted; what was written is in {args.out}", markup=False)
+        console.print(f"interrupted; what was written is in {args.out}")
         return 130
     return 0
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from domain_pretrain.adapt.recipes import RECIPES
 from domain_pretrain.backends import select
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.hosts import mindspeed
 from domain_pretrain.hosts.experts import EXPERT_SEAMS
@@ -45,12 +47,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 1 where a run would not be safe, else 0."""
-    console = Console()
+    console = plain_console()
     fit = _print_machine(console) if args.host is None else True
     root = _find_host(args.host)
     if root is None:
         where = args.host or "this Python's path"
-        console.print(f"[red]no megatron/training in {where}[/red]: no Megatron found")
+        missing = Text(f"no megatron/training in {where}:", "red")
+        console.print(missing, "no Megatron found")
         return 1
     mindspeed_llm = next(iter(_find_package("mindspeed_llm", args.host)), None)
     safe = _print_host(console, root, mindspeed_llm) and fit
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     _print_strategies(console)
     _print_recipes(console)
     _print_refusals(console, mindspeed_llm is not None)
-    console.print("[green]fit[/green]" if safe else "[red]not fit: see above[/red]")
+    console.print(Text("fit", "green") if safe else Text("not fit: see above", "red"))
     return 0 if safe else 1
 
 
@@ -125,10 +128,10 @@ def _print_host(console: Console, root: Path, mindspeed_llm: Path | None) -> boo
     safe = True
     try:
         check_version(str(host), allow_unknown=False)
-        verdict = f"within {HOST_VERSIONS}"
+        verdict = Text(f"within {HOST_VERSIONS}")
     except UnsupportedError as error:
-        safe, verdict = False, f"[red]{error}[/red]"
-    console.print(f"\nmegatron.core {host} at {root}: {verdict}")
+        safe, verdict = False, Text(str(error), "red")
+    console.print(f"\nmegatron.core {host} at {root}:", verdict)
     needs = find(host)
     if needs is not None:
         packages = ", ".join(needs.requirements)

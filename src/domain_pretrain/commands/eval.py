@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
+from domain_pretrain.commands.arguments import at_least_one
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.demo.launch import run as run_logged
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import is_imported
@@ -80,7 +83,9 @@ def add_parser(subparsers: Any) -> None:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """How the models are run; :func:`evaluate` reads them."""
-    parser.add_argument("--nproc", type=int, default=1, help="processes, by torchrun (default 1)")
+    parser.add_argument(
+        "--nproc", type=at_least_one, default=1, help="processes, by torchrun (default 1)"
+    )
     parser.add_argument(
         "--script", metavar="SCRIPT.py", help="that trained them (default: the built-in GPT)"
     )
@@ -102,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         write_config(args.config, out / CONFIG)
         return find_models(args.places, _import, every=args.every_checkpoint)
 
-    console = Console(highlight=False, markup=False, soft_wrap=False)
+    console = plain_console()
     found = evaluate(args, prepare, console)
     if not found:
         return 0
@@ -138,7 +143,7 @@ def evaluate(
         for at, (model, log_dir, command) in enumerate(commands, start=1):
             print(f"$ {shlex.join(command)}", flush=True)
             if not args.dry_run:
-                what = f"evaluating {model.label} ({at} of {len(commands)})"
+                what = Text(f"evaluating {model.label} ({at} of {len(commands)})")
                 with console.status(what) if console.is_terminal else nullcontext():
                     found.append((model.label, _evaluate(model, log_dir, command)))
     except ConfigError:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.huggingface.exporting import export_model
 from domain_pretrain.huggingface.families import Place
 from domain_pretrain.huggingface.found import find_checkpoint
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     found = find_checkpoint(args.checkpoint)
     check_whole(found.folder)
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
 
     def progress(places: Iterable[Place]) -> Iterable[Place]:
         return track(places, "exporting", console=console, disable=not console.is_terminal)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.huggingface.base import ENV
 from domain_pretrain.huggingface.families import Place
 from domain_pretrain.huggingface.importing import import_model
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what to do with it."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
 
     def progress(places: Iterable[Place]) -> Iterable[Place]:
         return track(places, "importing", console=console, disable=not console.is_terminal)

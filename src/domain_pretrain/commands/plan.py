@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.commands.trace import open_trace
 from domain_pretrain.data.already_read import KEY, content_of
 from domain_pretrain.data.index import Index
@@ -49,8 +48,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan and write it; 1 where a warning forbids that."""
-    out = Console(highlight=False, soft_wrap=True)
-    told = Console(stderr=True, highlight=False, soft_wrap=True)
+    out = plain_console(soft_wrap=True)
+    told = plain_console(stderr=True, soft_wrap=True)
     file = PlanFile.load(args.config)
     plan = make_plan(file, None if file.continues is None else _read_by(file.continues))
     if plan.before is not None:
@@ -58,18 +57,18 @@ def run(args: argparse.Namespace) -> int:
     out.print(stage_table(plan))
     out.print(data_table(plan))
     if plan.left_out:
-        out.print(f"not sampled: {', '.join(plan.left_out)}", markup=False)
+        out.print(f"not sampled: {', '.join(plan.left_out)}")
     for warning in plan.warnings:
-        told.print(f"plan: {warning}", style="yellow", markup=False)
+        told.print(f"plan: {warning}", style="yellow")
     if args.strict and plan.warnings:
-        told.print("plan: --strict, so nothing is written", style="red", markup=False)
+        told.print("plan: --strict, so nothing is written", style="red")
         return 1
     folder = args.output or Path(f"{args.config.stem}.plan")
     flags = write(plan, args.config, folder)
     names = [PLAN, CONFIG, *([] if plan.read is None else [ALREADY_READ])]
-    out.print(f"written: {', '.join(str(folder / name) for name in names)}", markup=False)
-    out.print(f"train with: {shlex.join(flags)}", markup=False)
-    out.print(f"learning rate, for example: {shlex.join(rate_flags(plan))}", markup=False)
+    out.print(f"written: {', '.join(str(folder / name) for name in names)}")
+    out.print(f"train with: {shlex.join(flags)}")
+    out.print(f"learning rate, for example: {shlex.join(rate_flags(plan))}")
     return 0
 
 

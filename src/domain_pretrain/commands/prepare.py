@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.prepare.corpus import MAX_BAD, prepare
 from domain_pretrain.prepare.encodings import UTF_8
 from domain_pretrain.prepare.errors import BadLine
@@ -133,7 +133,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; an error, or an interruption, leaves nothing written."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = plain_console(stderr=True, soft_wrap=True)
     prefix = str(Path(args.output))  # a shell completes a folder's name with a slash
     bad_lines = 0
 
@@ -141,9 +141,9 @@ def run(args: argparse.Namespace) -> int:
         nonlocal bad_lines
         bad_lines += 1
         if bad_lines <= BAD_LINES_SHOWN:
-            console.print(f"bad line: {bad}", markup=False)
+            console.print(f"bad line: {bad}")
         elif bad_lines == BAD_LINES_SHOWN + 1:
-            console.print("bad line: more of them, which are counted but not shown", markup=False)
+            console.print("bad line: more of them, which are counted but not shown")
 
     with _Bar(console) as bar:
         manifest = prepare(
@@ -167,8 +167,8 @@ def run(args: argparse.Namespace) -> int:
             on_progress=bar.show,
             on_bad_line=on_bad_line,
         )
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(_summary(manifest, prefix), markup=False)
+    out = plain_console(soft_wrap=True)
+    out.print(_summary(manifest, prefix))
     if manifest.by is not None:
         out.print(_datasets_table(manifest.datasets))
     if manifest.channels:
@@ -176,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
     if manifest.quality is not None:
         out.print(_quality_table(manifest.quality))
     if warning := _many_duplicates(manifest):
-        console.print(warning, markup=False)
+        console.print(warning)
     return 0
 
 
@@ -245,7 +245,7 @@ def _channels_table(channels: list[Channel]) -> Table:
     table = _numbers_table("channel", ["documents", "bytes of text", "tokens"])
     for channel in channels[:CHANNELS_SHOWN]:
         numbers = (channel.documents, channel.text_bytes, channel.tokens)
-        table.add_row(escape(channel.name), *(f"{number:,}" for number in numbers))
+        table.add_row(channel.name, *(f"{number:,}" for number in numbers))
     if len(channels) > CHANNELS_SHOWN:
         table.add_row(f"and {len(channels) - CHANNELS_SHOWN:,} others")
     return table
@@ -311,7 +311,7 @@ def _quality_table(quality: Quality) -> Table:
             table.add_row(name, _found(found))
     tokens = list(quality.special_token_counts.items())
     for token, count in tokens[:TOKENS_SHOWN]:
-        table.add_row(escape(f"  {token}"), f"{count:,}")
+        table.add_row(f"  {token}", f"{count:,}")
     if len(tokens) > TOKENS_SHOWN:
         table.add_row(f"  and {len(tokens) - TOKENS_SHOWN} others", "")
     return table

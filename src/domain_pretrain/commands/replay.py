@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from domain_pretrain.checkpoints.tracker import checkpoints_of
 from domain_pretrain.commands.eval import add_run_flags, evaluate
 from domain_pretrain.commands.report import find_metrics
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.commands.trace import as_range, open_trace
 from domain_pretrain.data.trace.suspects import rows_of, suspects_and_control
 from domain_pretrain.errors import ConfigError
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         write_config(config, out / CONFIG)
         return find_models(places, lambda place: place, every=False)
 
-    console = Console(highlight=False, markup=False, soft_wrap=False)
+    console = plain_console()
     models = evaluate(args, prepare, console)
     if models:
         (before, first_found), (after, last_found) = models

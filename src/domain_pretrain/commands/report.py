@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.reader import METRICS_FILE, read_evaluations, read_findings
 from domain_pretrain.report.evaluations import models_of, print_evaluations
@@ -64,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables, and draw the picture."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     files = [find_metrics(folder) for folder in args.runs]
     histories, last = [], []
     for path in files:

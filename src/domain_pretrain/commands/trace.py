@@ -14,11 +14,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from domain_pretrain.commands.report import find_metrics
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.data.trace.consumption import Told
 from domain_pretrain.data.trace.timeline import Mark, stretches
 from domain_pretrain.data.trace.trace import Part, Sample, Trace, is_below
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(table: Table) -> None:
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    plain_console(soft_wrap=True).print(table)
 
 
 def open_trace(folder: Path, cache: Path | None = None) -> Trace:

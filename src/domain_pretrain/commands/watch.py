@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.records.reader import METRICS_FILE
 from domain_pretrain.report.frame import frame, waiting
@@ -40,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show frames until the user has seen enough."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     follower = Follower(args.folder.parent if args.folder.is_file() else args.folder)
     follower.read()
     if args.once:

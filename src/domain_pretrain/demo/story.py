@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from domain_pretrain.demo.corpora import Corpus, build
 from domain_pretrain.demo.launch import PhaseProgress, run, torchrun
@@ -63,7 +63,7 @@ class Story:
         self._say("done", f"in {minutes} min {seconds} s")
 
     def _say(self, name: str, text: str) -> None:
-        self.console.print(f"[bold]{name:<9}[/] {escape(text)}", soft_wrap=True)
+        self.console.print(Text(f"{name:<9}", "bold"), text, soft_wrap=True)
 
     def _build(self) -> dict[str, Corpus]:
         with self.console.status("corpora: from the standard library of this Python …"):

@@ -74,7 +74,7 @@ class Report:
         if self.plan is not None and self.plan.prefixes:
             console.print(_prefix_table(self.plan))
         for warning in self.warnings:
-            console.print(f"preflight: {warning}", style="yellow", markup=False, highlight=False)
+            console.print(f"preflight: {warning}", style="yellow")
 
 
 Ask = Callable[[Sequence[str], int, int], Answer]

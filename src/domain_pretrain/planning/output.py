@@ -220,7 +220,7 @@ def flags_of(path: str | Path) -> list[str]:
     """
     content = read_json(path)
     words = content.get("flags") if isinstance(content, dict) else None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    if not (words and isinstance(words, list) and all(isinstance(word, str) for word in words)):
         raise ConfigError(f"{str(path)!r} is no plan.json of domain-pretrain plan: it has no flags")
     broken = [word for word in words if "\n" in word]
     if broken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
 from rich.table import Table
 
 from domain_pretrain.planning.before import Before, changes
@@ -22,7 +21,7 @@ def stage_table(plan: Plan) -> Table:
             for name, own in samples_of_stage(plan, n).items()
         ]
         table.add_row(
-            escape(stage.name),
+            stage.name,
             f"{stage.iterations:,}",
             f"{stage.samples:,}",
             f"{stage.samples * plan.file.seq_length:,}",
@@ -40,8 +39,8 @@ def data_table(plan: Plan) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for one in plan.prefixes:
         table.add_row(
-            escape(one.source.domain),
-            escape(one.source.prefix),
+            one.source.domain,
+            one.source.prefix,
             f"{one.source.corpus.tokens:,}",
             f"{one.samples * plan.file.seq_length:,}",
             f"{one.samples / plan.samples:.2%}",
@@ -54,7 +53,7 @@ def data_table(plan: Plan) -> Table:
 def changes_table(before: Before, plan: Plan) -> Table:
     """A row for each thing that is another than in the run before, or is kept."""
     title = f"Goes on from iteration {before.iteration:,} of {before.folder}"
-    table = Table("", title=escape(title), title_justify="left")
+    table = Table("", title=title, title_justify="left")
     for column in ("before", "now"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in changes(before, plan.file):

@@ -36,12 +36,15 @@ class _Domain(BaseModel):
     loss: _Number | None
     loss_sum: _Number
     tokens: _Count
+    samples: _Count = 0  # old files, and parents, do not say
+    sample_loss_sum: _Number = 0
 
 
 class _Wide(BaseModel):
     iteration: _Iteration
     split: Split
     domains: dict[str, _Domain]
+    parents: dict[str, _Domain] = {}
 
 
 class _Columns(BaseModel):
@@ -60,6 +63,7 @@ class _Compact(BaseModel):
     split: Split
     present: list[Annotated[int, Field(strict=True, ge=0)]] | None = None
     columns: _Columns
+    parents: dict[str, _Domain] = {}
 
     @model_validator(mode="after")
     def _check(self) -> _Compact:

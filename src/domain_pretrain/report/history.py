@@ -159,4 +159,7 @@ def corpus_tokens(header: Mapping[str, Any]) -> dict[str, float]:
 def number(value: Any) -> float:
     """A number of a line, where null is a number that is not finite."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known else math.nan
+    try:
+        return float(value) if known else math.nan
+    except OverflowError:  # a whole number beyond what is one
+        return math.nan
