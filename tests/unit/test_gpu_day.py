@@ -236,13 +236,42 @@ def test_the_graphs_sums_are_compared() -> None:
     assert not graph.compare({}, {})["tokens_equal"]
 
 
-def test_the_commit_of_a_copy_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(written, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+def git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with a file of each kind."""
+    for name in ("src/a.py", "benchmarks/a/results/a.json", "docs/a.md", "copy/src/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for words in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        git(tmp_path, *words)
+    return tmp_path
+
+
+def test_the_commit_of_a_copy_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it lies in another repository."""
+    monkeypatch.setattr(written, "ROOT", checkout / "copy")
     monkeypatch.setenv("COMMIT", "abc1234")
     assert written.commit() == "abc1234"
     monkeypatch.delenv("COMMIT")
     assert written.commit() == "unknown"
+
+
+def test_the_commit_of_a_checkout_with_changes(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(written, "ROOT", checkout)
+    clean = written.commit()
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    for name in ("benchmarks/a/results/a.json", "docs/a.md"):  # not what is measured
+        (checkout / name).write_text("changed")
+    assert written.commit() == clean
+    (checkout / "src" / "a.py").write_text("changed")
+    assert written.commit() == f"{clean} and uncommitted changes"
 
 
 @pytest.mark.parametrize(
