@@ -114,8 +114,8 @@ def install(wheels: list[Path], site: Path, log: Path, ended: list[str]) -> str:
         return ""
     if ended:
         return f"ended by {ended[0]} before the first step"
-    why = f"took over {WHEELS_LIMIT} s" if code is None else f"failed: see {log}"
-    return f"pip's installing of {wheels[0].parent} {why}"
+    why = f"it took over {WHEELS_LIMIT} s" if code is None else log.read_text("utf-8").strip()
+    return f"pip cannot install what is in {wheels[0].parent}: {why}"
 
 
 def describe() -> dict[str, str]:
