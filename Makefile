@@ -46,4 +46,4 @@ hosts: setup
 
 # No setup: a GPU machine has its own PyTorch, and may have no network.
 gpu:
-	@scripts/gpu_day.sh $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+	@exec scripts/gpu_day.sh $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)

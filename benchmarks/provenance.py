@@ -8,8 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from written import ROOT, git
-from written import commit as commit_of_checkout
+from written import ROOT, commit
 
 
 def provenance(script: str) -> dict[str, str]:
@@ -28,12 +27,6 @@ def provenance(script: str) -> dict[str, str]:
         "torch": torch.__version__,
         "processor": processor(),
     }
-
-
-def commit() -> str:
-    """The commit of this checkout; says so if its files are not the commit's."""
-    changed = git("status", "--porcelain", "-uno", "--", "src", "benchmarks")
-    return commit_of_checkout() + (" and uncommitted changes" if changed else "")
 
 
 def processor() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ("src", "tests", "benchmarks", ":!benchmarks/*/results/*")
 
 
 def write_json(path: Path | None, content: Any, *, lines: str | None = None) -> None:
@@ -33,13 +34,24 @@ def write_json(path: Path | None, content: Any, *, lines: str | None = None) -> 
 
 def git(*arguments: str) -> str:
     """What git says of this checkout; nothing where there is no git, or no checkout."""
+    # It does not look above: a repository that a copy lies in is another one.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
     except FileNotFoundError:
         return ""
     return done.stdout.strip()
 
 
 def commit() -> str:
-    """Short hash of this checkout; of a copy without git, what the variable COMMIT says."""
-    return git("rev-parse", "--short", "HEAD") or os.environ.get("COMMIT") or "unknown"
+    """Short hash of this checkout, and whether files that are measured are not that commit's.
+
+    Of a copy without git, what the variable COMMIT says.
+    """
+    found = git("rev-parse", "--short", "HEAD")
+    if not found:
+        return os.environ.get("COMMIT") or "unknown"
+    changed = git("status", "--porcelain", "-uno", "--", *MEASURED)
+    return found + (" and uncommitted changes" if changed else "")

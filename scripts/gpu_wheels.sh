@@ -4,7 +4,8 @@
 #   scripts/gpu_wheels.sh DIR [REQUIREMENT...]
 #
 # DIR gets benchmarks/gpu_day/wheels.txt for Python 3.12 on x86-64 Linux, without what they depend
-# on; REQUIREMENTs are fetched besides, for a machine that lacks more (matplotlib, psutil).
+# on; REQUIREMENTs are fetched besides, for a machine that lacks more (matplotlib, psutil). Other
+# versions of the same packages in DIR go.
 set -euo pipefail
 
 if [[ $# == 0 || $1 == -* ]]; then
@@ -25,7 +26,15 @@ for minor in 28 27 26 24 17; do platforms+=(--platform "manylinux_2_${minor}_x86
 platforms+=(--platform manylinux2014_x86_64)
 
 mkdir -p "$wheels"
+fetched=$(mktemp -d "$wheels/.fetched.XXXXXX")
+trap 'rm -rf "$fetched"' EXIT
 "$python" -m pip download --disable-pip-version-check --quiet --no-deps --only-binary=:all: \
   --python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none "${platforms[@]}" \
-  --dest "$wheels" --requirement benchmarks/gpu_day/wheels.txt "${@:2}"
+  --dest "$fetched" --requirement benchmarks/gpu_day/wheels.txt "${@:2}"
+# Two versions of a package could not be installed together.
+for wheel in "$fetched"/*.whl; do
+  name=${wheel##*/}
+  rm -f "$wheels/${name%%-*}"-*.whl
+  mv "$wheel" "$wheels"
+done
 echo "gpu_wheels: $(du -sh "$wheels" | cut -f1) in $1"

@@ -28,6 +28,10 @@ from statistics import median
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from written import commit
+
 from domain_pretrain.data.mix.locate import Locator
 from domain_pretrain.data.mix.plan import Plan, Stage
 
@@ -110,9 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.side:
         print(json.dumps(SIDES[options.side](options.prefixes[0], options.samples[0])))
         return
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, check=False
-    ).stdout.strip()
     rows = []
     print("| samples | prefixes | | ready, s | all, s | MB |\n|---|---|---|---|---|---|")
     for samples, prefixes in product(options.samples, options.prefixes):
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {
         "what": "time and memory of the order of a run's samples",
         "device": _device(),
-        "commit": commit,
+        "commit": commit(),
         "flags": " ".join(sys.argv[1:]),
         "rows": rows,
     }

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent), str(ROOT / "benchmarks")]
 
 from device_code import VARIANTS, nvrtc_version, row, table  # noqa: E402
 from hot_loop import nvdisasm  # noqa: E402
-
-SOURCES = ("src/domain_pretrain/kernels", "benchmarks/device_code/*.py")
+from written import commit  # noqa: E402
 
 
 def main() -> None:
@@ -39,20 +37,12 @@ def main() -> None:
 
 def source() -> dict[str, str]:
     """Where the numbers come from."""
-    commit = git("rev-parse", "--short", "HEAD")
-    if git("status", "--porcelain", "-uno", "--", *SOURCES):
-        commit += " and uncommitted changes"
     return {
         "command": "python benchmarks/device_code/run.py",
-        "commit": commit,
+        "commit": commit(),
         "date": date.today().isoformat(),
         "nvrtc": nvrtc_version(),
     }
-
-
-def git(*words: str) -> str:
-    command = ["git", "-C", str(ROOT), *words]
-    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from baselines import Bincount, Copy, EmptyKernel, IndexAdd, Ours  # noqa: E402
 from domain_reduce_cases import Case, make_case, oracle, oracle_loss  # noqa: E402
-from written import commit, git, write_json  # noqa: E402
+from written import commit, write_json  # noqa: E402
 
 from domain_pretrain.kernels.domain_reduce import select  # noqa: E402
 
@@ -171,21 +171,11 @@ def base_of(key: str, ours: str, row: dict[str, Any]) -> str:
 
 def machine(device: str) -> dict[str, Any]:
     """Where the numbers come from."""
-    made_from = commit()
-    if git(
-        "status",
-        "--porcelain",
-        "-uno",
-        "--",
-        "src/domain_pretrain/kernels",
-        "benchmarks/domain_reduce",
-    ):
-        made_from += " and uncommitted changes"
     info: dict[str, Any] = {
         "command": " ".join(
             ["python", "benchmarks/domain_reduce/" + Path(sys.argv[0]).name, *sys.argv[1:]]
         ),
-        "commit": made_from,
+        "commit": commit(),
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,7 +1,4 @@
-"""What the GPU day imports beyond the standard library, and whether this Python has it.
-
-python benchmarks/gpu_day/needs.py    # exit code 2, with what to do, where something is missing
-"""
+"""What the GPU day imports beyond the standard library, and whether this Python has it."""
 
 from __future__ import annotations
 
@@ -51,22 +48,17 @@ def found(name: str) -> bool:
         return False
 
 
-def main() -> int:
-    if sys.version_info[:2] != (3, 12) and missing(WHEELS):
+def obstacle() -> str:
+    """What no step can do without, and what to do about it; nothing where all of that is there."""
+    if not found("torch"):
+        return f"{sys.executable} lacks torch: name a Python that has it, PYTHON=command"
+    absent = missing(WHEELS)
+    if absent and sys.version_info[:2] != (3, 12):
         version = ".".join(map(str, sys.version_info[:2]))
-        print(f"gpu_day: the wheels are for Python 3.12, this is {version}", file=sys.stderr)
-        return 2
-    if absent := missing(WHEELS):
-        print(
-            f"gpu_day: this Python lacks {', '.join(absent)}: where there is network, run "
-            "scripts/gpu_wheels.sh DIR, bring DIR here, and give --wheels DIR (make: WHEELS=DIR)",
-            file=sys.stderr,
+        return f"the wheels are for Python 3.12, this is {version}: name another, PYTHON=command"
+    if absent:
+        return (
+            f"this Python lacks {', '.join(absent)}: where there is network, run "
+            "scripts/gpu_wheels.sh DIR, bring DIR here, and give --wheels DIR (make: WHEELS=DIR)"
         )
-        return 2
-    if absent := missing(MACHINE):  # only some steps need each
-        print(f"gpu_day: this Python lacks {', '.join(absent)}: steps that need it will fail")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return ""

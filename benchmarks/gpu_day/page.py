@@ -5,6 +5,7 @@ python benchmarks/gpu_day/page.py FOLDER
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import Counter
@@ -23,7 +24,9 @@ Number = Callable[..., str]
 
 def write(folder: Path) -> None:
     """Make the page anew."""
-    (folder / NAME).write_text(render(folder), encoding="utf-8")
+    new = folder / f"{NAME}.new"
+    new.write_text(render(folder), encoding="utf-8")
+    new.replace(folder / NAME)
 
 
 def render(folder: Path) -> str:
@@ -90,7 +93,7 @@ def summary(records: dict[str, Any], rehearsal: bool) -> str:
 def outcome(record: dict[str, Any] | None) -> str:
     """What became of a step, with the reason."""
     if record is None:
-        return "not run: it was not asked for"
+        return "not begun"
     if record["state"] == "running":
         return "cut off: it began, and nobody wrote down its end"
     state, reason = record["state"], record.get("reason")
@@ -109,7 +112,7 @@ def section(step: Step, record: dict[str, Any] | None, data: Any) -> str:
         number = numbers((record or {}).get("rehearsal", False))
         try:
             parts.append(BODIES[step.name](data, number))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # the others' numbers are to be shown whatever this one wrote
             parts.append(f"{step.name}.json is not what this page reads: {error!r}")
     if record is not None and record.get("tail") and record["state"] != "not run":
         parts.append("\n".join(["```text", *record["tail"], "```"]))
@@ -287,4 +290,9 @@ BODIES: dict[str, Callable[[Any, Number], str]] = {
 }
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("folder", type=Path, help="what scripts/gpu_day.sh --out has filled")
+    given = parser.parse_args().folder
+    if not kinds(given):
+        parser.error(f"{given}: no step has written there; name the folder of a GPU day")
+    write(given)

@@ -12,18 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 from collectives import all_reduce_us  # noqa: E402
 from measure import pieces  # noqa: E402
 from model import LAYOUTS, Network, lock_step, step_us  # noqa: E402
+from written import commit  # noqa: E402
 
 DOMAINS = (2, 8, 64, 1000)
 GLOO_RANKS = (2, 4, 8, 16, 32)
@@ -40,12 +40,9 @@ def measure(quick: bool) -> dict[str, Any]:
     sizes = tuple(8 * ((d + 1) * 5 + 10) for d in (8, 1000))
     gloo = {ranks: all_reduce_us(ranks, sizes) for ranks in gloo_ranks}
     torch.set_num_threads(1)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
     return {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread",
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "torch": torch.__version__,
         "gloo_bytes": sizes,
         "gloo_us": gloo,

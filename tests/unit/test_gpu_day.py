@@ -9,6 +9,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +28,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import written  # noqa: E402
 from gpu_day import graph, needs, page, runner  # noqa: E402
 from gpu_day import run as day  # noqa: E402
-from gpu_day.steps import PIECE_LIMIT, PIECES, STEPS, Step, chosen  # noqa: E402
+from gpu_day.steps import PIECE_LIMIT, PIECES, START, STEPS, Step, chosen  # noqa: E402
 from support.pages import text  # noqa: E402
 
 MACHINE = {"gpu": "A Card", "commit": "abc1234", "torch": "2.11", "python": "3.12", "date": "today"}
@@ -40,16 +44,15 @@ def run_day(steps: tuple[Step, ...], folder: Path, monkeypatch: pytest.MonkeyPat
         (day, "chosen", lambda names: steps),
         (page, "STEPS", steps),
         (day, "describe", lambda: MACHINE),
+        (day, "note_signals", lambda ended: None),  # of pytest, as well
+        (needs, "found", lambda name: True),
+        (sys, "path", list(sys.path)),
+        (sys, "argv", ["run.py", "--out", str(folder)]),
     ):
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(folder)])
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return day.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return day.main()
 
 
 def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
@@ -57,7 +60,7 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
 ) -> None:
     steps = (
         step("tests", "print('a reason'); raise SystemExit(3)"),
-        step("launches", "import time; print('so far', flush=True); time.sleep(3600)", limit=1),
+        step("launches", "import time; time.sleep(3600)", limit=1),
         step("kernels", "print('no device'); raise SystemExit(77)"),
         step("demo", "print('fine')"),
     )
@@ -68,40 +71,150 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
     for said in (
         "* gpu: A Card",
         "| failed: exit code 3: a reason |",
-        "| timed out: ended after its limit of 1 s |",
+        "| timed out: ended by its limit of 1 s |",
         "| not run: no device |",
         "| passed |",
     ):
         assert said in made
 
 
-def test_a_day_that_is_ended_ends_its_step_and_makes_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# A step that heeds no SIGTERM, and another beside it in a session of its own.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[1:]:
+    print("ready", flush=True)
+    time.sleep(3600)
+words = [sys.executable, "-c", sys.orig_argv[2], "child"]
+child = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
+print("ready", child.pid, flush=True)
+time.sleep(3600)
+"""
+# A day of that step and another one; what it runs on is not asked.
+DAY = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from gpu_day import needs, run, runner, steps
+stubborn = ["-c", sys.argv.pop(1)]
+run.describe = lambda: {"gpu": "A Card", "commit": "abc1234"}
+needs.found = lambda name: True
+runner.GRACE = 1.0
+steps.Step.command = lambda step, out, work, **more: stubborn
+sys.exit(run.main())
+"""
+
+
+def runs(process: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        status = Path("/proc", str(process), "stat").read_text("utf-8")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def until(true: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_day_that_is_ended_leaves_a_page_and_no_process(
+    number: signal.Signals, tmp_path: Path
 ) -> None:
-    kill = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(3600)"
-    with pytest.raises(SystemExit, match="143"):
-        run_day((step("demo", kill), step("graph", "")), tmp_path, monkeypatch)
+    """Through its script, however often it is told."""
+    python = tmp_path / "python"
+    code = [sys.executable, "-c", DAY, str(BENCHMARKS), STUBBORN]
+    python.write_text(f'#!/bin/bash\nshift\nexec {shlex.join(code)} "$@"\n')
+    python.chmod(0o755)
+    started = subprocess.Popen(
+        [ROOT / "scripts" / "gpu_day.sh", "--out", tmp_path, "--piece", "1"],
+        env={**os.environ, "PYTHON": str(python), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        # As a terminal would have it, also where pytest itself runs in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    log = tmp_path / "tests.log"
+    until(lambda: (log.is_file() and "ready" in log.read_text("utf-8")) or started.poll())
+    child = int(log.read_text("utf-8").split()[1])
+    assert runs(child)
+    while started.poll() is None:
+        started.send_signal(number)
+        time.sleep(0.05)
+    said = started.communicate()[0]
+    # The last one may have come as Python had given its handlers up.
+    assert started.returncode in (128 + number, -number), said
+    assert not runs(child)
     made = (tmp_path / page.NAME).read_text("utf-8")
-    assert "| cut off: it began" in made and "| not run: it was not asked for |" in made
+    assert f"| cut off: by {number.name} |" in made
+    assert made.count("| not begun |") == len(STEPS) - 1
+    assert not list(tmp_path.glob("gpu_day-*")), "the wheels' folder"
+
+
+def test_make_hands_its_signals_on() -> None:
+    (recipe,) = re.findall("^gpu:\n\t(.*)$", text("Makefile"), re.M)
+    assert recipe.startswith("@exec scripts/gpu_day.sh ")
+
+
+def test_a_reader_that_is_gone_does_not_end_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*words: object, **more: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", broken)
+    day.say("tests: passed")
 
 
 def test_nothing_of_an_older_run_is_taken_for_this_one(tmp_path: Path) -> None:
     (tmp_path / "demo.json").write_text('{"phases": {}}')
+    metrics = tmp_path / "work" / "demo" / "base" / "domain_metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    metrics.touch()
     runner.run(step("demo", "raise SystemExit(1)"), tmp_path)
-    assert not (tmp_path / "demo.json").exists()
+    assert not (tmp_path / "demo.json").exists() and not metrics.exists()
 
 
 def test_what_a_step_leaves_behind_is_ended(tmp_path: Path) -> None:
-    child = "import subprocess as s; print(s.Popen(['sleep', '3600']).pid)"
-    assert runner.run(step("demo", child), tmp_path)["state"] == "passed"
-    status = Path("/proc", (tmp_path / "demo.log").read_text().strip(), "stat")
-    assert not status.exists() or status.read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+    child = "import subprocess as s; p = s.Popen(['sleep', '3600'], start_new_session=True)"
+    assert runner.run(step("demo", f"{child}; print(p.pid)"), tmp_path)["state"] == "passed"
+    assert not runs(int((tmp_path / "demo.log").read_text()))
+
+
+class Clock:
+    """Seconds that pass as they are slept through."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        time.sleep(0.01)
+
+
+def test_a_step_is_over_by_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, log = Clock(), tmp_path / "log"
+    monkeypatch.setattr(runner, "time", clock)
+    assert runner.attempt(["-c", STUBBORN], log, 20) is None
+    assert clock.now <= 20
+    assert not log.read_text() or not runs(int(log.read_text().split()[1]))
 
 
 def test_pieces_fit_their_time() -> None:
+    """A limit holds also what does not heed it: test_a_step_is_over_by_its_limit."""
     for piece in PIECES:
-        assert sum(each.limit for each in chosen([piece])) <= PIECE_LIMIT
-    assert sum(each.limit for each in STEPS) <= 25 * 60
+        assert START + sum(each.limit for each in chosen([piece])) <= PIECE_LIMIT
+    assert START + sum(each.limit for each in STEPS) < 25 * 60
+    assert all(each.limit > runner.GRACE for each in STEPS)
     assert chosen([]) == list(STEPS)
     assert [each.name for each in chosen(["3", "demo"])] == [
         "demo",
@@ -199,9 +312,20 @@ def test_the_page_of_a_run_that_was_cut_off(tmp_path: Path) -> None:
         "**timed out: too long**",
         "step 7\nstep 8",
         "step-time.json is not what this page reads",
-        "**not run: it was not asked for**",
+        "**not begun**",
     ):
         assert said in made
+
+
+def test_numbers_that_cannot_be_shown_hide_no_others(tmp_path: Path) -> None:
+    record(tmp_path, "kernels")
+    rows = [{**row, "cuda": 0.0} for row in DATA["kernels"]["rows"]]
+    (tmp_path / "kernels.json").write_text(json.dumps({"rows": rows}))
+    record(tmp_path, "graph")
+    (tmp_path / "graph.json").write_text(json.dumps(DATA["graph"]))
+    made = page.render(tmp_path)
+    assert "kernels.json is not what this page reads: ZeroDivisionError" in made
+    assert "Tokens of 20 steps equal: yes" in made
 
 
 @pytest.mark.parametrize(
@@ -236,13 +360,42 @@ def test_the_graphs_sums_are_compared() -> None:
     assert not graph.compare({}, {})["tokens_equal"]
 
 
-def test_the_commit_of_a_copy_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(written, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+def git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with a file of each kind."""
+    for name in ("src/a.py", "benchmarks/a/results/a.json", "docs/a.md", "copy/src/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for words in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        git(tmp_path, *words)
+    return tmp_path
+
+
+def test_the_commit_of_a_copy_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it lies in another repository."""
+    monkeypatch.setattr(written, "ROOT", checkout / "copy")
     monkeypatch.setenv("COMMIT", "abc1234")
     assert written.commit() == "abc1234"
     monkeypatch.delenv("COMMIT")
     assert written.commit() == "unknown"
+
+
+def test_the_commit_of_a_checkout_with_changes(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(written, "ROOT", checkout)
+    clean = written.commit()
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    for name in ("benchmarks/a/results/a.json", "docs/a.md"):  # not what is measured
+        (checkout / name).write_text("changed")
+    assert written.commit() == clean
+    (checkout / "src" / "a.py").write_text("changed")
+    assert written.commit() == f"{clean} and uncommitted changes"
 
 
 @pytest.mark.parametrize(
@@ -259,6 +412,33 @@ def test_it_says_what_it_cannot_do(
     monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path)])
     assert day.main() == 2
     assert said in capsys.readouterr().err
+
+
+def test_results_need_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "folder"):
+        assert run_day((), out, monkeypatch) == 2
+        assert f"--out {out}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [([], "arguments are required: folder"), (["nowhere"], "nowhere: no step")]
+)
+def test_a_page_needs_results(words: list[str], said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu_day" / "page.py", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and said in done.stderr
+    record(tmp_path, "demo")
+    made = [sys.executable, BENCHMARKS / "gpu_day" / "page.py", tmp_path]
+    subprocess.run(made, check=True)
+    assert "| passed |" in (tmp_path / page.NAME).read_text("utf-8")
 
 
 def test_a_rehearsal_is_not_mixed_with_results(
@@ -371,20 +551,24 @@ def test_the_wheels_are_those_that_are_asked_for() -> None:
 
 
 def test_a_machine_without_them_is_told_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def lacks(*names: str) -> str:
+        code = run_day((), tmp_path, monkeypatch)
+        assert code == 0
+        monkeypatch.setattr(needs, "found", lambda name: name not in names)
+        code = day.main()
+        said = capsys.readouterr()
+        assert code == (2 if said.err else 0)
+        return said.err or said.out
+
     monkeypatch.setattr(sys, "version_info", (3, 12, 3))
-    monkeypatch.setattr(needs, "found", lambda name: name != "pydantic")
-    assert needs.main() == 2
-    said = capsys.readouterr().err
+    said = lacks("pydantic")
     assert "lacks pydantic:" in said and "scripts/gpu_wheels.sh DIR" in said
-    monkeypatch.setattr(needs, "found", lambda name: name != "matplotlib")
-    assert needs.main() == 0
-    assert "lacks matplotlib" in capsys.readouterr().out
-    monkeypatch.setattr(needs, "found", lambda name: False)
+    assert "lacks matplotlib: steps that need it will fail" in lacks("matplotlib")
+    assert "lacks torch: name a Python" in lacks("torch", "pydantic")
     monkeypatch.setattr(sys, "version_info", (3, 10, 1))
-    assert needs.main() == 2
-    assert "Python 3.12, this is 3.10" in capsys.readouterr().err
+    assert "Python 3.12, this is 3.10" in lacks("pydantic")
 
 
 def script(name: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -403,12 +587,12 @@ def test_usage(tmp_path: Path) -> None:
         ("gpu_wheels.sh", [], "usage:"),
         ("gpu_wheels.sh", ["--help"], "usage:"),
         ("gpu_wheels.sh", [str(file)], "is a file"),
-        ("gpu_day.sh", ["--wheels"], "name the folder"),
-        ("gpu_day.sh", ["--wheels", "--rehearse"], "name the folder"),
+        ("gpu_day.sh", ["--wheels"], "--wheels: expected one argument"),
+        ("gpu_day.sh", ["--wheels", "--rehearse"], "--wheels: expected one argument"),
         ("gpu_day.sh", ["--wheels", str(tmp_path)], "no wheel there"),
         ("gpu_day.sh", [f"--wheels={tmp_path}"], "no wheel there"),
     ):
-        done = script(name, *words, PYTHON="false")
+        done = script(name, *words, PYTHON="false" if "wheels" in name else sys.executable)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
 
@@ -423,27 +607,66 @@ def test_wrong_words(
     assert "usage: scripts/gpu_day.sh" in capsys.readouterr().err
 
 
-def test_the_scripts_ask_pip_for_no_more_than_the_wheels(tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text('#!/bin/bash\necho "$PYTHONPATH: $*"\n')
+def fetch(wheels: Path, *names: str) -> str:
+    """What scripts/gpu_wheels.sh asks of a pip that fetches files of these names."""
+    python = wheels.with_name("python")
+    touch = "".join(f'touch "${{@: -4:1}}/{name}"\n' for name in names)
+    python.write_text(f'#!/bin/bash\necho "$*"\n{touch}')
     python.chmod(0o755)
-    variables = {"PYTHON": str(python), "PYTHONPATH": "mine"}
-    fetched = script("gpu_wheels.sh", str(tmp_path / "wheels"), "psutil", **variables).stdout
+    done = script("gpu_wheels.sh", str(wheels), "psutil", PYTHON=str(python))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_no_more_than_the_wheels_is_fetched_and_one_version_of_each(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    asked = fetch(wheels, "a_b-1-py3-none-any.whl", "a-1-py3-none-any.whl")
     for words in (
         "pip download",
         "--no-deps",
         "--python-version 3.12",
         "gpu_day/wheels.txt psutil",
     ):
-        assert words in fetched
-    (tmp_path / "wheels" / "a.whl").touch()
-    given = ["--wheels", str(tmp_path / "wheels"), "--piece", "demo"]
-    install, look, run = script("gpu_day.sh", *given, **variables).stdout.splitlines()
-    assert "--no-index --no-deps" in install and install.endswith("a.whl")
-    target = re.search(r"--target (\S+)", install)
-    assert target and not Path(target[1]).exists(), "it goes at the end"
-    assert look.startswith(f"{target[1]}:mine: ") and look.endswith("needs.py")
-    assert run.startswith(f"{target[1]}:mine: ") and run.endswith(" ".join(given))
+        assert words in asked
+    (wheels / "mine-1-py3-none-any.whl").touch()
+    fetch(wheels, "a-2-py3-none-any.whl")
+    assert sorted(path.name for path in wheels.iterdir()) == [
+        "a-2-py3-none-any.whl",
+        "a_b-1-py3-none-any.whl",
+        "mine-1-py3-none-any.whl",
+    ]
+
+
+def test_the_wheels_are_installed_for_the_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the image's pip is told by its environment; and no wheel, no day."""
+    wheel = tmp_path / "thing-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("thing.py", "print('imported')")
+        file.writestr(
+            "thing-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1"
+        )
+        file.writestr("thing-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        file.writestr("thing-1.dist-info/RECORD", "")
+    constraint = tmp_path / "constraint.txt"
+    constraint.write_text("thing==2")
+    monkeypatch.setenv("PIP_CONSTRAINT", str(constraint))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    out = tmp_path / "out"
+
+    def main() -> int:
+        run_day((), out, monkeypatch)
+        monkeypatch.setattr(day, "chosen", lambda names: (step("demo", "import thing"),))
+        monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(out), f"--wheels={tmp_path}"])
+        return day.main()
+
+    assert main() == 0, (out / "wheels.log").read_text("utf-8")
+    assert (out / "demo.log").read_text("utf-8") == "imported\n"
+    assert not list(tmp_path.glob("gpu_day-*")), "it goes at the end"
+    wheel.write_text("no wheel")
+    assert main() == 2
+    assert f"cannot install what is in {tmp_path}: ERROR" in capsys.readouterr().err
 
 
 def test_the_page_about_it_names_every_step() -> None:
