@@ -33,7 +33,7 @@ from domain_pretrain.report.curves import domains_of, moving_average, place
 from domain_pretrain.report.history import History, read_history
 from domain_pretrain.report.palette import COLOURS, colour
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.series import Mean, Series
+from domain_pretrain.report.series import MOST, Mean, Series
 from domain_pretrain.report.spread import spread
 from domain_pretrain.report.table import (
     event_lines,
@@ -254,19 +254,50 @@ def test_a_series_keeps_every_spike_in_bounded_memory(
             assert series.curve(name).iteration.tolist() == there
 
 
-def test_the_ends_of_a_curve_are_means_with_their_errors() -> None:
-    series = Series(8)
-    noise = [0.1, -0.1] * 100
-    for number, value in enumerate(noise, start=1):
-        series.add(number, number, {"a": 3 - number / 100 + value, "flat": 1 + value, "once": 1.0})
-    first, last = series.ends("flat", 0.25)
-    # 200 values, eight buckets at most: two of 32 hold 50.
-    assert (first.value, last.value) == (pytest.approx(1), pytest.approx(1))
-    assert first.error == pytest.approx(np.std(noise[:64], ddof=1) / math.sqrt(64))
-    first, last = series.ends("a", 0.05)
-    assert first.value == pytest.approx(3 - 16.5 / 100)
-    assert last.value < first.value
+@given(
+    st.integers(1, 1500),
+    st.lists(st.tuples(st.integers(0, 1499), st.integers(1, 400)), min_size=1, max_size=4),
+    st.sampled_from([0.05, 0.5]),
+    st.sampled_from([2, 8, 1024]),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_ends_of_a_curve_are_means_of_its_first_and_last_values_wherever_they_are(
+    windows: int, stretches: list[tuple[int, int]], part: float, limit: int, seed: int
+) -> None:
+    """Also where a bucket of the run holds all that a domain has."""
+    dice = np.random.default_rng(seed)
+    series, values = Series(limit), []
+    for at in range(windows):
+        point = {"general": 2.0}
+        if at == 0 or any(begin <= at < begin + length for begin, length in stretches):
+            values.append(math.nan if dice.random() < 1e-3 else 4 - at / 500 + dice.normal(0, 0.1))
+            point["anneal"] = values[-1]
+        series.add(at + 1.0, at + 1, point)
+    wanted = max(1, min(max(5, math.ceil(part * len(values))), len(values) // 2, MOST))
+    assert series.count("anneal") == len(values)
+    assert series.first("anneal") == values[0] or math.isnan(values[0])
+    ends = (values[:wanted], values[-wanted:])
+    for mean, held in zip(series.ends("anneal", part), ends, strict=True):
+        if np.isfinite(held).all():
+            assert mean.value == pytest.approx(np.mean(held), abs=1e-12)
+            error = np.std(held, ddof=1) / math.sqrt(wanted) if wanted > 1 else None
+            assert mean.error == (None if error is None else pytest.approx(error, abs=1e-12))
+        else:
+            assert math.isnan(mean.value) and mean.error is None
 
+
+def test_a_short_stage_of_a_long_run_falls_as_far_as_it_fell() -> None:
+    series = Series()
+    for at in range(20_000):
+        given = {"general": 2.0}
+        if 16_700 <= at < 16_800:
+            given["anneal"] = 4 - 3 * (at - 16_700) / 100
+        series.add(at + 1.0, at + 1, given)
+    first, last = series.ends("anneal", 0.05)
+    assert (first.value, last.value) == (pytest.approx(3.94), pytest.approx(1.09))
+
+
+def test_few_values_are_halved_and_one_that_is_not_finite_is_told() -> None:
     few = Series()
     for number, value in enumerate([4.0, 2.0, math.nan, 1.0], start=1):
         few.add(number, number, {"a": value, **({"b": value} if number == 1 else {})})

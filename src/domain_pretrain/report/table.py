@@ -12,7 +12,7 @@ from domain_pretrain.records.console import SHOWN
 from domain_pretrain.records.reader import EVENTS_FILE
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
-from domain_pretrain.report.series import Mean, Series
+from domain_pretrain.report.series import MOST, Mean, Series
 from domain_pretrain.stats import perplexity
 
 PART = 0.05  # of a domain's windows, at the start and at the end, whose mean is shown
@@ -108,7 +108,8 @@ def loss_table(
     notes = []
     if any(summary.end is not None and summary.end.error is not None for summary in summaries):
         notes += [
-            f"± standard error of the mean over the first and the last {PART:.0%} of the windows",
+            f"± standard error of the mean over the first and the last {PART:.0%} of the windows, "
+            f"{MOST} at most",
             f"≈ no change beyond {ERRORS} standard errors",
         ]
     if any(summary.valid_error is not None for summary in summaries):
@@ -159,7 +160,7 @@ def host_rows(history: History) -> Iterator[tuple[str, ...]]:
             start, end = (mean.value for mean in history.host.ends(name, PART))
             curve = history.host.curve(name)
             if name == "learning_rate":  # has no noise, but a warm-up
-                start, end = float(curve.mean[0]), history.host.last(name)
+                start, end = history.host.first(name), history.host.last(name)
             known = [float(x) for x in (*curve.low, *curve.high) if math.isfinite(x)]
             least, largest = (min(known), max(known)) if known else (math.nan, math.nan)
             yield title, *(written(x, spec) for x in (start, end, least, largest))
