@@ -23,6 +23,7 @@ from domain_pretrain.report.table import (
     summarise,
     summarise_parents,
 )
+from domain_pretrain.whole_file import check_writable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -65,6 +66,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables, and draw the picture."""
     console = Console(highlight=False, markup=False)
+    if args.html is not None:  # said before gigabytes are read
+        check_writable(args.html, "--html")
     files = [find_metrics(folder) for folder in args.runs]
     histories, last = [], []
     for path in files:
