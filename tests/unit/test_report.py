@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -427,6 +428,66 @@ def test_runs_are_compared_on_one_axis(tmp_path: Path, metrics: Callable[..., Pa
     assert "6" not in texts  # where the axis would go on, were they one after the other
     texts = texts_of(tmp_path, one, two, x="iterations")
     assert {"a  2.50", "b  2.00", "c  1.00", "6"} <= texts
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_names_are_written_as_they_are(
+    tmp_path: Path, metrics: Callable[..., Path], compare: bool
+) -> None:
+    r"""``$\foo$`` is no formula, and a label of matplotlib's that begins with ``_`` is no label."""
+    names = [r"a$\foo$b", "_p$q$r"]
+    paths = [metrics(name, line(1, a=3.0), line(2, a=2.0)) for name in names]
+    assert set(names) <= texts_of(tmp_path, *paths, compare=compare)
+    assert set(names) <= texts_of(tmp_path, *reversed(paths), compare=compare)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 6])
+def test_long_names_leave_room_for_the_curves(
+    tmp_path: Path, metrics: Callable[..., Path], recwarn: pytest.WarningsRecorder, runs: int
+) -> None:
+    paths = [
+        metrics(f"{at}{'r' * 120}", line(1, **{"d" * 120: 3.0}, b=2.0), line(2, **{"d" * 120: 2.0}))
+        for at in range(runs)
+    ]
+    texts = texts_of(tmp_path, *paths, compare=runs > 1)
+    assert any(re.fullmatch(r"d+ … d+  2\.00.*", text) for text in texts)
+    assert len([text for text in texts if re.fullmatch(r"\dr+ … r+", text)]) == runs
+    assert not [one for one in recwarn if "layout" in str(one.message)]
+
+
+def test_a_picture_is_whole_or_not_there_and_what_cannot_be_drawn_is_told_before(
+    tmp_path: Path,
+    metrics: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = metrics("run", line(1, a=3.0), line(2, a=2.0))
+    out = tmp_path / "x.PNG"
+    assert report(path.parent, "--png", out) == 0
+    before = out.read_bytes()
+    assert report(path.parent, "--png", tmp_path / "plain") == 0
+    assert (tmp_path / "plain").read_bytes()[:4] == b"\x89PNG"
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        assert report(path.parent, "--png", out) == 2
+    assert f"cannot write {out}: No space left on device" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["plain", "x.PNG"]
+
+    def never(*_: Any) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("domain_pretrain.commands.report.read_history", never)
+    for name, problem in (
+        ("x.foo", "matplotlib writes no .foo; give a name that ends in one of ."),
+        ("none/x.png", "No such file or directory"),
+    ):
+        assert report(path.parent, "--png", tmp_path / name) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_a_domain_keeps_its_colour(tmp_path: Path, metrics: Callable[..., Path]) -> None:

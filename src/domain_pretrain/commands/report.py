@@ -14,7 +14,7 @@ from domain_pretrain.records.reader import METRICS_FILE, read_evaluations, read_
 from domain_pretrain.report.evaluations import models_of, print_evaluations
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.page.write import write_page
-from domain_pretrain.report.picture import loss_picture
+from domain_pretrain.report.picture import check_picture, loss_picture
 from domain_pretrain.report.table import (
     event_lines,
     finding_lines,
@@ -68,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False)
     if args.html is not None:  # said before gigabytes are read
         check_writable(args.html, "--html")
+    if args.png is not None:
+        check_picture(args.png)
+        check_writable(args.png, "--png")
     files = [find_metrics(folder) for folder in args.runs]
     histories, last = [], []
     for path in files:
