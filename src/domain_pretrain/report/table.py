@@ -189,6 +189,20 @@ def event_lines(history: History) -> list[str]:
     return lines
 
 
+def average_note(named: Sequence[tuple[str, History]]) -> str | None:
+    """Which losses cannot be held against each other; None where all are means over the same."""
+    if len({average for _, history in named for average in history.averages}) < 2:
+        return None
+    told = ", ".join(
+        f"over {' and '.join(f'{one}s' for one in sorted(history.averages))} in {name}"
+        for name, history in named
+    )
+    return (
+        f"Losses by another average (channel_loss.average) are other numbers; do not compare them: "
+        f"they are means {told}."
+    )
+
+
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
     """What the alarms found: a line each, of no more than a person reads."""
     lines = [

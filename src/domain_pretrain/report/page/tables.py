@@ -14,6 +14,7 @@ from domain_pretrain.report.table import (
     NONE,
     PART,
     Summary,
+    average_note,
     host_rows,
     summarise,
     written,
@@ -34,7 +35,14 @@ def tables(runs: Sequence[Told]) -> Markup:
         "where there is one, else of the training loss at the end. ± of "
         "a validation loss: over the samples of evaluate.samples."
     )
-    return section("table", "Start → end", *parts, element("p", note, class_="meaning"))
+    averages = average_note([(run.name, run.history) for run in runs])
+    return section(
+        "table",
+        "Start → end",
+        element("p", averages) if averages else None,
+        *parts,
+        element("p", note, class_="meaning"),
+    )
 
 
 def _ends_table(run: Told) -> Markup:
@@ -125,7 +133,8 @@ def comparison(runs: Sequence[Told]) -> Markup | None:
             one, first = of.get(name), summaries[0].get(name)
             cells += [written_mean(one.end) if one else NONE, written(one.valid if one else None)]
             if at:
-                cells.append(_difference(first, one))
+                alike = len(runs[0].history.averages | runs[at].history.averages) == 1
+                cells.append(_difference(first, one) if alike else NONE)
         rows.append(
             element(
                 "tr",
