@@ -282,6 +282,8 @@ def full(work: Path) -> None:
         (elsewhere, "run", "the tokenizer '/models/llama' does not exist"),
         (None, "run --script none.py", "none.py"),
         (full, "run --out out", "--out out is not empty"),
+        (None, "run --json none/table.json", "cannot write --json none/table.json: No such file"),
+        (None, "run --json base --dry-run", "cannot write --json base: it is a folder"),
         (None, "run -- --seq-length x", "--seq-length"),
     ],
 )
@@ -326,13 +328,13 @@ def test_the_models_are_run_and_compared(
         return ["a line"]
 
     monkeypatch.setattr(command, "run_logged", run_logged)
-    words = "base run --config probes.yaml --out out --json table.json"
+    words = "base run --config probes.yaml --out out --json out/table.json"
     assert main(["eval", *words.split()]) == 0
     output = capsys.readouterr().out
     assert output.count("$ ") == 2
     assert "better in run @ 20 than in base: finance (loss)" in output
     assert "nothing was forgotten" in output
-    table = json.loads((work / "table.json").read_text())
+    table = json.loads((work / "out" / "table.json").read_text())
     assert [one["label"] for one in table["models"]] == ["base", "run @ 20"]
     assert [one["iteration"] for one in table["models"]] == [0, 20]
     (line,) = table["lines"]

@@ -32,13 +32,16 @@ from domain_pretrain.flow.tap import Rows
 from domain_pretrain.hosts.support import REFUSED_WITH_EXPERTS, check_flags
 from domain_pretrain.records.compact import compact, expand
 from domain_pretrain.records.experts_file import (
+    DISCARDED_FILE,
     EXPERTS_FILE,
     MOST,
     ExpertsFile,
+    ExpertsTable,
     read_experts,
     table_of,
 )
 from domain_pretrain.records.metrics_file import metrics_entry
+from domain_pretrain.records.publisher import open_publisher
 from domain_pretrain.records.record import Experts, Record
 from domain_pretrain.records.scalars import scalar_values
 from domain_pretrain.section import parse
@@ -275,7 +278,7 @@ def test_a_line_and_its_tags() -> None:
 
 
 def test_the_file_holds_the_last_step(tmp_path: Path) -> None:
-    file = ExpertsFile(tmp_path)
+    file = ExpertsFile(tmp_path, 0)
     file.line(record_of(None))
     assert read_experts(tmp_path) is None
     load = EVEN.copy()
@@ -285,6 +288,26 @@ def test_the_file_holds_the_last_step(tmp_path: Path) -> None:
     assert found is not None
     assert found.domains == [name for name in NAMES if name != NAMES[2]]
     assert np.array_equal(found.load, np.delete(load, 2, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("after_iteration", "stays"), [(0, False), (3, False), (4, True), (9, True), (None, True)]
+)
+def test_a_table_of_a_step_that_a_run_goes_back_behind_is_set_aside(
+    tmp_path: Path, after_iteration: int | None, stays: bool
+) -> None:
+    """Also by a run that counts none."""
+    ExpertsFile(tmp_path, 0).line(replace(record_of(experts_of(EVEN)), iteration=4))
+    written = read_experts(tmp_path)
+    assert written is not None
+    open_publisher(
+        tmp_path, None, None, "token", lambda text: None, after_iteration=after_iteration
+    ).close()
+    assert read_experts(tmp_path) == (written if stays else None)
+    aside = tmp_path / DISCARDED_FILE
+    assert aside.exists() != stays
+    if not stays:
+        assert ExpertsTable.model_validate_json(aside.read_bytes()) == written
 
 
 def test_the_file_of_many_domains_holds_the_largest() -> None:

@@ -328,6 +328,16 @@ def test_a_resumed_run_keeps_what_came_before_its_checkpoint(
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_metrics_file_elsewhere_stays_there(tmp_path: Path) -> None:
+    written(tmp_path / "far", *RUN)
+    link, target = tmp_path / METRICS_FILE, tmp_path / "far" / METRICS_FILE
+    link.symlink_to(target)
+    LinesFile.open(link, 20).close()
+    assert link.is_symlink()
+    assert len(keys(target)) == 3
+    assert len(keys(tmp_path / DISCARDED_FILE)) == len(RUN) - 3
+
+
 @pytest.mark.parametrize("killed_after", range(3, len(RUN) + 1))
 def test_killed_and_resumed_equals_unbroken(tmp_path: Path, killed_after: int) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

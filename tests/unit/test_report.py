@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -33,7 +34,7 @@ from domain_pretrain.report.curves import domains_of, moving_average, place
 from domain_pretrain.report.history import History, read_history
 from domain_pretrain.report.palette import COLOURS, colour
 from domain_pretrain.report.picture import loss_picture
-from domain_pretrain.report.series import Mean, Series
+from domain_pretrain.report.series import MOST, Mean, Series
 from domain_pretrain.report.spread import spread
 from domain_pretrain.report.table import (
     event_lines,
@@ -268,19 +269,50 @@ def test_a_series_keeps_every_spike_in_bounded_memory(
             assert series.curve(name).iteration.tolist() == there
 
 
-def test_the_ends_of_a_curve_are_means_with_their_errors() -> None:
-    series = Series(8)
-    noise = [0.1, -0.1] * 100
-    for number, value in enumerate(noise, start=1):
-        series.add(number, number, {"a": 3 - number / 100 + value, "flat": 1 + value, "once": 1.0})
-    first, last = series.ends("flat", 0.25)
-    # 200 values, eight buckets at most: two of 32 hold 50.
-    assert (first.value, last.value) == (pytest.approx(1), pytest.approx(1))
-    assert first.error == pytest.approx(np.std(noise[:64], ddof=1) / math.sqrt(64))
-    first, last = series.ends("a", 0.05)
-    assert first.value == pytest.approx(3 - 16.5 / 100)
-    assert last.value < first.value
+@given(
+    st.integers(1, 1500),
+    st.lists(st.tuples(st.integers(0, 1499), st.integers(1, 400)), min_size=1, max_size=4),
+    st.sampled_from([0.05, 0.5]),
+    st.sampled_from([2, 8, 1024]),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_ends_of_a_curve_are_means_of_its_first_and_last_values_wherever_they_are(
+    windows: int, stretches: list[tuple[int, int]], part: float, limit: int, seed: int
+) -> None:
+    """Also where a bucket of the run holds all that a domain has."""
+    dice = np.random.default_rng(seed)
+    series, values = Series(limit), []
+    for at in range(windows):
+        point = {"general": 2.0}
+        if at == 0 or any(begin <= at < begin + length for begin, length in stretches):
+            values.append(math.nan if dice.random() < 1e-3 else 4 - at / 500 + dice.normal(0, 0.1))
+            point["anneal"] = values[-1]
+        series.add(at + 1.0, at + 1, point)
+    wanted = max(1, min(max(5, math.ceil(part * len(values))), len(values) // 2, MOST))
+    assert series.count("anneal") == len(values)
+    assert series.first("anneal") == values[0] or math.isnan(values[0])
+    ends = (values[:wanted], values[-wanted:])
+    for mean, held in zip(series.ends("anneal", part), ends, strict=True):
+        if np.isfinite(held).all():
+            assert mean.value == pytest.approx(np.mean(held), abs=1e-12)
+            error = np.std(held, ddof=1) / math.sqrt(wanted) if wanted > 1 else None
+            assert mean.error == (None if error is None else pytest.approx(error, abs=1e-12))
+        else:
+            assert math.isnan(mean.value) and mean.error is None
 
+
+def test_a_short_stage_of_a_long_run_falls_as_far_as_it_fell() -> None:
+    series = Series()
+    for at in range(20_000):
+        given = {"general": 2.0}
+        if 16_700 <= at < 16_800:
+            given["anneal"] = 4 - 3 * (at - 16_700) / 100
+        series.add(at + 1.0, at + 1, given)
+    first, last = series.ends("anneal", 0.05)
+    assert (first.value, last.value) == (pytest.approx(3.94), pytest.approx(1.09))
+
+
+def test_few_values_are_halved_and_one_that_is_not_finite_is_told() -> None:
     few = Series()
     for number, value in enumerate([4.0, 2.0, math.nan, 1.0], start=1):
         few.add(number, number, {"a": value, **({"b": value} if number == 1 else {})})
@@ -410,6 +442,66 @@ def test_runs_are_compared_on_one_axis(tmp_path: Path, metrics: Callable[..., Pa
     assert "6" not in texts  # where the axis would go on, were they one after the other
     texts = texts_of(tmp_path, one, two, x="iterations")
     assert {"a  2.50", "b  2.00", "c  1.00", "6"} <= texts
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_names_are_written_as_they_are(
+    tmp_path: Path, metrics: Callable[..., Path], compare: bool
+) -> None:
+    r"""``$\foo$`` is no formula, and a label of matplotlib's that begins with ``_`` is no label."""
+    names = [r"a$\foo$b", "_p$q$r"]
+    paths = [metrics(name, line(1, a=3.0), line(2, a=2.0)) for name in names]
+    assert set(names) <= texts_of(tmp_path, *paths, compare=compare)
+    assert set(names) <= texts_of(tmp_path, *reversed(paths), compare=compare)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 6])
+def test_long_names_leave_room_for_the_curves(
+    tmp_path: Path, metrics: Callable[..., Path], recwarn: pytest.WarningsRecorder, runs: int
+) -> None:
+    paths = [
+        metrics(f"{at}{'r' * 120}", line(1, **{"d" * 120: 3.0}, b=2.0), line(2, **{"d" * 120: 2.0}))
+        for at in range(runs)
+    ]
+    texts = texts_of(tmp_path, *paths, compare=runs > 1)
+    assert any(re.fullmatch(r"d+ … d+  2\.00.*", text) for text in texts)
+    assert len([text for text in texts if re.fullmatch(r"\dr+ … r+", text)]) == runs
+    assert not [one for one in recwarn if "layout" in str(one.message)]
+
+
+def test_a_picture_is_whole_or_not_there_and_what_cannot_be_drawn_is_told_before(
+    tmp_path: Path,
+    metrics: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = metrics("run", line(1, a=3.0), line(2, a=2.0))
+    out = tmp_path / "x.PNG"
+    assert report(path.parent, "--png", out) == 0
+    before = out.read_bytes()
+    assert report(path.parent, "--png", tmp_path / "plain") == 0
+    assert (tmp_path / "plain").read_bytes()[:4] == b"\x89PNG"
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        assert report(path.parent, "--png", out) == 2
+    assert f"cannot write {out}: No space left on device" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["plain", "x.PNG"]
+
+    def never(*_: Any) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("domain_pretrain.commands.report.read_history", never)
+    for name, problem in (
+        ("x.foo", "matplotlib writes no .foo; give a name that ends in one of ."),
+        ("none/x.png", "No such file or directory"),
+    ):
+        assert report(path.parent, "--png", tmp_path / name) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_a_domain_keeps_its_colour(tmp_path: Path, metrics: Callable[..., Path]) -> None:

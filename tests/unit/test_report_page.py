@@ -335,6 +335,41 @@ def test_a_page_that_cannot_be_written_is_said(tmp_path: Path, capsys: Any) -> N
     assert not list(tmp_path.glob("**/*.html"))
 
 
+def by_samples(folder: Path, since: int = 0) -> Path:
+    """Its losses become means over samples, from the line after that iteration on."""
+    path = folder / METRICS_FILE
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for line in lines:
+        if "split" in line and line["iteration"] > since:
+            for values in line["domains"].values():
+                values["sample_loss_sum"] = values["loss"] * values["samples"]
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("since", [0, 20])
+def test_losses_by_another_average_are_not_subtracted(
+    tmp_path: Path, capsys: Any, since: int
+) -> None:
+    token = write_run(tmp_path / "token", ["a", "b"])
+    other = write_run(tmp_path / "other", ["a", "b"])
+    difference = re.compile(r"[+-]\d\.\d{3} ± ")
+    found = Reader(page(tmp_path, token, other, "--compare"))
+    assert difference.search(found.shown)
+    assert "do not compare" not in capsys.readouterr().out
+    by_samples(other, since)
+    found = Reader(page(tmp_path, token, other, "--compare"))
+    assert "other − token" in found.shown and not difference.search(found.shown)
+    over = "over samples and tokens" if since else "over samples"
+    told = f"they are means over tokens in token, {over} in other."
+    assert told in found.shown and told in capsys.readouterr().out
+    assert ("do not compare" in Reader(page(tmp_path, other)).shown) == bool(since)
+    by_samples(token)
+    by_samples(other)
+    found = Reader(page(tmp_path, token, other, "--compare"))
+    assert difference.search(found.shown) and "do not compare" not in found.shown
+
+
 # --- shares by plan -------------------------------------------------------------------------------
 
 

@@ -169,6 +169,37 @@ def test_a_resumed_run_shows_no_point_twice(tmp_path: Path) -> None:
     assert points(tmp_path)["channel-loss/finance"] == [(0, 7)], "a new run"
 
 
+@pytest.mark.parametrize("again", ["finance", "many"])
+def test_points_of_a_domain_that_does_not_come_again_make_way_too(
+    tmp_path: Path, again: str
+) -> None:
+    """Also where the domains have become too many for a run each."""
+    names = ("finance", "a/dirty", "a/b")
+    publish(tmp_path, *(record(step, *names, loss=step) for step in (1, 2, 3, 4)))
+    others = ["finance"] if again == "finance" else [f"d{n}" for n in range(RUNS_UP_TO + 1)]
+    publish(tmp_path, record(3, *others, loss=9), after=2)
+    found = points(tmp_path)
+    assert found["channel-loss/a/dirty"] == [(1, 1), (2, 2)]
+    assert found["channel-loss/a"] == [(1, 1), (2, 2)]
+    publish(tmp_path, record(1, *others, loss=7), after=0)
+    assert "channel-loss/a/dirty" not in {tag for tag, its in points(tmp_path).items() if its}
+
+
+def test_a_domain_that_comes_again_later_keeps_what_it_then_has(tmp_path: Path) -> None:
+    """In the file with the mark: a second one may have a name that is read before the first."""
+    publish(tmp_path, *(record(step, "finance", "late", loss=step) for step in (1, 2, 3, 4)))
+    resumed = [
+        record(3, "finance", "-late", loss=9),
+        record(4, "finance", "-late", loss=9),
+        record(5, "finance", "late", loss=9),
+    ]
+    publish(tmp_path, *resumed, after=2)
+    found = points(tmp_path)
+    assert found["channel-loss/finance"] == [(1, 1), (2, 2), (3, 9), (4, 9), (5, 9)]
+    assert found["channel-loss/late"] == [(1, 1), (2, 2), (5, 9)]
+    assert len(list((tmp_path / "domains" / "late").iterdir())) == 2
+
+
 def test_the_last_evaluation_is_on_disk_before_anything_is_closed(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path), flush_secs=3600)
     publisher = open_publisher(None, writer, None, "token", after_iteration=0)

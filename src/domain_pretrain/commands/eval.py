@@ -37,6 +37,7 @@ from domain_pretrain.launch.preflight import inspect
 from domain_pretrain.records.evaluated import EVALUATIONS_FILE, Evaluated
 from domain_pretrain.records.reader import read_evaluations
 from domain_pretrain.report.evaluations import as_json, print_evaluations
+from domain_pretrain.whole_file import check_writable, whole_file
 from domain_pretrain.whole_folder import check_free
 
 LOG = "eval.log"
@@ -104,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
 
     def prepare(out: Path) -> Sequence[Checkpoint]:
+        if args.json is not None:  # which may be in ``out``
+            check_writable(args.json, "--json")
         write_config(args.config, out / CONFIG)
         return find_models(args.places, _import, every=args.every_checkpoint)
 
@@ -114,7 +117,9 @@ def run(args: argparse.Namespace) -> int:
     print_evaluations(console, found)
     if args.json is not None:
         text = json.dumps(as_json(found), ensure_ascii=False, indent=1, allow_nan=False)
-        args.json.write_text(text + "\n", encoding="utf-8")
+        with whole_file(args.json) as file:
+            # A path that is not UTF-8 has lone surrogates; \\udcXX is their JSON escape.
+            file.write(f"{text}\n".encode(errors="backslashreplace"))
         print(f"table: {args.json}")
     return 0
 

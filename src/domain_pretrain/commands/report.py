@@ -13,8 +13,9 @@ from domain_pretrain.records.reader import METRICS_FILE, read_evaluations, read_
 from domain_pretrain.report.evaluations import models_of, print_evaluations
 from domain_pretrain.report.history import read_history
 from domain_pretrain.report.page.write import write_page
-from domain_pretrain.report.picture import loss_picture
+from domain_pretrain.report.picture import check_picture, loss_picture
 from domain_pretrain.report.table import (
+    average_note,
     event_lines,
     finding_lines,
     host_table,
@@ -22,6 +23,7 @@ from domain_pretrain.report.table import (
     summarise,
     summarise_parents,
 )
+from domain_pretrain.whole_file import check_writable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,6 +66,11 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables, and draw the picture."""
     console = plain_console()
+    if args.html is not None:  # said before gigabytes are read
+        check_writable(args.html, "--html")
+    if args.png is not None:
+        check_picture(args.png)
+        check_writable(args.png, "--png")
     files = [find_metrics(folder) for folder in args.runs]
     histories, last = [], []
     for path in files:
@@ -82,20 +89,18 @@ def run(args: argparse.Namespace) -> int:
         if evaluations:
             print_evaluations(console, models_of(evaluations))
         last.append(evaluations[-1:])
+    names = run_names([path.parent for path in files])
+    named = list(zip(names, histories, strict=True))
+    averages = average_note(named)
+    if averages:
+        console.print(averages, soft_wrap=True)
     if args.compare and sum(map(len, last)) > 1:
-        names = run_names([path.parent for path in files])
         ends = [(name, one) for name, found in zip(names, last, strict=True) for one in found]
         print_evaluations(console, ends, "The last evaluations")
     if args.html is not None:
         # Beside the metrics, whose folder is the run's own.
         folders = [path.parent for path in files]
-        size = write_page(
-            list(zip(run_names(folders), histories, strict=True)),
-            folders,
-            args.html,
-            x=args.x,
-            compare=args.compare,
-        )
+        size = write_page(named, folders, args.html, x=args.x, compare=args.compare)
         console.print(f"page: {args.html} ({size / 1e6:.1f} MB)", soft_wrap=True)
     if args.png is not None:
         names = run_names(args.runs) if len(files) > 1 else [""]

@@ -19,6 +19,7 @@ from domain_pretrain.records.record import Experts, Record
 from domain_pretrain.whole_file import whole_file
 
 EXPERTS_FILE = "domain_experts.json"
+DISCARDED_FILE = "domain_experts.discarded.json"
 MOST = 2**18  # counts in the file, about a megabyte; then the domains with the fewest are left out
 
 _Count = Annotated[int, Field(strict=True, ge=0)]
@@ -54,12 +55,27 @@ class ExpertsTable(BaseModel):
 class ExpertsFile(Exporter):
     """Writes the file anew at every logged step that was counted.
 
+    One of a step that this run goes back behind is moved aside, whether or not this run counts.
+
     Args:
         log_dir: the folder.
+        after_iteration: where this run starts, as :meth:`.LinesFile.open` takes it.
+
+    Raises:
+        LogFolderError: it cannot be moved.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, after_iteration: int | None) -> None:
         self._path = log_dir / EXPERTS_FILE
+        if after_iteration is None:
+            return
+        table = read_experts(log_dir)
+        # At 0 there is no checkpoint, and nothing stays.
+        if table is not None and (table.iteration > after_iteration or not after_iteration):
+            try:
+                self._path.replace(log_dir / DISCARDED_FILE)
+            except OSError as error:
+                raise _not_written(self._path, error) from error
 
     def line(self, record: Record) -> None:
         """Write; a reader finds the old file or the new one."""
@@ -70,7 +86,11 @@ class ExpertsFile(Exporter):
             with whole_file(self._path) as file:
                 file.write(table.model_dump_json().encode())
         except OSError as error:
-            raise LogFolderError(f"cannot write to {self._path}: {error.strerror}") from error
+            raise _not_written(self._path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> LogFolderError:
+    return LogFolderError(f"cannot write to {path}: {error.strerror}")
 
 
 def table_of(experts: Experts, names: tuple[str, ...], iteration: int) -> ExpertsTable:

@@ -80,7 +80,7 @@ def open_publisher(
         )
         exporters.append(EventsFile(log_dir, after_iteration))
         exporters.append(EvaluationsFile(log_dir, after_iteration))
-        exporters.append(ExpertsFile(log_dir))
+        exporters.append(ExpertsFile(log_dir, after_iteration))
     exporters.append(Console(average, out))
     start = Start(after_iteration, log_dir, average)
     for one in others:

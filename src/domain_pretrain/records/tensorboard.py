@@ -13,6 +13,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -32,6 +33,7 @@ from domain_pretrain.records.scalars import (
 from domain_pretrain.stats import Average
 
 FOLDER = "domains"
+EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
 # Of TensorBoard's page, in which charts stand side by side: of the data, of what probes ask, and of
 # the experts.
 SECTION, PROBES, EXPERTS = "channel", "eval", "expert"
@@ -63,12 +65,14 @@ class TensorBoard(Exporter):
         self._writer = writer
         self._average = average
         self._out = out
-        self._after_iteration = after_iteration
         self._open: DomainRuns | None = None
         self._runs: DomainRuns | None = None  # where records go, once they do
         self._begun = False
-        if after_iteration is not None and _is_pytorchs(writer):
-            _add_settings(writer, after_iteration, hyperparameters, config)
+        if _is_pytorchs(writer):
+            if after_iteration is not None:
+                _add_settings(writer, after_iteration, hyperparameters, config)
+            if not _is_mirrored():
+                self._open = DomainRuns(writer, after_iteration)
 
     def scalars(self, record: Record) -> None:
         """Points."""
@@ -130,9 +134,8 @@ class TensorBoard(Exporter):
     def _runs_of(self, names: Iterable[str]) -> DomainRuns | None:
         """The runs, with these domains among them; None: their points go into the host's file."""
         names = list(dict.fromkeys(names))
-        if len(names) > RUNS_UP_TO or not _is_pytorchs(self._writer) or _is_mirrored():
+        if self._open is None or len(names) > RUNS_UP_TO or _is_mirrored():
             return None
-        self._open = self._open or DomainRuns(self._writer, self._after_iteration)
         self._open.know(names)
         return self._open
 
@@ -143,7 +146,7 @@ class DomainRuns:
     Args:
         host: the host's writer; the folders are in its own.
         after_iteration: where this run starts; of what earlier ones wrote, TensorBoard then shows
-            what is in force, as the metrics file does.
+            what is in force, as the metrics file does, also of domains that do not come again.
     """
 
     def __init__(self, host: Any, after_iteration: int | None) -> None:
@@ -154,7 +157,13 @@ class DomainRuns:
         self._folders: dict[str, str] = {}
         # At 0 there is no checkpoint, and nothing stays.
         self._purge_step = after_iteration + 1 if after_iteration else after_iteration
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, Any] = {}  # by folder
+        if after_iteration is not None:
+            # A domain that comes again goes on in this very file: TensorBoard reads files in the
+            # order of their names, and what follows must not come before the mark.
+            top = Path(host.log_dir, FOLDER)
+            for folder in sorted({path.parent for path in top.rglob(f"{EVENTS}*")}):
+                self._writer_of(folder.relative_to(top).as_posix()).flush()
 
     def know(self, names: Iterable[str]) -> None:
         """Have a folder for these domains, and for what they are parts of; a folder stays."""
@@ -166,15 +175,20 @@ class DomainRuns:
         """Points of a domain, or of what several are parts of: metric → value."""
         if name not in self._folders:  # of several domains, with the name of one
             self.know([name])
-        if name not in self._writers:
-            self._writers[name] = self._make(
-                os.path.join(self._host.log_dir, FOLDER, self._folders[name]),
+        writer = self._writer_of(self._folders[name])
+        for metric, value in values.items():
+            writer.add_scalar(f"{section}/{metric}", value, step)
+
+    def _writer_of(self, folder: str) -> Any:
+        """That of a folder; a new one begins with a mark from which step on points make way."""
+        if folder not in self._writers:
+            self._writers[folder] = self._make(
+                os.path.join(self._host.log_dir, FOLDER, folder),
                 purge_step=self._purge_step,
                 max_queue=self._host.max_queue,
                 flush_secs=self._host.flush_secs,
             )
-        for metric, value in values.items():
-            self._writers[name].add_scalar(f"{section}/{metric}", value, step)
+        return self._writers[folder]
 
     def flush(self) -> None:
         """To the disk, now."""

@@ -171,7 +171,8 @@ def _cut(path: Path, after_iteration: int | None) -> None:
         whole = (parse_line(line) if line.endswith(b"\n") else None for line in lines)
         if all(_stays(entry, after_iteration) for entry in whole):
             return
-    temporary = path.with_name(path.name + ".tmp")
+    place = Path(os.path.realpath(path))  # of a link: it stays, and its file is replaced
+    temporary = place.with_name(place.name + ".tmp")
     discarded_path = path.with_name(DISCARDED_FILE)
     with (
         open(path, "rb") as lines,
@@ -200,4 +201,4 @@ def _cut(path: Path, after_iteration: int | None) -> None:
         for file in (kept, discarded):
             file.flush()
             os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(temporary, place)

@@ -14,7 +14,7 @@ SHOWN = 8  # characters in the notice
 
 @contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
-    """Within it, matplotlib writes ``texts`` with the installed fonts that have their characters.
+    """Within it, matplotlib writes ``texts`` as they are, with fonts that have their characters.
 
     What no font has is a box in the picture, and named in one notice.
     """
@@ -32,7 +32,11 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
         "matplotlib.font_manager"
     )  # says, say, that a font is not there in bold
     level = log.level
-    with matplotlib.rc_context({"font.family": family}), warnings.catch_warnings():
+    with (
+        # A name may have $ in it, which begins no formula.
+        matplotlib.rc_context({"font.family": family, "text.parse_math": False}),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         log.setLevel(logging.ERROR)
         try:

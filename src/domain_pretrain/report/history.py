@@ -11,6 +11,7 @@ from typing import Any
 from domain_pretrain.records.reader import event_of, is_event, is_header, stream_lines
 from domain_pretrain.records.record import Event
 from domain_pretrain.report.series import Series
+from domain_pretrain.stats import Average
 
 START = "start"  # the event of a run that starts from nothing
 
@@ -37,6 +38,7 @@ class History:
         counts: samples of each window by domain (tokens, where the file has no samples).
         weights: multipliers by domain; empty without reweighting.
         mix: shares of the stream that follow the losses, by domain; empty where none do.
+        averages: what its losses are means over; several, where a resume has changed that.
         valid_errors: standard error of each domain's last validation loss, where it is known.
         experts: entropy of each domain's load of experts; empty where none were counted.
         tokens, samples: that were trained on, by domain; samples as in ``counts``.
@@ -55,6 +57,7 @@ class History:
     counts: Series = field(default_factory=Series)
     weights: Series = field(default_factory=Series)
     mix: Series = field(default_factory=Series)
+    averages: set[Average] = field(default_factory=set)
     valid_errors: dict[str, float | None] = field(default_factory=dict)
     experts: Series = field(default_factory=Series)
     tokens: dict[str, float] = field(default_factory=dict)
@@ -74,6 +77,9 @@ class History:
             self._add_event(entry)
             return
         domains = entry["domains"]
+        for values in domains.values():
+            self.averages.add("sample" if "sample_loss_sum" in values else "token")
+            break  # all of a line have one
         if entry["split"] == "train":
             window = 0.0
             for name, values in domains.items():

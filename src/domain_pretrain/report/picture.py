@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from domain_pretrain.errors import ConfigError
+from domain_pretrain.errors import ConfigError, shorten
 from domain_pretrain.report.curves import Run, XAxis, domains_of, moving_average, place
 from domain_pretrain.report.fonts import fonts_for
 from domain_pretrain.report.history import History
@@ -17,12 +18,15 @@ from domain_pretrain.report.palette import COLOURS, colour
 from domain_pretrain.report.series import Curve, Floats
 from domain_pretrain.report.spread import spread
 from domain_pretrain.report.table import PART
+from domain_pretrain.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT = "#333333", "#8C8C8C"
 SMOOTH_FROM = 60  # windows: with more, each is drawn faintly below the moving average
+# Characters in a name: what is longer leaves no room for the curves.
+LABEL, LEGEND, NOTE = 36, 100, 40
 # For the runs that are compared: of their lines, and of the points of their evaluations.
 STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
@@ -39,21 +43,19 @@ def loss_picture(
 
     Args:
         runs: (name, what happened) of consecutive runs, on one axis, named where they begin.
-        out_png: the picture; the suffix may be any that matplotlib writes.
+        out_png: the picture; the suffix may be any that matplotlib writes, without one it is PNG.
         title: shown above it.
         x: training tokens of all domains together, or iterations.
         compare: draw the runs over each other from one start, each in a line style of its own.
 
     Raises:
-        ConfigError: matplotlib is missing, or there are no lines to draw.
+        ConfigError: as :func:`check_picture` has it, or there are no lines to draw.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "a picture needs matplotlib: pip install 'domain-pretrain[demo]'"
-        ) from error
+    out = Path(out_png)
+    check_picture(out)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     placed = place(runs, x, compare=compare)
     domains = domains_of(placed)
     trained = [name for name in domains if any(name in r.history.train for r in placed)]
@@ -74,7 +76,38 @@ def loss_picture(
         _mark(axes, placed)
         _decorate(axes, title, x, placed, compare=compare)
         _label(axes, placed, colours, compare=compare, hidden=len(trained) - len(coloured))
-        figure.savefig(out_png)
+        drawn = BytesIO()
+        figure.savefig(drawn, format=_format(out))
+    try:
+        with whole_file(out) as file:
+            file.write(drawn.getbuffer())
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from error
+
+
+def check_picture(out: Path) -> None:
+    """That a picture can be drawn in this format, before what is drawn has been read.
+
+    Raises:
+        ConfigError: matplotlib is missing, or has no such format.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "a picture needs matplotlib: pip install 'domain-pretrain[demo]'"
+        ) from error
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if _format(out) not in known:
+        raise ConfigError(
+            f"cannot draw {out}: matplotlib writes no .{_format(out)}; give a name that ends in "
+            f"one of .{', .'.join(sorted(known))}"
+        )
+
+
+def _format(out: Path) -> str:
+    return out.suffix[1:].lower() or "png"
 
 
 def _styles(runs: Sequence[Run], *, compare: bool) -> list[tuple[str, str]]:
@@ -152,7 +185,7 @@ def _mark(axes: Axes, runs: Sequence[Run]) -> None:
     for at, here in names.items():
         axes.axvline(at, color=FAINT, lw=0.8, ls=(0, (1, 3)), zorder=1)
         axes.annotate(
-            ", ".join(name for name in dict.fromkeys(here) if name != "resume"),
+            shorten(", ".join(name for name in dict.fromkeys(here) if name != "resume"), NOTE),
             (at, 0),
             (2, 4),
             xycoords=axes.get_xaxis_transform(),
@@ -199,7 +232,7 @@ def _decorate(axes: Axes, title: str, x: XAxis, runs: Sequence[Run], *, compare:
         if run is not runs[0]:
             axes.axvline(run.begin, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=1)
         axes.annotate(
-            run.name,
+            shorten(run.name, NOTE),
             (run.begin, 1),
             (4 if run is not runs[0] else 0, 3),
             xycoords=above,
@@ -228,11 +261,11 @@ def _name_styles(axes: Axes, runs: Sequence[Run]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=INK, ls=style, lw=1.5, label=run.name)
-        for run, (style, _) in zip(runs, _styles(runs, compare=True), strict=True)
+        Line2D([], [], color=INK, ls=style, lw=1.5) for style, _ in _styles(runs, compare=True)
     ]
-    axes.legend(
-        handles=handles,
+    legend = axes.legend(
+        handles,
+        [""] * len(runs),
         loc="lower left",
         bbox_to_anchor=(-0.005, 1.0),
         borderaxespad=0.1,
@@ -242,6 +275,9 @@ def _name_styles(axes: Axes, runs: Sequence[Run]) -> None:
         labelcolor=INK,
         fontsize=10,
     )
+    room = max(4, LEGEND // len(runs) - 8)
+    for run, text in zip(runs, legend.get_texts(), strict=True):
+        text.set_text(shorten(run.name, room))  # as a label, a name that begins with _ is left out
 
 
 def _label(
@@ -258,8 +294,9 @@ def _label(
         last = having[name][-1]
         ends = [_end(run.history, name) for run in (having[name] if compare else [last])]
         losses = " / ".join("NaN" if math.isnan(end) else f"{end:.2f}" for end in ends)
+        shown = shorten(name, max(8, LABEL - len(losses)))
         axes.annotate(
-            f"{name}  {losses}",
+            f"{shown}  {losses}",
             xy=(float(last.of(last.history.train.curve(name))[-1]), heights[name]),
             xytext=(1.025, (height - low) / (high - low)),
             textcoords="axes fraction",

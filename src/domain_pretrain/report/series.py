@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 LIMIT = 1024  # buckets; a picture has about as many columns of pixels
-LEAST = 5  # values in a mean at an end of a curve
+LEAST, MOST = 5, 512  # values in a mean at an end of a curve
 Floats = NDArray[np.float64]
 
 
@@ -70,8 +70,9 @@ class Grid:
 class Series:
     """Curves by name. Points are added in order; neighbours are merged when there are too many.
 
-    At most ``limit`` buckets of neighbouring points are kept, each with the least, the greatest,
-    the sum and the sum of squares of what it holds. Up to ``limit`` points, each has its own.
+    At most ``limit`` buckets of neighbouring points are kept, each with the least, the greatest and
+    the sum of what it holds. Up to ``limit`` points, each has its own. The first and the last
+    ``MOST`` values of each curve are kept as they are: a bucket may hold all of a curve.
 
     Args:
         limit: an even number.
@@ -85,9 +86,11 @@ class Series:
         self._used = 0  # buckets
         self._at = np.zeros((limit, 2))
         self._extent: Floats = np.empty((limit, 2, 0))  # low, high
-        self._sums: Floats = np.empty((limit, 2, 0))  # of values, of squares
+        self._sums: Floats = np.empty((limit, 0))
         self._counts: NDArray[np.int64] = np.empty((limit, 2, 0), dtype=np.int64)  # finite, broken
-        self._last: Floats = np.empty(0)
+        self._seen: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # values of each curve
+        self._first: Floats = np.empty((MOST, 0))
+        self._last: Floats = np.empty((MOST, 0))  # a ring: value n is in row n % MOST
 
     @property
     def names(self) -> list[str]:
@@ -110,13 +113,16 @@ class Series:
         self._at[row] = tokens, iteration
         places = self._places_of(values)
         given = np.fromiter(values.values(), dtype=np.float64, count=len(values))
-        self._last[places] = given
+        seen = self._seen[places]
+        early = seen < MOST
+        self._first[seen[early], places[early]] = given[early]
+        self._last[seen % MOST, places] = given
+        self._seen[places] += 1
         finite = np.isfinite(given)
         self._counts[row, 1, places[~finite]] += 1
         places, given = places[finite], given[finite]
         self._counts[row, 0, places] += 1
-        self._sums[row, 0, places] += given
-        self._sums[row, 1, places] += given * given
+        self._sums[row, places] += given
         low, high = self._extent[row]
         low[places] = np.minimum(low[places], given)
         high[places] = np.maximum(high[places], given)
@@ -130,7 +136,7 @@ class Series:
         finite, broken = counts[there].T
         low, high = self._extent[: self._used, :, place][there].T
         with np.errstate(invalid="ignore"):
-            mean = np.where(finite, self._sums[: self._used, 0, place][there] / finite, math.nan)
+            mean = np.where(finite, self._sums[: self._used, place][there] / finite, math.nan)
         nothing = finite == 0
         return Curve(
             tokens,
@@ -148,7 +154,7 @@ class Series:
         first = np.linspace(0, used, min(used, limit), endpoint=False).astype(np.int64)
         last = np.append(first[1:], used) - 1
         counts = np.add.reduceat(self._counts[:used, :, :curves], first, axis=0)
-        total = np.add.reduceat(self._sums[:used, 0, :curves], first, axis=0).T
+        total = np.add.reduceat(self._sums[:used, :curves], first, axis=0).T
         low = np.minimum.reduceat(self._extent[:used, 0, :curves], first, axis=0).T
         high = np.maximum.reduceat(self._extent[:used, 1, :curves], first, axis=0).T
         finite, broken = counts[:, 0].T, counts[:, 1].T
@@ -158,55 +164,48 @@ class Series:
         low, high = (np.where(nothing, math.nan, one) for one in (low, high))
         return Grid(self.names, tokens, iteration, mean, low, high, total, broken)
 
+    def count(self, name: str) -> int:
+        """How many values that curve has."""
+        return int(self._seen[self._places[name]])
+
+    def first(self, name: str) -> float:
+        """The first value of that curve; NaN where it is not finite."""
+        return float(self._first[0, self._places[name]])
+
     def last(self, name: str) -> float:
         """The last value of that curve; NaN where it is not finite."""
-        return float(self._last[self._places[name]])
+        place = self._places[name]
+        return float(self._last[(self._seen[place] - 1) % MOST, place])
 
     def ends(self, name: str, part: float) -> tuple[Mean, Mean]:
         """Means over the first and over the last values of a curve.
 
         Args:
             name: of the curve.
-            part: of its values, at each end; at least ``LEAST``, and at most half.
+            part: of its values, at each end; at least ``LEAST``, and at most half and ``MOST``.
         """
         place = self._places[name]
-        counts = self._counts[: self._used, :, place]
-        total = int(counts.sum())
-        wanted = max(1, min(max(LEAST, math.ceil(part * total)), total // 2))
-        rows = np.flatnonzero(counts.any(axis=1))
-        return self._mean(place, rows, wanted), self._mean(place, rows[::-1], wanted)
-
-    def _mean(self, place: int, rows: Iterable[int], wanted: int) -> Mean:
-        """Of as many of the buckets ``rows`` as hold ``wanted`` values."""
-        count, total, squares = 0, 0.0, 0.0
-        for row in rows:
-            finite, broken = self._counts[row, :, place]
-            if broken:
-                return Mean(math.nan, None)
-            count += int(finite)
-            total += float(self._sums[row, 0, place])
-            squares += float(self._sums[row, 1, place])
-            if count >= wanted:
-                break
-        mean = total / count
-        if count == 1:
-            return Mean(mean, None)
-        variance = max(0.0, squares - count * mean * mean) / (count - 1)
-        return Mean(mean, math.sqrt(variance / count))
+        seen = int(self._seen[place])
+        wanted = max(1, min(max(LEAST, math.ceil(part * seen)), seen // 2, MOST))
+        last = np.arange(seen - wanted, seen) % MOST
+        return _mean(self._first[:wanted, place]), _mean(self._last[last, place])
 
     def _places_of(self, values: Mapping[str, float]) -> NDArray[np.int64]:
         """Their columns in the arrays; new names get new ones."""
         for name in values:
             self._places.setdefault(name, len(self._places))
-        room = self._last.size
+        room = self._seen.size
         if room < len(self._places):
             more = max(room, len(self._places) - room)
             empty = (self._limit, 2, more)
             extent = np.broadcast_to([[math.inf], [-math.inf]], empty)
             self._extent = np.concatenate([self._extent, extent], axis=2)
-            self._sums = np.concatenate([self._sums, np.zeros(empty)], axis=2)
+            self._sums = np.pad(self._sums, ((0, 0), (0, more)))
             self._counts = np.concatenate([self._counts, np.zeros(empty, dtype=np.int64)], axis=2)
-            self._last = np.concatenate([self._last, np.full(more, math.nan)])
+            self._seen = np.pad(self._seen, (0, more))
+            self._first, self._last = (
+                np.pad(ends, ((0, 0), (0, more))) for ends in (self._first, self._last)
+            )
         places = (self._places[name] for name in values)
         return np.fromiter(places, dtype=np.int64, count=len(values))
 
@@ -223,3 +222,10 @@ class Series:
         sums[half:] = 0
         counts[half:] = 0
         self._used, self._width = half, 2 * self._width
+
+
+def _mean(values: Floats) -> Mean:
+    if not np.isfinite(values).all():
+        return Mean(math.nan, None)
+    error = float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else None
+    return Mean(float(values.mean()), error)

@@ -12,7 +12,7 @@ from domain_pretrain.records.console import SHOWN
 from domain_pretrain.records.reader import EVENTS_FILE
 from domain_pretrain.records.record import Finding
 from domain_pretrain.report.history import History
-from domain_pretrain.report.series import Mean, Series
+from domain_pretrain.report.series import MOST, Mean, Series
 from domain_pretrain.stats import perplexity
 
 PART = 0.05  # of a domain's windows, at the start and at the end, whose mean is shown
@@ -108,7 +108,8 @@ def loss_table(
     notes = []
     if any(summary.end is not None and summary.end.error is not None for summary in summaries):
         notes += [
-            f"± standard error of the mean over the first and the last {PART:.0%} of the windows",
+            f"± standard error of the mean over the first and the last {PART:.0%} of the windows, "
+            f"{MOST} at most",
             f"≈ no change beyond {ERRORS} standard errors",
         ]
     if any(summary.valid_error is not None for summary in summaries):
@@ -159,7 +160,7 @@ def host_rows(history: History) -> Iterator[tuple[str, ...]]:
             start, end = (mean.value for mean in history.host.ends(name, PART))
             curve = history.host.curve(name)
             if name == "learning_rate":  # has no noise, but a warm-up
-                start, end = float(curve.mean[0]), history.host.last(name)
+                start, end = history.host.first(name), history.host.last(name)
             known = [float(x) for x in (*curve.low, *curve.high) if math.isfinite(x)]
             least, largest = (min(known), max(known)) if known else (math.nan, math.nan)
             yield title, *(written(x, spec) for x in (start, end, least, largest))
@@ -186,6 +187,20 @@ def event_lines(history: History) -> list[str]:
             detail = f": {event.detail}" if event.detail else ""
             lines.append(f"after iteration {event.iteration}: {event.name}{detail}")
     return lines
+
+
+def average_note(named: Sequence[tuple[str, History]]) -> str | None:
+    """Which losses cannot be held against each other; None where all are means over the same."""
+    if len({average for _, history in named for average in history.averages}) < 2:
+        return None
+    told = ", ".join(
+        f"over {' and '.join(f'{one}s' for one in sorted(history.averages))} in {name}"
+        for name, history in named
+    )
+    return (
+        f"Losses by another average (channel_loss.average) are other numbers; do not compare them: "
+        f"they are means {told}."
+    )
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from domain_pretrain.report.history import History
 from domain_pretrain.report.page.markup import Markup, element
 from domain_pretrain.report.page.parts import Told, domain_name, scrolling, section
-from domain_pretrain.report.series import Mean
+from domain_pretrain.report.series import LEAST, MOST, Mean
 from domain_pretrain.report.table import (
     ERRORS,
     NONE,
     PART,
     Summary,
+    average_note,
     host_rows,
     summarise,
     written,
@@ -28,12 +29,20 @@ def tables(runs: Sequence[Told]) -> Markup:
         several = len(runs) > 1
         parts += [element("h3", run.name) if several else None, _ends_table(run), _host_table(run)]
     note = (
-        f"Start and end: means over the first and the last {PART:.0%} of a domain's windows, ± "
-        f"their standard error. ≈: no change beyond {ERRORS} standard errors. Share: of the "
-        "samples. ppl: of the validation loss where there is one, else of the training loss at "
-        "the end. ± of a validation loss: over the samples of evaluate.samples."
+        f"Start and end: means over the first and the last {PART:.0%} of a domain's windows (at "
+        f"least {LEAST}, at most half of them and {MOST}), ± their standard error. ≈: no change "
+        f"beyond {ERRORS} standard errors. Share: of the samples. ppl: of the validation loss "
+        "where there is one, else of the training loss at the end. ± of "
+        "a validation loss: over the samples of evaluate.samples."
     )
-    return section("table", "Start → end", *parts, element("p", note, class_="meaning"))
+    averages = average_note([(run.name, run.history) for run in runs])
+    return section(
+        "table",
+        "Start → end",
+        element("p", averages) if averages else None,
+        *parts,
+        element("p", note, class_="meaning"),
+    )
 
 
 def _ends_table(run: Told) -> Markup:
@@ -124,7 +133,8 @@ def comparison(runs: Sequence[Told]) -> Markup | None:
             one, first = of.get(name), summaries[0].get(name)
             cells += [written_mean(one.end) if one else NONE, written(one.valid if one else None)]
             if at:
-                cells.append(_difference(first, one))
+                alike = len(runs[0].history.averages | runs[at].history.averages) == 1
+                cells.append(_difference(first, one) if alike else NONE)
         rows.append(
             element(
                 "tr",
@@ -170,8 +180,8 @@ def _first(history: History, name: str) -> str:
     """Its first evaluation, where there are several."""
     if name not in history.valid:
         return NONE
-    curve = history.valid.curve(name)
-    return written(float(curve.mean[0])) if len(curve.mean) > 1 else NONE
+    several = history.valid.count(name) > 1
+    return written(history.valid.first(name)) if several else NONE
 
 
 def _weights(history: History, name: str) -> str:
