@@ -107,8 +107,9 @@ class Lagged:
         # The weights are those of the last step, the tokens those of the window.
         tokens = stats.sums[:-1, Column.TOKENS] / SCALE[Column.TOKENS]
         memory, rule = self._before, self.reweighter
-        weights = memory.weights * (memory.step >= rule.options.warmup_steps)
-        return asdict(diagnose(weights, memory.multipliers, tokens, rule.bounds))
+        if memory.step < rule.options.warmup_steps or not memory.weights.any():
+            return {}  # nothing was weighed
+        return asdict(diagnose(memory.weights, memory.multipliers, tokens, rule.bounds))
 
     def state_dict(self) -> dict[str, Any]:
         return self.reweighter.dump(self.memory)
