@@ -22,9 +22,11 @@ from domain_pretrain.flow.moment import Moment
 from domain_pretrain.hosts import rollback
 from domain_pretrain.hosts.rollback import Reaction, check_rollback, leave_out, tell_rollbacks
 from domain_pretrain.launch.checkpoints import Resume, find_resume
+from domain_pretrain.records.events_file import EventsFile
 from domain_pretrain.records.exporter import Exporter, Publisher
 from domain_pretrain.records.journal import note_start
 from domain_pretrain.records.metrics_file import MetricsFile
+from domain_pretrain.records.reader import read_events
 from domain_pretrain.records.record import Event, Finding, Record
 from domain_pretrain.stats import Column, DomainStats
 from domain_pretrain.watch.decision import (
@@ -353,8 +355,26 @@ def test_told_at_every_start_until_it_is_behind(capsys: pytest.CaptureFixture[st
     told = Told()
     for iteration in (3, 5, 6):
         tell_rollbacks([BACK, STOP], iteration, Publisher([told]))
-    assert told.events == [Event("rollback", at, str(BACK)) for at in (3, 5)]
+    assert told.events == 2 * [Event("rollback", 5, str(BACK))]
     assert capsys.readouterr().out.count("rollback: from iteration 9 back to 5, and samples") == 3
+
+
+def test_told_once_in_the_files(tmp_path: Path) -> None:
+    """However often the run starts from there; and again where it starts from before that."""
+    for iteration in (5, 5, 3, 5, 6):
+        log: list[Any] = [
+            MetricsFile(tmp_path, "token", after_iteration=iteration, corpus_tokens={}),
+            EventsFile(tmp_path, iteration),
+        ]
+        change = Event("change", 5, "another blend")
+        tell_rollbacks([BACK, STOP], iteration, Publisher(log))
+        for one in log:
+            if iteration == 5:
+                one.event(change)
+            one.close()
+    once = [Event("rollback", 5, str(BACK)), change]
+    assert read_events(tmp_path) == once
+    assert read_events(tmp_path / "domain_events.jsonl") == once
 
 
 def test_without_a_stream() -> None:

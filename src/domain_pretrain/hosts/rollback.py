@@ -237,13 +237,11 @@ def _origin(order: Order) -> tuple[Any, ...]:
 def tell_rollbacks(
     decisions: Sequence[Decision], iteration: int, publisher: Publisher | None
 ) -> None:
-    """At a start: what it leaves out, and on the rank that writes, an event of each way back.
-
-    Later than that, the event has been told.
+    """At a start: what it leaves out, and on the rank that writes, an event of each way back, at
+    the iteration that it goes to; once the run is past that, the event has been told.
     """
     for decision in decisions:
         if decision.action == "rollback":
             notice(f"rollback: {decision}")
-            again = decision.resume is not None and iteration <= decision.resume
-            if publisher is not None and again:
-                publisher.event(Event("rollback", iteration, str(decision)))
+            if publisher is not None and iteration <= (decision.resume or 0):
+                publisher.event(Event("rollback", decision.resume or 0, str(decision)))
