@@ -1,7 +1,8 @@
 """A user's script: the built-in entry; every rank writes down each sample that it trains on.
 
 A line a microbatch: the step, and of each row its dataset's id and a hash of its tokens, whole, as
-the data loader gives them. With ``KILL_IN_STEP``, every rank kills itself in that step.
+the data loader gives them. With ``KILL_IN_STEP``, every rank kills itself in that step. With
+``SPIKE``, two iterations, its alarm takes the second for a spike, and trusts all up to the first.
 """
 
 import hashlib
@@ -15,6 +16,17 @@ from megatron.training import get_args
 
 from domain_pretrain.flow.tap import BatchTap
 from domain_pretrain.hosts.gpt import entry as gpt
+from domain_pretrain.records.record import Finding
+from domain_pretrain.watch import register
+
+
+@register("told")
+def told(seen, state, options):
+    onset, at = map(int, os.environ.get("SPIKE", "0 0").split())
+    if seen.split != "train" or seen.iteration != at:
+        return [], state
+    return [Finding("spike", None, at, "warning", "as told", evidence={"onset": onset})], state
+
 
 take = BatchTap.__next__
 path = Path(os.environ["RECORD_DIR"], f"rows{os.environ['RANK']}.jsonl")

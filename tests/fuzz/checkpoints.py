@@ -16,9 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from domain_pretrain.checkpoints.tracker import TRACKER
+from domain_pretrain.checkpoints.whole import find_damage
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.hosts.base import check_base
-from domain_pretrain.launch.checkpoints import find_damage, find_resume, repair_tracker
+from domain_pretrain.launch.checkpoints import find_resume, repair_tracker
 from fuzz.case import Case
 from fuzz.damage import damaged
 

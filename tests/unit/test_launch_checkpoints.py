@@ -21,8 +21,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItemType
 
+from domain_pretrain.checkpoints.whole import find_damage
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.launch.checkpoints import TRACKER, find_damage, find_resume, repair_tracker
+from domain_pretrain.launch.checkpoints import TRACKER, find_resume, repair_tracker
 
 
 def save_distributed(folder: Path, iteration: int) -> Path:

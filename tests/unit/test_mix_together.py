@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +18,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from support.checkpoints import write_checkpoint
 
+from domain_pretrain.checkpoints.tracker import iteration_of, read_tracker
 from domain_pretrain.data.mix import carry
 from domain_pretrain.data.mix.blocks import Block
 from domain_pretrain.data.mix.locate import Locator, Place
@@ -33,11 +37,17 @@ from domain_pretrain.flow.mixing import Mixer, Mixing
 from domain_pretrain.flow.moment import Moment
 from domain_pretrain.hosts import stream
 from domain_pretrain.hosts.built import _read_block
+from domain_pretrain.hosts.rollback import Reaction
 from domain_pretrain.hosts.session import Session
 from domain_pretrain.hosts.streaming import Streaming
+from domain_pretrain.records.exporter import Publisher
 from domain_pretrain.records.journal import note_start, read_starts
+from domain_pretrain.records.metrics_file import MetricsFile
+from domain_pretrain.records.record import Finding, Record
 from domain_pretrain.section import parse
 from domain_pretrain.stats import SCALE, Column, DomainStats
+from domain_pretrain.watch.decision import Decision, cuts_of, read_decisions
+from domain_pretrain.watch.section import Watching
 
 SIZES = {"a": 6, "b": 31, "c": 64, "d": 200}  # domain, of one prefix each → samples of an epoch
 FOLDERS = ("/", "/new/")  # files may be moved
@@ -137,9 +147,10 @@ class Run:
         iteration: int,
         consumed: int,
         state: dict[str, Any] | None,
+        decisions: Sequence[Decision] = (),
     ) -> None:
-        plan = config.plan.without(cuts)
-        how = {"go_on": True, "regardless": False}
+        plan = config.plan.without([*cuts, *cuts_of(decisions)])
+        how: Any = {"go_on": True, "regardless": False, "decisions": decisions}
         self.own = Streaming(plan, config.mixing(plan), READING, order_of, **how)
         lengths = [POOL[one] for one in plan.prefixes]
         plan = self.own.resume(lengths, state, consumed)
@@ -503,3 +514,131 @@ def moved(random: np.random.Generator, plan: Plan) -> Plan:
 @pytest.mark.parametrize("seed", range(15))
 def test_any_row_of_starts(seed: int, tmp_path: Path) -> None:
     go(seed, tmp_path)
+
+
+# --- rollbacks: what was read from the onset to the spike is never read again -----------------
+
+LEFT_OUT = "says that samples .* of the stream are left out; the run has not come to them"
+AT_ONCE = {"strategy": "linupper", "ema_tokens": 1, "clip": [0.1, 3], "warmup_steps": 0}
+Row = tuple[str, int, int]  # domain, epoch, window
+
+
+class Trained:
+    """A run with checkpoints and a log that goes back where it is told to."""
+
+    def __init__(self, folder: Path, random: np.random.Generator, config: Config) -> None:
+        self.folder, self.save, self.random = folder, folder / "checkpoints", random
+        self.save.mkdir()
+        self.batch, self.every, self.interval = map(int, random.integers(1, (8, 4, 6)))
+        self.saved = {0: Checkpoint(0, 0, None, config, Walk())}
+        self.reads: dict[int, list[Row]] = {}  # of each iteration, what it read last
+        self.gone: set[Row] = set()
+        self.refused = 0
+
+    def train(self, steps: int, config: Config | None = None, back: int | None = None) -> None:
+        """From where the tracker says: some steps, then an end that saves; or a spike.
+
+        Args:
+            steps: that are made.
+            config: another one; None, or where it is refused: that of before.
+            back: of a spike in the last step, iterations to its onset.
+        """
+        last = self.saved[iteration_of(read_tracker(self.save)) or 0]
+        run, config = self.start(last, config)
+        walk = copy.deepcopy(last.walk)
+        walk.leave_out(config.plan)
+        how: Any = {"after_iteration": last.iteration, "corpus_tokens": {}}
+        log = MetricsFile(self.folder, "token", **how)
+        for number in range(1, steps + 1):
+            first = run.consumed
+            places = run.step(self.batch, self.random)
+            check(run, walk, places, first)
+            read = [(run.names[one.prefix], one.epoch, one.window) for one in places]
+            assert not self.gone & set(read)
+            self.reads[run.iteration] = read
+            if run.iteration % self.every == 0:
+                stats = DomainStats(("a",), np.ones((2, len(Column)), np.int64))
+                log.line(Record("train", run.iteration, run.consumed, stats))
+            if (run.iteration % self.interval == 0 and number < steps) or back is None:
+                shutil.rmtree(self.save / f"iter_{run.iteration:07d}", ignore_errors=True)
+                write_checkpoint(self.save, f"iter_{run.iteration:07d}")
+                kept = run.state(), config, copy.deepcopy(walk)
+                self.saved[run.iteration] = Checkpoint(run.iteration, run.consumed, *kept)
+        log.close()
+        if back is not None:
+            self.go_back(run, back)
+
+    def start(self, last: Checkpoint, config: Config | None) -> tuple[Run, Config]:
+        where = last.iteration, last.consumed, last.state, read_decisions(self.save)
+        if config is not None:
+            try:
+                return Run(self.folder, config, (), *where), config
+            except ConfigError as error:
+                assert re.search(LEFT_OUT, str(error)), error
+                self.refused += 1
+        return Run(self.folder, last.config, (), *where), last.config
+
+    def go_back(self, run: Run, back: int) -> None:
+        spike = Finding("spike", "a", run.iteration, "warning", "a jump")
+        spike.evidence["onset"] = max(0, run.iteration - back)
+        where = str(self.save), self.folder, Publisher([])
+        moment = Moment(run.iteration, run.consumed, True, False, 1)
+        with pytest.raises(SystemExit):
+            Reaction(Watching(on_spike="rollback", rollbacks=99), run.plan, *where)([spike], moment)
+        decision = read_decisions(self.save)[-1]
+        if decision.action == "rollback":
+            for iteration in range(decision.onset + 1, run.iteration + 1):
+                self.gone |= set(self.reads[iteration])
+
+
+def endless(config: Config) -> Config:
+    """Without cuts of its own, nor a limit of epochs; what decides does so at once."""
+    plan, section = replace(config.plan, cuts=()), None
+    if config.section is not None:
+        section = parse(Dynamic, {**AT_ONCE, "block": plan.block}, "mix.dynamic")
+    return Config(plan, section)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_rollback_leaves_out_is_never_read_again(seed: int, tmp_path: Path) -> None:
+    """Decided on the way or not; with losses that are others each time, data mixed in another way
+    in between, and ends that save between the intervals."""
+    random = np.random.default_rng(seed)
+    config = endless(configs(random, 2000))
+    run = Trained(tmp_path, random, config)
+    for number in range(12):
+        config = None
+        if number and random.integers(3) == 0:
+            config = endless(configs(random, 2000))
+        if number and random.integers(4) == 0:
+            last = run.saved[iteration_of(read_tracker(run.save)) or 0]
+            config = documents(random, last.config)
+        back = int(random.integers(1, 8)) if random.integers(3) else None
+        run.train(int(random.integers(1, 14)), config, back)
+
+
+def test_a_dynamic_stream_goes_back(tmp_path: Path) -> None:
+    """The cut holds blocks that the checkpoint has not decided; another mix is refused until the
+    run is past it."""
+    random = np.random.default_rng(0)
+    config = dynamic(16, ("/c", "/d"), **AT_ONCE)
+    run = Trained(tmp_path, random, config)
+    run.batch, run.every, run.interval = 4, 1, 6
+    run.train(14, back=5)
+    (decision,) = read_decisions(run.save)
+    assert (decision.resume, decision.samples) == (6, (36, 56))
+    assert sorted(decision.blocks) == [1, 2, 3]
+    assert len(run.gone) == 20
+    before = {at: rows for at, rows in run.reads.items() if 6 < at <= 9}
+    run.train(3, dynamic(16, ("/c", "/d", "/b")), back=None)
+    assert run.refused == 1
+    assert before == {at: run.reads[at] for at in before}
+    run.train(1, documents_of_all(config))
+    assert run.refused == 2
+    run.train(30, documents_of_all(config))
+    assert run.refused == 2
+
+
+def documents_of_all(config: Config) -> Config:
+    own = (Omission((0, 0), ((5,), (7,))),)
+    return replace(config, plan=replace(config.plan, omissions=own))

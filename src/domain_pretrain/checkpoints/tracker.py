@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import count
 from pathlib import Path
 
 from domain_pretrain.whole_file import whole_file
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"  # instead of an iteration: a converted model, in a folder of that name
+ABANDONED = "abandoned_{}"
 _ITERATION = re.compile(r"[0-9]{1,18}")
 _FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,17})")  # no other spelling is ever loaded
 
@@ -40,6 +42,19 @@ def write_tracker(folder: Path, iteration: int | str) -> None:
         file.write(str(iteration).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def set_aside(folder: Path, after: int) -> None:
+    """Move a folder's checkpoints after an iteration into a folder of their own, the next of
+    :data:`ABANDONED`, in it: nothing finds them there. One process calls it, while none saves.
+    """
+    found = [path for at, path in checkpoints_of(folder).items() if at > after]
+    if found:
+        places = (folder / ABANDONED.format(number) for number in count(1))
+        place = next(one for one in places if not one.exists())
+        place.mkdir()
+        for path in found:
+            path.rename(place / path.name)
 
 
 def checkpoints_of(folder: Path) -> dict[int, Path]:

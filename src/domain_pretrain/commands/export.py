@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from domain_pretrain.checkpoints.whole import check_whole
 from domain_pretrain.commands.terminal import plain_console
 from domain_pretrain.huggingface.exporting import export_model
 from domain_pretrain.huggingface.families import Place
 from domain_pretrain.huggingface.found import find_checkpoint
-from domain_pretrain.launch.checkpoints import check_whole
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class Mixing:
         rule: what makes the multipliers.
         average: ``channel_loss.average``.
         epochs: that a prefix may be read at most.
+        decided: see :class:`.Blocks`.
     """
 
     plan: Plan
@@ -63,6 +64,7 @@ class Mixing:
     rule: Reweighter
     average: Average
     epochs: int | None
+    decided: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def check(
@@ -153,7 +155,13 @@ class Mixer:
         self._mixing, self._rule, self._board, self._tell = mixing, mixing.rule, board, tell
         self._memory = mixing.rule.start()
         self.blocks = Blocks(
-            mixing.plan, mixing.names, mixing.owners, mixing.pinned, limits, mixing.epochs
+            mixing.plan,
+            mixing.names,
+            mixing.owners,
+            mixing.pinned,
+            limits,
+            mixing.epochs,
+            mixing.decided,
         )
         self._consumed, self._signed = 0, -1
         # fp32: what every rank proves to have decided alike.

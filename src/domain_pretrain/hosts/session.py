@@ -142,6 +142,7 @@ class Session:
                 partial(facts.order, self.reading),
                 go_on=config.mix.on_change == "continue",
                 regardless=options.allow_domain_change,
+                decisions=self._decisions,
             )
         check_evaluations(facts.flags, self.reading)
         if config.evaluate.samples is not None:

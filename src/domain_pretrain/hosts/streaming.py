@@ -25,6 +25,7 @@ from domain_pretrain.flow.board import Board
 from domain_pretrain.flow.mixing import Mixer, Mixing, Tell
 from domain_pretrain.hosts.ranks import from_first_rank
 from domain_pretrain.process import notice
+from domain_pretrain.watch.decision import DECISIONS_FILE, Decision, ahead, blocks_of
 
 
 class Streaming:
@@ -37,6 +38,7 @@ class Streaming:
         order: of its samples, by a plan.
         go_on: whether another stream may go on where that of the checkpoint stood.
         regardless: whether it may also where that is not exact.
+        decisions: what the run has left out of its stream, which the plan is without.
 
     Attributes:
         plan: of the stream, as this run reads it.
@@ -55,10 +57,11 @@ class Streaming:
         *,
         go_on: bool,
         regardless: bool,
+        decisions: Sequence[Decision] = (),
     ) -> None:
         self.plan, self.mixing = plan, mixing
         self._reading, self._order = reading, order
-        self._go_on, self._regardless = go_on, regardless
+        self._go_on, self._regardless, self._decisions = go_on, regardless, decisions
         self.board = None
         if mixing is not None:
             self.board = Board(len(plan.prefixes), Blocks.most_readable(plan))
@@ -119,7 +122,8 @@ class Streaming:
                 raise ConfigError(found)
             self.resumed, self.plan = found, found.plan
             if self.mixing is not None:
-                self.mixing = replace(self.mixing, plan=found.plan)
+                decided = blocks_of(self._decisions, found.plan.begin)
+                self.mixing = replace(self.mixing, plan=found.plan, decided=decided)
         return self.plan
 
     def _resume(
@@ -130,19 +134,42 @@ class Streaming:
         # What is left out may change at any time, and is settled later.
         left_out = saved_omissions((state or {}).get("order"), self.plan.prefixes)
         order = self._order(replace(self.plan, omissions=left_out))
+        found = Resumed(self.plan)
         try:
             found = resumed(self.plan, order, now, state, consumed, go_on=self._go_on)
+            self._check_left_out(consumed, changed=found.continued or self._omits_others(left_out))
         except ConfigError as error:
             if not self._regardless:
                 return str(error)
             notice(f"WARNING: --allow-domain-change carries on regardless: {error}")
-            return Resumed(self.plan)
         if found.continued:
             notice(
                 f"mix.on_change: after {consumed:,} samples, the data are mixed in another way: "
                 f"{carry.tell(found.plan, lengths)}"
             )
         return found
+
+    def _omits_others(self, saved: Sequence[Omission]) -> bool:
+        """Whether other documents are left out than the run before did."""
+        before, now = (one[-1].documents if one else () for one in (saved, self.plan.omissions))
+        return any(before) != any(now) or (any(now) and before != now)
+
+    def _check_left_out(self, consumed: int, *, changed: bool) -> None:
+        """Positions that are left out must mean the samples that were read there.
+
+        Raises:
+            ConfigError: they are still to come, and would be others.
+        """
+        cuts = ahead(self._decisions, self.plan.passed(consumed))
+        if changed and cuts:
+            first, stop = cuts[0]
+            raise ConfigError(
+                f"{DECISIONS_FILE} says that samples {first:,} to {stop:,} of the stream are left "
+                "out; the run has not come to them, and with the data mixed in another way, or "
+                "other documents left out, they would be other samples: give mix and the data as "
+                f"they were, and change them at a checkpoint of more than "
+                f"{self.plan.consumed(stop):,} consumed samples; or take the entry out of the file"
+            )
 
     def omissions(
         self, consumed: int, state: Mapping[str, Any], locator: Locator

@@ -11,10 +11,10 @@ from typing import Any
 from domain_pretrain.checkpoints.arguments import read_saved
 from domain_pretrain.checkpoints.ranks import rank_files
 from domain_pretrain.checkpoints.tracker import RELEASE, TRACKER, checkpoints_of, read_tracker
+from domain_pretrain.checkpoints.whole import check_whole
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.huggingface.base import BESIDE, is_huggingface, is_imported
 from domain_pretrain.huggingface.found import find_checkpoint
-from domain_pretrain.launch.checkpoints import check_whole
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from domain_pretrain.checkpoints.start import checkpoint_at_start, folder_at_start
 from domain_pretrain.checkpoints.tracker import RELEASE
+from domain_pretrain.checkpoints.whole import check_whole
 from domain_pretrain.errors import ConfigError
 from domain_pretrain.flags import plugin_args
 from domain_pretrain.hosts.base import check_base
-from domain_pretrain.launch.checkpoints import check_whole, find_resume
+from domain_pretrain.launch.checkpoints import find_resume
 from domain_pretrain.launch.flags import Flags
 from domain_pretrain.paths import is_remote
 

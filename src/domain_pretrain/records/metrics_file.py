@@ -62,8 +62,8 @@ class MetricsFile(Exporter):
             self._file.append(entry)
 
     def event(self, event: Event) -> None:
-        """Append."""
-        self._file.append(event_entry(event))
+        """Append, unless a start before this has told it of the same iteration."""
+        self._file.append_once(event_entry(event))
 
     def close(self) -> None:
         """Close the file."""

@@ -15,6 +15,7 @@ from domain_pretrain.records.evaluated import EVALUATIONS_FILE
 from domain_pretrain.records.reader import EVENTS_FILE, METRICS_FILE, is_header, parse_line
 
 DISCARDED_FILE = "domain_metrics.discarded.jsonl"
+_EVENT = b'{"event":'
 
 
 def check_log_dir(path: str | Path) -> None:
@@ -77,6 +78,7 @@ class LinesFile:
         self.path = path
         # Unbuffered: what a full disk refuses does not come back from a buffer later.
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 -- lives as long as the run
+        self._events: list[dict[str, Any]] = []  # that it had; see append_once
         if self._file.tell() and os.pread(self._file.fileno(), 1, self._file.tell() - 1) != b"\n":
             self._file.write(b"\n")
 
@@ -101,8 +103,11 @@ class LinesFile:
             with open(path, "ab") as file:
                 _lock(path, file)  # no lines of a run that lives are cut
             _cut(path, after_iteration)
+            # Before it is locked: opened and closed once more, a file is not locked any more.
+            events = _events_from(path, after_iteration or 0)
             lines = cls(path)
             _lock(path, lines._file)
+            lines._events = events
             return lines
         except OSError as error:
             raise _not_written(path, error) from error
@@ -129,6 +134,16 @@ class LinesFile:
             self._file.truncate(end)
             raise _not_written(self.path, error) from error
 
+    def append_once(self, entry: dict[str, Any]) -> None:
+        """Write a line, unless the file had it when it was opened for a run that resumes: what each
+        start from a checkpoint tells stays true, and is there once.
+
+        Raises:
+            LogFolderError: it cannot be written.
+        """
+        if entry not in self._events:
+            self.append(entry)
+
     def close(self) -> None:
         """Close the file; idempotent."""
         self._file.close()
@@ -143,6 +158,13 @@ def _not_written(path: Path, error: OSError) -> LogFolderError:
         f"cannot write to {path}: {error.strerror}. Make room, and start the run again: it resumes "
         "from its newest checkpoint, and no line is lost."
     )
+
+
+def _events_from(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """The events of a file that happened from an iteration on."""
+    with open(path, "rb") as lines:
+        found = [parse_line(line) for line in lines if line.startswith(_EVENT)]
+    return [entry for entry in found if entry is not None and entry["iteration"] >= iteration]
 
 
 def _stays(entry: dict[str, Any] | None, after_iteration: int | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,6 +37,9 @@ class Decision(BaseModel):
         reason: why it ends although it was to go back; empty where it does what it was told to.
         resume: iteration of the checkpoint that it goes back to.
         samples: positions of the stream, the second one excluded, that are not read from there on.
+        blocks: where the losses decide what lies there, what they had decided, from the checkpoint
+            to the end of the samples: the number of a block → samples of every prefix in it, in
+            the order of the training data.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +51,7 @@ class Decision(BaseModel):
     reason: str = ""
     resume: _Count | None = None
     samples: tuple[_Count, _Count] | None = None
+    blocks: dict[int, tuple[_Count, ...]] = {}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Decision:
@@ -69,6 +73,14 @@ class Decision(BaseModel):
             f"from iteration {self.iteration:,} back to {self.resume:,}, and samples {first:,} to "
             f"{stop:,} of the stream are left out: {self.message}"
         )
+
+
+class Back(NamedTuple):
+    """Where a run can go back to, and what it then leaves out; see :class:`Decision`."""
+
+    resume: int
+    samples: tuple[int, int]
+    blocks: dict[int, tuple[int, ...]]
 
 
 class _File(BaseModel):
@@ -97,9 +109,8 @@ def decide(
     watching: Watching,
     before: Sequence[Decision],
     *,
-    onset: int | None,
-    resume: int | None,
-    samples: tuple[int, int] | None,
+    onset: int,
+    back: Back | str,
 ) -> Decision:
     """What to do about a jump.
 
@@ -107,36 +118,43 @@ def decide(
         spike: that was found.
         watching: of the config.
         before: what the run has decided so far.
-        onset: the last logged iteration of which the consumed samples are known, up to the one
-            that the finding names; None: no such line is there.
-        resume: iteration of the newest checkpoint up to the onset; None: there is none.
-        samples: positions from the onset to where the jump was found.
+        onset: the last good iteration, where its consumed samples are known.
+        back: the way back; or why there is none.
     """
-    most, at = watching.rollbacks, onset_of(spike)
+    most = watching.rollbacks
     made = sum(one.action == "rollback" for one in before)
-    stop = Decision(
-        action="stop",
-        iteration=spike.iteration,
-        onset=at if onset is None else onset,
-        message=spike.message,
-    )
+    stop = Decision(action="stop", iteration=spike.iteration, onset=onset, message=spike.message)
     if watching.on_spike == "stop":
         return stop
-    reason = ""
     if made >= most:
-        reason = f"{made} of at most {most} were made (watch.rollbacks)"
-    elif onset is None or samples is None:
-        reason = f"the metrics file has no line of iteration {at:,} or before"
-    elif resume is None:
-        reason = f"no checkpoint is left of iteration {onset:,} or before"
-    if reason:
-        return stop.model_copy(update={"reason": reason})
-    return stop.model_copy(update={"action": "rollback", "resume": resume, "samples": samples})
+        back = f"{made} of at most {most} were made (watch.rollbacks)"
+    if isinstance(back, str):
+        return stop.model_copy(update={"reason": back})
+    return stop.model_copy(update={"action": "rollback", **back._asdict()})
 
 
 def cuts_of(decisions: Iterable[Decision]) -> list[tuple[int, int]]:
     """Positions of the stream that rollbacks leave out."""
     return [one.samples for one in decisions if one.samples is not None]
+
+
+def blocks_of(decisions: Iterable[Decision], begin: int) -> dict[int, tuple[int, ...]]:
+    """What rollbacks say that blocks of the stream are.
+
+    Args:
+        decisions: of the run.
+        begin: position from which on its present plan holds: blocks of those before are others.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for one in decisions:
+        if one.samples is not None and one.samples[0] >= begin:
+            found |= one.blocks
+    return found
+
+
+def ahead(decisions: Iterable[Decision], position: int) -> list[tuple[int, int]]:
+    """Those samples left out that lie from a position of the stream on."""
+    return [cut for cut in cuts_of(decisions) if cut[0] >= position]
 
 
 def read_decisions(folder: str | Path) -> list[Decision]:

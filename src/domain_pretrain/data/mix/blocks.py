@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ class Blocks:
         pinned: bool ``[D]``, domains that keep their share of the blend.
         limits: samples that so many epochs of every prefix have.
         epochs: that a prefix may be read at most; None: any number.
+        decided: blocks that are what they were in a part of the run that was given up, samples of
+            every prefix by number; of another size or other prefixes, they are not.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Blocks:
         pinned: Mask,
         limits: Counts,
         epochs: int | None,
+        decided: Mapping[int, Sequence[int]] = MappingProxyType({}),
     ) -> None:
         assert plan.block is not None and plan.stages[0].weights is not None
         self.plan, self.names, self.size = plan, names, plan.block
@@ -67,6 +71,11 @@ class Blocks:
         most = np.full(len(base), _ENDLESS) if epochs is None else limits
         self._limits: Counts = np.where(base > 0, most, 0)
         self._epochs = epochs
+        self._decided = {
+            number: np.array(counts, np.int64)
+            for number, counts in decided.items()
+            if len(counts) == len(base) and sum(counts) == self.size
+        }
         self._begin()
 
     def _begin(self) -> None:
@@ -135,13 +144,15 @@ class Blocks:
         return dict(zip(self.names, found.tolist(), strict=True))
 
     def _decide(self, shares: Array) -> Block:
-        room, most = self._room, self._most
-        prefixes = by_prefix(shares, self._parts, self._owners, self._pinned, most)
-        owed = self._owed + due(prefixes, self.size)
-        counts = handed_out(owed, self.size, room)
+        counts = self._decided.get(self.next)
+        if counts is None:
+            prefixes = by_prefix(shares, self._parts, self._owners, self._pinned, self._most)
+            owed = self._owed + due(prefixes, self.size)
+            counts = handed_out(owed, self.size, self._room)
+            self._owed = owed - counts * UNIT
         behind = np.bincount(ordered(counts)[0][: self._behind], minlength=len(counts))
         block = Block(self.next, self.taken - behind, counts)
-        self._owed, self.taken = owed - counts * UNIT, block.start + counts
+        self.taken = block.start + counts
         self._behind = 0
         self.next += 1
         return block
