@@ -25,6 +25,8 @@ OLD = Path(__file__).parents[1] / "data" / "v0_1"
 # and training acts on that twice. An optimizer state that is lost moves the losses by 6e-3, a state
 # of the reweighting that is lost the multipliers by 3e-2.
 NEAR = 1e-4
+# What version 0.1 said of a step was of the weights that the step had led to, in force in the next.
+DIAGNOSTICS = ("effective_domains", "effective_tokens", "clip_rate")
 
 
 @pytest.fixture
@@ -69,6 +71,11 @@ def test_a_run_goes_on(form: str, tmp_path: Path) -> None:
     assert (log / METRICS_FILE).read_bytes().startswith(b"".join(unbroken[:2]))
     expected, lines = [json.loads(line) for line in unbroken], read_metrics(log)
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 4, 4]
+    of_old = [line.get("reweighting", {}) for line in expected]
+    told = [{key: line.pop(key) for key in DIAGNOSTICS if key in line} for line in of_old]
     for number, (line, old) in enumerate(zip(lines, expected, strict=True), start=1):
         near(line, old, f"line {number}")
+    for number in (3, 4):
+        weights = {"effective_domains": told[number - 2]["effective_domains"]}
+        near(lines[number - 1]["reweighting"], weights, f"line {number}")
     assert points(folder / "tensorboard").keys() >= set(json.loads((OLD / "tags.json").read_text()))
