@@ -24,7 +24,6 @@ from domain_pretrain.strategies.section import WithinReweight
 from domain_pretrain.strategies.shapes import SHAPES
 
 FIXED = SCALE[Column.LOSS]
-_SUMMED = (Column.LOSS, Column.TOKENS)
 
 
 class _Within:
@@ -93,8 +92,9 @@ class _Within:
             sums: int64 ``[..., len(Column)]``, added up in place.
         """
         self._groups.add(sums)
-        loss_sum, tokens = (sums[..., column].double() / FIXED for column in _SUMMED)
-        return torch.where(sums[..., Column.NONFINITE] > 0, torch.nan, loss_sum), tokens
+        loss_sum = sums[..., Column.LOSS].double() / FIXED
+        loss_sum = torch.where(sums[..., Column.NONFINITE] > 0, torch.nan, loss_sum)
+        return loss_sum, sums[..., Column.TOKENS].double() / FIXED
 
 
 class WithinMicrobatch(_Within):

@@ -237,8 +237,9 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
     held = np.array([name in options.domains for name in seen.names])
     start = float(np.clip(_sum(seen.share[held]), options.low, options.high))
     if (np.nan_to_num(state.get("held", held)) != held).any():  # others were, up to a resume
-        state = {key: state[key] for key in ("base",) if key in state}
-    kept: State = {"share": start, "integral": _logit(start), "steps": 0, **state}
+        state = {"base": state["base"]} if "base" in state else {}
+    fresh = {"share": start, "integral": _logit(start), "steps": 0}
+    kept: State = {**fresh, "held_tokens": 0.0, "all_tokens": 0.0, **state}
     kept["held"] = held.astype(float)
     lr, before = seen.course.lr, kept.get("lr", 0.0)
     kept["judged"] = False  # whether this step brought an evaluation that moved the share
@@ -255,11 +256,8 @@ def hold(seen: Observation, state: State, options: HoldOptions) -> tuple[Array, 
             kept |= _moved(kept, risen, options, goal, _bounds(seen, held, options))
             kept |= _judged(kept, _error(options.domains, seen.course))
     kept["steps"] += 1
-    for key, tokens in (
-        ("held_tokens", seen.weighed_tokens[held]),
-        ("all_tokens", seen.weighed_tokens),
-    ):
-        kept[key] = kept.get(key, 0.0) + _sum(tokens)
+    kept["held_tokens"] += _sum(seen.weighed_tokens[held])
+    kept["all_tokens"] += _sum(seen.weighed_tokens)
     return _shares(seen, held, kept["share"]), kept
 
 
