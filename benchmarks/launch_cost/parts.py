@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
+from megatron.core.rerun_state_machine import RerunStateMachine
 from support.passes import Pass
 
 from domain_pretrain.flow import forward
@@ -30,6 +31,7 @@ POINTS: list[tuple[Any, str]] = [
     (backend.WithGradient, "forward"),
     (cuda, "loss"),
     (cuda, "_planned"),
+    (RerunStateMachine, "validate_result"),
     (backend.WithGradient, "backward"),
     (cuda, "gradient"),
 ]
@@ -46,7 +48,8 @@ PARTS = {
     "< cuda.loss": "three tensors, one launch",
     "< WithGradient.forward": "what the gradient needs",
     "< Backend.domain_loss": "out of autograd",
-    FORWARD: "back to the schedule",
+    "> RerunStateMachine.validate_result": "back to the entry",
+    FORWARD: "the host's check for NaN",
     "> WithGradient.backward": "autograd's engine, before",
     "> cuda.gradient": "the mask is as it was",
     "< cuda.gradient": "one tensor, one launch",

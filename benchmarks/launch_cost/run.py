@@ -5,8 +5,9 @@
 
 Times are multiples of one small torch operation, measured in turns with everything else. The loss
 path is that of the built-in entry: from the batch that the data iterator handed out to the gradient
-of the losses. It is compared with Megatron's loss function and its backward pass, and with the
-least that two launches take between PyTorch's calls: the same outputs, and no other Python.
+of the losses. It is compared with Megatron's loss function and its backward pass, both with the
+checks for NaN that are on by default and without, and with the least that two launches take between
+PyTorch's calls: the same outputs, and no other Python.
 
 Then what each part of the path takes within it: more than in a loop of its own, which keeps the
 processor's caches warm.
@@ -32,11 +33,20 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
+from host import checked_loss_func, start  # noqa: E402
 from parts import parts  # noqa: E402
 from provenance import provenance  # noqa: E402
-from support.passes import SOURCE, Pass, forward, loss_func, our_loss_func  # noqa: E402
+from support.passes import (  # noqa: E402
+    SOURCE,
+    Pass,
+    forward,
+    loss_func,
+    new_samples,
+    our_loss_func,
+)
 
-from domain_pretrain.flow.tap import BatchTap, Rows, Source  # noqa: E402
+from domain_pretrain.flow.tap import BatchTap, Rows  # noqa: E402
+from domain_pretrain.hosts.gpt import entry  # noqa: E402
 from domain_pretrain.kernels.domain_reduce import Backend, Inputs, cuda  # noqa: E402
 
 CALLS = 200  # of each function in one turn
@@ -76,11 +86,14 @@ def cases() -> dict[str, Callable[[], object]]:
         "loss": partial(backend.domain_loss, of_loss),
         "gradient": partial(cuda.gradient, one, kept),
         "samples of a batch": rows_of_batch,
-        OWN: Pass(plugin, our_loss_func),
-        "own, of new samples": Pass(plugin, our_loss_func, source=new_samples()),
-        "own, reweighted": Pass(forward(backend, "lagged"), our_loss_func),
+        OWN: Pass(plugin, entry.loss_func),
+        f"{OWN}, of new samples": Pass(plugin, entry.loss_func, source=new_samples()),
+        f"{OWN}, reweighted": Pass(forward(backend, "lagged"), entry.loss_func),
+        VANILLA: Pass(None, checked_loss_func),
+        f"{OWN}, unchecked": Pass(plugin, our_loss_func),
+        f"{OWN}, of new samples, unchecked": Pass(plugin, our_loss_func, source=new_samples()),
+        f"{VANILLA}, unchecked": Pass(None, loss_func),
         "two launches in autograd": least(),
-        VANILLA: Pass(None, loss_func),
     }
 
 
@@ -111,13 +124,6 @@ def least() -> Callable[[], object]:
     return lambda: torch.autograd.grad(Least.apply(case, launch), case, one)
 
 
-def new_samples() -> Source:
-    """A source for which every batch is of samples that it has not seen."""
-    source = Source(SOURCE.origin)
-    source._packed = source._packed.__wrapped__
-    return source
-
-
 def measure(functions: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
     """µs of a call of each: the median over turns, one thread, without the garbage collector."""
     torch.set_num_threads(1)
@@ -143,6 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stub.load(Path(folder))
         stub.pretend()
+        start()
         functions = cases()
         times = measure(functions, given.turns)
         within = parts(cast(Pass, functions[OWN]))

@@ -14,8 +14,11 @@ pytestmark = pytest.mark.megatron
 NAMED = "loss is not finite in domain general"
 
 
-def poisoned(folder: Path, *flags: str | Path, poison: str, **how: Any) -> Run:
-    return train(folder, *flags, script="poisoned_gpt.py", env={"POISON": poison}, **how)
+def poisoned(
+    folder: Path, *flags: str | Path, poison: str, env: dict[str, str] | None = None, **how: Any
+) -> Run:
+    given = {"POISON": poison, **(env or {})}
+    return train(folder, *flags, script="poisoned_gpt.py", env=given, **how)
 
 
 def test_rerun_machine_stops_the_run(blend: list[str], tmp_path: Path) -> None:
@@ -26,8 +29,11 @@ def test_rerun_machine_stops_the_run(blend: list[str], tmp_path: Path) -> None:
     assert [entry["iteration"] for entry in run.metrics()] == [1]
 
 
-def test_nan_check_raises(blend: list[str], tmp_path: Path) -> None:
-    run = poisoned(tmp_path, *blend, "--rerun-mode", "disabled", poison="training", expect=1)
+@pytest.mark.parametrize("env", [{}, {"FUSED": "1", "VALUE": "inf"}], ids=["host", "kernel"])
+def test_nan_check_raises(blend: list[str], tmp_path: Path, env: dict[str, str]) -> None:
+    """Also of a kernel's sums, which are NaN where a token is infinite."""
+    disabled = ["--rerun-mode", "disabled"]
+    run = poisoned(tmp_path, *blend, *disabled, poison="training", env=env, expect=1)
     assert "found NaN in local forward loss" in run.output
     assert run.output.count(NAMED) == 1
     assert [entry["iteration"] for entry in run.metrics()] == [1]

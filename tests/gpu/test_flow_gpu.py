@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("kind", [None, "lagged"])
 def test_launches_of_the_flow_are_counted(kind: str | None) -> None:
-    """The table of docs/kernels.md; the rows of the microbatch arrive in one copy."""
+    """The table of docs/kernels.md; rows of samples that are new arrive in one copy."""
     cuda, device = select("cuda"), torch.device("cuda", torch.cuda.current_device())
     host = launches(passes.Pass(None, passes.loss_func, device))
     beside, instead = (
@@ -28,10 +28,12 @@ def test_launches_of_the_flow_are_counted(kind: str | None) -> None:
     )
     ours = [name for name in beside if name in ("reduce", "loss", "gradient")]
     assert ours == (["reduce"] if kind is None else ["loss", "gradient"])
-    copies = [name for name in instead if "HtoD" in name]
-    assert len(copies) == 1
-    assert len(beside) == len(host) + len(copies) + len(ours) - (kind is not None)
-    assert [n for n in instead if n not in copies] == ["loss", "gradient"]
+    assert len(beside) == len(host) + len(ours) - (kind is not None)
+    assert instead == ["loss", "gradient"]
+    plugin, source = passes.forward(cuda, kind, device), passes.new_samples()
+    anew = launches(passes.Pass(plugin, passes.our_loss_func, device, source=source))
+    assert [name for name in anew if "HtoD" not in name] == ["loss", "gradient"]
+    assert len(anew) == 3
 
 
 @pytest.mark.parametrize("backend", ["cuda", "reference"])

@@ -22,6 +22,13 @@ NAMES = ("finance", "general", "rare")
 SOURCE = Source(ById((1, 0, 2)))
 
 
+def new_samples() -> Source:
+    """A source for which every batch is of samples that it has not seen."""
+    source = Source(SOURCE.origin)
+    source._packed = source._packed.__wrapped__  # type: ignore[assignment]
+    return source
+
+
 def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[Any, ...]:
     """The operations of Megatron's own loss function."""
     losses, mask = losses.view(-1).float(), mask.view(-1).float()

@@ -15,6 +15,7 @@ RUN = Path(__file__).parents[2] / "benchmarks" / "launch_cost" / "run.py"
 
 def test_every_part_is_timed(tmp_path: Path) -> None:
     pytest.importorskip("cuda.bindings", reason="no cuda-bindings, which CUDA builds of torch need")
+    pytest.importorskip("megatron.training.argument_utils", reason="this Megatron needs no entry")
     if shutil.which("gcc") is None:
         pytest.skip("no gcc to compile the driver that does nothing")
     out = tmp_path / "out.json"
@@ -22,7 +23,7 @@ def test_every_part_is_timed(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     found = json.loads(out.read_text())
-    assert len(found["us"]) == 11 and all(time > 0 for time in found["us"].values())
-    assert len(found["parts_us"]) == 15 and all(time > 0 for time in found["parts_us"].values())
+    assert len(found["us"]) == 14 and all(time > 0 for time in found["us"].values())
+    assert len(found["parts_us"]) == 16 and all(time > 0 for time in found["parts_us"].values())
     assert found["commit"] and found["processor"]
     assert "| torch operation |" in result.stdout

@@ -97,6 +97,18 @@ def test_rows_of_samples_that_come_again_are_their_own() -> None:
         assert torch.equal(rows.packed, by_torch.packed), "as where the batch is on a device"
 
 
+def test_samples_that_come_again_are_on_the_device_already() -> None:
+    """The host waits for no copy; another device gets one of its own."""
+    source, device = Source(ById((2, 0, 0, 1))), torch.device("meta")
+    packed = []
+    for where in (device, CPU, device):
+        tap = BatchTap(iter([batch([3, 0])]))
+        next(tap)
+        packed.append(tap.rows(source, where).packed)
+    assert packed[0] is packed[2] and packed[0].device == device
+    assert packed[1].device == CPU
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
 def test_ids_of_a_loop_of_ones_own_become_int32(dtype: torch.dtype) -> None:
     """As the kernels read them; what does not fit is of no domain still."""

@@ -72,8 +72,7 @@ class Source:
             )
         ids = dataset_id if dataset_id.dim() == 1 else dataset_id.reshape(-1)
         if tokens.is_cpu and ids.is_cpu:
-            packed = self._packed(tuple(ids.tolist()), tuple(tokens.tolist()))
-            return Rows(packed if device.type == "cpu" else packed.to(device, non_blocking=True))
+            return Rows(self._packed(tuple(ids.tolist()), tuple(tokens.tolist()), device))
         _check_ids(len(ids), len(tokens))
         ids = ids.to(tokens.device, torch.int64)
         found = self._table(origin, tokens.device)[ids.clamp(-1, len(origin.domains))]
@@ -140,13 +139,16 @@ class BatchTap:
         return source.rows(self.dataset_id, tokens, device)
 
 
-def _pack(table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...]) -> torch.Tensor:
-    """``Rows.packed`` on the CPU, of Python's numbers: of a few samples faster than by torch."""
+def _pack(
+    table: tuple[int, ...], ids: tuple[int, ...], tokens: tuple[float, ...], device: torch.device
+) -> torch.Tensor:
+    """``Rows.packed``, made of Python's numbers: of a few samples faster than by torch."""
     _check_ids(len(ids), len(tokens))
     domains = [table[i] if 0 <= i < len(table) else -1 for i in ids]
     inverse = [1.0 / number if number >= LEAST else 1.0 for number in tokens]
     packed = _layout(len(ids)).pack(*domains, *inverse, *tokens)
-    return torch.frombuffer(bytearray(packed), dtype=torch.int32)
+    made = torch.frombuffer(bytearray(packed), dtype=torch.int32)
+    return made if device.type == "cpu" else made.to(device, non_blocking=True)
 
 
 def _ids(given: torch.Tensor) -> torch.Tensor:

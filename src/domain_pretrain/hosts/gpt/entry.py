@@ -7,7 +7,7 @@ is that script's part: a forward step, a loss, the datasets, and the call of ``p
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ PACKS_ON_TP_RANK_0 = not hasattr(arguments, "parse_and_validate_args")  # until 
 
 SPIKE_FACTOR = 10  # a loss this many times the largest one seen is a spike
 LossReport = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+# What a loss must not be, what the host then says, and whether it stops.
+Check = tuple[Callable[[Tensor], Any], str, bool]
+NAN: Check = (torch.isnan, "found NaN in local forward loss calculation", True)
+INFINITE: Check = (torch.isinf, "found Inf in local forward loss calculation", True)
 
 
 def forward_step(
@@ -81,25 +86,25 @@ def loss_func(loss_mask: Tensor, losses: Tensor, model: Any = None) -> LossRepor
     loss = torch.sum(losses.view(-1).float() * mask)
     num_tokens = mask.sum().detach().to(torch.int)
     report = torch.cat([loss.detach().clone().view(1), num_tokens.view(1)])
-    return _finish(loss, report, num_tokens)
+    return _finish(loss, report, num_tokens, NAN, INFINITE)
 
 
-def _finish(loss: Tensor, report: Tensor, num_tokens: Tensor) -> LossReport:
-    _validate(loss)
-    return loss, num_tokens, {"lm loss": report}
+def _of_sums(loss: Tensor, report: Tensor, num_tokens: Tensor) -> LossReport:
+    """``loss_func``'s answer, of sums that the plugin's kernel made instead of it on a GPU.
+
+    They are finite or NaN, of an infinite token, too: one check, which waits for the device, is
+    enough.
+    """
+    return _finish(loss, report, num_tokens, NAN)
 
 
-# On a GPU the plugin's kernel computes the sums instead of the operations above.
-setattr(loss_func, FROM_SUMS, _finish)
+setattr(loss_func, FROM_SUMS, _of_sums)
 
 
-def _validate(loss: Tensor) -> None:
+def _finish(loss: Tensor, report: Tensor, num_tokens: Tensor, *unreal: Check) -> LossReport:
     """Hand the loss to the rerun machine, which distinguishes a broken device from a broken run."""
     args, machine = get_args(), get_rerun_state_machine()
-    checks: list[tuple[Any, str, bool]] = []
-    if args.check_for_nan_in_loss_and_grad:
-        checks.append((torch.isnan, "found NaN in local forward loss calculation", True))
-        checks.append((torch.isinf, "found Inf in local forward loss calculation", True))
+    checks = [*unreal] if args.check_for_nan_in_loss_and_grad else []
     if args.check_for_spiky_loss:
         spike = partial(machine.is_unexpectedly_large, threshold=SPIKE_FACTOR, context="loss")
         checks.append((spike, "Spiky loss", False))
@@ -108,6 +113,7 @@ def _validate(loss: Tensor) -> None:
         machine.validate_result(
             result=loss, rejection_func=reject, message=message, tolerance=0.0, fatal=fatal
         )
+    return loss, num_tokens, {"lm loss": report}
 
 
 def embedding_ranks(pp_ranks: list[int]) -> list[int]:
