@@ -201,6 +201,7 @@ def test_any_split_has_the_same_bits(backend: Backend, case: Case, cut: int, ord
     ("loss", "mask", "inverse", "multiplier"),
     [
         *((256.0 * total, 2**-10, 0.0, 0.0) for total in (126.0, 127.0, 127.9, 128.0, 128.1)),
+        (3.0, 1.0, 0.001, 2.5),
         (300.0, 1.0, 0.0, 0.0),
         (-300.0, 1.0, 0.0, 0.0),
         (0.001, 40.0, 0.0, 0.0),

@@ -11,7 +11,7 @@ import torch
 from domain_pretrain.errors import UnsupportedError
 from domain_pretrain.kernels.domain_reduce.kernel_launch import Variant
 
-SOURCE = "domain_reduce.cu"
+SOURCE = Path(__file__).with_name("domain_reduce.cu")
 OLDEST = (8, 0)
 """The lowest compute capability with all that the kernels use (``__reduce_min_sync``)."""
 
@@ -31,14 +31,15 @@ def compile_source(variant: Variant, architecture: str) -> tuple[bytes, str]:
     """
     library = bindings("nvrtc")
     options = [option.encode() for option in _options(variant, architecture)]
-    program = _checked(library.nvrtcCreateProgram(_source(), SOURCE.encode(), 0, [], []))
+    source, name = SOURCE.read_bytes(), SOURCE.name
+    program = _checked(library.nvrtcCreateProgram(source, name.encode(), 0, [], []))
     try:
         status, *_ = library.nvrtcCompileProgram(program, len(options), options)
         log = bytearray(_checked(library.nvrtcGetProgramLogSize(program)))
         _checked(library.nvrtcGetProgramLog(program, log))
         text = bytes(log).rstrip(b"\0").decode(errors="replace")
         if int(status) != 0:
-            raise UnsupportedError(f"NVRTC cannot compile {SOURCE} for {architecture}:\n{text}")
+            raise UnsupportedError(f"NVRTC cannot compile {name} for {architecture}:\n{text}")
         code = bytearray(_checked(library.nvrtcGetCUBINSize(program)))
         _checked(library.nvrtcGetCUBIN(program, code))
         return bytes(code), text
@@ -77,10 +78,6 @@ def _options(variant: Variant, architecture: str) -> list[str]:
         "--ptxas-options=--warn-on-local-memory-usage",
         *(f"-D{name}={value}" for name, value in variant.macros().items()),
     ]
-
-
-def _source() -> bytes:
-    return (Path(__file__).parent / SOURCE).read_bytes()
 
 
 def bindings(name: str) -> Any:

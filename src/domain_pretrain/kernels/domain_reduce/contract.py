@@ -99,15 +99,12 @@ class Kernels(Protocol):
 
     def reduce(self, inputs: Inputs) -> None:
         """The sums alone."""
-        ...
 
     def loss(self, inputs: Inputs) -> tuple[Scalars, Any]:
         """The loss, and what its gradient needs of the inputs."""
-        ...
 
     def gradient(self, grad: torch.Tensor, kept: Any) -> torch.Tensor:
         """``w[domain]·(grad·mask)``, fp32 ``[b, s]``."""
-        ...
 
 
 def check(inputs: Inputs, *, sums_alone: bool) -> None:

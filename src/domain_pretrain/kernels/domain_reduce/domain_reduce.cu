@@ -27,10 +27,16 @@ enum : int {
 constexpr float PLAIN = 0x7f000000;
 static_assert(PLAIN <= LIMIT * FIXED, "a plain token must not be one to be flagged");
 
-// Partial scalars of the blocks of one launch; all zero before and after it.
+// Partial scalars: of the blocks of one launch, all zero before and after it; or of a warp.
 struct Workspace {
   i64 weighted, loss, tokens;
   u32 flagged, ticket;
+  __device__ __forceinline__ void add(const Workspace& other) {
+    weighted += other.weighted;
+    loss += other.loss;
+    tokens += other.tokens;
+    flagged |= other.flagged;
+  }
 };
 
 // Mirrored field by field by Arguments in kernel_launch.py.
@@ -104,29 +110,33 @@ struct Token {
 
 // Sums of one domain, by column; samples are counted by row, and flagged tokens apart until the end.
 struct Sums {
-  i64 column[COLUMNS];
-  u32 flagged;
+  i64 column[COLUMNS], weighted;
+  u32 flagged, unweighed;  // tokens whose loss, or weighted loss, is out of range
   __device__ __forceinline__ void take_plain(const Token (&t)[VEC]) {
-    int sum[COLUMNS] = {};
+    int sum[COLUMNS] = {}, of_weighted = 0;
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
       sum[COLUMN_LOSS] += __float2int_rn(t[i].loss);
       sum[COLUMN_TOKENS] += __float2int_rn(t[i].tokens);
       sum[COLUMN_SAMPLE_LOSS] += __float2int_rn(t[i].sample);
+      if (SCALARS) of_weighted += __float2int_rn(t[i].weighted);
     }
 #pragma unroll
     for (int k = 0; k < COLUMNS; k++) column[k] += sum[k];
+    weighted += of_weighted;
   }
   __device__ __forceinline__ void take(const Token (&of)[VEC], int id) {
 #pragma unroll
     for (int i = id * SPAN; i < (id + 1) * SPAN; i++) {
       Token t = of[i];
       STAY(t.loss, t.tokens, t.sample);
-      const bool bad = !in_range(t.loss);
+      const bool bad = !in_range(t.loss), over = bad || !in_range(t.weighted);
       column[COLUMN_LOSS] += __float2ll_rn(bad ? 0.f : t.loss);
       column[COLUMN_TOKENS] += __float2ll_rn(t.tokens);
       column[COLUMN_SAMPLE_LOSS] += __float2ll_rn(bad ? 0.f : t.sample);
       flagged += bad;
+      if (SCALARS) weighted += __float2ll_rn(over ? 0.f : t.weighted);
+      unweighed += over;
     }
   }
   __device__ __forceinline__ void reduce() {
@@ -134,28 +144,11 @@ struct Sums {
     column[COLUMN_TOKENS] = warp_sum(column[COLUMN_TOKENS]);
     column[COLUMN_SAMPLE_LOSS] = warp_sum(column[COLUMN_SAMPLE_LOSS]);
     column[COLUMN_NONFINITE] = __reduce_add_sync(ALL, flagged);
+    if (SCALARS) weighted = warp_sum(weighted);
+    if (SCALARS) unweighed = __any_sync(ALL, unweighed);
   }
-};
-
-// What a thread's tokens add to the scalars. Loss and tokens are taken from its runs, not token by
-// token again: registers are short.
-struct Scalars {
-  i64 weighted, loss, tokens;
-  bool flagged;
-  __device__ __forceinline__ void take(const Sums& run) {
-    loss += run.column[COLUMN_LOSS];
-    tokens += run.column[COLUMN_TOKENS];
-  }
-  __device__ __forceinline__ void weigh_plain(const Token (&t)[VEC]) {
-    int sum = 0;
-#pragma unroll
-    for (int i = 0; i < VEC; i++) sum += __float2int_rn(t[i].weighted);
-    weighted += sum;
-  }
-  __device__ __forceinline__ void weigh(const Token& t) {
-    const bool bad = !in_range(t.loss) || !in_range(t.weighted);
-    weighted += __float2ll_rn(bad ? 0.f : t.weighted);
-    flagged |= bad;
+  __device__ __forceinline__ Workspace scalars() const {
+    return {weighted, column[COLUMN_LOSS], column[COLUMN_TOKENS], unweighed};
   }
 };
 
@@ -226,7 +219,7 @@ __device__ __forceinline__ bool is_plain(const Token (&t)[VEC]) {
 // then of the lowest domain that is left, and so on.
 __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC],
                                          const int (&domain)[IDS], u32 pending, Sums& run,
-                                         int& current, Scalars& total) {
+                                         int& current, Workspace& total) {
 #pragma unroll 1
   for (int left = min(a.domains + 1, (int)PEEL);; left--) {
     int lowest = NONE;
@@ -243,21 +236,26 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
     if (!__any_sync(ALL, pending)) return;
     if (left == 0) break;
     if (current != NONE) {
-      total.take(run);
       run.reduce();
-      if (threadIdx.x % 32 == 0) store(a, current, run);
+      if (threadIdx.x % 32 == 0) {
+        store(a, current, run);
+        if (SCALARS) total.add(run.scalars());
+      }
       run = {};
     }
     current = __reduce_min_sync(ALL, lowest);
   }
 #pragma unroll
   for (int j = 0; j < IDS; j++) {
-    if (!(pending >> j & 1)) continue;
     Sums one = {};
-    one.take(t, j);
-    total.take(one);
-    one.column[COLUMN_NONFINITE] = one.flagged;
-    store(a, domain[j], one);
+    if (pending >> j & 1) {
+      one.take(t, j);
+      one.column[COLUMN_NONFINITE] = one.flagged;
+      store(a, domain[j], one);
+    }
+    if (!SCALARS) continue;
+    one.reduce();
+    if (threadIdx.x % 32 == 0) total.add(one.scalars());
   }
 }
 
@@ -268,12 +266,13 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
 #endif
 
 // The last block to arrive writes the scalars and leaves the workspace as it was.
-__device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) {
-  Workspace* w = a.workspace;
-  atomicAdd((u64*)&w->weighted, (u64)sum[0]);
-  atomicAdd((u64*)&w->loss, (u64)sum[1]);
-  atomicAdd((u64*)&w->tokens, (u64)sum[2]);
-  if (sum[3]) atomicOr(&w->flagged, 1u);
+__device__ __forceinline__ void finish(const Arguments& a, const Workspace (&warps)[WARPS]) {
+  Workspace *w = a.workspace, sum = {};
+  for (const Workspace& warp : warps) sum.add(warp);
+  atomicAdd((u64*)&w->weighted, (u64)sum.weighted);
+  atomicAdd((u64*)&w->loss, (u64)sum.loss);
+  atomicAdd((u64*)&w->tokens, (u64)sum.tokens);
+  if (sum.flagged) atomicOr(&w->flagged, 1u);
   FENCE();
   if (atomicAdd(&w->ticket, 1u) != gridDim.x - 1) return;
   FENCE();
@@ -302,13 +301,14 @@ __device__ __forceinline__ void finish(const Arguments& a, const i64 (&sum)[4]) 
 // One kernel per cubin: what a run does not use, it does not compile.
 #if !GRADIENT
 KERNEL NAME(const __grid_constant__ Arguments a) {
-  __shared__ i64 runs[WARPS][COLUMNS], scalars[WARPS][4];
+  __shared__ i64 runs[WARPS][COLUMNS];
   __shared__ int domains[WARPS];
+  __shared__ Workspace totals[WARPS];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = a.tokens;
+  if (SCALARS && lane == 0) totals[warp] = {};
 
   Sums run = {};
   int current = NONE;
-  Scalars total = {};
   // Neighbouring tiles, so that a long document stays in one warp's run.
   u32 tile = (blockIdx.x * WARPS + warp) * a.tiles_per_warp;
   const u32 end = min(tile + a.tiles_per_warp, (n + TILE - 1) / TILE);
@@ -327,33 +327,20 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
     for (int j = 0; j < IDS; j++) common &= domain[j] == current;
     if (!__any_sync(ALL, !common)) {
       run.take_plain(t);
-      if (SCALARS) total.weigh_plain(t);
       continue;
     }
-#pragma unroll
-    for (int i = 0; i < VEC; i++) {
-      if (SCALARS && used) total.weigh(t[i]);
-    }
-    add_tile(a, t, domain, used ? (1u << IDS) - 1 : 0, run, current, total);
+    add_tile(a, t, domain, used ? (1u << IDS) - 1 : 0, run, current, totals[warp]);
   }
 
   // Not before the loop, whose loads would wait for theirs.
   if (a.row_tokens) count_rows(a);
   if (!SCALARS && a.totals && blockIdx.x == 0 && threadIdx.x == 0) add_host(a);
-  total.take(run);
   run.reduce();
   if (lane == 0) {
     domains[warp] = current;
 #pragma unroll
     for (int k = 0; k < COLUMNS; k++) runs[warp][k] = run.column[k];
-  }
-  if (SCALARS) {
-    const i64 sum[4] = {warp_sum(total.weighted), warp_sum(total.loss), warp_sum(total.tokens),
-                        __any_sync(ALL, total.flagged)};
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-      if (lane == 0) scalars[warp][k] = sum[k];
-    }
+    if (SCALARS) totals[warp].add(run.scalars());
   }
   __syncthreads();
   if (threadIdx.x < COLUMNS) {  // one atomic for neighbouring warps of one domain
@@ -366,14 +353,7 @@ KERNEL NAME(const __grid_constant__ Arguments a) {
       sum = 0;
     }
   }
-  if (SCALARS && threadIdx.x == THREADS - 1) {  // not in the warp that stores above
-    i64 sum[4] = {};
-    for (int w = 0; w < WARPS; w++) {
-#pragma unroll
-      for (int k = 0; k < 4; k++) sum[k] += scalars[w][k];
-    }
-    finish(a, sum);
-  }
+  if (SCALARS && threadIdx.x == THREADS - 1) finish(a, totals);  // not in the warp that stores above
 }
 
 #else

@@ -111,16 +111,12 @@ def lay_out(kernel: Kernel, inputs: Inputs, *, aligned: bool, processors: int) -
     # Kernels that sum keep each warp on a stretch of tiles; the gradient is one pass.
     warps = tiles if kernel == "gradient" else processors * BLOCKS_PER_PROCESSOR * WARPS
     tiles_per_warp = -(-tiles // warps) or 1 if warps else 1
-    magic, shift = divisor(columns) if by_row else (0, 0)
     grid = -(-tiles // (tiles_per_warp * WARPS)) or 1
     arguments = Arguments(
-        tokens=tokens,
-        rows=rows,
-        magic=magic,
-        shift=shift,
-        tiles_per_warp=tiles_per_warp,
-        domains=inputs.domains(),
+        tokens=tokens, rows=rows, tiles_per_warp=tiles_per_warp, domains=inputs.domains()
     )
+    if by_row:
+        arguments.magic, arguments.shift = divisor(columns)
     return KernelLaunch(Variant(kernel, by_row, vec), grid, arguments)
 
 
