@@ -114,14 +114,17 @@ def test_an_architecture_that_nvrtc_does_not_know_is_named(monkeypatch: pytest.M
 # The resources.
 
 
-def test_a_spill_is_reported(nvrtc: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spill_is_reported(
+    nvrtc: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     source = b"""extern "C" __global__ void reduce(float* p, int n) {
       float v[32];
       for (int i = 0; i < 32; i++) v[i] = p[i];
       for (int i = 0; i < n; i++) v[i & 31] += v[(i * 7) & 31];
       for (int i = 0; i < 32; i++) p[i] = v[i];
     }"""
-    monkeypatch.setattr(compiler, "_source", lambda: source)
+    (tmp_path / "kernel.cu").write_bytes(source)
+    monkeypatch.setattr(compiler, "SOURCE", tmp_path / "kernel.cu")
     _, log = compiler.compile_source(Variant("reduce"), "sm_90")
     assert resources(log, "reduce").spilled > 0
     assert "warning" in log.lower()
@@ -258,7 +261,7 @@ def test_what_the_rule_is_not_for_is_refused(lines: list[str], message: str) -> 
 
 
 def test_work_that_is_added_to_a_loop_is_counted(
-    architecture: str, tool: str, monkeypatch: pytest.MonkeyPatch
+    architecture: str, tool: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Compiled: a loop of so many additions, of which a rare element takes many more."""
     source = """extern "C" __global__ void reduce(const float* p, i64* out, float step, int n) {
@@ -280,8 +283,9 @@ def test_work_that_is_added_to_a_loop_is_counted(
     }"""
     paths = []
     for additions in (4, 8):
-        text = source.replace("ADDITIONS", str(additions)).replace("i64", "long long").encode()
-        monkeypatch.setattr(compiler, "_source", lambda text=text: text)
+        text = source.replace("ADDITIONS", str(additions)).replace("i64", "long long")
+        (tmp_path / "kernel.cu").write_text(text, "utf-8")
+        monkeypatch.setattr(compiler, "SOURCE", tmp_path / "kernel.cu")
         cubin, _ = compiler.compile_source(Variant("reduce"), architecture)
         paths.append(hot_path(disassemble(cubin, "reduce", tool)))
     assert [opcodes(path).count("FADD") for path in paths] == [4, 8]

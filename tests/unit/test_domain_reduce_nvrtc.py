@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,12 @@ except UnsupportedError as error:
     pytest.skip(f"NVRTC: {error}", allow_module_level=True)
 
 
-def test_a_source_that_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_source", lambda: b"int 7;")
-    with pytest.raises(UnsupportedError, match=r"(?s)for sm_90:.*domain_reduce.cu\(1\): error"):
+def test_a_source_that_does_not_compile_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "kernel.cu").write_text("int 7;", "utf-8")
+    monkeypatch.setattr(compiler, "SOURCE", tmp_path / "kernel.cu")
+    with pytest.raises(UnsupportedError, match=r"(?s)kernel.cu for sm_90:.*kernel.cu\(1\): error"):
         compiler.compile_source(Variant("reduce"), "sm_90")
 
 
