@@ -114,9 +114,7 @@ def test_an_architecture_that_nvrtc_does_not_know_is_named(monkeypatch: pytest.M
 # The resources.
 
 
-def test_a_spill_is_reported(
-    nvrtc: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_spill_is_reported(nvrtc: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = b"""extern "C" __global__ void reduce(float* p, int n) {
       float v[32];
       for (int i = 0; i < 32; i++) v[i] = p[i];

@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def save(folder: Path, name: str, **changes: Any) -> Path:
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base, a run with two checkpoints, and a config; the current directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # --dry-run leaves its folder
     save(tmp_path / "base", RELEASE, qk_layernorm=True, seq_length=None)
     for name in ("iter_0000010", "iter_0000020"):
         save(tmp_path / "run" / "checkpoints", name, qk_layernorm=True)
@@ -374,6 +376,14 @@ def test_what_a_run_said_is_told_where_it_fails(
     monkeypatch.setattr(command, "run_logged", fails)
     assert main(["eval", "run", "--config", "probes.yaml"]) == 2
     assert "the evaluation of run @ 20 ended with exit code 1" in capsys.readouterr().err
-    monkeypatch.setattr(command, "run_logged", lambda *_: [])
-    assert main(["eval", "run", "--config", "probes.yaml", "--out", "kept"]) == 2
-    assert f"wrote no {EVALUATIONS_FILE}: see kept" in capsys.readouterr().err
+
+    def writes_nothing(command: list[str], environment: Any, log: Path, what: str) -> list[str]:
+        log.write_text("said", encoding="utf-8")
+        return []
+
+    monkeypatch.setattr(command, "run_logged", writes_nothing)
+    for out in ([], ["--out", "kept"]):
+        assert main(["eval", "run", "--config", "probes.yaml", *out]) == 2
+        told = capsys.readouterr().err
+        assert f"wrote no {EVALUATIONS_FILE}: see " in told
+        assert Path(told.split(": see ")[1].strip()).read_text("utf-8") == "said"

@@ -232,7 +232,8 @@ def test_it_does_as_shown(command: str, clone: Path, monkeypatch: pytest.MonkeyP
     words = re.sub(
         r"(scripts/pretrain_\w+\.sh|pretrain (?:eval|replay)) ", r"\1 --dry-run ", command
     )
-    done = shell(clone, f"set -e; {words}", MINDSPEED_LLM_PATH="/path/to/MindSpeed-LLM")
+    places = {"MINDSPEED_LLM_PATH": "/path/to/MindSpeed-LLM", "TMPDIR": str(clone)}
+    done = shell(clone, f"set -e; {words}", **places)
     assert done.returncode == 0, done.stdout
     if "pretrain_" in words or "sbatch" in words:
         assert "-m domain_pretrain.launch" in done.stdout

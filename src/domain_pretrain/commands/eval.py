@@ -141,20 +141,20 @@ def evaluate(
         ConfigError: a model cannot be evaluated as is asked.
     """
     out = _folder(args.out)
-    found = []
     try:
         models = prepare(out)
         commands = _commands(args, models, out)
-        for at, (model, log_dir, command) in enumerate(commands, start=1):
-            print(f"$ {shlex.join(command)}", flush=True)
-            if not args.dry_run:
-                what = Text(f"evaluating {model.label} ({at} of {len(commands)})")
-                with console.status(what) if console.is_terminal else nullcontext():
-                    found.append((model.label, _evaluate(model, log_dir, command)))
     except ConfigError:
         if args.out is None:
             shutil.rmtree(out, ignore_errors=True)
         raise
+    found = []
+    for at, (model, log_dir, command) in enumerate(commands, start=1):
+        print(f"$ {shlex.join(command)}", flush=True)
+        if not args.dry_run:
+            what = Text(f"evaluating {model.label} ({at} of {len(commands)})")
+            with console.status(what) if console.is_terminal else nullcontext():
+                found.append((model.label, _evaluate(model, log_dir, command)))
     if args.dry_run:
         return []
     if args.out is None:
