@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from dataclasses import replace
 
 import domain_reduce_cases as dr
@@ -21,7 +22,7 @@ from domain_pretrain.kernels.domain_reduce import (
     driver,
     select,
 )
-from domain_pretrain.kernels.domain_reduce.kernel_launch import divisor
+from domain_pretrain.kernels.domain_reduce.kernel_launch import THREADS, divisor
 from domain_pretrain.stats import SCALE, Column
 
 HOST = {
@@ -294,15 +295,47 @@ def test_totals_take_what_the_host_found(backend: Backend) -> None:
     case = make_case(12)
     losses = [1.5, -2.25, 3e4 + 2**-9, 0.0, torch.nan, torch.inf, -torch.inf, 3e38, 2.0**38]
     for operation in (backend.domain_reduce, backend.domain_loss):
-        totals = torch.zeros(4, dtype=torch.int64)
         for number, loss in enumerate(losses):
-            accumulator = case.accumulator()
+            accumulator, totals = case.accumulator(), torch.arange(4)
             tokens = torch.tensor(7 + number, dtype=torch.int32)
             host = {"host_loss": torch.tensor(loss), "host_num_tokens": tokens, "totals": totals}
             operation(case.inputs(accumulator=accumulator, **host))
             assert torch.equal(accumulator, oracle(case))
-        units = sum(int(loss * SCALE[Column.LOSS]) for loss in [*losses[:4], losses[-1]])
-        assert totals.tolist() == [units, sum(range(7, 16)), 9, 0]
+            units = int(loss * SCALE[Column.LOSS]) if abs(loss) <= 2.0**38 else 0
+            assert totals.tolist() == [units, 8 + number, 3, 3]
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_of_several_blocks_each_takes_its_part(
+    backend: Backend, emulated_device: EmulatedDevice, per_token: bool
+) -> None:
+    """One of them adds what the host found; the gradient is of all tokens."""
+    case = make_case(13, 4, 3000, 5, per_token=per_token, special=True)
+    losses, sums, totals = case.losses.requires_grad_(), oracle(case), torch.zeros(4).long()
+    host = {"host_loss": torch.tensor(3.0), "host_num_tokens": torch.tensor(7).int()}
+    given = case.inputs(multipliers=case.multipliers, totals=totals)
+    for operation in (backend.domain_reduce, backend.domain_loss):
+        accumulator = case.accumulator()
+        operation(given._replace(accumulator=accumulator, **host))
+        assert torch.equal(accumulator, sums)
+    assert totals.tolist() == [2 * 3 * SCALE[Column.LOSS], 14, 2, 0]
+    (gradient,) = torch.autograd.grad(backend.domain_loss(given).loss, losses)
+    weights = torch.cat([case.multipliers, torch.zeros(1)])
+    ids = (case.ids if per_token else case.ids[:, None]).expand(losses.shape)
+    inside = (ids >= 0) & (ids < case.domains)
+    assert torch.equal(gradient, weights[torch.where(inside, ids, case.domains)] * case.mask)
+    if backend.name == "cuda":
+        assert all(launch.grid > 1 for launch in emulated_device.launches[-4:])
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_more_rows_than_threads(
+    backend: Backend, emulated_device: EmulatedDevice, columns: int
+) -> None:
+    case = make_case(14, 3000, columns)
+    assert torch.equal(reduce(backend, case), oracle(case))
+    if backend.name == "cuda":
+        assert emulated_device.launches[-1].grid * THREADS < 3000
 
 
 # The loss.
@@ -495,8 +528,12 @@ def test_a_loss_without_a_gradient(backend: Backend) -> None:
 def test_shapes_that_do_not_fit_are_errors(
     backend: Backend, change: dict[str, torch.Tensor], message: str
 ) -> None:
+    """Also after a launch whose tensors, but for one, were the same."""
     case = make_case()
-    inputs = case.inputs(**{"accumulator": case.accumulator()} | change)
+    good = {"accumulator": case.accumulator(), **HOST}
+    backend.domain_reduce(case.inputs(**good))
+    backend.domain_loss(case.inputs(**good))
+    inputs = case.inputs(**good | change)
     with pytest.raises(ValueError, match=message):
         backend.domain_reduce(inputs)
     with pytest.raises(ValueError, match=message):
@@ -522,6 +559,22 @@ def test_what_the_sums_alone_need_must_be_there(backend: Backend) -> None:
             assert backend.domain_loss(inputs).loss.isfinite()
 
 
+def test_what_was_added_to_is_not_mistaken_for_another(
+    emulated_device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python gives the identity of what is gone to something new."""
+    monkeypatch.setattr(driver, "device", lambda index: emulated_device)
+    monkeypatch.setattr(emulated_device.thread, "plans", {})
+    case = make_case()
+    accumulator, totals = case.accumulator(), torch.zeros(4, dtype=torch.int64)
+    gone = [weakref.ref(accumulator), weakref.ref(totals)]
+    cuda.loss(case.inputs(accumulator=accumulator, totals=totals))
+    del accumulator, totals
+    assert all(reference() is not None for reference in gone)
+    emulated_device.thread.plans.clear()
+    assert all(reference() is None for reference in gone)
+
+
 def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to("meta")
 
@@ -531,6 +584,9 @@ def test_another_device_is_refused(backend: Backend, name: str) -> None:
     case = make_case(per_token=name == "inverse_row_tokens")
     sums = case.accumulator()
     inputs = case.inputs(accumulator=sums, multipliers=case.multipliers, **HOST)
+    backend.domain_reduce(inputs)  # what is remembered of it is of that device
+    backend.domain_loss(inputs)
+    sums.zero_()
     inputs = inputs._replace(**{name: elsewhere(getattr(inputs, name))})
     with pytest.raises(ValueError, match=f"{name} is on meta and the other tensors are on cpu"):
         backend.domain_reduce(inputs)

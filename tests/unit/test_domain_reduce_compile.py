@@ -61,7 +61,13 @@ def test_a_compiled_step_launches_the_kernels_each_time(monkeypatch: pytest.Monk
     device, fake, _ = fake_device(monkeypatch)
     monkeypatch.setattr(driver, "device", lambda index: device)
     torch.compiler.reset()
-    compiled = torch.compile(step, backend="eager")
+    traced: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        traced.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    compiled = torch.compile(step, backend=record)
     for seed in range(3):
         case = make_case(seed)
         losses, fake.launches[:] = case.losses.requires_grad_(), []
@@ -72,6 +78,7 @@ def test_a_compiled_step_launches_the_kernels_each_time(monkeypatch: pytest.Monk
         assert len(arguments) == 3, "reduce, loss, gradient"
         assert {a.mask for a in arguments} == {case.mask.data_ptr()}
         assert losses.grad is not None
+    assert traced and not [name for name in traced if "empty" in name], "a part of a launch"
 
 
 def test_auto_without_a_gpu_is_the_reference_and_says_so_once(

@@ -28,6 +28,13 @@ def gradient_launch() -> KernelLaunch:
     return lay_out("gradient", Inputs(mask, mask, ids), aligned=True, processors=132)
 
 
+def test_more_tokens_than_are_counted_are_refused() -> None:
+    mask, ids = torch.empty(2, 2**30, device="meta"), torch.empty(2, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 tokens, got 2 x 1073741824"):
+        lay_out("reduce", Inputs(mask, mask, ids), aligned=True, processors=132)
+    lay_out("reduce", Inputs(mask[:, 1:], mask[:, 1:], ids), aligned=True, processors=132)
+
+
 def on_a_new_thread(function: Callable[[], object]) -> None:
     """Run it where no context is bound, as on autograd's worker; what it raises is raised here."""
     errors: list[BaseException] = []
@@ -68,6 +75,19 @@ def test_a_threads_first_load_binds_the_context(monkeypatch: pytest.MonkeyPatch)
     on_a_new_thread(lambda: device.kernel(Variant("reduce")))
     on_a_new_thread(lambda: device.launcher(gradient_launch())())
     assert fake.calls == ["bind", "load", "bind", "load", "launch"]
+
+
+def test_a_first_use_within_a_capture_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, fake, cuda = fake_device(monkeypatch)
+    cuda.capturing = True
+    with pytest.raises(RuntimeError, match="run one iteration before the capture"):
+        device.kernel(Variant("reduce"))
+    assert fake.calls == []
+    cuda.capturing = False
+    device.kernel(Variant("reduce"))
+    cuda.capturing = True
+    device.kernel(Variant("reduce"))
+    assert fake.calls == ["load"]
 
 
 def test_a_stream_keeps_its_workspace_and_a_capture_returns_it(

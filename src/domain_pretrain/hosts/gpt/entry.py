@@ -92,8 +92,8 @@ def loss_func(loss_mask: Tensor, losses: Tensor, model: Any = None) -> LossRepor
 def _of_sums(loss: Tensor, report: Tensor, num_tokens: Tensor) -> LossReport:
     """``loss_func``'s answer, of sums that the plugin's kernel made instead of it on a GPU.
 
-    They are finite or NaN, of an infinite token, too: one check, which waits for the device, is
-    enough.
+    They are finite, or NaN where a token is not: one check is enough, and each waits for the
+    device.
     """
     return _finish(loss, report, num_tokens, NAN)
 

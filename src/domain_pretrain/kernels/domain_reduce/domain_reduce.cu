@@ -216,13 +216,13 @@ __device__ __forceinline__ bool is_plain(const Token (&t)[VEC]) {
 }
 
 // Adds one tile to the warp's run of a domain, whatever its tokens are: those of the current run,
-// then of the lowest domain that is left, and so on.
+// then of another domain that is left, and so on.
 __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VEC],
                                          const int (&domain)[IDS], u32 pending, Sums& run,
                                          int& current, Workspace& total) {
 #pragma unroll 1
   for (int left = min(a.domains + 1, (int)PEEL);; left--) {
-    int lowest = NONE;
+    int next = NONE;
 #pragma unroll
     for (int j = 0; j < IDS; j++) {
       if (!(pending >> j & 1)) continue;
@@ -230,7 +230,7 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
         run.take(t, j);
         pending ^= 1u << j;
       } else {
-        lowest = min(lowest, domain[j]);
+        next = domain[j];
       }
     }
     if (!__any_sync(ALL, pending)) return;
@@ -243,7 +243,7 @@ __device__ __forceinline__ void add_tile(const Arguments& a, const Token (&t)[VE
       }
       run = {};
     }
-    current = __reduce_min_sync(ALL, lowest);
+    current = __reduce_min_sync(ALL, next);
   }
 #pragma unroll
   for (int j = 0; j < IDS; j++) {
