@@ -109,6 +109,17 @@ def test_views_and_unaligned_tensors(backend: Backend, columns: int, per_token: 
     assert torch.equal(accumulator, oracle(case))
 
 
+@pytest.mark.parametrize("name", ["losses", "mask", "ids", "inverse_row_tokens"])
+def test_one_tensor_alone_is_unaligned(backend: Backend, name: str) -> None:
+    case = make_case(17, 4, 64, per_token=True, special=True)
+    accumulator = case.accumulator()
+    inputs = case.inputs(accumulator=accumulator)
+    tensor = getattr(inputs, name)
+    shifted = torch.cat([tensor.flatten()[:1], tensor.flatten()])[1:].view(tensor.shape)
+    backend.domain_reduce(inputs._replace(**{name: shifted}))
+    assert torch.equal(accumulator, oracle(case))
+
+
 @pytest.mark.parametrize("per_token", [False, True])
 def test_a_gradient_reads_what_is_aligned_now(backend: Backend, per_token: bool) -> None:
     """Not what was when a microbatch of that layout came first."""
