@@ -33,10 +33,13 @@ from domain_pretrain.data.origin import ById, ByToken
 from domain_pretrain.data.reading import Reading
 from domain_pretrain.errors import ConfigError, IntegrityError, UnsupportedError
 from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.ledger import Ledger
+from domain_pretrain.flow.loss import count
 from domain_pretrain.flow.microbatch import Microbatch
 from domain_pretrain.flow.tap import DOMAIN_ID, BatchTap, Source
 from domain_pretrain.hosts.channels import WithDomains, with_domains
 from domain_pretrain.hosts.known import known_of
+from domain_pretrain.kernels.domain_reduce import select
 from domain_pretrain.records.metrics_file import metrics_entry
 from domain_pretrain.records.record import Record
 from domain_pretrain.records.scalars import scalar_values
@@ -275,6 +278,30 @@ def test_rows_know_the_domain_of_each_token() -> None:
     assert torch.equal(inputs.ids, ids.int())
     assert inputs.inverse_row_tokens is not None
     assert torch.allclose(inputs.inverse_row_tokens[:, 0], torch.tensor([1 / 3, 1.0]))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_context_parallel_rank_knows_the_domains_of_its_tokens(rank: int, joined: bool) -> None:
+    """By position; rows that the host joined are cut as one. The samples are counted once."""
+    ids, mask = torch.arange(16).view(2, 8) // 3, torch.ones(2, 8)
+    ids[1] = 5
+    rows = tapped(mask, ids).rows(SOURCE, CPU)
+    if joined:
+        held = [[0, 1, 2, 3, 12, 13, 14, 15], [4, 5, 6, 7, 8, 9, 10, 11]][rank]
+        expected = ids.flatten()[held][None]
+    else:
+        expected = ids[:, [[0, 1, 6, 7], [2, 3, 4, 5]][rank]]
+    groups = Groups(cp_size=2, cp_rank=rank)
+    losses = torch.rand(expected.shape)
+    microbatch = Microbatch.build(losses, torch.ones(expected.shape), rows, groups)
+    assert microbatch.ids().tolist() == expected.tolist()
+    ledger = Ledger(6, groups, CPU)
+    count(select("reference"), ledger, microbatch, None)
+    found = ledger.sums[0]
+    assert found[:, Column.SAMPLES].tolist() == ([1, 1, 1, 0, 0, 1, 0] if rank == 0 else [0] * 7)
+    tokens = torch.bincount(expected.flatten(), minlength=7) * SCALE[Column.TOKENS]
+    assert torch.equal(found[:, Column.TOKENS], tokens)
 
 
 @pytest.mark.parametrize("domain_id", [None, torch.zeros(2, 3, dtype=torch.int16)])

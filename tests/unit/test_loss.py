@@ -16,11 +16,14 @@ from support.passes import (
     microbatch,
     our_loss_func,
     run,
+    steering,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from domain_pretrain.flow.forward import Forward
-from domain_pretrain.flow.tap import BatchTap
+from domain_pretrain.flow.groups import Groups
+from domain_pretrain.flow.microbatch import Microbatch
+from domain_pretrain.flow.tap import BatchTap, Rows
 from domain_pretrain.kernels.domain_reduce import Backend, reference, select
 from domain_pretrain.stats import Column
 
@@ -72,6 +75,22 @@ def run_weights(plugin: Forward) -> torch.Tensor:
     return seen[0]
 
 
+@pytest.mark.parametrize("kind", ["domain", "sample"])
+@pytest.mark.parametrize(("apart", "equal"), [(2.0**-22, True), (2.0**-10, False)])
+def test_losses_that_differ_by_rounding_weigh_the_same(
+    kind: str, apart: float, equal: bool
+) -> None:
+    losses, mask = torch.full((2, 16), 2.0), torch.ones(2, 16)
+    losses[1] += apart
+    rows = Rows.of(torch.tensor([0, 1]), mask.sum(1))
+    given = steering(kind, torch.device("cpu"))
+    assert given is not None
+    weights = given.weights(Microbatch.build(losses, mask, rows, Groups()))
+    assert weights is not None
+    first, second = weights.of_samples(rows).tolist()
+    assert (first == second == 1) if equal else first < second
+
+
 def test_step_multipliers_weigh_the_sums_of_the_step() -> None:
     plugin = forward(select("reference"), "lagged")
     run(plugin, loss_func)
@@ -82,6 +101,8 @@ def test_step_multipliers_weigh_the_sums_of_the_step() -> None:
     for column in (Column.LOSS, Column.TOKENS):
         expected = raw[:-1, column] * plugin.steering.step_multipliers.double()
         assert torch.allclose(weighted[:-1, column], expected, rtol=0, atol=0.5)
+    for column in (Column.SAMPLES, Column.NONFINITE):
+        assert torch.equal(weighted[:, column], raw[:, column]), "they are counts"
 
 
 class Launches(TorchDispatchMode):

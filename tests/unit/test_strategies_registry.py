@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from domain_pretrain.errors import ConfigError
-from domain_pretrain.strategies import Observation, Options, build, register
-from domain_pretrain.strategies.registry import STRATEGIES
+from domain_pretrain.strategies import Observation, Options, Reweighter, build, register
+from domain_pretrain.strategies.registry import STRATEGIES, StrategyOptions
+from domain_pretrain.strategies.section import parse_reweight
 from domain_pretrain.strategies.temperature import Temperature
 
 NAMES = ("a", "b")
@@ -91,6 +92,19 @@ def test_a_rule_of_somebody_else(monkeypatch):
     np.testing.assert_allclose(weights, [0.2, 0.8], rtol=1e-15)
     weights, _ = build("steep", {"power": 3.0}, NAMES)(SEEN, {})
     np.testing.assert_allclose(weights, [1 / 9, 8 / 9], rtol=1e-15)
+
+
+def test_a_rule_that_is_for_sampling_alone(monkeypatch):
+    class ForSampling(StrategyOptions):
+        steers = ("sampling",)
+
+    monkeypatch.setattr(STRATEGIES, "_rules", dict(STRATEGIES._rules))
+    register("even", ForSampling)(lambda seen, state, options: (seen.weights(1.0), state))
+    section = parse_reweight({"strategy": "even"})
+    Reweighter.build(section, NAMES, actuator="sampling", where="mix.dynamic", horizon=1e3)
+    message = "^reweight.strategy: even moves sampling, and here it would move losses"
+    with pytest.raises(ConfigError, match=message):
+        Reweighter.build(section, NAMES, horizon=1e3)
 
 
 def test_temperature_schedule():

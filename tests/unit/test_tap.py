@@ -97,6 +97,14 @@ def test_rows_of_samples_that_come_again_are_their_own() -> None:
         assert torch.equal(rows.packed, by_torch.packed), "as where the batch is on a device"
 
 
+def test_a_mask_of_more_dimensions_and_of_another_type() -> None:
+    mask = torch.tensor([[[True], [False], [True]], [[True], [True], [True]]])
+    tap = BatchTap(iter([{"loss_mask": mask, "dataset_id": torch.tensor([3, 0])}]))
+    next(tap)
+    rows = tap.rows(TABLE, CPU)
+    assert rows.tokens.tolist() == [2, 3] and rows.domains.tolist() == [1, 2]
+
+
 def test_samples_that_come_again_are_on_the_device_already() -> None:
     """The host waits for no copy; another device gets one of its own."""
     source, device = Source(ById((2, 0, 0, 1))), torch.device("meta")

@@ -123,8 +123,7 @@ class Windows:
             self._samples[index] = int(consumed["samples"])
             if name in state["windows"]:
                 # Where the run before did not reweight, its multipliers were one: the unweighted
-                # layer stands for both.
+                # layer is broadcast to both.
                 window = torch.tensor(state["windows"][name], dtype=torch.int64)
-                window = window.expand(-1, 2, -1) if window.shape[1] == 1 else window
                 layers = self._sums.shape[1]
                 self._sums[: self.CONSUMED, :, index] = window[:, :layers].to(self._sums.device)
