@@ -300,6 +300,21 @@ def test_a_negligible_share_that_moves_hardly_moves_the_others(case, row, power,
         assert share[i] * abs(one[i] - two[i]) <= moved + rounding
 
 
+@pytest.mark.parametrize("bounds", [(0.5, math.nextafter(1, 2)), (math.nextafter(1, 0), 2.0)])
+def test_bounds_that_are_a_rounding_away_from_one(bounds):
+    """The sum at a bound may then be above or below what it must be, by its own rounding."""
+    generator = np.random.default_rng(0)
+    for _ in range(1500):
+        domains = generator.integers(2, 40)
+        share, weights = generator.dirichlet(np.ones(domains), 2)
+        low, high = (np.full(domains, bound) for bound in bounds)
+        found = multipliers(
+            weights, np.ones(domains, bool), share, Bounds(low, high), "token_share"
+        )
+        np.testing.assert_allclose(found, 1, rtol=1e-12)
+        assert (found >= low).all() and (found <= high).all()
+
+
 def test_a_thousand_domains():
     rng = np.random.default_rng(1)
     names = tuple(f"d{i}" for i in range(1000))
