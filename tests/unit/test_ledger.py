@@ -256,3 +256,17 @@ def test_state_is_made_of_python_primitives() -> None:
             assert type(value) is int
 
     check(windows.state_dict())
+
+
+def test_a_window_goes_on_where_reweighting_begins_or_ends() -> None:
+    """Before it began all multipliers were one; after it ended none is in force."""
+    before = Windows(NAMES, CPU)
+    before._sums[: Windows.CONSUMED, 0, :2] = torch.arange(20).view(2, 2, 5)
+    begun = Windows(NAMES, CPU, layers=2)
+    begun.load_state_dict(before.state_dict())
+    for layer in range(2):
+        assert torch.equal(begun._sums[:, layer], before._sums[:, 0])
+    begun._sums[: Windows.CONSUMED, 1] += 7
+    ended = Windows(NAMES, CPU)
+    ended.load_state_dict(begun.state_dict())
+    assert torch.equal(ended._sums, before._sums)
