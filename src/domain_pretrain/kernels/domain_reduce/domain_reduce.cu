@@ -119,7 +119,7 @@ struct Sums {
       sum[COLUMN_LOSS] += __float2int_rn(t[i].loss);
       sum[COLUMN_TOKENS] += __float2int_rn(t[i].tokens);
       sum[COLUMN_SAMPLE_LOSS] += __float2int_rn(t[i].sample);
-      if (SCALARS) of_weighted += __float2int_rn(t[i].weighted);
+      of_weighted += __float2int_rn(t[i].weighted);
     }
 #pragma unroll
     for (int k = 0; k < COLUMNS; k++) column[k] += sum[k];
@@ -135,7 +135,7 @@ struct Sums {
       column[COLUMN_TOKENS] += __float2ll_rn(t.tokens);
       column[COLUMN_SAMPLE_LOSS] += __float2ll_rn(bad ? 0.f : t.sample);
       flagged += bad;
-      if (SCALARS) weighted += __float2ll_rn(over ? 0.f : t.weighted);
+      weighted += __float2ll_rn(over ? 0.f : t.weighted);
       unweighed += over;
     }
   }
